@@ -1,0 +1,4 @@
+"""A vision model server: frozen TensorFlow graphs in a folder, photos in, labels out.
+
+Importing this package imports neither TensorFlow nor Flask.
+"""

@@ -1,0 +1,326 @@
+"""Every error that this package raises on purpose.
+
+The tree:
+
+    ModelServerError
+    ├── StartError            the server does not start; one sentence on stderr
+    │   └── SettingError
+    ├── InstallError          a default model is not installed; one sentence on stderr
+    ├── ConversionError       a model of another format cannot be made a frozen graph
+    ├── ModelError            one model is FAILED with this reason, the others serve
+    │   ├── LabelMapError
+    │   ├── SidecarError
+    │   ├── GraphError
+    │   └── ModelCrashed
+    └── RequestError          answers one request, as application/problem+json
+        ├── MissingField 400 · BadRequest 400 · Unauthorized 401 · ModelNotFound 404
+        ├── UploadTooLarge 413 · ImageTooLarge 413 · NotAnImage 415
+        ├── UndecodableImage 422
+        ├── ModelNotReady 503 · ModelFailed 503 · RunnerDied 503 · Overloaded 503
+        ├── OutOfMemory 503 · StorageUnavailable 503 · StorageFull 507
+        ├── DeadlinePassed 504
+        └── BadModelOutput 500 · RunFailed 500 · InternalError 500
+
+A constructor takes the facts and builds the sentence. A request error's sentence goes
+to the client, so it never holds a path, a traceback or TensorFlow's own words.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+class ModelServerError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class StartError(ModelServerError):
+    """The server cannot start; the message is the one sentence the operator sees."""
+
+
+class SettingError(StartError):
+    """A setting has a value that is not allowed."""
+
+    def __init__(self, name: str, value: str, allowed: str) -> None:
+        super().__init__(f"{name}={value!r} is not allowed: {allowed}")
+        self.name = name
+
+
+class InstallError(ModelServerError):
+    """A default model cannot be installed; the message says why and what to do."""
+
+
+class ConversionError(ModelServerError):
+    """A model of another format cannot be turned into a frozen graph."""
+
+
+class ModelError(ModelServerError):
+    """A model cannot be served; the message is shown as its reason in ``/models``."""
+
+
+class LabelMapError(ModelError):
+    """A label map cannot be read."""
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        where = path.name if line is None else f"{path.name}, line {line}"
+        super().__init__(f"{where}: {reason}")
+        self.line = line
+
+
+class SidecarError(ModelError):
+    """The optional ``<prefix>.json`` beside a graph is not valid."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path.name}: {reason}")
+
+
+class GraphError(ModelError):
+    """A graph cannot be served; the message says what is missing and what to do."""
+
+
+class ModelCrashed(ModelError):
+    """The model's process died; the message names the signal or the exit code."""
+
+
+class RequestError(ModelServerError):
+    """Answers one request.
+
+    Attributes:
+        status: the HTTP status.
+        title: the same for every occurrence of the type (RFC 9457, section 3.1.3).
+        slug: last part of the problem's ``type``.
+        retry_after_s: seconds for the ``Retry-After`` header, ``None`` for no header.
+    """
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    title: ClassVar[str] = "Request failed"
+    slug: ClassVar[str] = "request-failed"
+    retry_after_s: float | None = None
+
+
+class BadRequest(RequestError):
+    """The request is malformed: a bad multipart body or a bad field."""
+
+    status = HTTPStatus.BAD_REQUEST
+    title = "Bad request"
+    slug = "bad-request"
+
+
+class MissingField(RequestError):
+    """A form field that the route needs is not there."""
+
+    status = HTTPStatus.BAD_REQUEST
+    title = "Missing form field"
+    slug = "missing-field"
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(f"The form field {field!r} is missing: {what}")
+
+
+class Unauthorized(RequestError):
+    """The token is missing or wrong."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    title = "Token needed"
+    slug = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server needs its API token, as 'Authorization: Bearer TOKEN' "
+            "or as 'X-API-Key: TOKEN'."
+        )
+
+
+class ModelNotFound(RequestError):
+    """No model of that name is served by this app."""
+
+    status = HTTPStatus.NOT_FOUND
+    title = "Model not found"
+    slug = "model-not-found"
+
+    def __init__(self, name: str, known: Iterable[str], hint: str = "") -> None:
+        names = ", ".join(known)
+        there = f"The models here are: {names}." if names else hint
+        super().__init__(f"There is no model {name[:200]!r}. {there}".rstrip())
+
+
+class UploadTooLarge(RequestError):
+    """The request's body is over the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    title = "Upload too large"
+    slug = "upload-too-large"
+
+
+class ImageTooLarge(RequestError):
+    """The image has more pixels than the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    title = "Image too large"
+    slug = "image-too-large"
+
+    def __init__(self, width: int, height: int, max_pixels: int) -> None:
+        super().__init__(
+            f"The image has {width} x {height} pixels; at most {max_pixels} are "
+            "allowed. Send a smaller one."
+        )
+
+
+class NotAnImage(RequestError):
+    """The upload's content is none of the image formats that are served."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    title = "Not an image"
+    slug = "not-an-image"
+
+    def __init__(self) -> None:
+        super().__init__("The file is not a JPEG, PNG, WebP, GIF or BMP image.")
+
+
+class UndecodableImage(RequestError):
+    """The upload is an image of a known format but cannot be decoded."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    title = "Image cannot be decoded"
+    slug = "undecodable-image"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The image cannot be decoded: {reason}")
+
+
+class ModelNotReady(RequestError):
+    """The model is loading or its process is being restarted."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Model not ready"
+    slug = "model-not-ready"
+
+    def __init__(self, name: str, state: str, retry_after_s: float = 2.0) -> None:
+        super().__init__(f"The model {name!r} is {state}; try again shortly.")
+        self.retry_after_s = retry_after_s
+
+
+class ModelFailed(RequestError):
+    """The model could not be loaded; ``/models`` tells why."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Model failed"
+    slug = "model-failed"
+
+    def __init__(self, name: str, retry_after_s: float = 60.0) -> None:
+        super().__init__(
+            f"The model {name!r} could not be loaded; GET /models tells why."
+        )
+        self.retry_after_s = retry_after_s
+
+
+class RunnerDied(RequestError):
+    """The model's process died while it had the request; it is being restarted."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Model process died"
+    slug = "runner-died"
+    retry_after_s = 2.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model's process ended during this request and is being restarted."
+        )
+
+
+class Overloaded(RequestError):
+    """The model's queue is full; refused before any work was done."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Overloaded"
+    slug = "overloaded"
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__("The model's queue is full; try again shortly.")
+        self.retry_after_s = retry_after_s
+
+
+class OutOfMemory(RequestError):
+    """The device ran out of memory for this image alone."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Device out of memory"
+    slug = "out-of-memory"
+    retry_after_s = 2.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model's device ran out of memory; send a smaller image or try again."
+        )
+
+
+class DeadlinePassed(RequestError):
+    """No answer came within ``REQUEST_TIMEOUT_S``."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    title = "Deadline passed"
+    slug = "deadline-passed"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The model did not answer within {seconds:g} seconds.")
+
+
+class StorageUnavailable(RequestError):
+    """The upload folder is gone or cannot be written."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Upload folder unavailable"
+    slug = "storage-unavailable"
+    retry_after_s = 10.0
+
+    def __init__(self) -> None:
+        super().__init__("The server cannot write to its upload folder at the moment.")
+
+
+class StorageFull(RequestError):
+    """The upload folder's filesystem is full."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    title = "Upload folder full"
+    slug = "storage-full"
+    retry_after_s = 10.0
+
+    def __init__(self) -> None:
+        super().__init__("The server's upload folder is full.")
+
+
+class BadModelOutput(RequestError):
+    """The model answered with arrays of a wrong shape or kind."""
+
+    title = "Bad model output"
+    slug = "bad-model-output"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The model {name!r} gave an answer of no use: {reason}")
+
+
+class RunFailed(RequestError):
+    """The graph refused this image; the server's log has TensorFlow's words."""
+
+    title = "Model run failed"
+    slug = "run-failed"
+
+    def __init__(self) -> None:
+        super().__init__("The model could not be run on this image.")
+
+
+class InternalError(RequestError):
+    """A bug of the server's own; the log has it under the request's number."""
+
+    title = "Internal server error"
+    slug = "internal-error"
+
+    def __init__(self, number: str | None) -> None:
+        super().__init__(
+            f"An error of the server's own; its log has more under request {number}."
+        )

@@ -1,0 +1,165 @@
+"""Log lines on stderr, reports on stdout.
+
+Modules log through the standard library (``logging.getLogger(__name__)``, facts in
+``extra``); what the lines look like is decided here, once, by whoever owns the process:
+the app, a runner's child or gunicorn. Importing this module changes nothing.
+
+What clients and model files bring into a line can neither end it nor steer a terminal:
+control characters are written out in the way of Python's literals, and values are cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Literal
+
+    EventDict = MutableMapping[str, Any]
+
+MAX_FIELD_CHARS = 200
+MAX_EVENT_CHARS = 2_000  # our own sentences, which may name every model
+MAX_TRACEBACK_CHARS = 20_000
+
+# C0, DEL, C1, the two Unicode line ends, and the marks that reorder what is shown.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What another handler's formatter leaves on a record; no fact may have these names.
+_FORMATTED = {"message", "asctime"}
+_HANDLER = "modelserver"
+_report_lock = threading.Lock()
+
+
+def configure(
+    log_format: Literal["auto", "text", "json"], stream: TextIO | None = None
+) -> None:
+    """Send every log line of this process to stderr, in one format.
+
+    Called once by the owner of a process; calling again replaces what the last call
+    set. Handlers of others, a test runner's for example, stay.
+
+    Args:
+        log_format: ``text`` for people, ``json`` for one object a line, ``auto`` for
+            text on a terminal and JSON otherwise.
+        stream: where to, instead of stderr.
+    """
+    stream = stream or sys.stderr
+    terminal = False
+    with contextlib.suppress(AttributeError, ValueError):  # none, or closed
+        terminal = stream.isatty()
+    handler = _Handler(stream)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(_formatter(log_format, terminal=terminal))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if h.get_name() == _HANDLER]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def adopt(logger: logging.Logger) -> None:
+    """Let a logger that brought handlers of its own write through ``configure``'s."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def report(line: str) -> None:
+    """Write one line to stdout at once: an evaluation's time, a detection.
+
+    Safe to call from any thread. A stdout that is closed, full or gone loses the line
+    and nothing else: serving goes on.
+    """
+    stream = sys.stdout
+    if stream is None:  # started with stdout closed
+        return
+    text = escaped(line) + "\n"
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    # A label that the terminal's encoding lacks must not cost the line.
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    with _report_lock, contextlib.suppress(OSError, ValueError):
+        stream.write(text)
+        stream.flush()
+
+
+def escaped(text: str) -> str:
+    """Write out the characters that could end a line or steer a terminal."""
+    return _UNSAFE.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Keeps a log that cannot be written from stopping the thread that logs."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        # The base class reports to stderr, which may be the very stream that failed.
+        with contextlib.suppress(OSError, ValueError):
+            super().handleError(record)
+
+
+def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
+    # It takes a tenth of a second, and most importers of this module only report.
+    import structlog  # noqa: PLC0415 - see above
+
+    text = terminal if log_format == "auto" else log_format == "text"
+    last = (
+        structlog.dev.ConsoleRenderer(
+            colors=terminal,
+            exception_formatter=structlog.dev.plain_traceback,
+            pad_event_to=0,
+        )
+        if text
+        else structlog.processors.JSONRenderer()
+    )
+    stamp = "%H:%M:%S" if text else "iso"
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.ExtraAdder(),
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt=stamp, utc=not text),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _safe,
+            last,
+        ],
+    )
+
+
+def _safe(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Escape and cut every value; keep a traceback's lines, moved in from the edge."""
+    safe: EventDict = {}
+    for key, value in event.items():
+        if key in _FORMATTED:
+            continue
+        if key == "exception":
+            lines = str(value)[:MAX_TRACEBACK_CHARS].splitlines()
+            safe[key] = "\n".join("    " + escaped(line) for line in lines)
+        elif _is_plain(value):
+            safe[key] = value
+        else:
+            limit = MAX_EVENT_CHARS if key == "event" else MAX_FIELD_CHARS
+            safe[key] = _cut(escaped(str(value).strip()), limit)
+    return safe
+
+
+def _is_plain(value: object) -> bool:
+    # NaN and the infinities are no JSON: they become strings like everything else.
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
