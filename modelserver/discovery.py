@@ -1,0 +1,295 @@
+"""Which models lie in ``MODEL_FOLDER``, told from file names alone.
+
+    detection        <prefix>.frozen.pb   <prefix>.label_map.pbtxt
+    classification   <prefix>.pb          <prefix>.pbtxt or <prefix>.labels.txt
+    either           <prefix>.json, the optional sidecar
+
+Both kinds may share a folder: each app sees its own kind's files only. Nothing is read
+here but what a digest needs, and nothing that is not a regular file is ever opened.
+All functions may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from modelserver.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from modelserver.signatures import Kind
+
+Role = Literal["graph", "labels", "names", "sidecar"]
+
+# A protobuf message cannot be larger.
+MAX_GRAPH_BYTES = 2000 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+
+# Longest first: x.frozen.pb is never a classifier named x.frozen.
+_ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
+    "detection": (
+        (".frozen.pb", "graph"),
+        (".label_map.pbtxt", "labels"),
+        (".json", "sidecar"),
+    ),
+    "classification": (
+        (".frozen.pb", None),
+        (".label_map.pbtxt", None),
+        (".pb", "graph"),
+        (".pbtxt", "labels"),
+        (".labels.txt", "names"),
+        (".json", "sidecar"),
+    ),
+}
+_EXPECTED: dict[Kind, tuple[str, str]] = {
+    "detection": (".frozen.pb", ".label_map.pbtxt"),
+    "classification": (".pb", ".pbtxt"),
+}
+_UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model.
+
+    Attributes:
+        name: the prefix in Unicode's composed form (NFC), as clients send it.
+        kind: which app serves it.
+        graph: the frozen graph.
+        labels: the label map, ``None`` where there is none.
+        sidecar: ``<prefix>.json``, ``None`` where there is none.
+    """
+
+    name: str
+    kind: Kind
+    graph: Path
+    labels: Path | None
+    sidecar: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that there are: graph, labels, sidecar."""
+        found = (self.graph, self.labels, self.sidecar)
+        return tuple(path for path in found if path is not None)
+
+    @property
+    def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
+        """Name, size, mtime_ns and inode of each file, to see a change cheaply.
+
+        A file that is gone has -1 for each. Where files were added, two discoveries
+        differ in ``ModelFiles`` itself.
+        """
+        return tuple(_stamp(path) for path in self.paths)
+
+    def digest(self) -> str:
+        """Hash what the model is made of: graph, labels and sidecar, 64 hex digits.
+
+        Raises:
+            ModelError: a file is gone or cannot be read.
+        """
+        total = hashlib.sha256()
+        for role, path in zip(
+            ("graph", "labels", "sidecar"),
+            (self.graph, self.labels, self.sidecar),
+            strict=True,
+        ):
+            if path is not None:
+                total.update(f"{role} {_sha256(path)}\n".encode())
+        return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What one look at a folder found.
+
+    Attributes:
+        models: sorted by name.
+        warnings: a sentence for each file or folder that needs the operator's eye.
+    """
+
+    models: tuple[ModelFiles, ...]
+    warnings: tuple[str, ...]
+
+
+class _Part(NamedTuple):
+    """A file that by its name belongs to a model."""
+
+    path: Path
+    role: Role
+    prefix: str
+    refusal: str | None
+
+    @property
+    def name(self) -> str:
+        return unicodedata.normalize("NFC", self.prefix)
+
+
+def hint(kind: Kind) -> str:
+    """Say what to put into an empty model folder, without naming the folder."""
+    graph, labels = _EXPECTED[kind]
+    return f"put NAME{graph} and NAME{labels} into the model folder"
+
+
+def discover(folder: Path, kind: Kind) -> Discovery:
+    """Find the models of one kind in a folder; subfolders are not looked into.
+
+    Never raises for what the folder holds or for its absence: that is a warning.
+
+    Args:
+        folder: ``MODEL_FOLDER``.
+        kind: the app's own kind; the other kind's files are passed over in silence.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as err:
+        why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
+        return Discovery((), (f"{why}; {hint(kind)}.",))
+    root = os.path.realpath(folder)
+    parts = [part for path in paths if (part := _part(path, kind, root))]
+    warnings: list[str] = []
+    models = tuple(_models(parts, kind, warnings))
+    if not models:
+        warnings.append(f"There is no {kind} model in {str(folder)!r}; {hint(kind)}.")
+    return Discovery(models, tuple(warnings))
+
+
+def _models(
+    parts: Iterable[_Part], kind: Kind, warnings: list[str]
+) -> Iterator[ModelFiles]:
+    """Put the parts together by name; what does not fit is said in ``warnings``."""
+    groups: dict[str, dict[Role, list[_Part]]] = defaultdict(lambda: defaultdict(list))
+    for part in parts:
+        groups[part.name][part.role].append(part)
+    for name, group in sorted(groups.items()):
+        # Any *.json may lie in the folder; it is a sidecar only beside a graph.
+        roles = [role for role in group if role != "sidecar" or "graph" in group]
+        chosen = {role: _choose(group[role], warnings) for role in roles}
+        graph, labels = chosen.get("graph"), _labels(chosen, warnings)
+        if graph is None:
+            if "graph" not in group:
+                warnings.extend(_orphans(name, labels, group, kind))
+            continue
+        if labels is None:
+            warnings.append(
+                f"The model {name!r} has no label map {name + _EXPECTED[kind][1]!r}; "
+                "its class ids are given as labels."
+            )
+        yield ModelFiles(name, kind, graph, labels, chosen.get("sidecar"))
+
+
+def _orphans(
+    name: str, labels: Path | None, group: Iterable[Role], kind: Kind
+) -> Iterator[str]:
+    """A sentence for each file of a model whose graph is not there at all."""
+    graph = name + _EXPECTED[kind][0]
+    if labels is not None:
+        yield f"The label map {labels.name!r} has no graph {graph!r} beside it."
+    if "sidecar" in group and kind == "detection" and name.endswith(".frozen"):
+        right = name.removesuffix(".frozen") + ".json"
+        yield f"{name + '.json'!r} is not used: a sidecar is named like {right!r}."
+
+
+def _choose(parts: list[_Part], warnings: list[str]) -> Path | None:
+    """The one file to use for a role, where there is one that can be used."""
+    warnings.extend(
+        f"{part.path.name!r} {part.refusal}." for part in parts if part.refusal
+    )
+    usable = [part for part in parts if not part.refusal]
+    # The composed spelling first: it is the one that a client can see in the name.
+    usable.sort(key=lambda part: part.prefix != part.name)
+    warnings.extend(
+        f"{part.path.name!a} is skipped: {usable[0].path.name!a} has the same name "
+        "in another Unicode form."
+        for part in usable[1:]
+    )
+    return usable[0].path if usable else None
+
+
+def _labels(chosen: dict[Role, Path | None], warnings: list[str]) -> Path | None:
+    """The label map of a model that may have one in each format."""
+    labels, names = chosen.get("labels"), chosen.get("names")
+    if labels and names:
+        warnings.append(f"{names.name!r} is skipped: {labels.name!r} is used.")
+    return labels or names
+
+
+def _part(path: Path, kind: Kind, root: str) -> _Part | None:
+    """What a directory entry is to a model of this kind, ``None`` for nothing."""
+    name = path.name
+    unfinished = (end for end in _UNFINISHED if name.endswith(end))
+    finished = name.removesuffix(next(unfinished, ""))
+    for suffix, role in _ROLES[kind]:
+        if finished.lower().endswith(suffix):
+            if role is None:
+                return None
+            prefix = finished[: -len(suffix)]
+            refusal = _bad_name(name, prefix, suffix) or _bad_file(path, role, root)
+            return _Part(path, role, prefix, refusal)
+    return None
+
+
+def _bad_name(name: str, prefix: str, suffix: str) -> str | None:
+    """Why a file is not used, told from its name."""
+    if not prefix.strip():
+        return f"is skipped: there is no name before {suffix!r}"
+    if name.startswith("."):
+        return "is skipped: it is a hidden file"
+    if name.endswith(_UNFINISHED):
+        return "is skipped: it looks like an unfinished copy"
+    if not name.endswith(suffix):
+        return f"is skipped: its ending must be {suffix!r} in small letters"
+    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in prefix):
+        return "is skipped: its name holds control characters or is not UTF-8"
+    return None
+
+
+def _bad_file(path: Path, role: Role, root: str) -> str | None:
+    """Why a file is not used, told from what it is."""
+    try:
+        real = os.path.realpath(path, strict=True)
+        if os.path.commonpath((root, real)) != root:
+            return "is refused: it is a link to a place outside the model folder"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "is skipped: it is not a regular file"
+        if role == "graph" and status.st_size > MAX_GRAPH_BYTES:
+            return "is skipped: it is larger than 2000 MiB"
+        os.close(_open(path))
+    except FileNotFoundError:
+        return "is skipped: it is a link to nothing"
+    except OSError as err:
+        return f"is skipped: it cannot be read ({err.strerror})"
+    return None
+
+
+def _open(path: Path) -> int:
+    """Open for reading, without waiting where a FIFO has taken the file's place."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return path.name, -1, -1, -1
+    return path.name, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _sha256(path: Path) -> str:
+    """A file's SHA-256 as hex digits, read a MiB at a time."""
+    digest = hashlib.sha256()
+    try:
+        with open(_open(path), "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as err:
+        raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
+    return digest.hexdigest()

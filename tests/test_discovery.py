@@ -1,0 +1,460 @@
+"""Finding models by the names of their files."""
+
+import hashlib
+import os
+import socket
+import sys
+import unicodedata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelserver import discovery
+from modelserver.discovery import ModelFiles, discover, hint
+from modelserver.errors import ModelError
+
+GRAPH = {"detection": ".frozen.pb", "classification": ".pb"}
+LABELS = {"detection": ".label_map.pbtxt", "classification": ".pbtxt"}
+KINDS = ["detection", "classification"]
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def fill(folder, *names):
+    """Put small files of these names into a folder."""
+    for name in names:
+        (folder / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+def names(found):
+    """The names of the models that were found, in their order."""
+    return [model.name for model in found.models]
+
+
+def only(sentences, *words):
+    """The one warning, which must hold all of these words."""
+    assert len(sentences) == 1, sentences
+    for word in words:
+        assert word in sentences[0]
+    return sentences[0]
+
+
+@kinds
+def test_a_graph_and_its_label_map_are_a_model(tmp_path, kind):
+    """The prefix names the model, and graph and label map lie beside each other."""
+    fill(tmp_path, "seals" + GRAPH[kind], "seals" + LABELS[kind])
+    found = discover(tmp_path, kind)
+    assert found.warnings == ()
+    assert found.models == (
+        ModelFiles(
+            "seals",
+            kind,
+            tmp_path / ("seals" + GRAPH[kind]),
+            tmp_path / ("seals" + LABELS[kind]),
+            None,
+        ),
+    )
+
+
+@kinds
+@pytest.mark.parametrize(
+    "prefix", ["v1.2.final", "my seals", "été", "海豹", "a..", "x~"]
+)
+def test_prefixes_hold_dots_spaces_and_any_letters(tmp_path, kind, prefix):
+    """A prefix is taken as it is, whatever it holds."""
+    fill(tmp_path, prefix + GRAPH[kind], prefix + LABELS[kind])
+    found = discover(tmp_path, kind)
+    assert names(found) == [prefix]
+    assert found.warnings == ()
+
+
+def test_both_kinds_share_a_folder_in_silence(tmp_path):
+    """Each app takes its own kind's files and says nothing about the other's."""
+    fill(tmp_path, "x.frozen.pb", "x.label_map.pbtxt", "x.pb", "x.labels.txt", "y.pb")
+    fill(tmp_path, "y.pbtxt", "z.frozen.pb", "z.label_map.pbtxt", "z.frozen.PB")
+    fill(tmp_path, ".gitkeep", "README.md", "package.json", "notes.txt")
+    (tmp_path / "z.frozen.PB").unlink()
+    detection = discover(tmp_path, "detection")
+    classification = discover(tmp_path, "classification")
+    assert names(detection) == ["x", "z"]
+    assert names(classification) == ["x", "y"]
+    assert detection.warnings == classification.warnings == ()
+
+
+def test_a_frozen_graph_is_never_a_classifier(tmp_path):
+    """x.frozen.pb is no classifier x.frozen, nor x.label_map.pbtxt its label map."""
+    fill(tmp_path, "x.frozen.pb", "x.label_map.pbtxt", "x.frozen.json")
+    found = discover(tmp_path, "classification")
+    assert found.models == ()
+    only(found.warnings, "There is no classification model", hint("classification"))
+
+
+def test_models_are_sorted_by_name(tmp_path):
+    """The order is that of the names, whatever the folder's own order is."""
+    fill(tmp_path, *(f"{name}.pb" for name in "cab"))
+    assert names(discover(tmp_path, "classification")) == ["a", "b", "c"]
+
+
+def test_a_saved_model_is_listed(tmp_path):
+    """saved_model.pb is a file name like another; its graph is refused later."""
+    fill(tmp_path, "saved_model.pb", "saved_model.pbtxt")
+    assert names(discover(tmp_path, "classification")) == ["saved_model"]
+
+
+@kinds
+def test_a_graph_without_a_label_map_is_served_with_a_warning(tmp_path, kind):
+    """The warning names the file that is expected."""
+    fill(tmp_path, "seals" + GRAPH[kind])
+    found = discover(tmp_path, kind)
+    assert found.models[0].labels is None
+    only(found.warnings, "'seals'", repr("seals" + LABELS[kind]), "ids are given")
+
+
+@kinds
+def test_a_label_map_without_a_graph_is_named(tmp_path, kind):
+    """A label map that nothing uses is probably misnamed."""
+    fill(tmp_path, "a" + GRAPH[kind], "a" + LABELS[kind], "b" + LABELS[kind])
+    found = discover(tmp_path, kind)
+    assert names(found) == ["a"]
+    only(found.warnings, repr("b" + LABELS[kind]), repr("b" + GRAPH[kind]))
+
+
+def test_plain_names_serve_a_classifier_only(tmp_path):
+    """<prefix>.labels.txt is a label map beside a classifier, and nothing else."""
+    fill(tmp_path, "x.pb", "x.frozen.pb", "x.labels.txt", "y.labels.txt")
+    found = discover(tmp_path, "classification")
+    assert found.models[0].labels == tmp_path / "x.labels.txt"
+    only(found.warnings, "'y.labels.txt'", "no graph 'y.pb'")
+    only(discover(tmp_path, "detection").warnings, "no label map 'x.label_map.pbtxt'")
+
+
+def test_protobuf_text_is_preferred_to_plain_names(tmp_path):
+    """With both label files there, one is used and the other is named."""
+    fill(tmp_path, "x.pb", "x.pbtxt", "x.labels.txt")
+    found = discover(tmp_path, "classification")
+    assert found.models[0].labels == tmp_path / "x.pbtxt"
+    only(found.warnings, "'x.labels.txt' is skipped", "'x.pbtxt' is used")
+
+
+@kinds
+def test_a_sidecar_belongs_to_the_graph_of_its_prefix(tmp_path, kind):
+    """<prefix>.json is taken beside a graph; other JSON files are nobody's business."""
+    fill(tmp_path, "x" + GRAPH[kind], "x" + LABELS[kind], "x.json", "tsconfig.json")
+    (tmp_path / ".other.json").mkdir()
+    found = discover(tmp_path, kind)
+    assert found.models[0].sidecar == tmp_path / "x.json"
+    assert found.warnings == ()
+
+
+def test_a_misnamed_sidecar_is_named(tmp_path):
+    """x.frozen.json beside x.frozen.pb would silently change nothing."""
+    fill(tmp_path, "x.frozen.pb", "x.label_map.pbtxt", "x.frozen.json")
+    found = discover(tmp_path, "detection")
+    assert found.models[0].sidecar is None
+    only(found.warnings, "'x.frozen.json' is not used", "'x.json'")
+
+
+def test_names_are_composed(tmp_path):
+    """A file name in decomposed Unicode is served under the name that clients send."""
+    short, long = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    fill(tmp_path, f"{long}.pb", f"{short}.pbtxt")
+    found = discover(tmp_path, "classification")
+    assert names(found) == [short]
+    assert found.models[0].graph == tmp_path / f"{long}.pb"
+    assert found.models[0].labels == tmp_path / f"{short}.pbtxt"
+    assert found.warnings == ()
+
+
+def test_two_spellings_of_one_name_clash(tmp_path):
+    """Of two files with one composed name the composed one is used, with a warning."""
+    short, long = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    fill(tmp_path, f"{long}.pb", f"{short}.pb", f"{long}.pbtxt")
+    found = discover(tmp_path, "classification")
+    assert names(found) == [short]
+    assert found.models[0].graph == tmp_path / f"{short}.pb"
+    only(found.warnings, ascii(f"{long}.pb"), "another Unicode form")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "why"),
+    [
+        ("detection", ".frozen.pb", "no name before '.frozen.pb'"),
+        ("classification", ".pb", "no name before '.pb'"),
+        ("classification", " .pb", "no name before '.pb'"),
+        ("classification", ".hidden.pb", "hidden"),
+        ("detection", "._x.frozen.pb", "hidden"),
+        ("detection", ".x.frozen.pb.swp", "hidden"),
+        ("classification", "x.pb~", "unfinished"),
+        ("detection", "x.frozen.pb.part", "unfinished"),
+        ("classification", "x.pb.crdownload", "unfinished"),
+        ("classification", "X.PB", "must be '.pb' in small letters"),
+        ("detection", "x.Frozen.pb", "must be '.frozen.pb' in small letters"),
+        ("classification", "a\nb.pb", "control characters"),
+        ("classification", os.fsdecode(b"caf\xe9.pb"), "not UTF-8"),
+    ],
+)
+def test_odd_names_are_skipped_with_one_warning(tmp_path, kind, name, why):
+    """A file that is nearly a model's is left out and named once, in one line."""
+    fill(tmp_path, name, "ok" + GRAPH[kind], "ok" + LABELS[kind])
+    found = discover(tmp_path, kind)
+    assert names(found) == ["ok"]
+    sentence = only(found.warnings, repr(name), why)
+    assert "\n" not in sentence
+    sentence.encode()
+
+
+def test_the_other_kinds_odd_names_are_passed_over(tmp_path):
+    """x.Frozen.pb is a misnamed detector and no classifier."""
+    fill(tmp_path, "x.Frozen.pb", ".frozen.pb", "ok.pb", "ok.pbtxt")
+    found = discover(tmp_path, "classification")
+    assert names(found) == ["ok"]
+    assert found.warnings == ()
+
+
+def _folder(path):
+    path.mkdir()
+
+
+def _fifo(path):
+    os.mkfifo(path)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def _device_link(path):
+    path.symlink_to("/dev/null")
+
+
+def _outside_link(path):
+    outside = path.parent.parent / "outside.pb"
+    outside.write_bytes(b"secret")
+    path.symlink_to(outside)
+
+
+def _relative_outside_link(path):
+    (path.parent.parent / "outside.pb").write_bytes(b"secret")
+    path.symlink_to("../outside.pb")
+
+
+def _sibling_link(path):
+    sibling = path.parent.parent / (path.parent.name + "-not")
+    sibling.mkdir()
+    (sibling / "m.pb").touch()
+    path.symlink_to(sibling / "m.pb")
+
+
+def _broken_link(path):
+    path.symlink_to("gone.pb")
+
+
+def _loop(path):
+    path.symlink_to(path.name)
+
+
+def _sparse(path):
+    path.touch()
+    os.truncate(path, 3 * 1024**3)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (_folder, "not a regular file"),
+        (_fifo, "not a regular file"),
+        (_socket, "not a regular file"),
+        (_device_link, "outside the model folder"),
+        (_outside_link, "outside the model folder"),
+        (_relative_outside_link, "outside the model folder"),
+        (_sibling_link, "outside the model folder"),
+        (_broken_link, "a link to nothing"),
+        (_loop, "cannot be read"),
+        (_sparse, "larger than 2000 MiB"),
+    ],
+)
+def test_what_is_no_file_of_the_folder_is_skipped(tmp_path, make, why, monkeypatch):
+    """Nothing but regular files inside the folder is used; the others are named once."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    fill(folder, "ok.pb", "ok.pbtxt", "m.pbtxt")
+    make(folder / "m.pb")
+    found = discover(folder, "classification")
+    assert names(found) == ["ok"]
+    only(found.warnings, "'m.pb' is", why)
+
+
+def test_a_label_map_that_cannot_be_used_leaves_the_model(tmp_path):
+    """The model is served with ids, and both facts are said."""
+    fill(tmp_path, "m.pb")
+    os.mkfifo(tmp_path / "m.pbtxt")
+    found = discover(tmp_path, "classification")
+    assert found.models[0].labels is None
+    assert len(found.warnings) == 2
+    assert "'m.pbtxt' is skipped" in found.warnings[0]
+    assert "no label map 'm.pbtxt'" in found.warnings[1]
+
+
+def test_unreadable_files_are_skipped(tmp_path, monkeypatch):
+    """A file without permission is named with the system's reason."""
+    fill(tmp_path, "m.pb", "ok.pb", "ok.pbtxt")
+    really = os.open
+
+    def guarded(path, *args, **kwargs):
+        if Path(path).name == "m.pb":
+            raise PermissionError(13, "Permission denied")
+        return really(path, *args, **kwargs)
+
+    monkeypatch.setattr(discovery.os, "open", guarded)
+    found = discover(tmp_path, "classification")
+    assert names(found) == ["ok"]
+    only(found.warnings, "'m.pb' is skipped", "Permission denied")
+
+
+def test_links_inside_the_folder_are_followed(tmp_path):
+    """A link to a file in the folder or below it is a file like another."""
+    (tmp_path / "..data").mkdir()
+    fill(tmp_path / "..data", "m.pb")
+    (tmp_path / "m.pb").symlink_to("..data/m.pb")
+    fill(tmp_path, "m.pbtxt")
+    found = discover(tmp_path, "classification")
+    assert found.models[0].graph == tmp_path / "m.pb"
+    assert found.warnings == ()
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path, monkeypatch):
+    """A linked or relative model folder is the folder it leads to."""
+    (tmp_path / "real").mkdir()
+    fill(tmp_path / "real", "m.pb", "m.pbtxt")
+    (tmp_path / "models").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "models", Path("models"), Path("real/../models")):
+        found = discover(folder, "classification")
+        assert names(found) == ["m"]
+        assert found.warnings == ()
+
+
+@kinds
+def test_a_missing_folder_is_one_sentence(tmp_path, kind):
+    """It says what is missing and what to put there."""
+    found = discover(tmp_path / "models", kind)
+    assert found.models == ()
+    only(found.warnings, "No such file", str(tmp_path / "models"), hint(kind))
+
+
+@kinds
+def test_an_empty_folder_is_one_sentence(tmp_path, kind):
+    """It says which files make a model."""
+    fill(tmp_path, ".gitkeep")
+    only(
+        discover(tmp_path, kind).warnings,
+        f"no {kind} model",
+        f"NAME{GRAPH[kind]}",
+        f"NAME{LABELS[kind]}",
+    )
+
+
+def test_a_file_is_no_folder(tmp_path):
+    """MODEL_FOLDER naming a file is said, not raised."""
+    fill(tmp_path, "models")
+    only(discover(tmp_path / "models", "detection").warnings, "Not a directory")
+
+
+def one(tmp_path, *files):
+    """The one classifier that these files make."""
+    fill(tmp_path, *files)
+    (model,) = discover(tmp_path, "classification").models
+    return model
+
+
+def test_a_fingerprint_sees_each_change(tmp_path):
+    """A new size, time or file behind a name changes the fingerprint."""
+    model = one(tmp_path, "m.pb", "m.pbtxt", "m.json")
+    assert [stamp[0] for stamp in model.fingerprint] == ["m.pb", "m.pbtxt", "m.json"]
+    seen = {model.fingerprint}
+    assert seen == {model.fingerprint}
+    model.graph.write_bytes(b"longer than it was before")
+    seen.add(model.fingerprint)
+    os.utime(model.labels, ns=(1, 1))
+    seen.add(model.fingerprint)
+    (tmp_path / "new").write_bytes(model.sidecar.read_bytes())
+    (tmp_path / "new").rename(model.sidecar)
+    seen.add(model.fingerprint)
+    model.sidecar.unlink()
+    seen.add(model.fingerprint)
+    assert len(seen) == 5
+    assert model.fingerprint[2] == ("m.json", -1, -1, -1)
+
+
+def test_a_digest_is_that_of_the_bytes(tmp_path, monkeypatch):
+    """The digest depends on each file's bytes and role, not on names or times."""
+    monkeypatch.setattr(discovery, "_CHUNK_BYTES", 2)
+    model = one(tmp_path, "m.pb", "m.pbtxt")
+    first = model.digest()
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in model.paths]
+    text = f"graph {digests[0]}\nlabels {digests[1]}\n"
+    assert first == hashlib.sha256(text.encode()).hexdigest()
+    os.utime(model.graph, ns=(1, 1))
+    assert model.digest() == first
+    swapped = ModelFiles("m", "classification", model.labels, model.graph, None)
+    as_sidecar = ModelFiles("m", "classification", model.graph, None, model.labels)
+    model.graph.write_bytes(b"n.pb")
+    assert len({first, swapped.digest(), as_sidecar.digest(), model.digest()}) == 4
+
+
+def test_a_digest_of_a_missing_file_is_a_models_error(tmp_path):
+    """A file that went away fails this model with a sentence."""
+    model = one(tmp_path, "m.pb", "m.pbtxt")
+    model.labels.unlink()
+    with pytest.raises(ModelError, match=r"m.pbtxt cannot be read: No such file"):
+        model.digest()
+
+
+def test_a_digest_never_waits_for_a_fifo(tmp_path):
+    """A FIFO that took the file's place after discovery does not block the reader."""
+    model = one(tmp_path, "m.pb")
+    model.graph.unlink()
+    os.mkfifo(model.graph)
+    assert len(model.digest()) == 64
+
+
+words = ". frozen pb pbtxt label_map labels txt json PB ~ x é e\N{COMBINING ACUTE ACCENT} tmp"
+parts = st.sampled_from([*words.split(), " ", "\n", "\udce9"])
+file_names = (
+    st.lists(parts, min_size=1, max_size=7)
+    .map("".join)
+    .filter(lambda name: name not in {".", ".."})
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(file_names, max_size=6, unique=True))
+def test_any_folder_can_be_looked_at(listing):
+    """Whatever the names, each graph is one model of one kind, or is named."""
+    with TemporaryDirectory() as folder:
+        fill(Path(folder), *listing)
+        for kind in KINDS:
+            found = discover(Path(folder), kind)
+            assert names(found) == sorted(set(names(found)))
+            said = " ".join(found.warnings)
+            said.encode()
+            used = {path.name for model in found.models for path in model.paths}
+            for name in listing:
+                frozen = name.lower().endswith(".frozen.pb")
+                mine = frozen if kind == "detection" else name.endswith(".pb")
+                if mine and not (kind == "classification" and frozen):
+                    assert name in used or repr(name) in said or ascii(name) in said
+                assert not (kind == "classification" and frozen and name in used)
+
+
+def test_discovery_needs_no_framework():
+    """Looking for models imports neither TensorFlow nor protobuf."""
+    code = "import modelserver.discovery, sys; print('google.protobuf' in sys.modules)"
+    import subprocess
+
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert out.stdout.strip() == b"False"
