@@ -1,0 +1,304 @@
+"""Decodes an upload: which format, which decoder, into whose memory.
+
+JPEG goes through simplejpeg (libjpeg-turbo without detours), straight into the memory
+that the caller allocates. Pillow reads its header, decodes the JPEGs that simplejpeg
+refuses or gets wrong, and decodes the other formats. Pillow's plugins are called by
+name and not through ``Image.open``: that would take phones' JPEGs for MPO, and would
+apply a pixel limit of its own that is global to the process and warns on stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import mmap
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, cast
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from modelserver.errors import NotAnImage, UndecodableImage
+from modelserver.images.colours import to_rgb
+from modelserver.images.orientation import (
+    UPRIGHT,
+    copy_upright,
+    orientation_of,
+    turns,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import ImageFile
+
+    from modelserver.images.limits import Limits
+
+Pixels = npt.NDArray[np.uint8]
+Allocate = Callable[[tuple[int, ...]], Pixels]
+Data = bytes | memoryview | mmap.mmap
+
+log = logging.getLogger(__name__)
+
+OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+# Sizes of the headers that follow the file header of a BMP, which has just two letters
+# of magic: without them any text that starts with "BM" would count as one.
+BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
+# Of the n/8 scales libjpeg-turbo has fast code for 1/8, 2/8 and 4/8, and 3/8 costs no
+# more than 4/8. 5/8, 6/8 and 7/8 take 1.2 to 1.9 times as long as a full decode, so
+# they are used only where the full size is over the pixel limit.
+FAST_REDUCTION = 2.0
+ANY_REDUCTION = 1.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded upload.
+
+    Attributes:
+        pixels: uint8 [H, W, 3] RGB, C-contiguous, upright: the array that ``allocate``
+            gave. Smaller than ``height`` x ``width`` after a reduced decode.
+        width: pixels of the upright upload, before any reduction.
+        height: pixels of the upright upload, before any reduction.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+        format: ``JPEG``, ``PNG``, ``WebP``, ``GIF`` or ``BMP``, by content.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    orientation: int
+    format: str
+
+
+def _new(shape: tuple[int, ...]) -> Pixels:
+    """Allocate in this process's own memory."""
+    return np.empty(shape, np.uint8)
+
+
+def decode(
+    data: Data,
+    *,
+    limits: Limits,
+    at_least: tuple[int, int] | None = None,
+    allocate: Allocate = _new,
+) -> Picture:
+    """Decode an image to upright RGB.
+
+    Args:
+        data: the whole upload; not kept.
+        limits: checked from the header, before anything is decoded.
+        at_least: (height, width) in upright pixels that are enough. A JPEG is then
+            decoded at the smallest fast scale that keeps both sides at least this
+            long, other formats in full. ``None`` decodes in full.
+        allocate: takes the shape (H, W, 3) and gives the C-contiguous uint8 array to
+            decode into, such as shared memory. Called once; a second time, and its
+            first array is then not used, for a JPEG that only Pillow can decode.
+            What it raises passes through.
+
+    Returns:
+        The picture; of an animation, its first frame.
+
+    Raises:
+        NotAnImage: the content is none of the five formats.
+        UndecodableImage: it is one of them, but broken, cut short or too long a strip.
+        ImageTooLarge: more pixels than ``limits`` allow.
+    """
+    name = _format(data)
+    if name == "JPEG":
+        return _Jpeg(data, limits, at_least).decode(allocate)
+    with _reading(name):
+        image = OPENERS[name](_file(data))
+    limits.check_header(*image.size)
+    return _by_pillow(image, name, limits, allocate)
+
+
+def _format(data: Data) -> str:
+    """Tell the format by the first bytes, never by a name."""
+    head = bytes(data[:18])
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    size = int.from_bytes(head[14:18], "little")
+    if head.startswith(b"BM") and size in BMP_HEADERS:
+        return "BMP"
+    raise NotAnImage
+
+
+def _file(data: Data) -> IO[bytes]:
+    """Give Pillow a file to read from; a mapped upload is one already."""
+    if isinstance(data, mmap.mmap):
+        data.seek(0)
+        return cast("IO[bytes]", data)
+    return io.BytesIO(data)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into the one error for a broken image."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        # Pillow's own limit, for parts that are larger than the whole claims to be.
+        raise UndecodableImage(
+            f"the {name} header asks for too large an area."
+        ) from err
+    except Exception as err:
+        # Broad, because Pillow's plugins name no set of errors for hostile bytes and a
+        # new one must not become the client's 500. Only Pillow and what reads its
+        # output runs in here.
+        log.debug("image refused", exc_info=True, extra={"image_format": name})
+        raise UndecodableImage(f"the {name} data is damaged or cut short.") from err
+
+
+def _by_pillow(
+    image: ImageFile.ImageFile,
+    name: str,
+    limits: Limits,
+    allocate: Allocate,
+    size: tuple[int, int] | None = None,
+) -> Picture:
+    """Decode an opened image; ``size`` is (width, height) before a reduction."""
+    width, height = size or image.size
+    limits.check_decoded(image.width * image.height, width, height)
+    with _reading(name):
+        image.load()
+        # After loading: PNG may hold its EXIF behind the pixels.
+        orientation = orientation_of(image.info)
+        stored = np.asarray(to_rgb(image))
+    if turns(orientation):
+        width, height = height, width
+    rows, columns = stored.shape[:2]
+    pixels = allocate(_upright_shape(rows, columns, orientation))
+    copy_upright(stored, orientation, pixels)
+    return Picture(pixels, width, height, orientation, name)
+
+
+def _upright_shape(height: int, width: int, orientation: int) -> tuple[int, int, int]:
+    """Return the shape of the upright array for a stored height and width."""
+    return (width, height, 3) if turns(orientation) else (height, width, 3)
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG as Pillow opens it, less its look for a resolution in the EXIF.
+
+    That look reads the whole EXIF by the TIFF plugin, which takes as long as all the
+    rest and warns on stderr of what is damaged. Without this override of a private
+    method the pictures are the same; a test notices the warnings.
+    """
+
+    def _read_dpi_from_exif(self) -> None:
+        """Leave the EXIF alone."""
+
+
+class _Jpeg:
+    """One JPEG on its way through simplejpeg, or round it."""
+
+    def __init__(
+        self, data: Data, limits: Limits, at_least: tuple[int, int] | None
+    ) -> None:
+        self.data = data
+        self.limits = limits
+        with _reading("JPEG"):
+            self.image = _JpegFile(_file(data))
+        self.width, self.height = self.image.size
+        self.orientation = orientation_of(self.image.info)
+        self.least = at_least or (0, 0)
+        if turns(self.orientation):
+            self.least = self.least[::-1]
+
+    def decode(self, allocate: Allocate) -> Picture:
+        """Decode by simplejpeg, or by Pillow what simplejpeg does not take."""
+        self.limits.check_header(self.width, self.height, buffered=self._buffered())
+        shape = self._reduced_shape()
+        pixels = None if shape is None else self._by_simplejpeg(*shape, allocate)
+        if pixels is None:
+            return self._by_pillow(allocate)
+        width, height = self.width, self.height
+        if turns(self.orientation):
+            width, height = height, width
+        return Picture(pixels, width, height, self.orientation, "JPEG")
+
+    def _buffered(self) -> bool:
+        """Tell whether the image comes in more than one scan.
+
+        Pillow has read up to the end of the first scan's header, which for an image
+        of one scan names every component of the frame.
+        """
+        count = self.image.layers
+        length = 2 * count + 6
+        header = bytes((0xFF, 0xDA, 0, length, count))
+        at = cast("IO[bytes]", self.image.fp).tell() - length - 2
+        return "progressive" in self.image.info or self.data[at : at + 5] != header
+
+    def _scaling(self) -> dict[str, float]:
+        """Give simplejpeg's arguments for the smallest scale that is enough."""
+        if self.least == (0, 0):
+            return {}
+        fits = self.width * self.height <= self.limits.max_pixels
+        return {
+            "min_height": self.least[0],
+            "min_width": self.least[1],
+            "min_factor": FAST_REDUCTION if fits else ANY_REDUCTION,
+        }
+
+    def _reduced_shape(self) -> tuple[int, int] | None:
+        """Return the stored (height, width) to decode, ``None`` if Pillow has to."""
+        try:
+            full = simplejpeg.decode_jpeg_header(self.data)
+            height, width, *_ = simplejpeg.decode_jpeg_header(
+                self.data, **self._scaling()
+            )
+        except (ValueError, KeyError):
+            return None
+        # Of four inks simplejpeg makes a rough RGB. Two readers that see two sizes:
+        # the file is odd, and Pillow at least checks what it gets against its header.
+        if full[2] in {"CMYK", "YCCK"} or full[:2] != (self.height, self.width):
+            return None
+        self.limits.check_decoded(width * height, self.width, self.height)
+        return height, width
+
+    def _by_simplejpeg(
+        self, height: int, width: int, allocate: Allocate
+    ) -> Pixels | None:
+        """Decode into the caller's memory; ``None`` where simplejpeg gives up."""
+        pixels = allocate(_upright_shape(height, width, self.orientation))
+        upright = self.orientation == UPRIGHT
+        stored = pixels if upright else _new((height, width, 3))
+        try:
+            # Plain DCT and upsampling: with them the result is Pillow's, bit for bit.
+            simplejpeg.decode_jpeg(self.data, "RGB", buffer=stored, **self._scaling())
+        except ValueError:
+            return None
+        if not upright:
+            copy_upright(stored, self.orientation, pixels)
+        return pixels
+
+    def _by_pillow(self, allocate: Allocate) -> Picture:
+        """Decode what simplejpeg refused, at one of the four scales that Pillow has."""
+        height, width = self.least
+        if height and width:
+            self.image.draft(None, (width, height))
+        size = (self.width, self.height)
+        return _by_pillow(self.image, "JPEG", self.limits, allocate, size)
