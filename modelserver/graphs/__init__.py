@@ -1,0 +1,6 @@
+"""Read frozen graphs and find out what they take and give."""
+
+from modelserver.graphs.finding import find_signature
+from modelserver.graphs.reading import import_graph, read_graph_def
+
+__all__ = ["find_signature", "import_graph", "read_graph_def"]

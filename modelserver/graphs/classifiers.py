@@ -1,0 +1,246 @@
+"""Find a classifier's class scores, and whether they are probabilities yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelserver.errors import GraphError
+from modelserver.graphs.walking import (
+    descendants,
+    last_part,
+    leaves,
+    listed,
+    shape_of,
+    shape_text,
+    tensor_named,
+)
+from modelserver.signatures import DetectionOutputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from modelserver.signatures import Sidecar
+
+# Ops that change the form of scores and not the scores.
+_FORMS = frozenset(
+    {
+        "Cast",
+        "CheckNumerics",
+        "Dequantize",
+        "FakeQuantWithMinMaxArgs",
+        "FakeQuantWithMinMaxVars",
+        "Identity",
+        "Reshape",
+        "Squeeze",
+        "StopGradient",
+    }
+)
+# Ops whose results are probabilities. RealDiv and Div: a softmax written out, as older
+# Keras does for a rank of 4.
+_PROBABILITIES = frozenset({"Softmax", "Sigmoid", "RealDiv", "Div"})
+# Ops whose results are logits; a softmax of log-softmax gives back the probabilities.
+_LOGITS = frozenset(
+    {
+        "Add",
+        "AddV2",
+        "AvgPool",
+        "BiasAdd",
+        "Conv2D",
+        "LogSoftmax",
+        "MatMul",
+        "Mean",
+        "_FusedConv2D",
+        "_FusedMatMul",
+    }
+)
+# A softmax before one of these is attention inside the network, no answer.
+_LEARNT = frozenset(
+    {
+        "BatchMatMul",
+        "BatchMatMulV2",
+        "BatchMatMulV3",
+        "Conv2D",
+        "DepthwiseConv2dNative",
+        "Einsum",
+        "MatMul",
+        "_FusedConv2D",
+        "_FusedMatMul",
+    }
+)
+# Ops that make the scores an answer; the scores are what goes in first.
+_DECISIONS = frozenset({"ArgMax", "InTopK", "InTopKV2", "TopK", "TopKV2"})
+# Names of class scores, the surest first: retrain.py, slim, Keras, common habits.
+_KNOWN_NAMES = (
+    "final_result",
+    "predictions",
+    "probabilities",
+    "probs",
+    "prob",
+    "softmax",
+    "output",
+    "scores",
+    "logits",
+)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A classifier's output; the fields are those of ``Signature``."""
+
+    tensor: Any
+    softmax: bool
+    classes: int | None
+    guesses: tuple[str, ...] = ()
+
+
+def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
+    """Find the tensor of class scores.
+
+    Args:
+        graph: a ``tf.Graph``.
+        image: the tensor that takes the image.
+        sidecar: its ``output`` wins.
+
+    Raises:
+        GraphError: nothing in the graph can be class scores, or the sidecar is wrong.
+    """
+    if sidecar.output is not None:
+        tensor = _named(graph, sidecar.output)
+        guesses: tuple[str, ...] = ()
+    else:
+        found = score_tensors(graph, image)
+        if not found:
+            raise _no_scores(graph, image)
+        tensor, guesses = _chosen(found)
+    softmax, more = _needs_softmax(tensor)
+    shape = shape_of(tensor)
+    classes = shape[-1] if shape else None
+    if classes == 1:
+        more += (f"the output {tensor.name} has one value: every answer is one class",)
+    return Scores(tensor, softmax, classes, guesses + more)
+
+
+def score_tensors(graph: Any, image: Any) -> list[Any]:
+    """Give the tensors that can be class scores: final softmaxes, else loose ends."""
+    reached = descendants(image)
+    ops = [op for op in graph.get_operations() if op in reached]
+    found = [_tail(op.outputs[0]) for op in ops if _is_final_softmax(op)]
+    fitting = [tensor for tensor in found if _fits(tensor)]
+    if not fitting:
+        ends = [op.inputs[0] for op in ops if op.type in _DECISIONS] + leaves(ops)
+        fitting = _likely([tensor for tensor in ends if _fits(tensor)])
+    return list({tensor.name: tensor for tensor in fitting}.values())
+
+
+def _likely(tensors: list[Any]) -> list[Any]:
+    """Drop loose ends that no classifier ends in, unless there is just one."""
+    known = _PROBABILITIES | _LOGITS
+    likely = [tensor for tensor in tensors if _maker(tensor).type in known]
+    return likely or (tensors if len(tensors) == 1 else [])
+
+
+def _maker(tensor: Any) -> Any:
+    """Give the op that made scores, behind those that only change their form."""
+    op = tensor.op
+    while op.type in _FORMS:
+        op = op.inputs[0].op
+    return op
+
+
+def _named(graph: Any, output: str | DetectionOutputs) -> Any:
+    """Give the tensor that the sidecar names."""
+    if isinstance(output, DetectionOutputs):
+        raise GraphError(
+            "the sidecar's output names a detector's parts, but the file's name is a "
+            "classifier's: give one name, or rename the graph to <prefix>.frozen.pb"
+        )
+    tensor = tensor_named(graph, output)
+    if tensor is None:
+        raise GraphError(f"the sidecar's output {output!r} is not in the graph")
+    if not _fits(tensor):
+        raise GraphError(
+            f"the sidecar's output {output!r} is {shape_text(tensor)}, which cannot be "
+            "class scores: floats with one value a class"
+        )
+    return tensor
+
+
+def _is_final_softmax(op: Any) -> bool:
+    return op.type == "Softmax" and not any(
+        user.type in _LEARNT for user in descendants(op.outputs[0])
+    )
+
+
+def _tail(tensor: Any) -> Any:
+    """Follow scores through the ops that only change their form, to the last.
+
+    Not to where the batch's axis is lost, because then no batch could be run.
+    """
+    while True:
+        users = tensor.consumers()
+        if len(users) != 1 or users[0].type not in _FORMS:
+            return tensor
+        after = users[0].outputs[0]
+        if not _fits(after) or (after.shape.rank == 1 and tensor.shape.rank != 1):
+            return tensor
+        tensor = after
+
+
+def _fits(tensor: Any) -> bool:
+    """Tell whether a tensor's dtype and shape can be class scores."""
+    if not tensor.dtype.base_dtype.is_floating:
+        return False
+    shape = shape_of(tensor)
+    if shape is None:
+        return True
+    if len(shape) == 4:  # noqa: PLR2004 - [N, 1, 1, classes], a fully convolutional head
+        return set(shape[1:3]) <= {1, None}
+    return len(shape) in {1, 2}
+
+
+def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
+    """Choose one: no auxiliary head, by name, with a known shape, the last."""
+    if len(found) == 1:
+        return found[0], ()
+    main = [tensor for tensor in found if "aux" not in tensor.name.lower()] or found
+    named = [
+        tensor
+        for name in _KNOWN_NAMES
+        for tensor in main
+        if name in last_part(tensor.name).lower()
+    ]
+    shaped = [tensor for tensor in main if tensor.shape.rank is not None] or main
+    best = named[0] if named else shaped[-1]
+    others = listed(tensor.name for tensor in found if tensor is not best)
+    return best, (f"the output {best.name} was chosen over {others}",)
+
+
+def _needs_softmax(tensor: Any) -> tuple[bool, tuple[str, ...]]:
+    """Tell whether scores are logits, by the op that made them."""
+    op = _maker(tensor)
+    if op.type in _PROBABILITIES:
+        return False, ()
+    made = f"the output {tensor.name} comes from {op.type}"
+    if op.type in _LOGITS:
+        guess = f"{made}: taken for logits, a softmax is applied"
+        return True, (guess,)
+    return False, (f"{made}: taken for probabilities",)
+
+
+def _no_scores(graph: Any, image: Any) -> GraphError:
+    """Say what the graph has instead of class scores."""
+    reached = descendants(image)
+    ends = leaves(op for op in graph.get_operations() if op in reached)
+    return GraphError(
+        "the graph has no class scores ([N, classes], with one value a class); its "
+        f'outputs are: {described(ends)}. Name the right tensor as "output" in the '
+        "sidecar, or export the model with one"
+    )
+
+
+def described(tensors: Iterable[Any]) -> str:
+    """List tensors with their shapes, for a sentence."""
+    return listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in tensors) or (
+        "none"
+    )

@@ -1,0 +1,178 @@
+"""Find a detector's boxes, scores, classes and count."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from modelserver.errors import GraphError
+from modelserver.graphs.walking import (
+    last_part,
+    leaves,
+    listed,
+    shape_of,
+    shape_text,
+    tensor_named,
+)
+
+if TYPE_CHECKING:
+    from modelserver.signatures import DetectionOutputs, Sidecar
+
+# Role to node name, as the TensorFlow Object Detection API's exporters write them.
+NAMES = {
+    "boxes": "detection_boxes",
+    "scores": "detection_scores",
+    "classes": "detection_classes",
+    "count": "num_detections",
+}
+_REQUIRED = ("boxes", "scores", "classes")
+# Ranks that a role may have; without the batch's axis one less.
+_RANKS = {"boxes": (3, 2), "scores": (2, 1), "classes": (2, 1), "count": (1, 0, 2)}
+
+# A frozen TensorFlow 2 export calls its outputs Identity, Identity_1 ... in the order
+# of tf.nest, which sorts a dict by key. Keys of the API's exporters with their ranks.
+_EXPORTS: tuple[tuple[tuple[str, int], ...], ...] = (
+    (
+        ("detection_anchor_indices", 2),
+        ("detection_boxes", 3),
+        ("detection_classes", 2),
+        ("detection_multiclass_scores", 3),
+        ("detection_scores", 2),
+        ("num_detections", 1),
+        ("raw_detection_boxes", 3),
+        ("raw_detection_scores", 3),
+    ),
+    (
+        ("detection_boxes", 3),
+        ("detection_classes", 2),
+        ("detection_multiclass_scores", 3),
+        ("detection_scores", 2),
+        ("num_detections", 1),
+        ("raw_detection_boxes", 3),
+        ("raw_detection_scores", 3),
+    ),
+    (
+        ("detection_boxes", 3),
+        ("detection_classes", 2),
+        ("detection_scores", 2),
+        ("num_detections", 1),
+    ),
+)
+
+_Found = tuple[dict[str, Any], tuple[str, ...]]
+
+
+def has_detections(graph: Any) -> bool:
+    """Tell whether the graph has a detector's outputs, by name or order."""
+    return _REQUIRED[0] in (_by_name(graph) or _by_order(graph)[0])
+
+
+def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
+    """Find a detector's outputs.
+
+    Args:
+        graph: a ``tf.Graph``.
+        sidecar: its ``output`` wins.
+
+    Returns:
+        Role (``boxes``, ``scores``, ``classes``, perhaps ``count``) to tensor, and a
+        sentence for what was guessed.
+
+    Raises:
+        GraphError: a role has no tensor or one of a wrong shape.
+    """
+    guesses: tuple[str, ...] = ()
+    if sidecar.output is not None:
+        found = _by_sidecar(graph, sidecar.output)
+    else:
+        found = _by_name(graph)
+        if not found:
+            found, guesses = _by_order(graph)
+    missing = [NAMES[role] for role in _REQUIRED if role not in found]
+    if missing:
+        raise _incomplete(graph, missing)
+    for role, tensor in found.items():
+        _check(role, tensor)
+    return found, guesses
+
+
+def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
+    """Give the tensors that the sidecar names."""
+    if isinstance(output, str):
+        raise GraphError(
+            "the sidecar's output is one name, but the file's name is a detector's: "
+            'give {"boxes": ..., "scores": ..., "classes": ...}, or rename the graph '
+            "to <prefix>.pb"
+        )
+    found = {}
+    for role in NAMES:
+        name = getattr(output, role)
+        if name is None:
+            continue
+        found[role] = tensor_named(graph, name)
+        if found[role] is None:
+            raise GraphError(
+                f"the sidecar's output.{role} {name!r} is not in the graph"
+            )
+    return found
+
+
+def _by_name(graph: Any) -> dict[str, Any]:
+    """Find the outputs by name, at the top or else in the one scope that has it."""
+    found = {}
+    for role, name in NAMES.items():
+        top = tensor_named(graph, name)
+        scoped = [op for op in graph.get_operations() if last_part(op.name) == name]
+        if top is not None:
+            found[role] = top
+        elif len(scoped) == 1 and scoped[0].outputs:
+            found[role] = scoped[0].outputs[0]
+    return found
+
+
+def _by_order(graph: Any) -> _Found:
+    """Find the outputs of a TensorFlow 2 export by their order and ranks."""
+    ends = {
+        int(match[1] or 0): op.outputs[0]
+        for op in graph.get_operations()
+        if (match := re.fullmatch(r"Identity(?:_(\d+))?", op.name))
+        and not op.outputs[0].consumers()
+    }
+    tensors = [ends[place] for place in sorted(ends)]
+    ranks = [tensor.shape.rank for tensor in tensors]
+    for export in _EXPORTS:
+        if ranks == [rank for _, rank in export]:
+            by_key = dict(zip((key for key, _ in export), tensors, strict=True))
+            found = {role: by_key[key] for role, key in NAMES.items()}
+            names = listed(f"{role} {tensor.name}" for role, tensor in found.items())
+            return found, (f"the outputs have no names of their own: taken {names}",)
+    return {}, ()
+
+
+def _check(role: str, tensor: Any) -> None:
+    """Refuse a tensor that cannot play its role by dtype or static shape."""
+    shape = shape_of(tensor)
+    number = tensor.dtype.base_dtype.is_floating or tensor.dtype.base_dtype.is_integer
+    fits = shape is None or len(shape) in _RANKS[role]
+    if role == "boxes" and shape:
+        fits = fits and shape[-1] in {4, None}
+    if not number or not fits:
+        what = "float32 [N, boxes, 4]" if role == "boxes" else "one number a box"
+        what = "one number an image" if role == "count" else what
+        raise GraphError(
+            f"the output {tensor.name} is {shape_text(tensor)}, but {role} must be "
+            f"{what}"
+        )
+
+
+def _incomplete(graph: Any, missing: list[str]) -> GraphError:
+    """Say which outputs are missing, what is there, and what to do."""
+    ends = leaves(graph.get_operations())
+    there = listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in ends)
+    return GraphError(
+        f"the graph has no {', '.join(missing)}; its outputs are: "
+        f"{there or 'none'}. A detector must hold its post-processing (decoded boxes, "
+        "non-maximum suppression): export it with that, as the Object Detection API "
+        'does, or, where it has it under other names, give them as "output" in the '
+        "sidecar"
+    )

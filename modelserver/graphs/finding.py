@@ -1,0 +1,289 @@
+"""Find out what a graph takes and gives: the signature that the server works by."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from modelserver.errors import GraphError
+from modelserver.graphs import classifiers, detectors
+from modelserver.graphs.inputs import (
+    ImageInput,
+    describe_image,
+    find_image,
+    is_image,
+    several_images,
+)
+from modelserver.graphs.scaling import (
+    DEFAULT_SIDE,
+    RAW,
+    SYMMETRIC,
+    Scaling,
+    formula,
+    inner_scaling,
+    known_architecture,
+)
+from modelserver.graphs.switches import switch_value
+from modelserver.graphs.walking import (
+    Pixels,
+    ancestors,
+    follow_pixels,
+    last_part,
+    listed,
+    placeholders,
+    resized_inside,
+    shape_of,
+    shape_text,
+)
+from modelserver.signatures import Sidecar, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from modelserver.signatures import Kind
+
+log = logging.getLogger(__name__)
+
+# Ops whose value a frozen graph would hold as a constant.
+_VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
+# Rank of an output that has the batch's axis, by role; scores may also have 4.
+_BATCHED_RANKS = {"boxes": 3, "scores": 2, "classes": 2, "count": 1}
+_CLASSIFIER_RANKS = (2, 4)
+# Inputs of the Object Detection API take 0..255 also as floats.
+_RAW_INPUTS = frozenset(
+    {"image_tensor", "input_tensor", "serving_default_input_tensor"}
+)
+
+
+def find_signature(graph: Any, kind: Kind, sidecar: Sidecar | None) -> Signature:
+    """Find a graph's inputs and outputs, by names, shapes and what its nodes do.
+
+    The graph is read only, so any thread may call this. Each guess is logged.
+
+    Args:
+        graph: a ``tf.Graph``, as ``import_graph`` gives it.
+        kind: which task the file's name says it does.
+        sidecar: what the operator says; wins over every guess.
+
+    Raises:
+        GraphError: something is missing or contradicts the sidecar; the message says
+            what, and what to do.
+    """
+    sidecar = sidecar or Sidecar()
+    find = _find_detector if kind == "detection" else _find_classifier
+    signature = find(graph, sidecar)
+    for guess in signature.guesses:
+        log.info("guessed: %s", guess)
+    return signature
+
+
+def _find_detector(graph: Any, sidecar: Sidecar) -> Signature:
+    """Find a detector's signature."""
+    if sidecar.output is None and _is_classifier(graph):
+        raise GraphError(
+            "the graph is a classifier (one output, a score for each class), but the "
+            "file's name is a detector's: rename it to <prefix>.pb and its label map "
+            "to <prefix>.pbtxt"
+        )
+    outputs, guesses = detectors.find_outputs(graph, sidecar)
+    image = find_image(graph, sidecar, ancestors(outputs.values()))
+    feeds, fed = _feeds(image, _needed(image, outputs.values()))
+    ends = follow_pixels(image)
+    described = describe_image(image, ends, sidecar)
+    guess = _detector_guess(described, ends)
+    scaled, why = _scaling(described, sidecar, guess)
+    return _signature(
+        described,
+        scaled,
+        sidecar,
+        kind="detection",
+        size=described.size,
+        inner_size=resized_inside(ends),
+        outputs={role: tensor.name for role, tensor in outputs.items()},
+        feeds=feeds,
+        batch=_batch(described, outputs),
+        guesses=guesses + fed + described.guesses + why,
+    )
+
+
+def _find_classifier(graph: Any, sidecar: Sidecar) -> Signature:
+    """Find a classifier's signature."""
+    if sidecar.output is None and detectors.has_detections(graph):
+        raise GraphError(
+            "the graph is a detector (it has detection_boxes), but the file's name is "
+            "a classifier's: rename it to <prefix>.frozen.pb and its label map to "
+            "<prefix>.label_map.pbtxt"
+        )
+    image = find_image(graph, sidecar)
+    scores = classifiers.find_scores(graph, image, sidecar)
+    feeds, fed = _feeds(image, _needed(image, [scores.tensor]))
+    ends = follow_pixels(image)
+    described = describe_image(image, ends, sidecar)
+    known = known_architecture(graph)
+    guess = inner_scaling(ends) or known or SYMMETRIC
+    scaled, why = _scaling(described, sidecar, guess)
+    size, more = _classifier_size(described, resized_inside(ends), known)
+    return _signature(
+        described,
+        scaled,
+        sidecar,
+        kind="classification",
+        size=size,
+        inner_size=resized_inside(ends),
+        outputs={"scores": scores.tensor.name},
+        feeds=feeds,
+        softmax=scores.softmax,
+        batch=_batch(described, {"scores": scores.tensor}),
+        classes=scores.classes,
+        guesses=scores.guesses + fed + described.guesses + why + more,
+    )
+
+
+def _signature(
+    image: ImageInput, scaled: Scaling, sidecar: Sidecar, **facts: Any
+) -> Signature:
+    """Put the parts together."""
+    return Signature(
+        input=image.tensor.name,
+        dtype=image.tensor.dtype.base_dtype.name,
+        layout=image.layout,
+        channels=image.channels,
+        bgr=scaled.bgr,
+        mean=scaled.mean,
+        scale=scaled.scale,
+        resize=sidecar.resize or "stretch",
+        label_offset=sidecar.label_offset,
+        **facts,
+    )
+
+
+def _is_classifier(graph: Any) -> bool:
+    """Tell whether a graph without a detector's outputs would serve as a classifier."""
+    if detectors.has_detections(graph):
+        return False
+    try:
+        signature = _find_classifier(graph, Sidecar())
+    except GraphError:
+        return False
+    scores = graph.get_tensor_by_name(signature.outputs["scores"])
+    return scores.shape.rank in _CLASSIFIER_RANKS
+
+
+def _feeds(
+    image: Any, needed: set[Any]
+) -> tuple[dict[str, bool | float], tuple[str, ...]]:
+    """Find what else must be fed: ``is_training``, ``keep_prob`` and their like.
+
+    Args:
+        image: the image's tensor.
+        needed: the ops that the outputs need.
+
+    Returns:
+        Tensor name to value, and a sentence for each.
+
+    Raises:
+        GraphError: something is needed that no rule knows.
+    """
+    ops = [
+        op
+        for op in placeholders(image.graph)
+        if op in needed and op is not image.op and op.type != "PlaceholderWithDefault"
+    ]
+    images = [op for op in ops if is_image(op)]
+    if images:
+        raise several_images([image.op, *images])
+    feeds = {op.outputs[0].name: switch_value(op) for op in ops}
+    unknown = [op for op in ops if feeds[op.outputs[0].name] is None]
+    if unknown:
+        names = listed(f"{op.name} ({shape_text(op.outputs[0])})" for op in unknown)
+        raise GraphError(
+            f"the graph needs more than an image: {names}; export it for inference "
+            "with these fixed"
+        )
+    known = {name: value for name, value in feeds.items() if value is not None}
+    guesses = tuple(f"{name} is fed with {value}" for name, value in known.items())
+    return known, guesses
+
+
+def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
+    """Collect what a run needs, and refuse what no run can give."""
+    needed = ancestors(outputs, fed=image)
+    if image.op not in needed:
+        raise GraphError(
+            f"the graph's outputs do not depend on the input {image.name}: name the "
+            'right "input" and "output" in the sidecar'
+        )
+    variables = sorted(op.name for op in needed if op.type in _VARIABLES)
+    if variables:
+        raise GraphError(
+            f"the graph is not frozen: it holds variables ({listed(variables)}), whose "
+            "values are in a checkpoint; freeze it (convert_variables_to_constants)"
+        )
+    return needed
+
+
+def _detector_guess(image: ImageInput, ends: list[Pixels]) -> Scaling:
+    """Guess a detector's scaling: 0..255, unless the graph plainly wants 0..1."""
+    if last_part(image.tensor.name) in _RAW_INPUTS:
+        return replace(RAW, why="as in the Object Detection API")
+    return inner_scaling(ends) or replace(RAW, why="as most detectors")
+
+
+def _scaling(
+    image: ImageInput, sidecar: Sidecar, guess: Scaling
+) -> tuple[Scaling, tuple[str, ...]]:
+    """Settle the scaling: the dtype, then the sidecar, then the guess."""
+    bgr = guess.bgr if sidecar.channels is None else sidecar.channels == "bgr"
+    if image.encoded or not image.tensor.dtype.base_dtype.is_floating:
+        unused = ("the sidecar's mean and scale are not used: the input takes bytes",)
+        return replace(RAW, bgr=sidecar.channels == "bgr"), unused * bool(
+            sidecar.scaling
+        )
+    if sidecar.scaling:
+        mean, scale = sidecar.scaling
+        if max(len(mean), len(scale)) > image.channels:
+            raise GraphError(
+                "the sidecar's mean and scale have more numbers than the input "
+                f"{image.tensor.name} has channels, {image.channels}"
+            )
+        return Scaling(mean, scale, bgr), ()
+    if max(len(guess.mean), len(guess.scale)) > image.channels:
+        guess, bgr = SYMMETRIC, False
+    if bgr != guess.bgr:
+        guess = replace(guess, bgr=bgr, mean=guess.mean[::-1], scale=guess.scale[::-1])
+    why = guess.why or "nothing in the graph tells"
+    return guess, (
+        f"the input {image.tensor.name} is fed with {formula(guess)}: {why}",
+    )
+
+
+def _classifier_size(
+    image: ImageInput, inner_size: tuple[int, int] | None, known: Scaling | None
+) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """Settle a classifier's size; guess one where neither graph nor sidecar has any."""
+    if image.size or image.encoded or inner_size:
+        return image.size, ()
+    side = known.size if known and known.size else DEFAULT_SIDE
+    why = known.why if known and known.size else "nothing in the graph tells"
+    return (side, side), (
+        f"the input {image.tensor.name} takes any size: guessed {side} x {side}, {why}",
+    )
+
+
+def _batch(image: ImageInput, outputs: dict[str, Any]) -> int:
+    """Tell how many images a run takes: the least that any static shape allows.
+
+    Args:
+        image: the input.
+        outputs: role to tensor. One whose shape lacks the batch's axis makes it 1.
+
+    Returns:
+        0 where no shape sets a limit.
+    """
+    counts = [image.batch]
+    for role, tensor in outputs.items():
+        shape = shape_of(tensor)
+        if shape is not None:
+            counts.append(shape[0] or 0 if len(shape) >= _BATCHED_RANKS[role] else 1)
+    return min(filter(None, counts), default=0)

@@ -1,0 +1,111 @@
+"""Classifiers of ``COLOURS``: the strongest channel's class wins."""
+
+import numpy as np
+import tensorflow as tf
+
+from tiny_graphs.building import building, file_of, v1
+
+COLOURS = ("red", "green", "blue")
+
+
+def colour_logits(image, weights=None):
+    """Score the mean of each channel: the strongest colour's class wins."""
+    colour = tf.reduce_mean(tf.cast(image, tf.float32), [1, 2])
+    sides = colour.shape[-1] or 3
+    weights = np.eye(sides, dtype=np.float32) * 5 if weights is None else weights
+    return tf.matmul(tf.reshape(colour, [-1, sides]), weights)
+
+
+def classifier(
+    shape=(None, 8, 8, 3), *, name="input", dtype=tf.float32, before=None, end=None
+):
+    """A classifier of ``COLOURS``; ``before`` and ``end`` change its ends."""
+    with building() as graph:
+        image = v1.placeholder(dtype, shape, name)
+        logits = colour_logits(image if before is None else before(image))
+        end(logits) if end else tf.nn.softmax(logits, name="softmax")
+    return file_of(graph)
+
+
+def logits_classifier():
+    """A classifier without a softmax."""
+    return classifier(end=lambda logits: tf.identity(logits, name="logits"))
+
+
+def gray_classifier():
+    """A classifier of one channel, classes dark and bright."""
+    weights = np.array([[-5.0, 5.0]], np.float32)
+    with building() as graph:
+        image = v1.placeholder(tf.float32, (None, 8, 8, 1), "conv2d_input")
+        tf.nn.softmax(colour_logits(image, weights), name="dense/Softmax")
+    return file_of(graph)
+
+
+def one_image_classifier():
+    """A classifier of one image without the batch's axis."""
+    return classifier((8, 8, 3), before=lambda image: tf.expand_dims(image, 0))
+
+
+def batch_of_one_classifier():
+    """A classifier whose batch is fixed at one."""
+    return classifier((1, 8, 8, 3))
+
+
+def squeezed_classifier():
+    """A classifier whose answer has lost the batch's axis."""
+    return classifier(
+        (1, 8, 8, 3),
+        end=lambda logits: tf.nn.softmax(tf.squeeze(logits, 0), name="prob"),
+    )
+
+
+def rank_4_classifier():
+    """A fully convolutional classifier: [N, 1, 1, classes]."""
+    return classifier(
+        end=lambda logits: tf.nn.softmax(logits[:, None, None, :], name="prob")
+    )
+
+
+def file_classifier(constant=False):
+    """A classifier that decodes the photo's file, ``DecodeJpeg/contents``.
+
+    As a ``constant`` it holds an example in the placeholder's place, as Inception of
+    2015 does.
+    """
+    with building() as graph:
+        name = "DecodeJpeg/contents"
+        file = (
+            tf.constant(b"an example", name=name)
+            if constant
+            else v1.placeholder(tf.string, (), name)
+        )
+        image = tf.io.decode_jpeg(file, channels=3, name="DecodeJpeg")
+        small = v1.image.resize_bilinear(tf.cast(image, tf.float32)[None], (8, 8))
+        tf.nn.softmax(colour_logits((small - 128) * (1 / 128)), name="softmax")
+    return file_of(graph)
+
+
+def default_classifier():
+    """A classifier whose image has a default."""
+    with building() as graph:
+        image = v1.placeholder_with_default(
+            np.zeros((1, 8, 8, 3), np.float32), (None, 8, 8, 3), "input"
+        )
+        tf.nn.softmax(colour_logits(image), name="softmax")
+    return file_of(graph)
+
+
+def unknown_shape_classifier():
+    """A classifier whose placeholder has no shape."""
+    return classifier(None, name="Placeholder")
+
+
+def switched_classifier(name="keep_prob", dtype=tf.float32, shape=()):
+    """A classifier with another placeholder, such as ``keep_prob`` or ``is_training``."""
+    with building() as graph:
+        image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
+        switch = tf.cast(v1.placeholder(dtype, shape, name), tf.float32)
+        tf.nn.softmax(
+            colour_logits(image) * (1 + tf.reduce_sum(switch)), name="softmax"
+        )
+    return file_of(graph)
