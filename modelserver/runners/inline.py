@@ -1,0 +1,107 @@
+"""The runner that keeps the session in the calling process.
+
+For places that isolate by themselves, for small machines and for tests: a graph that
+crashes takes the whole server with it. Otherwise use the process runner.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelserver.runners.frames import Arena, Frame
+from modelserver.runners.protocol import Facts, Job, Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelserver.sessions import ModelSession
+
+
+class InlineRunner:
+    """Runs a graph on threads of this process; see ``Runner`` for the promises.
+
+    Args:
+        job: what to load.
+        arena_bytes: memory for all images in flight.
+    """
+
+    def __init__(self, job: Job, *, arena_bytes: int) -> None:
+        self._job = job
+        self._arena = Arena(arena_bytes)
+        self._session: ModelSession | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._ended: Future[str] = Future()
+
+    @property
+    def ended(self) -> Future[str]:
+        """Resolves when the runner is closed; this process's end is its only other."""
+        return self._ended
+
+    def open(self) -> Facts:
+        """Load the graph in this thread; see ``Runner.open``."""
+        session = open_session(self._job)
+        self._arena.open()
+        self._pool = ThreadPoolExecutor(session.slots, f"run-{self._job.name}")
+        self._session = session
+        return facts(session)
+
+    def allocate(self, shape: tuple[int, ...]) -> Frame:
+        """See ``Runner.allocate``."""
+        return self._arena.allocate(shape)
+
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Outputs]]:
+        """See ``Runner.run``."""
+        if self._pool is None or self._session is None:
+            raise RuntimeError("the runner is not open")
+        pixels = [frame.pixels for frame in frames]
+        return self._pool.submit(self._session.run, pixels)
+
+    def close(self) -> None:
+        """Wait for the runs under way, then close the session. Idempotent."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._session is not None:
+            self._session.close()
+        self._arena.close()
+        if not self._ended.done():
+            self._ended.set_result("closed")
+
+
+def open_session(job: Job) -> ModelSession:
+    """Import TensorFlow, load the job's graph and warm it up.
+
+    Raises:
+        GraphError, SidecarError: the files are at fault.
+    """
+    # TensorFlow must come into a process only when a session is opened in it.
+    from modelserver.sessions import ModelSession  # noqa: PLC0415
+
+    session = ModelSession(
+        job.name,
+        job.kind,
+        Path(job.graph),
+        Path(job.sidecar) if job.sidecar else None,
+        slots=job.slots,
+        max_batch=job.max_batch,
+        require_gpu=job.require_gpu,
+    )
+    try:
+        session.open()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def facts(session: ModelSession) -> Facts:
+    """Return what loading a session found out."""
+    return Facts(
+        signature=session.signature,
+        device=session.device,
+        slots=session.slots,
+        max_batch=session.max_batch,
+        load_ms=session.load_ms,
+        notes=session.signature.guesses,
+    )

@@ -1,0 +1,158 @@
+"""What a runner promises, and the messages between the front and a runner's process.
+
+The messages are msgpack by msgspec, typed: what a hostile graph may have made of its
+process is read as data, never run as pickled code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelserver.signatures import Kind, Signature
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from modelserver.runners.frames import Frame
+
+Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
+"""One image's arrays, by the role that the signature gives them."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner needs to load a model.
+
+    Attributes:
+        graph, sidecar: paths; ``sidecar`` may be ``None``.
+        slots: runs at a time; 0 chooses by the device.
+        max_batch: images a run takes at most; 0 chooses by the device.
+        gpu: which of the visible GPUs to use, as ``CUDA_VISIBLE_DEVICES`` names it;
+            ``None`` leaves it to TensorFlow.
+        require_gpu: fail rather than run on the CPU.
+    """
+
+    name: str
+    kind: Kind
+    graph: str
+    sidecar: str | None
+    slots: int = 0
+    max_batch: int = 0
+    gpu: str | None = None
+    require_gpu: bool = False
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What loading a model found out; the child's first message.
+
+    Attributes:
+        device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
+        slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
+        load_ms: from the start of reading the graph to the end of the warm-up.
+        notes: a sentence for each choice worth a log line.
+    """
+
+    signature: Signature
+    device: str
+    slots: int
+    max_batch: int
+    load_ms: float
+    notes: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """Runs one model's graph. Thread-safe once open; closed by whoever opened it."""
+
+    @property
+    def ended(self) -> Future[str]:
+        """Resolves once the runner can run no more, with a short reason."""
+
+    def open(self) -> Facts:
+        """Load, warm up and return what was found; blocks.
+
+        Raises:
+            GraphError, SidecarError: the files are at fault.
+            ModelCrashed: the process died, or did not get ready in time.
+        """
+
+    def allocate(self, shape: tuple[int, ...]) -> Frame:
+        """Return memory for one image, uint8 of ``shape``.
+
+        Raises:
+            Overloaded: the images in flight leave no room.
+        """
+
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Outputs]]:
+        """Start one run of some images of one shape; results come in their order.
+
+        The future fails with a RequestError: RunnerDied, OutOfMemory or RunFailed.
+        """
+
+    def close(self) -> None:
+        """End the runner. Idempotent; at most about two seconds."""
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where in the arena an image lies."""
+
+    offset: int
+    shape: tuple[int, ...]
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Front to child: run these images."""
+
+    number: int
+    places: list[Place]
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """An array as it crosses the pipe."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def pack(cls, array: NDArray[np.generic]) -> Array:
+        """Copy an array of any numeric dtype into a message."""
+        return cls(array.dtype.str, array.shape, array.tobytes())
+
+    def unpack(self) -> NDArray[np.generic]:
+        """Return the array, read-only.
+
+        Raises:
+            ValueError, TypeError: the message is not consistent.
+        """
+        dtype = np.dtype(self.dtype)
+        if dtype.hasobject:
+            raise TypeError(f"{self.dtype} is no numeric dtype")
+        return np.frombuffer(self.data, dtype).reshape(self.shape)
+
+
+class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a run's outputs, one dict an image."""
+
+    number: int
+    outputs: list[dict[str, Array]]
+
+
+class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a run failed; ``reason`` is for the log only."""
+
+    number: int
+    reason: str
+    out_of_memory: bool
+
+
+class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: the model cannot be served, and why."""
+
+    reason: str
+
+
+Reply: TypeAlias = Facts | Ran | RunError | LoadError

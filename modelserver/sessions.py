@@ -1,0 +1,230 @@
+"""One model's graph in a TensorFlow session of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver import graphs, images
+from modelserver.errors import GraphError, OutOfMemory, RequestError, RunFailed
+from modelserver.signatures import Signature, read_sidecar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from modelserver.signatures import Kind
+
+log = logging.getLogger(__name__)
+v1 = tf.compat.v1
+
+# Each op runs in the caller's own thread. With one intra-op thread and as many runs
+# side by side as there are cores this is the fastest setting measured on a CPU
+# (docs/benchmarks.md), for one client as for many.
+_CALLERS_THREAD = -1
+# Warm-up image for a graph that takes any size: about what phones and cameras send
+# once reduced.
+_ANY_SIZE = (480, 640)
+_GPU_BATCH = 32
+_GPU_SLOTS = 2
+
+
+class ModelSession:
+    """A loaded graph, ready to run. ``run`` is thread-safe; ``close`` must come last.
+
+    Args:
+        name: for the log.
+        kind: which task the graph is to do.
+        graph: the frozen graph's file.
+        sidecar: the optional ``<prefix>.json``.
+        slots, max_batch: 0 chooses by the device.
+        require_gpu: refuse to load without one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        graph: Path,
+        sidecar: Path | None = None,
+        *,
+        slots: int = 0,
+        max_batch: int = 0,
+        require_gpu: bool = False,
+    ) -> None:
+        self._name = name
+        self._kind = kind
+        self._path = graph
+        self._sidecar = sidecar
+        self._require_gpu = require_gpu
+        self.slots = slots
+        self.max_batch = max_batch
+        self.device = "CPU"
+        self.load_ms = 0.0
+        self.signature: Signature
+        self._session: Any = None
+        self._call: Callable[..., Sequence[NDArray[np.generic]]]
+
+    def open(self) -> None:
+        """Read the graph, find what it takes and gives, and run it once.
+
+        Raises:
+            GraphError, SidecarError: with what is wrong and what to do.
+        """
+        started = time.perf_counter()
+        sidecar = read_sidecar(self._sidecar) if self._sidecar else None
+        self._choose_device()
+        graph = graphs.import_graph(graphs.read_graph_def(self._path))
+        self.signature = graphs.find_signature(graph, self._kind, sidecar)
+        graph.finalize()
+        self._session = v1.Session(graph=graph, config=self._config())
+        self._call = self._session.make_callable(
+            list(self.signature.outputs.values()),
+            feed_list=[self.signature.input, *self.signature.feeds],
+            accept_options=True,
+        )
+        self._warm_up()
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _choose_device(self) -> None:
+        """Settle slots and batch size, which differ between GPU and CPU."""
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus and self._require_gpu:
+            raise GraphError(
+                "REQUIRE_GPU is set and TensorFlow finds no GPU here; install "
+                "requirements.txt on a machine with an NVIDIA driver, or unset it."
+            )
+        if gpus:
+            details = tf.config.experimental.get_device_details(gpus[0])
+            name = details.get("device_name", "unknown")
+            self.device = f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}: {name}"
+        self.slots = self.slots or (_GPU_SLOTS if gpus else _cores())
+        self.max_batch = self.max_batch or (_GPU_BATCH if gpus else 1)
+        self._options = None
+        if not gpus:
+            self._options = v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
+
+    def _config(self) -> Any:
+        config = v1.ConfigProto()
+        config.gpu_options.allow_growth = True
+        if self._options is not None:
+            config.intra_op_parallelism_threads = 1
+            config.inter_op_parallelism_threads = 1
+        return config
+
+    def _warm_up(self) -> None:
+        """Run once, and once with two images, to see whether the graph can batch."""
+        height, width = self.signature.size or _ANY_SIZE
+        image = np.full((height, width, self.signature.channels), 127, np.uint8)
+        try:
+            self.run([image])
+        except RequestError as error:
+            raise GraphError(
+                f"The graph cannot be run on a {width} x {height} image: "
+                f"{error.__cause__ or error}"
+            ) from error
+        limit = self.signature.batch
+        self.max_batch = min(self.max_batch, limit) if limit else self.max_batch
+        if self.max_batch > 1 and not self._batches(image):
+            self.max_batch = 1
+
+    def _batches(self, image: NDArray[np.uint8]) -> bool:
+        """Whether two images in one run give two answers."""
+        try:
+            return len(self.run([image, image])) == 2  # noqa: PLR2004
+        except RequestError:
+            log.info("%s takes one image a run: its batch is fixed", self._name)
+            return False
+
+    def run(
+        self, frames: Sequence[NDArray[np.uint8]]
+    ) -> list[Mapping[str, NDArray[np.generic]]]:
+        """Run the graph once on some images of one shape.
+
+        Args:
+            frames: uint8 [height, width, channels] each.
+
+        Returns:
+            For each image its arrays by role, without the batch axis.
+
+        Raises:
+            OutOfMemory: the device's memory did not do.
+            RunFailed: TensorFlow refused; its words are in ``__cause__``.
+            BadModelOutput: the outputs do not fit the batch.
+        """
+        feed = prepare(frames, self.signature)
+        try:
+            arrays = self._call(
+                feed, *self.signature.feeds.values(), options=self._options
+            )
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemory from error
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            log.warning("%s failed a run: %s", self._name, str(error)[:500])
+            raise RunFailed from error
+        return split(arrays, self.signature, len(frames))
+
+    def close(self) -> None:
+        """Close the session. Idempotent; no run may be under way."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
+    """Turn images into what the graph is fed.
+
+    A single uint8 image is passed on as a view, without a copy.
+
+    Returns:
+        An array of the signature's dtype and layout, or encoded bytes.
+    """
+    if signature.bgr:
+        frames = [frame[..., ::-1] for frame in frames]
+    if signature.layout == "encoded":
+        return images.encode_png(frames[0])
+    if signature.layout == "encoded_batch":
+        return np.array([images.encode_png(frame) for frame in frames], dtype=object)
+    batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
+    if signature.layout == "HWC":
+        batch = batch[0]
+    if signature.dtype == "uint8":
+        return batch
+    feed = batch.astype(signature.dtype)
+    feed -= np.asarray(signature.mean, signature.dtype)
+    feed *= np.asarray(signature.scale, signature.dtype)
+    return feed
+
+
+def split(
+    arrays: Sequence[NDArray[np.generic]], signature: Signature, count: int
+) -> list[Mapping[str, NDArray[np.generic]]]:
+    """Give each image its part of a run's outputs.
+
+    A graph that takes one image may answer without a batch axis, or with one of 1;
+    the tasks take both. For several images the first axis must be the batch.
+
+    Raises:
+        RunFailed: an output's first axis is not the batch.
+    """
+    roles = list(signature.outputs)
+    if count == 1:
+        return [dict(zip(roles, map(np.asarray, arrays), strict=True))]
+    if any(np.ndim(array) == 0 or len(array) != count for array in arrays):
+        raise RunFailed
+    return [
+        {role: array[i] for role, array in zip(roles, arrays, strict=True)}
+        for i in range(count)
+    ]
+
+
+def _cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,107 @@
+"""Fixtures that several test files share."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo_models import zoo_folder
+
+from modelserver.registry import Stage
+from modelserver.settings import Settings
+
+SECONDS = 120
+
+__all__ = ["zoo_folder"]  # a fixture for all files
+
+
+def make_settings(**environ):
+    """Settings from variables, as an operator gives them."""
+    return Settings.from_environ({name: str(value) for name, value in environ.items()})
+
+
+def photo(colour=(200, 100, 50), size=(32, 24), form="PNG"):
+    """A photo's file: one colour all over."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, tuple(colour)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def noise(size=(48, 64), seed=0):
+    """Pixels, uint8 [height, width, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty model folder."""
+    path = tmp_path / "models"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def uploads(tmp_path):
+    """An upload folder that must be empty after the test."""
+    path = tmp_path / "pics"
+    path.mkdir()
+    yield path
+    assert list(path.iterdir()) == []
+
+
+@pytest.fixture
+def serving(folder, uploads):
+    """A function that serves what lies in the model folder and gives a test client.
+
+    Sessions are in this process unless a test asks otherwise, which is fast.
+    """
+    from modelserver.web.factory import create_app
+
+    apps = []
+
+    def serve(kind="detection", **environ):
+        defaults = {
+            "MODEL_FOLDER": folder,
+            "UPLOAD_FOLDER": uploads,
+            "ISOLATION": "inline",
+        }
+        app = create_app(kind, make_settings(**{**defaults, **environ}))
+        apps.append(app)
+        backend = app.extensions["modelserver"]
+        backend.start()
+        assert backend.registry.wait(
+            lambda registry: all(e.stage is not Stage.LOADING for e in registry),
+            SECONDS,
+        )
+        return app.test_client()
+
+    yield serve
+    for app in apps:
+        app.extensions["modelserver"].close()
+
+
+EDGE = "edge-of-a-part"
+
+
+def form(fields, file=None):
+    """The bytes of a multipart form, as curl sends it."""
+    parts = [
+        f'--{EDGE}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        + value.encode()
+        for name, value in fields.items()
+    ]
+    if file is not None:
+        head = 'Content-Disposition: form-data; name="file"; filename="photo.jpg"'
+        parts.append(f"--{EDGE}\r\n{head}\r\n\r\n".encode() + file)
+    return b"\r\n".join([*parts, f"--{EDGE}--\r\n".encode()])
+
+
+def post(client, path, model, file, **options):
+    """POST a multipart form and give the response."""
+    return post_form(client, path, form({"modelname": model}, file), **options)
+
+
+def post_form(client, path, body, **options):
+    """POST a form's bytes and give the response."""
+    kind = f"multipart/form-data; boundary={EDGE}"
+    return client.post(path, data=body, content_type=kind, **options)
