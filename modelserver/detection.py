@@ -1,0 +1,114 @@
+"""The detection task: a photo in, labelled boxes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from modelserver.labels import LabelMap
+
+
+# Label ids are int32 in a label map; a class beyond is no number of any label.
+_MAX_CLASS = 2**31
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object that was found.
+
+    Attributes:
+        class_id: the label map's id.
+        confidence: 0..1, a float32 value, the shortest decimal that reads back as it.
+        box: x1, y1, x2, y2 in [0, 1], of the upright photo's width and height.
+    """
+
+    class_id: int
+    label: str
+    confidence: float
+    box: tuple[float, float, float, float]
+
+
+def parse(
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: LabelMap,
+    least: float = 0.0,
+    window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+) -> list[Detection]:
+    """Turn one image's arrays into detections, highest confidence first.
+
+    Args:
+        outputs: ``boxes`` [N, 4] ymin xmin ymax xmax, ``scores`` [N], ``classes`` [N],
+            perhaps ``count``; leading axes of 1 are taken too. Rows past ``count`` and
+            rows that hold a NaN or an infinity are no detections.
+        least: what confidence a detection must have at least, compared as float32.
+        window: ymin xmin ymax xmax of what the graph was shown, in the photo's
+            normalised coordinates; other than all of it where the photo was cropped or
+            padded for the graph.
+
+    Raises:
+        ValueError: the arrays' shapes do not fit together.
+    """
+    scores = np.asarray(outputs["scores"], np.float32).reshape(-1)
+    boxes = np.asarray(outputs["boxes"], np.float32).reshape(-1, 4)
+    classes = np.asarray(outputs["classes"], np.float64).reshape(-1)
+    if not len(scores) == len(boxes) == len(classes):
+        raise ValueError(
+            f"{len(boxes)} boxes, {len(scores)} scores and {len(classes)} classes"
+        )
+    keep = np.isfinite(scores) & (scores >= np.float32(least))
+    keep &= (np.abs(classes) < _MAX_CLASS) & np.isfinite(boxes).all(axis=1)
+    if "count" in outputs:
+        keep[_whole(outputs["count"]) :] = False
+    rows = np.flatnonzero(keep)
+    rows = rows[np.argsort(-scores[rows], kind="stable")]
+    corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
+    sides = [shortest(column) for column in corners.T]
+    ids = np.rint(classes[rows]).astype(np.int64).tolist()
+    return [
+        Detection(class_id, labels.name(class_id), score, box)
+        for class_id, score, box in zip(
+            ids, shortest(scores[rows]), zip(*sides, strict=True), strict=True
+        )
+    ]
+
+
+def _in_photo(
+    boxes: NDArray[np.float32], window: tuple[float, float, float, float]
+) -> NDArray[np.float32]:
+    """Move boxes [N, 4] from what the graph was shown to the whole photo."""
+    ymin, xmin, ymax, xmax = window
+    if window == (0.0, 0.0, 1.0, 1.0):
+        return boxes
+    scale = np.array([ymax - ymin, xmax - xmin] * 2, np.float32)
+    return boxes * scale + np.array([ymin, xmin] * 2, np.float32)
+
+
+def shortest(values: NDArray[np.float32]) -> list[float]:
+    """Return float32 values as floats with the fewest digits that read back as them."""
+    return [float(str(value)) for value in values]
+
+
+def to_json(detections: Sequence[Detection]) -> list[dict[str, object]]:
+    """Return detections in the contract's shape."""
+    return [
+        {
+            "class": one.class_id,
+            "label": one.label,
+            "confidence": one.confidence,
+            "bounding_box": list(one.box),
+        }
+        for one in detections
+    ]
+
+
+def _whole(count: NDArray[np.generic]) -> int:
+    """Return ``num_detections`` as a count of rows; a NaN cuts nothing."""
+    value = float(np.asarray(count, np.float64).reshape(-1)[0])
+    return max(0, int(value)) if np.isfinite(value) else np.iinfo(np.int64).max

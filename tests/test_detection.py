@@ -1,0 +1,123 @@
+"""The detection task: arrays in, detections out."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from modelserver.detection import parse, shortest, to_json
+from modelserver.labels import LabelMap
+
+LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})
+
+
+def outputs(scores, classes=None, boxes=None, count=None):
+    """Arrays as a graph gives them for one image, with the batch axis."""
+    n = len(scores)
+    arrays = {
+        "scores": np.array([scores], np.float32),
+        "classes": np.array([classes if classes is not None else [1] * n], np.float32),
+        "boxes": np.array(
+            [boxes if boxes is not None else [[0.1, 0.2, 0.3, 0.4]] * n], np.float32
+        ),
+    }
+    if count is not None:
+        arrays["count"] = np.array([count], np.float32)
+    return arrays
+
+
+def test_a_box_is_turned_to_x_first():
+    """TensorFlow's ymin xmin ymax xmax becomes x1 y1 x2 y2."""
+    (one,) = parse(outputs([0.9], boxes=[[0.1, 0.2, 0.3, 0.4]]), LABELS)
+    assert one.box == pytest.approx((0.2, 0.1, 0.4, 0.3))
+
+
+def test_the_threshold_itself_is_a_match():
+    """0.8 as float32 is at or above 0.8; the next float32 below is not."""
+    below = np.nextafter(np.float32(0.8), np.float32(0))
+    found = parse(outputs([0.8, below]), LABELS, 0.8)
+    assert [one.confidence for one in found] == [0.8]
+
+
+def test_the_highest_confidence_comes_first():
+    """The order does not depend on the graph's."""
+    found = parse(outputs([0.3, 0.9, 0.5], classes=[1, 2, 300]), LABELS)
+    assert [one.label for one in found] == ["dog", "okapi", "cat"]
+
+
+def test_rows_past_num_detections_are_no_detections():
+    """Padding with old scores is cut."""
+    assert len(parse(outputs([0.9, 0.9, 0.9], count=2), LABELS)) == 2
+    assert len(parse(outputs([0.9], count=7), LABELS)) == 1
+    assert parse(outputs([0.9], count=-1), LABELS) == []
+    assert len(parse(outputs([0.9], count=float("nan")), LABELS)) == 1
+
+
+def test_class_ids_above_255_stay_whole():
+    """Ids are integers of any size."""
+    (one,) = parse(outputs([0.9], classes=[300]), LABELS)
+    assert (one.class_id, one.label) == (300, "okapi")
+
+
+def test_an_unknown_class_says_so():
+    """It is labelled by its number."""
+    (one,) = parse(outputs([0.9], classes=[77]), LABELS)
+    assert one.label == "unknown:77"
+
+
+def test_boxes_are_clipped_to_the_photo():
+    """What sticks out is cut off."""
+    (one,) = parse(outputs([0.9], boxes=[[-0.5, 0.1, 1.5, 0.4]]), LABELS)
+    assert one.box == pytest.approx((0.1, 0.0, 0.4, 1.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_no_numbers_are_no_detections(bad):
+    """A NaN or an infinity in score, class or box drops that row only."""
+    assert len(parse(outputs([bad, 0.9]), LABELS)) == 1
+    assert len(parse(outputs([0.9, 0.9], classes=[bad, 1]), LABELS)) == 1
+    rows = [[bad, 0, 1, 1], [0, 0, 1, 1]]
+    assert len(parse(outputs([0.9, 0.9], boxes=rows), LABELS)) == 1
+
+
+def test_arrays_that_do_not_fit_are_an_error():
+    """Two scores for one box cannot be served."""
+    arrays = outputs([0.9, 0.8])
+    arrays["boxes"] = arrays["boxes"][:, :1]
+    with pytest.raises(ValueError, match="1 boxes, 2 scores and 2 classes"):
+        parse(arrays, LABELS)
+
+
+def test_the_json_is_the_contracts():
+    """Just these keys, in this order."""
+    found = parse(outputs([0.9375612], classes=[2]), LABELS)
+    text = json.dumps(to_json(found))
+    assert text.startswith(
+        '[{"class": 2, "label": "dog", "confidence": 0.9375612, "bounding_box": ['
+    )
+
+
+@given(hnp.arrays(np.float32, 20, elements=st.floats(width=32)))
+def test_whatever_a_graph_answers_is_plain_json(values):
+    """Any scores, classes and boxes give a document without NaN."""
+    arrays = outputs(values, classes=values, boxes=np.tile(values[:, None], 4))
+    found = parse(arrays, LABELS)
+    json.dumps(to_json(found), allow_nan=False)
+    assert all(0 <= side <= 1 for one in found for side in one.box)
+
+
+@given(st.floats(0, 1, width=32))
+def test_a_confidence_reads_back_as_the_same_float32(value):
+    """The shortest digits lose nothing."""
+    (short,) = shortest(np.array([value], np.float32))
+    assert np.float32(short) == np.float32(value)
+
+
+def test_boxes_of_a_padded_photo_are_moved_back_to_it():
+    """A wide photo that was padded to a square: the middle half is the photo."""
+    arrays = outputs([0.9], boxes=[[0.25, 0.5, 0.75, 1.0]])
+    (one,) = parse(arrays, LABELS, window=(-0.5, 0.0, 1.5, 1.0))
+    assert one.box == pytest.approx((0.5, 0.0, 1.0, 1.0))

@@ -1,0 +1,323 @@
+"""The registry: loading, failing, dying, coming back and closing."""
+
+import gc
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from modelserver.errors import (
+    GraphError,
+    ModelCrashed,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+)
+from modelserver.registry import Recovery, Registry, Stage
+
+SECONDS = 20
+
+
+@dataclass(frozen=True)
+class FakeFiles:
+    """Stands for a model's files; another version has another fingerprint."""
+
+    name: str
+    version: int = 1
+    kind: str = "detection"
+    paths: tuple = ()
+
+    @property
+    def fingerprint(self):
+        return self.version
+
+    def digest(self):
+        return f"digest of {self.name} {self.version}"
+
+
+class FakeModel:
+    """Stands for a loaded model; a test ends it."""
+
+    def __init__(self, files, closed):
+        self.files = files
+        self.ended = Future()
+        self._closed = closed
+        self.error = None
+
+    def die(self, how="SIGKILL"):
+        self.ended.set_result(how)
+
+    def close(self):
+        self._closed.append(self.files.name)
+        if not self.ended.done():
+            self.ended.set_result("closed")
+        if self.error:
+            raise self.error
+
+
+class World:
+    """A loader whose next answer a test chooses, a clock and a folder."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.folder = {}
+        self.errors = {}
+        self.models = {}
+        self.closed = []
+        self.loads = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.loading = 0
+        self.most = 0
+        self.lock = threading.Lock()
+
+    def load(self, files):
+        with self.lock:
+            self.loads.append(files.version)
+            self.loading += 1
+            self.most = max(self.most, self.loading)
+        self.gate.wait(SECONDS)
+        with self.lock:
+            self.loading -= 1
+        if files in self.errors:
+            raise self.errors[files]
+        model = self.models[files.name] = FakeModel(files, self.closed)
+        return model
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def registry(world):
+    registry = Registry(
+        world.load,
+        hint="Put models into the folder.",
+        loads=2,
+        clock=lambda: world.now,
+        rescan=world.folder.get,
+        look_s=0.001,
+    )
+    yield registry
+    world.gate.set()
+    registry.close()
+
+
+def stage(name, wanted):
+    """A condition for ``Registry.wait``."""
+    return lambda registry: {e.files.name: e.stage for e in registry}[name] is wanted
+
+
+def entry(registry, name):
+    return next(e for e in registry if e.files.name == name)
+
+
+def test_a_model_serves_once_it_is_loaded(registry, world):
+    """Until then it is loading, and says so."""
+    world.gate.clear()
+    registry.add(FakeFiles("a"))
+    assert not registry.ready
+    with pytest.raises(ModelNotReady, match="'a' is loading"):
+        registry.get("a")
+    world.gate.set()
+    assert registry.wait(lambda r: r.ready, SECONDS)
+    assert registry.get("a") is world.models["a"]
+    assert entry(registry, "a").digest == "digest of a 1"
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are(registry):
+    """Or, where there is none, with what to do."""
+    with pytest.raises(ModelNotFound, match="Put models into the folder"):
+        registry.get("x")
+    for name in ("b", "a"):
+        registry.add(FakeFiles(name))
+    with pytest.raises(ModelNotFound, match=r"'x'. The models here are: a, b"):
+        registry.get("x")
+
+
+def test_two_models_of_one_name_are_refused(registry):
+    """A name is a key."""
+    registry.add(FakeFiles("a"))
+    with pytest.raises(ValueError, match="already"):
+        registry.add(FakeFiles("a"))
+
+
+def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, world):
+    """Ready does not wait for a model that cannot be."""
+    bad = FakeFiles("bad")
+    world.errors[bad] = GraphError("There is no image input.")
+    registry.add(bad)
+    registry.add(FakeFiles("good"))
+    assert registry.wait(lambda r: r.ready, SECONDS)
+    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert entry(registry, "bad").reason == "There is no image input."
+    with pytest.raises(ModelFailed, match="GET /models"):
+        registry.get("bad")
+    assert registry.get("good")
+
+
+def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, world):
+    """Its words go to the log only."""
+    bad = FakeFiles("bad")
+    world.errors[bad] = RuntimeError("secret")
+    registry.add(bad)
+    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert "secret" not in entry(registry, "bad").reason
+
+
+def test_a_failed_model_is_loaded_again_once_its_files_change(registry, world):
+    """And not before: a crash in warm-up waits for a new file."""
+    bad = world.folder["m"] = FakeFiles("m")
+    world.errors[bad] = ModelCrashed("SIGSEGV while loading")
+    registry.add(bad)
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    world.now += 10_000
+    world.folder["m"] = replace(bad, version=2)
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert world.loads == [1, 2]
+
+
+def test_a_model_that_dies_comes_back_after_a_second(registry, world):
+    """Meanwhile its requests get 503 with the time to wait."""
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    first = registry.get("m")
+    first.die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    with pytest.raises(ModelNotReady, match="restarting") as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 1.0
+    assert not entry(registry, "m").first
+    assert "SIGKILL" in entry(registry, "m").reason
+    world.now += 1
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.get("m") is not first
+    assert world.closed == ["m"]
+
+
+def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
+    """The model is FAILED with the signal's name and tried again after a minute."""
+    registry.add(FakeFiles("m"))
+    for wait_s in (1, 2):
+        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        registry.get("m").die()
+        assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+        world.now += wait_s
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    registry.get("m").die("SIGSEGV")
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert "SIGSEGV" in entry(registry, "m").reason
+    with pytest.raises(ModelFailed) as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 60.0
+    world.now += 60
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
+    """A new file is a new chance."""
+    files = world.folder["m"] = FakeFiles("m")
+    registry.add(files)
+    for wait_s in (1, 2, 0):
+        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        registry.get("m").die()
+        assert registry.wait(lambda r: not stage("m", Stage.READY)(r), SECONDS)
+        world.now += wait_s
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    world.folder["m"] = replace(files, version=2)
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def test_no_more_models_load_at_once_than_allowed(registry, world):
+    """Two here."""
+    world.gate.clear()
+    for number in range(5):
+        registry.add(FakeFiles(f"m{number}"))
+    world.gate.set()
+    assert registry.wait(lambda r: all(e.stage is Stage.READY for e in r), SECONDS)
+    assert 1 <= world.most <= 2
+
+
+def test_closing_goes_backwards_and_survives_a_failing_close(registry, world):
+    """Every model is closed, the last that came first."""
+    for name in ("a", "b", "c"):
+        registry.add(FakeFiles(name))
+        assert registry.wait(stage(name, Stage.READY), SECONDS)
+    world.models["b"].error = OSError("stuck")
+    registry.close()
+    registry.close()
+    assert world.closed == ["c", "b", "a"]
+    with pytest.raises(ModelNotReady, match="closed"):
+        registry.get("a")
+    with pytest.raises(ValueError, match="closed"):
+        registry.add(FakeFiles("d"))
+
+
+def test_a_model_that_gets_ready_while_closing_is_closed_too(world):
+    """A load under way cannot be stopped, but its result is not kept."""
+    world.gate.clear()
+    closed = threading.Event()
+    with Registry(world.load, clock=lambda: world.now, look_s=0.001) as registry:
+        registry.add(FakeFiles("m"))
+        while not world.loads:
+            closed.wait(0.001)
+        registry.close()
+        world.gate.set()
+        thread = registry._threads[0]
+        thread.join(SECONDS)
+    assert world.closed == ["m"]
+
+
+def test_a_registry_that_was_never_used_closes_quietly(world):
+    """As in a process that only starts others."""
+    with Registry(world.load):
+        pass
+    assert world.closed == []
+
+
+def test_a_registry_that_is_dropped_open_warns(world):
+    """Whoever opens, closes."""
+    registry = Registry(world.load)
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    with pytest.warns(ResourceWarning, match="dropped open"):
+        registry.__del__()
+    registry.close()
+    gc.collect()
+
+
+def test_the_backoff_doubles_and_is_forgotten_in_the_end():
+    """Deaths far apart: 1, 2, 4 ... 60 s; after twenty quiet minutes 1 again."""
+    recovery, now, waits = Recovery(), 0.0, []
+    for _ in range(8):
+        waits.append(recovery.after_death(now)[0])
+        now += 100
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert recovery.after_death(now + 1300) == (1, False)
+
+
+def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
+    """60, 120, 240, 480, 600, 600."""
+    recovery, now, waits = Recovery(), 0.0, []
+    for _ in range(6):
+        for _ in range(3):
+            wait_s, opened = recovery.after_death(now)
+            now += 1
+        assert opened
+        waits.append(wait_s)
+        now += wait_s
+    assert waits == [60, 120, 240, 480, 600, 600]
+
+
+def test_the_stand_ins_are_true_to_discovery():
+    """They have what its own values have."""
+    from modelserver.discovery import ModelFiles
+
+    files = ModelFiles("m", "detection", Path("m.frozen.pb"), None, None)
+    for name in ("name", "kind", "paths", "fingerprint", "digest"):
+        assert hasattr(files, name)
+        assert hasattr(FakeFiles("m"), name)
