@@ -1,0 +1,5 @@
+"""``python -m modelserver``."""
+
+from modelserver.cli import main
+
+main(prog_name="python -m modelserver")
