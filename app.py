@@ -1,0 +1,10 @@
+"""The detection app: ``python app.py``, port 5000."""
+
+from modelserver.web.factory import create_app
+from modelserver.web.serving import serve, start_errors
+
+with start_errors():
+    app = create_app("detection")
+
+if __name__ == "__main__":
+    serve(app, default_port=5000)

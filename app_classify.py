@@ -1,0 +1,10 @@
+"""The classification app: ``python app_classify.py``, port 5432."""
+
+from modelserver.web.factory import create_app
+from modelserver.web.serving import serve, start_errors
+
+with start_errors():
+    app = create_app("classification")
+
+if __name__ == "__main__":
+    serve(app, default_port=5432)

@@ -1,0 +1,1 @@
+"""HTTP: the only part of the package that knows Flask and gunicorn."""

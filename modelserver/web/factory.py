@@ -1,0 +1,55 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+import atexit
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from modelserver.settings import Settings
+from modelserver.web import access, api, page, problems
+from modelserver.web.backend import Backend
+from modelserver.web.spooling import SpooledRequest
+
+if TYPE_CHECKING:
+    from modelserver.signatures import Kind
+
+DEFAULT_PORTS: dict[Kind, int] = {"detection": 5000, "classification": 5432}
+
+# A form of ours has two small fields; what has many more or longer ones is an attack.
+# Werkzeug holds its read buffer of 64 KiB against the same limit.
+_MAX_FORM_PARTS = 10
+_MAX_FORM_BYTES = 128 * 1024
+
+
+def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
+    """Make an app for one kind of model.
+
+    Starts no thread and no process: call ``app.extensions["modelserver"].start()`` in
+    the process that serves; the first request does it otherwise. The models are closed
+    at this process's exit.
+
+    Args:
+        settings: read from the environment when not given.
+
+    Raises:
+        StartError: a setting is wrong, or a GPU is required and there is none.
+    """
+    if settings is None:
+        settings = Settings.from_environ(port=DEFAULT_PORTS[kind])
+    backend = Backend(kind, settings)
+    app = Flask("modelserver.web")
+    app.request_class = SpooledRequest
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_upload_mb * 1024 * 1024,
+        MAX_FORM_PARTS=_MAX_FORM_PARTS,
+        MAX_FORM_MEMORY_SIZE=_MAX_FORM_BYTES,
+    )
+    app.extensions["modelserver"] = backend
+    access.install(app, settings)
+    problems.install(app)
+    app.register_blueprint(api.blueprint(kind))
+    app.register_blueprint(page.blueprint(kind))
+    atexit.register(backend.close)
+    return app

@@ -1,0 +1,117 @@
+"""Turning errors into answers: ``application/problem+json`` (RFC 9457), in one place.
+
+To the standard's members ``error`` is added, with the detail's text: many clients of
+other model servers read that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import msgspec
+from flask import Response, g
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+)
+
+from modelserver.errors import (
+    InternalError,
+    RequestError,
+    Unauthorized,
+    UploadTooLarge,
+)
+from modelserver.web.backend import backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flask import Flask
+
+log = logging.getLogger(__name__)
+
+
+def install(app: Flask) -> None:
+    """Register the handlers for every error that can leave a view."""
+    app.register_error_handler(RequestError, request_error)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(Exception, unknown_error)
+    app.add_url_rule("/problems/<slug>", view_func=explain)
+
+
+def problem(status: int, title: str, detail: str, slug: str | None = None) -> Response:
+    """Return a problem as a response.
+
+    Args:
+        slug: names the type; a problem without one is of type ``about:blank``.
+    """
+    body = {
+        "type": f"/problems/{slug}" if slug else "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+    }
+    return Response(
+        msgspec.json.encode(body), status, content_type="application/problem+json"
+    )
+
+
+def request_error(error: RequestError) -> Response:
+    """Answer an error of ours."""
+    response = problem(error.status, error.title, str(error), error.slug)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="modelserver"'
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("%s", error, extra={"request_id": g.get("request_id")})
+    return response
+
+
+def http_error(error: HTTPException) -> Response:
+    """Answer an error of the framework's, in our form."""
+    if isinstance(error, RequestEntityTooLarge):
+        limit_mb = backend().settings.max_upload_mb
+        return request_error(
+            UploadTooLarge(
+                f"The request is too large: the body may have {limit_mb} MiB "
+                "(MAX_UPLOAD_MB), in few and short form fields."
+            )
+        )
+    status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    response = problem(
+        status, error.name, (error.description or error.name).split("\n")[0]
+    )
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response
+
+
+def unknown_error(error: Exception) -> Response:
+    """Answer a bug of ours: the log has it all, the client a number to ask about."""
+    number = g.get("request_id")
+    log.error("request %s failed", number, exc_info=error)
+    return request_error(InternalError(number))
+
+
+def explain(slug: str) -> Response:
+    """``GET /problems/<slug>``: what a problem's type means."""
+    for kind in kinds():
+        if kind.slug == slug:
+            meaning = (kind.__doc__ or kind.title).split("\n")[0]
+            body = {"title": kind.title, "status": int(kind.status), "detail": meaning}
+            return Response(msgspec.json.encode(body), content_type="application/json")
+    raise NotFound
+
+
+def kinds(base: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
+    """All classes of request errors."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
