@@ -147,7 +147,7 @@ def started(*arguments, folder, uploads, tmp_path, **environ):
             ),
             "it listens",
         )
-        match = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", err.read_text())
+        match = re.search(r"Listening at: http://[\d.]+:(\d+)", err.read_text())
         assert match, err.read_text()
         server.port = int(match[1])
         server.url = f"http://127.0.0.1:{match[1]}"

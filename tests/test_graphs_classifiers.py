@@ -156,8 +156,8 @@ def test_an_auxiliary_head_is_not_the_answer():
     """Of two softmaxes the main one is taken, and the choice is told."""
 
     def heads(logits):
-        tf.nn.softmax(logits, name="Predictions/Softmax")
         tf.nn.softmax(logits * 2, name="AuxLogits/Softmax")
+        tf.nn.softmax(logits, name="Predictions/Softmax")
 
     signature = find(tiny_graphs.classifier(end=heads))
     assert signature.outputs == {"scores": "Predictions/Softmax:0"}

@@ -127,6 +127,36 @@ def test_other_arithmetic_tells_nothing(before):
     assert inner_scaling(ends) is None
 
 
+@pytest.mark.parametrize(
+    ("before", "factor", "shift"),
+    [
+        (lambda x: 128.0 - x, -1, 128),
+        (lambda x: x - 128.0, 1, -128),
+        (lambda x: (x + 2.0) * 3.0, 3, 6),
+        (lambda x: (x - 2.0) / 4.0, 0.25, -0.5),
+        (lambda x: 10.0 - (x * 2.0 - 1.0), -2, 11),
+    ],
+    ids=["from", "less", "plus, times", "less, over", "from less"],
+)
+def test_arithmetic_is_followed(before, factor, shift):
+    """What becomes of a pixel is known as a factor and a shift."""
+    graph = network(before=before)
+    (pixels, *_) = follow_pixels(graph.get_tensor_by_name("input:0"))
+    assert np.unique(pixels.factor).tolist() == [factor]
+    assert np.unique(pixels.shift).tolist() == [shift]
+
+
+def test_arithmetic_is_followed_through_a_loop_over_the_batch():
+    """What a graph does behind the loop that resizes each image counts as well."""
+    with tiny_graphs.building(old_loops=True) as graph:
+        image = v1.placeholder(tf.float32, (None, None, None, 3), "input")
+        small = tf.map_fn(lambda one: tf.squeeze(bilinear(one[None], (6, 8)), 0), image)
+        tf.nn.softmax(tiny_graphs.colour_logits(small * 2.0 - 1.0))
+    signature = find(graph)
+    assert signature.scale == (pytest.approx(1 / 255),)
+    assert signature.inner_size == (6, 8)
+
+
 def test_a_sidecar_wins_over_every_guess():
     """Mean and scale given are used, and no guess is told."""
     graph = network("vgg_16/x", before=lambda x: x - 128.0, shape=(None, 8, 8, 3))

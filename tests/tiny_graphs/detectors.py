@@ -127,7 +127,7 @@ def map_resizing_detector(size=(6, 8)):
     with building(old_loops=True) as graph:
         image = v1.placeholder(tf.uint8, (None, None, None, 3), "image_tensor")
         small = tf.map_fn(
-            lambda one: v1.image.resize_bilinear(one[None], size)[0],
+            lambda one: tf.squeeze(v1.image.resize_bilinear(one[None], size), 0),
             tf.cast(image, tf.float32),
         )
         name_outputs(small * (2 / 255) * (255 / 2))
