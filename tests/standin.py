@@ -1,0 +1,68 @@
+"""A small app with the door that the real ones have, to be served by gunicorn in tests.
+
+``/hold`` answers when something is written to the FIFO of the variable ``FIFO``;
+``/wait`` answers when the models are closed. What happens is reported on stdout.
+"""
+
+import atexit
+import os
+import threading
+from pathlib import Path
+
+from flask import Flask
+
+from modelserver.errors import StartError
+from modelserver.logs import report
+from modelserver.web.serving import serve, start_errors
+
+
+class Backend:
+    """Starts and closes nothing, and says so with its process's id."""
+
+    def __init__(self):
+        self.closed = threading.Event()
+
+    def start(self):
+        """Start, or fail as asked by a variable."""
+        if "FAIL_START" in os.environ:
+            raise StartError("There is no GPU.")
+        report(f"started in {os.getpid()}")
+
+    def close(self):
+        """Close once."""
+        if not self.closed.is_set():
+            report(f"closed in {os.getpid()}")
+            self.closed.set()
+
+
+def create_app():
+    """Make the app, or fail as asked by a variable."""
+    if "FAIL_APP" in os.environ:
+        raise StartError("The app is broken.")
+    app = Flask("standin")
+    backend = app.extensions["modelserver"] = Backend()
+    atexit.register(backend.close)
+
+    @app.get("/pid")
+    def pid():
+        return str(os.getpid())
+
+    @app.get("/hold")
+    def hold():
+        report("holding")
+        return Path(os.environ["FIFO"]).read_text()
+
+    @app.get("/wait")
+    def wait():
+        report("waiting")
+        backend.closed.wait()
+        return "closed"
+
+    return app
+
+
+with start_errors():
+    app = create_app()
+
+if __name__ == "__main__":
+    serve(app, default_port=5000)
