@@ -210,29 +210,26 @@ def test_a_killed_runner_comes_back_and_harms_nobody_else(tiny, uploads, tmp_pat
         for pid in first:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not (first & server.runners()), "they are gone")
-        response = server.wait("/readyz", (200,))
-        assert server.post("/detect", "echo", photo()).status_code == 200
-        wait_for(lambda: len(server.runners()) == 2, "both are back")
-        server.wait()
-        wait_for(
-            lambda: server.post("/detect", "white", photo()).status_code == 200,
-            "both serve",
-        )
+        for name in ("echo", "white"):
+            wait_for(lambda name=name: serves(server, name), "it is back")
+        assert httpx.get(server.url + "/readyz").status_code == 200
         response = server.post("/detect", "white", photo((255, 255, 255)))
         assert response.status_code == 503
         assert response.json()["type"] == "/problems/runner-died"
         assert int(response.headers["Retry-After"]) >= 1
         assert server.post("/detect", "echo", photo()).status_code == 200
         assert httpx.get(server.url + "/livez").status_code == 200
-        wait_for(
-            lambda: server.post("/detect", "white", photo()).status_code == 200,
-            "it is back",
-        )
+        wait_for(lambda: serves(server, "white"), "it is back")
         models = httpx.get(server.url + "/models").json()["models"]
         assert {one["name"]: one["restarts"] for one in models} == {
             "echo": 1,
             "white": 2,
         }
+
+
+def serves(server, name):
+    """Whether a model answers a photo."""
+    return server.post("/detect", name, photo()).status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -1,0 +1,166 @@
+"""One model: from an upload to its frame, and from its files to what serves."""
+
+import numpy as np
+import pytest
+import tiny_graphs
+from conftest import make_settings, photo
+
+from modelserver import discovery, errors, images
+from modelserver.models import Loader
+
+LIMIT = 4096
+
+
+@pytest.fixture
+def loaded(folder):
+    """A function that loads the model ``m`` of the folder, in this process."""
+    models = []
+
+    def load(graph, kind="classification", sidecar="", **environ):
+        ending = ".pb" if kind == "classification" else ".frozen.pb"
+        tiny_graphs.write(folder / f"m{ending}", graph)
+        if sidecar:
+            (folder / "m.json").write_text(sidecar)
+        (files,) = discovery.discover(folder, kind).models
+        models.append(Loader(make_settings(ISOLATION="inline", **environ))(files))
+        return models[-1]
+
+    yield load
+    for model in models:
+        model.close()
+
+
+def half_and_half(size=(100, 50)):
+    """A photo whose left half is red and whose right half is blue."""
+    import io
+
+    from PIL import Image
+
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2, 0] = 255
+    pixels[:, size[0] // 2 :, 2] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("how", "corner"), [("stretch", 255), ("crop", 255), ("pad", 0)]
+)
+def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loaded):
+    """Stretched, cropped or padded; only that much goes to the runner."""
+    model = loaded(tiny_graphs.classifier(), sidecar=f'{{"resize": "{how}"}}')
+    frame, picture = model.prepare(half_and_half())
+    height, width = model.facts.signature.size
+    assert frame.pixels.shape == (height, width, 3)
+    assert (picture.width, picture.height) == (100, 50)
+    assert frame.pixels[0, 0, 0] == corner
+    assert frame.pixels[height // 2, 0, 0] == 255
+    frame.release()
+
+
+def test_a_gray_model_gets_one_channel(loaded):
+    """Weighed as the eye does."""
+    model = loaded(tiny_graphs.gray_classifier())
+    frame, _ = model.prepare(photo((0, 255, 0)))
+    assert frame.pixels.shape[2] == 1
+    assert frame.pixels[0, 0, 0] == 150
+    frame.release()
+
+
+def test_boxes_of_a_padded_photo_come_back_in_its_own_frame(loaded):
+    """The window is what the graph was shown."""
+    model = loaded(
+        tiny_graphs.echo_detector((None, 64, 64, 3)),
+        "detection",
+        '{"resize": "pad"}',
+    )
+    frame, picture = model.prepare(half_and_half())
+    assert model.window(picture) == pytest.approx((-0.5, 0.0, 1.5, 1.0))
+    frame.release()
+
+
+def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
+    """Never below twice the model's size; in full where FULL_DECODE asks."""
+    graph = tiny_graphs.resizing_detector((30, 40))
+    large = photo(size=(640, 480), form="JPEG")
+    frame, picture = loaded(graph, "detection").prepare(large)
+    assert frame.pixels.shape == (60, 80, 3)
+    assert (picture.width, picture.height) == (640, 480)
+    frame.release()
+    frame, _ = loaded(graph, "detection", FULL_DECODE=True).prepare(large)
+    assert frame.pixels.shape == (480, 640, 3)
+    frame.release()
+
+
+@pytest.mark.parametrize("kind", ["classification", "detection"])
+def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
+    kind, loaded, monkeypatch
+):
+    """However far it got, the room is there for the next."""
+    graph = {
+        "classification": tiny_graphs.classifier,
+        "detection": tiny_graphs.echo_detector,
+    }[kind]()
+    model = loaded(graph, kind, MAX_IMAGE_PIXELS=LIMIT, MAX_PIXELS_IN_FLIGHT=LIMIT)
+    damaged = photo(size=(60, 60), form="JPEG")[:-200]
+
+    def broken(*_args, **_options):
+        raise errors.UndecodableImage("broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "resize", broken)
+        for _ in range(5):
+            with pytest.raises(errors.UndecodableImage):
+                model.prepare(damaged)
+            if kind == "classification":
+                with pytest.raises(errors.UndecodableImage):
+                    model.prepare(photo(size=(60, 60)))
+    frame, _ = model.prepare(photo(size=(60, 60)))
+    frame.release()
+
+
+def test_images_in_flight_have_a_budget(loaded):
+    """One that finds no room is refused with 503, and fits later."""
+    model = loaded(
+        tiny_graphs.echo_detector(),
+        "detection",
+        MAX_IMAGE_PIXELS=LIMIT,
+        MAX_PIXELS_IN_FLIGHT=LIMIT,
+    )
+    first, _ = model.prepare(photo(size=(60, 60)))
+    with pytest.raises(errors.Overloaded):
+        model.prepare(photo(size=(60, 60)))
+    first.release()
+    model.prepare(photo(size=(60, 60)))[0].release()
+
+
+def test_a_refused_frame_is_released(loaded):
+    """After closing nothing is taken, and nothing is kept."""
+    model = loaded(
+        tiny_graphs.echo_detector(),
+        "detection",
+        MAX_IMAGE_PIXELS=LIMIT,
+        MAX_PIXELS_IN_FLIGHT=LIMIT,
+    )
+    frame, _ = model.prepare(photo(size=(60, 60)))
+    model._batcher.close(errors.ModelNotReady("m", "closing"))
+    with pytest.raises(errors.ModelNotReady):
+        model.submit(frame)
+    model.prepare(photo(size=(60, 60)))[0].release()
+
+
+def test_a_label_map_that_does_not_fit_is_warned_about(loaded, folder, caplog):
+    """With what to set."""
+    (folder / "m.labels.txt").write_text("\n".join("abcdefgh"))
+    caplog.set_level("INFO")
+    model = loaded(tiny_graphs.classifier())
+    assert "label_offset" in caplog.text
+    assert model.offset == 0
+
+
+def test_models_take_the_gpus_in_turn_and_keep_theirs():
+    """Round robin by first load; a model that comes back stays where it was."""
+    loader = Loader(make_settings(), gpus=("0", "GPU-b"))
+    assert [loader._gpu(name) for name in "abcab"] == ["0", "GPU-b", "0", "0", "GPU-b"]
+    assert Loader(make_settings())._gpu("a") is None
