@@ -10,11 +10,11 @@ from modelserver.batching import Batcher, Done
 from modelserver.errors import ModelNotReady
 from modelserver.images import Limits, Picture
 from modelserver.runners import (
+    Answer,
     Facts,
     Frame,
     InlineRunner,
     Job,
-    Outputs,
     ProcessRunner,
     Runner,
 )
@@ -69,9 +69,9 @@ class Model:
             max_pixels=settings.max_image_pixels,
             max_header_pixels=settings.max_header_pixels,
         )
-        self._batcher: Batcher[Frame, Outputs] = Batcher(
+        self._batcher: Batcher[Frame, Answer] = Batcher(
             runner.run,
-            slots=facts.slots,
+            slots=facts.slots + runner.ahead,
             max_batch=facts.max_batch,
             capacity=settings.queue_length,
             key=lambda frame: frame.pixels.shape,
@@ -152,7 +152,7 @@ class Model:
         shape = picture.pixels.shape
         return images.source_window(shape, signature.size, signature.resize)
 
-    def submit(self, frame: Frame) -> Future[Done[Outputs]]:
+    def submit(self, frame: Frame) -> Future[Done[Answer]]:
         """Queue a frame; it is released when the future is done, however that ends.
 
         Raises:
@@ -220,6 +220,8 @@ class Loader:
             max_batch=settings.max_batch,
             gpu=self._gpu(files.name),
             require_gpu=settings.require_gpu,
+            rewrite=settings.rewrite_graphs,
+            score_floor=_score_floor(settings),
         )
         arena_bytes = _CHANNELS * settings.max_pixels_in_flight
         if settings.isolation == "inline":
@@ -237,3 +239,10 @@ class Loader:
             return None
         place = self._places.setdefault(name, len(self._places))
         return self._gpus[place % len(self._gpus)]
+
+
+def _score_floor(settings: Settings) -> float:
+    """Return below which score nobody will see a detection; 0 where all are seen."""
+    if settings.debug:
+        return 0.0
+    return min(settings.score_floor, settings.min_confidence)

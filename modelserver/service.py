@@ -129,13 +129,13 @@ class Service:
             raise DeadlinePassed(timeout_s) from None
         ran = time.perf_counter()
         try:
-            result = parse(model, done.result, picture)
+            result = parse(model, done.result.outputs, picture)
         except (ValueError, KeyError) as error:
             raise BadModelOutput(name, str(error)) from error
         timings = Timings(
             decode=(decoded - started) * 1000,
-            queue=done.queue_ms,
-            run=done.run_ms,
+            queue=done.queue_ms + done.run_ms - done.result.run_ms,
+            run=done.result.run_ms,
             post=(time.perf_counter() - ran) * 1000,
         )
         report(

@@ -65,10 +65,11 @@ def test_images_cross_and_arrays_come_back(isolation, opened):
     assert runner.facts.device == "CPU"
     colours = [(10, 20, 30), (200, 20, 30)]
     frames = [frame_of(runner, colour) for colour in colours]
-    for outputs, colour in zip(
+    for (outputs, run_ms), colour in zip(
         runner.run(frames).result(SECONDS), colours, strict=True
     ):
         assert outputs["classes"].reshape(-1)[0] == tiny_graphs.echoed(*colour)[0]
+        assert run_ms > 0
     assert not runner.ended.done()
 
 
@@ -79,7 +80,7 @@ def test_many_runs_at_once_are_not_mixed_up(isolation, opened):
     def one(red):
         frame = frame_of(runner, (red, 0, 0))
         try:
-            (outputs,) = runner.run([frame]).result(SECONDS)
+            ((outputs, _),) = runner.run([frame]).result(SECONDS)
         finally:
             frame.release()
         return outputs["classes"].reshape(-1)[0]
@@ -215,7 +216,7 @@ def test_a_reply_that_answers_nothing_is_an_error():
     job = Job(name="m", kind="detection", graph="x", sidecar=None)
     runner = ProcessRunner(job, arena_bytes=1)
     with pytest.raises(KeyError):
-        runner._settle(Ran(number=7, outputs=[]))
+        runner._settle(Ran(number=7, outputs=[], run_ms=1.0))
     facts = msgspec.json.decode(
         b'{"type": "Facts", "signature": {"kind": "detection", "input": "x",'
         b' "dtype": "uint8", "layout": "NHWC", "outputs": {}}, "device": "CPU",'

@@ -3,9 +3,10 @@
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.inline import InlineRunner
 from modelserver.runners.process import ProcessRunner
-from modelserver.runners.protocol import Facts, Job, Outputs, Runner
+from modelserver.runners.protocol import Answer, Facts, Job, Outputs, Runner
 
 __all__ = [
+    "Answer",
     "Arena",
     "Facts",
     "Frame",

@@ -25,7 +25,7 @@ import msgspec
 from modelserver import logs
 from modelserver.errors import ModelError, OutOfMemory, RequestError
 from modelserver.runners.frames import attach
-from modelserver.runners.inline import facts, open_session
+from modelserver.runners.inline import facts, open_session, timed
 from modelserver.runners.protocol import (
     Array,
     Job,
@@ -96,7 +96,7 @@ class Child:
     def run(self, session: ModelSession, message: Run) -> Reply:
         """Run a graph on the images that a message names."""
         try:
-            outputs = session.run([self._frame(place) for place in message.places])
+            answers = timed(session, [self._frame(place) for place in message.places])
         except RequestError as error:
             return RunError(
                 number=message.number,
@@ -104,9 +104,10 @@ class Child:
                 out_of_memory=isinstance(error, OutOfMemory),
             )
         packed = [
-            {role: Array.pack(array) for role, array in one.items()} for one in outputs
+            {role: Array.pack(array) for role, array in one.outputs.items()}
+            for one in answers
         ]
-        return Ran(number=message.number, outputs=packed)
+        return Ran(number=message.number, outputs=packed, run_ms=answers[0].run_ms)
 
     def _frame(self, place: Place) -> NDArray[np.uint8]:
         height, width, channels = place.shape

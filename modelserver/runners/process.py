@@ -33,10 +33,10 @@ from modelserver.errors import (
 )
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import (
+    Answer,
     Facts,
     Job,
     LoadError,
-    Outputs,
     Place,
     Ran,
     Reply,
@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 
 # How long a child is given to end by itself once its socket is closed.
 _CLOSE_S = 2.0
+# One run more than the child has slots lies in its socket, so that a slot that gets
+# free starts at once and does not wait for the front to hear of it.
+_AHEAD = 1
 
 
 class ProcessRunner:
@@ -64,6 +67,8 @@ class ProcessRunner:
         load_timeout_s: a child that is not ready by then is killed.
         log_format: for the child's log lines.
     """
+
+    ahead = _AHEAD
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class ProcessRunner:
         self._log_format = log_format
         self._decoder = msgspec.msgpack.Decoder(Reply)
         self._numbers = count()
-        self._pending: dict[int, Future[Sequence[Outputs]]] = {}
+        self._pending: dict[int, Future[Sequence[Answer]]] = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: Future[str] = Future()
@@ -179,9 +184,9 @@ class ProcessRunner:
         """See ``Runner.allocate``."""
         return self._arena.allocate(shape)
 
-    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Outputs]]:
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
         """See ``Runner.run``."""
-        future: Future[Sequence[Outputs]] = Future()
+        future: Future[Sequence[Answer]] = Future()
         number = next(self._numbers)
         with self._lock:
             if self._dead:
@@ -217,11 +222,11 @@ class ProcessRunner:
 
     def _settle(self, reply: Reply) -> None:
         if isinstance(reply, Ran):
-            outputs = [
-                {role: array.unpack() for role, array in one.items()}
+            answers = [
+                Answer({role: a.unpack() for role, a in one.items()}, reply.run_ms)
                 for one in reply.outputs
             ]
-            self._take(reply.number).set_result(outputs)
+            self._take(reply.number).set_result(answers)
         elif isinstance(reply, RunError):
             log.warning(
                 "%s: a run failed: %s", self._job.name, reply.reason.splitlines()[:1]
@@ -231,7 +236,7 @@ class ProcessRunner:
         else:
             raise TypeError("a load was answered twice")
 
-    def _take(self, number: int) -> Future[Sequence[Outputs]]:
+    def _take(self, number: int) -> Future[Sequence[Answer]]:
         with self._lock:
             return self._pending.pop(number)
 

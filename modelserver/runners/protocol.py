@@ -7,7 +7,7 @@ process is read as data, never run as pickled code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,17 @@ Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
 """One image's arrays, by the role that the signature gives them."""
 
 
+class Answer(NamedTuple):
+    """What a run gave for one image.
+
+    Attributes:
+        run_ms: milliseconds that the graph ran, without waiting for a slot.
+    """
+
+    outputs: Outputs
+    run_ms: float
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner needs to load a model.
 
@@ -34,6 +45,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         gpu: which of the visible GPUs to use, as ``CUDA_VISIBLE_DEVICES`` names it;
             ``None`` leaves it to TensorFlow.
         require_gpu: fail rather than run on the CPU.
+        rewrite: run the graph rewritten, where that answers the same.
+        score_floor: detections below it are never answered; 0 for none.
     """
 
     name: str
@@ -44,6 +57,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 0
     gpu: str | None = None
     require_gpu: bool = False
+    rewrite: bool = True
+    score_floor: float = 0.0
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -67,6 +82,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Runner(Protocol):
     """Runs one model's graph. Thread-safe once open; closed by whoever opened it."""
 
+    ahead: int
+    """Runs that may be started beyond the slots, so that the next is there already."""
+
     @property
     def ended(self) -> Future[str]:
         """Resolves once the runner can run no more, with a short reason."""
@@ -86,7 +104,7 @@ class Runner(Protocol):
             Overloaded: the images in flight leave no room.
         """
 
-    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Outputs]]:
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
         """Start one run of some images of one shape; results come in their order.
 
         The future fails with a RequestError: RunnerDied, OutOfMemory or RunFailed.
@@ -135,10 +153,11 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a run's outputs, one dict an image."""
+    """Child to front: a run's outputs, one dict an image, and how long it ran."""
 
     number: int
     outputs: list[dict[str, Array]]
+    run_ms: float
 
 
 class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
