@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import time
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver import graphs, images
+from modelserver import graphs, images, rewriting
 from modelserver.errors import GraphError, OutOfMemory, RequestError, RunFailed
 from modelserver.signatures import Signature, read_sidecar
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from modelserver.signatures import Kind
 
+    _Call = Callable[..., Sequence[NDArray[np.generic]]]
+
 log = logging.getLogger(__name__)
 v1 = tf.compat.v1
 
@@ -32,6 +36,9 @@ _CALLERS_THREAD = -1
 # Warm-up image for a graph that takes any size: about what phones and cameras send
 # once reduced.
 _ANY_SIZE = (480, 640)
+# A rewritten graph is compared on one image at least, and on more up to this time: a
+# large model's run takes seconds.
+_COMPARE_S = 10.0
 _GPU_BATCH = 32
 _GPU_SLOTS = 2
 
@@ -46,6 +53,8 @@ class ModelSession:
         sidecar: the optional ``<prefix>.json``.
         slots, max_batch: 0 chooses by the device.
         require_gpu: refuse to load without one.
+        rewrite: run the graph rewritten, where that answers the same.
+        score_floor: detections below it are never answered; 0 for none.
     """
 
     def __init__(
@@ -58,19 +67,24 @@ class ModelSession:
         slots: int = 0,
         max_batch: int = 0,
         require_gpu: bool = False,
+        rewrite: bool = True,
+        score_floor: float = 0.0,
     ) -> None:
         self._name = name
         self._kind = kind
         self._path = graph
         self._sidecar = sidecar
         self._require_gpu = require_gpu
+        self._rewrite = rewrite
+        self._score_floor = score_floor
         self.slots = slots
         self.max_batch = max_batch
         self.device = "CPU"
         self.load_ms = 0.0
+        self.notes: tuple[str, ...] = ()
         self.signature: Signature
         self._session: Any = None
-        self._call: Callable[..., Sequence[NDArray[np.generic]]]
+        self._call: _Call
 
     def open(self) -> None:
         """Read the graph, find what it takes and gives, and run it once.
@@ -81,17 +95,82 @@ class ModelSession:
         started = time.perf_counter()
         sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         self._choose_device()
-        graph = graphs.import_graph(graphs.read_graph_def(self._path))
+        graph_def = graphs.read_graph_def(self._path)
+        graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(graph, self._kind, sidecar)
+        self.notes = self.signature.guesses
+        if self._rewrite:
+            graph = self._rewritten(graph_def, graph)
+        if self._session is None:
+            self._session, self._call = self._start(graph, self._config())
+        self._warm_up()
+        del graph_def, graph
+        give_memory_back()
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _start(self, graph: Any, config: Any) -> tuple[Any, _Call]:
+        """Give a session on a graph, and what runs it."""
         graph.finalize()
-        self._session = v1.Session(graph=graph, config=self._config())
-        self._call = self._session.make_callable(
+        session = v1.Session(graph=graph, config=config)
+        call = session.make_callable(
             list(self.signature.outputs.values()),
             feed_list=[self.signature.input, *self.signature.feeds],
             accept_options=True,
         )
-        self._warm_up()
-        self.load_ms = (time.perf_counter() - started) * 1000
+        return session, call
+
+    def _rewritten(self, graph_def: Any, graph: Any) -> Any:
+        """Give the graph to run: the rewritten one if it answers the same.
+
+        On a CPU its session is the one that serves, and is left open.
+        """
+        try:
+            made = rewriting.rewrite(
+                graph_def, self.signature, score_floor=self._score_floor
+            )
+            if not made.notes:
+                return graph
+            faster = graphs.import_graph(made.graph_def)
+            difference = self._difference(graph, faster)
+        except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
+            difference = f"{type(error).__name__}: {str(error)[:300]}"
+        if difference is not None:
+            log.warning("%s is run as it is, not rewritten: %s", self._name, difference)
+            self._close_session()
+            return graph
+        self.notes = (*self.notes, f"rewritten: {', '.join(made.notes)}")
+        return faster
+
+    def _difference(self, graph: Any, faster: Any) -> str | None:
+        """Run both graphs on the same images, on the CPU, which computes in full."""
+        config = self._config()
+        config.device_count["GPU"] = 0
+        config.allow_soft_placement = self._options is None
+        self._session, self._call = self._start(faster, config)
+        plain = v1.ConfigProto()
+        plain.CopyFrom(config)
+        plain.graph_options.rewrite_options.disable_meta_optimizer = True
+        session, call = self._start(graph, plain)
+        started = time.perf_counter()
+        try:
+            for image in rewriting.sample_images(self.signature):
+                feed = prepare([image], self.signature)
+                before, after = (
+                    split(self._fetch(run, feed), self.signature, 1)[0]
+                    for run in (call, self._call)
+                )
+                difference = rewriting.first_difference(
+                    before, after, self.signature, self._score_floor
+                )
+                if difference is not None:
+                    return difference
+                if time.perf_counter() - started > _COMPARE_S:
+                    break
+        finally:
+            session.close()
+        if self._options is None:
+            self._close_session()
+        return None
 
     def _choose_device(self) -> None:
         """Settle slots and batch size, which differ between GPU and CPU."""
@@ -161,9 +240,7 @@ class ModelSession:
         """
         feed = prepare(frames, self.signature)
         try:
-            arrays = self._call(
-                feed, *self.signature.feeds.values(), options=self._options
-            )
+            arrays = self._fetch(self._call, feed)
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemory from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
@@ -171,11 +248,29 @@ class ModelSession:
             raise RunFailed from error
         return split(arrays, self.signature, len(frames))
 
+    def _fetch(self, call: _Call, feed: Any) -> Sequence[NDArray[np.generic]]:
+        return call(feed, *self.signature.feeds.values(), options=self._options)
+
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
+        self._close_session()
+
+    def _close_session(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def give_memory_back() -> None:
+    """Give the system back the memory that loading used: a quarter of a process.
+
+    Loading holds a graph several times over, in objects that refer to each other; and
+    glibc keeps what is freed for itself.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:

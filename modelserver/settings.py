@@ -215,6 +215,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SCORE_FLOOR", "0.01", Number(float, 0, 1), "",
         "Detectors drop boxes below this score early; lowered by itself to what"
         " `MIN_CONFIDENCE` asks for."),
+    Setting("REWRITE_GRAPHS", "True", Flag(), "",
+        "Rewrite graphs at load so that they run faster; off runs them untouched."),
     Setting("LOAD_TIMEOUT_S", "120", Number(float, 1, 3600), "s",
         "The longest a model may take to load."),
     Setting("REQUEST_TIMEOUT_S", "30", Number(float, 0.1, 3600), "s",
@@ -252,6 +254,7 @@ class Settings:
     max_pixels_in_flight: int
     full_decode: bool
     score_floor: float
+    rewrite_graphs: bool
     load_timeout_s: float
     request_timeout_s: float
 
@@ -279,6 +282,12 @@ class Settings:
             raise SettingError(
                 "MAX_HEADER_PIXELS",
                 str(self.max_header_pixels),
+                f"at least MAX_IMAGE_PIXELS, which is {self.max_image_pixels}",
+            )
+        if self.max_pixels_in_flight < self.max_image_pixels:
+            raise SettingError(
+                "MAX_PIXELS_IN_FLIGHT",
+                str(self.max_pixels_in_flight),
                 f"at least MAX_IMAGE_PIXELS, which is {self.max_image_pixels}",
             )
         if self.api_token and self.allow_anonymous:

@@ -111,7 +111,11 @@ class Runner(Protocol):
         """
 
     def close(self) -> None:
-        """End the runner. Idempotent; at most about two seconds."""
+        """End the runner. Idempotent.
+
+        A process is gone within some two seconds; in this process the runs under way
+        are waited for.
+        """
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
