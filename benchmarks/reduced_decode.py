@@ -35,11 +35,11 @@ def enlarged(path: Path, times: int) -> bytes:
 
 def detect(model: Model, key: int, file: bytes) -> tuple[Boxes, bool]:
     """Return what is found, in pixels of the original photo, and whether reduced."""
-    frame, picture = model.prepare(file)
-    reduced = frame.pixels.shape[:2] != (picture.height, picture.width)
-    done = model.submit(frame).result()
+    photo = model.prepare(file)
+    reduced = photo.frame.pixels.shape[:2] != (photo.height, photo.width)
+    done = model.submit(photo.frame).result()
     found = detection.parse(done.result.outputs, model.labels)
-    scale = np.tile([picture.height, picture.width], 2)
+    scale = np.tile([photo.height, photo.width], 2)
     boxes = np.array([one.box for one in found]).reshape(-1, 4)[:, [1, 0, 3, 2]] * scale
     scores = np.array([one.confidence for one in found])
     classes = np.array([one.class_id for one in found])

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 def top(model: Model, file: bytes) -> Classification:
     """Return a photo's best class."""
-    frame, _ = model.prepare(file)
-    done = model.submit(frame).result()
+    done = model.submit(model.prepare(file).frame).result()
     softmax = model.facts.signature.softmax
     return classification.parse(
         done.result.outputs, model.labels, model.offset, softmax=softmax

@@ -1,6 +1,6 @@
 """How soon a started server answers, and what its front holds in memory.
 
-    python benchmarks/startup.py MODEL_FOLDER PHOTO [--rounds 5] [--requests 100]
+    python -m benchmarks.startup MODEL_FOLDER PHOTO [--rounds 5] [--requests 100]
 
 Starts ``python app.py`` on a free port again and again and prints the medians: seconds
 until ``/livez`` and until ``/readyz`` answer 200, and after some requests the resident
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,15 +22,12 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks import results
+from benchmarks.processes import front_and_runners, memory_mb
+from modelserver.bench.starting import free_port
+
 ROOT = Path(__file__).parent.parent
 SECONDS = 120
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str) -> None:
@@ -43,20 +39,6 @@ def wait_for(url: str) -> None:
                 return
         time.sleep(0.01)
     raise SystemExit(f"{url} did not answer 200 within {SECONDS} s")
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-def children(pid: int) -> list[int]:
-    """Process ids of a process's children, in all its threads."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(word) for task in tasks for word in task.read_text().split()]
 
 
 def one_round(folder: Path, photo: bytes, requests: int) -> dict[str, float]:
@@ -92,15 +74,14 @@ def one_round(folder: Path, photo: bytes, requests: int) -> dict[str, float]:
                     timeout=SECONDS,
                 )
                 answer.raise_for_status()
-            (worker,) = children(server.pid)
-            (runner,) = children(worker)
+            worker, (runner,) = front_and_runners(server.pid)
             maps = Path(f"/proc/{worker}/maps").read_text()
             return {
                 "/livez, s": live,
                 "/readyz, s": ready,
-                "front, MB": resident_mb(worker),
-                "arbiter, MB": resident_mb(server.pid),
-                "runner, MB": resident_mb(runner),
+                "front, MB": memory_mb(worker)["rss"],
+                "arbiter, MB": memory_mb(server.pid)["rss"],
+                "runner, MB": memory_mb(runner)["rss"],
                 "TensorFlow in the front": float("tensorflow" in maps),
             }
         finally:
@@ -111,19 +92,23 @@ def one_round(folder: Path, photo: bytes, requests: int) -> dict[str, float]:
 def main() -> None:
     """Measure some rounds and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with one detection model")
+    parser.add_argument("folder", type=Path, help="with one detector")
     parser.add_argument("photo", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
     given = parser.parse_args()
     photo = given.photo.read_bytes()
     rounds = [
         one_round(given.folder.resolve(), photo, given.requests)
         for _ in range(given.rounds)
     ]
-    for name in rounds[0]:
-        values = [one[name] for one in rounds]
-        print(f"{name:24} {statistics.median(values):8.2f}   of {given.rounds}")
+    medians = {
+        name: statistics.median(one[name] for one in rounds) for name in rounds[0]
+    }
+    for name, value in medians.items():
+        results.say(f"{name:24} {value:8.2f}   of {given.rounds}")
+    results.write({"rounds": given.rounds, "medians": medians}, given.out)
 
 
 if __name__ == "__main__":
