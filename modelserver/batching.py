@@ -94,6 +94,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_Ticket[Item, Result]] = deque()
         self._closed: RequestError | None = None
         self._item_s: float | None = None
+        # The item that a timer runs for: one timer for each, not one for each caller.
+        self._awaited: _Ticket[Item, Result] | None = None
 
     @property
     def max_batch(self) -> int:
@@ -141,12 +143,21 @@ class Batcher(Generic[Item, Result]):
     def _dispatch(self) -> None:
         while batch := self._take():
             started = self._clock()
-            try:
-                future = self._run([ticket.item for ticket in batch])
-            except RequestError as error:
-                future = Future()
-                future.set_exception(error)
-            future.add_done_callback(partial(self._finished, batch, started))
+            future = self._start(batch)
+            # A run that has ended already is settled in this loop: as a callback it
+            # would call this function again, once deeper for each item that waits.
+            if future.done():
+                self._settle(batch, started, future)
+            else:
+                future.add_done_callback(partial(self._finished, batch, started))
+
+    def _start(self, batch: list[_Ticket[Item, Result]]) -> Future[Sequence[Result]]:
+        try:
+            return self._run([ticket.item for ticket in batch])
+        except Exception as error:  # noqa: BLE001 - the batch's callers get it, whatever
+            future: Future[Sequence[Result]] = Future()
+            future.set_exception(error)
+            return future
 
     def _take(self) -> list[_Ticket[Item, Result]]:
         """Take the next batch and its slot, or nothing."""
@@ -181,9 +192,11 @@ class Batcher(Generic[Item, Result]):
         left = oldest.submitted + self._delay_s - self._clock()
         if left <= 0 or oldest.alone:
             return False
-        timer = threading.Timer(left, self._dispatch)
-        timer.daemon = True
-        timer.start()
+        if oldest is not self._awaited:
+            self._awaited = oldest
+            timer = threading.Timer(left, self._dispatch)
+            timer.daemon = True
+            timer.start()
         return True
 
     def _finished(
@@ -192,7 +205,17 @@ class Batcher(Generic[Item, Result]):
         started: float,
         future: Future[Sequence[Result]],
     ) -> None:
-        """Free the slot, start what waits, then answer: the graph is never idle."""
+        """Answer a batch and start what waits, in the thread that brings its end."""
+        self._settle(batch, started, future)
+        self._dispatch()
+
+    def _settle(
+        self,
+        batch: list[_Ticket[Item, Result]],
+        started: float,
+        future: Future[Sequence[Result]],
+    ) -> None:
+        """Free a batch's slot and answer its callers, or queue it again in parts."""
         seconds = self._clock() - started
         error = future.exception()
         if error is None and len(future.result()) != len(batch):
@@ -204,7 +227,6 @@ class Batcher(Generic[Item, Result]):
                 each = seconds / len(batch)
                 mean = self._item_s if self._item_s is not None else each
                 self._item_s = mean + _SMOOTHING * (each - mean)
-        self._dispatch()
         if again:
             return
         for position, ticket in enumerate(batch):

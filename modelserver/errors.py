@@ -13,7 +13,8 @@ The tree:
     │   ├── GraphError
     │   └── ModelCrashed
     └── RequestError          answers one request, as application/problem+json
-        ├── MissingField 400 · BadRequest 400 · Unauthorized 401 · ModelNotFound 404
+        ├── MissingField 400 · BadRequest 400 · Unauthorized 401 · LoopbackOnly 403
+        ├── ModelNotFound 404
         ├── UploadTooLarge 413 · ImageTooLarge 413 · NotAnImage 415
         ├── UndecodableImage 422
         ├── ModelNotReady 503 · ModelFailed 503 · RunnerDied 503 · Overloaded 503
@@ -84,7 +85,15 @@ class GraphError(ModelError):
 
 
 class ModelCrashed(ModelError):
-    """The model's process died; the message names the signal or the exit code."""
+    """The model's process died; the message names the signal or the exit code.
+
+    Attributes:
+        from_outside: somebody killed it, so the graph may not be at fault.
+    """
+
+    def __init__(self, reason: str, *, from_outside: bool = False) -> None:
+        super().__init__(reason)
+        self.from_outside = from_outside
 
 
 class RequestError(ModelServerError):
@@ -134,6 +143,17 @@ class Unauthorized(RequestError):
             "This server needs its API token, as 'Authorization: Bearer TOKEN' "
             "or as 'X-API-Key: TOKEN'."
         )
+
+
+class LoopbackOnly(RequestError):
+    """The client is on another machine, and no token or permission was set."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "This machine only"
+    slug = "loopback-only"
+
+    def __init__(self) -> None:
+        super().__init__("Without API_TOKEN this server answers its own machine only.")
 
 
 class ModelNotFound(RequestError):
@@ -206,16 +226,14 @@ class ModelNotReady(RequestError):
 
 
 class ModelFailed(RequestError):
-    """The model could not be loaded; ``/models`` tells why."""
+    """The model could not be loaded, or died too often; ``/models`` tells why."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     title = "Model failed"
     slug = "model-failed"
 
     def __init__(self, name: str, retry_after_s: float = 60.0) -> None:
-        super().__init__(
-            f"The model {name!r} could not be loaded; GET /models tells why."
-        )
+        super().__init__(f"The model {name!r} has failed; GET /models tells why.")
         self.retry_after_s = retry_after_s
 
 
@@ -228,9 +246,7 @@ class RunnerDied(RequestError):
     retry_after_s = 2.0
 
     def __init__(self) -> None:
-        super().__init__(
-            "The model's process ended during this request and is being restarted."
-        )
+        super().__init__("The model's process ended during this request; it restarts.")
 
 
 class Overloaded(RequestError):
@@ -240,8 +256,10 @@ class Overloaded(RequestError):
     title = "Overloaded"
     slug = "overloaded"
 
-    def __init__(self, retry_after_s: float = 1.0) -> None:
-        super().__init__("The model's queue is full; try again shortly.")
+    def __init__(
+        self, retry_after_s: float = 1.0, what: str = "The model's queue is full"
+    ) -> None:
+        super().__init__(f"{what}; try again shortly.")
         self.retry_after_s = retry_after_s
 
 
@@ -254,9 +272,7 @@ class OutOfMemory(RequestError):
     retry_after_s = 2.0
 
     def __init__(self) -> None:
-        super().__init__(
-            "The model's device ran out of memory; send a smaller image or try again."
-        )
+        super().__init__("The model's device ran out of memory; try a smaller image.")
 
 
 class DeadlinePassed(RequestError):

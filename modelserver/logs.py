@@ -97,7 +97,13 @@ def _written_out(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:  # a class of Python 3.10 takes no brackets
+    _StreamHandler = logging.StreamHandler
+
+
+class _Handler(_StreamHandler):
     """Keeps a log that cannot be written from stopping the thread that logs."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from modelserver import images, labels
 from modelserver.batching import Batcher, Done
@@ -37,6 +37,25 @@ log = logging.getLogger(__name__)
 _REDUCE_TO = 2
 # Of a decoded image: RGB.
 _CHANNELS = 3
+# Room beside the decoded photos for what they were resized to.
+_FITTED_BYTES = 64 << 20
+Window: TypeAlias = tuple[float, float, float, float]
+_WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
+
+
+class Prepared(NamedTuple):
+    """An upload that is ready to run.
+
+    Attributes:
+        width, height: of the upright photo, in pixels.
+        window: ymin xmin ymax xmax of what the graph is shown, in the photo's
+            normalised coordinates.
+    """
+
+    frame: Frame
+    width: int
+    height: int
+    window: Window
 
 
 class Model:
@@ -83,11 +102,15 @@ class Model:
         """Resolves once the model can serve no more."""
         return self._runner.ended
 
-    def prepare(self, data: bytes | memoryview | mmap.mmap) -> tuple[Frame, Picture]:
+    def prepare(self, data: bytes | memoryview | mmap.mmap) -> Prepared:
         """Decode an upload into memory that the runner reads.
 
+        Whatever is decoded lies in the runner's arena, so the images in flight never
+        take more than ``MAX_PIXELS_IN_FLIGHT`` allows, of whatever size the graph is
+        fed.
+
         Returns:
-            The frame, to be given to :meth:`submit` or released, and what was decoded.
+            With a frame to be given to :meth:`submit` or released.
 
         Raises:
             RequestError: it is no image, too large, broken, or there is no room.
@@ -97,12 +120,16 @@ class Model:
         at_least = None
         if target is not None and not self._full_decode:
             at_least = (_REDUCE_TO * target[0], _REDUCE_TO * target[1])
+        frame, picture = self._decode(data, at_least)
         if signature.size is None and signature.channels == _CHANNELS:
-            return self._decode_into_frame(data, at_least)
-        picture = images.decode(data, limits=self._limits, at_least=at_least)
-        return self._fitted(picture.pixels), picture
+            return Prepared(frame, picture.width, picture.height, _WHOLE)
+        try:
+            fitted = self._fitted(picture.pixels)
+        finally:
+            frame.release()
+        return Prepared(fitted, picture.width, picture.height, self._window(picture))
 
-    def _decode_into_frame(
+    def _decode(
         self,
         data: bytes | memoryview | mmap.mmap,
         at_least: tuple[int, int] | None,
@@ -124,6 +151,8 @@ class Model:
         # A decoder may have tried one frame, failed, and fallen back to another.
         for frame in frames[:-1]:
             frame.release()
+        # The same memory, but a photo that was turned has its sides changed.
+        frames[-1].pixels = picture.pixels
         return frames[-1], picture
 
     def _fitted(self, pixels: NDArray[np.uint8]) -> Frame:
@@ -132,23 +161,19 @@ class Model:
         height, width = signature.size or pixels.shape[:2]
         frame = self._runner.allocate((height, width, signature.channels))
         try:
-            if signature.channels == _CHANNELS:
-                images.resize(
-                    pixels, (height, width), signature.resize, out=frame.pixels
-                )
-            else:
-                gray = images.to_gray(pixels)
-                images.resize(gray, (height, width), signature.resize, out=frame.pixels)
+            if signature.channels != _CHANNELS:
+                pixels = images.to_gray(pixels)
+            images.resize(pixels, (height, width), signature.resize, out=frame.pixels)
         except BaseException:
             frame.release()
             raise
         return frame
 
-    def window(self, picture: Picture) -> tuple[float, float, float, float]:
-        """Return which part of a picture the graph is shown: ymin xmin ymax xmax."""
+    def _window(self, picture: Picture) -> Window:
+        """Return which part of a picture the graph is shown."""
         signature = self.facts.signature
         if signature.size is None:
-            return 0.0, 0.0, 1.0, 1.0
+            return _WHOLE
         shape = picture.pixels.shape
         return images.source_window(shape, signature.size, signature.resize)
 
@@ -196,6 +221,15 @@ class Loader:
             log.warning("%s: %s", files.name, warning)
         runner = self._runner(files)
         facts = runner.open()
+        try:
+            return self._model(files, facts, label_map, runner)
+        except BaseException:
+            runner.close()
+            raise
+
+    def _model(
+        self, files: ModelFiles, facts: Facts, label_map: LabelMap, runner: Runner
+    ) -> Model:
         offset = 0
         signature = facts.signature
         if signature.kind == "classification" and signature.classes is not None:
@@ -207,6 +241,14 @@ class Loader:
             offset = alignment.offset
         for note in facts.notes:
             log.info("%s: %s", files.name, note)
+        log.info(
+            "%s is ready on %s after %.1f s: %d runs side by side, batches up to %d",
+            files.name,
+            facts.device,
+            facts.load_ms / 1000,
+            facts.slots,
+            facts.max_batch,
+        )
         return Model(files, facts, label_map, runner, self._settings, offset=offset)
 
     def _runner(self, files: ModelFiles) -> Runner:
@@ -223,7 +265,7 @@ class Loader:
             rewrite=settings.rewrite_graphs,
             score_floor=_score_floor(settings),
         )
-        arena_bytes = _CHANNELS * settings.max_pixels_in_flight
+        arena_bytes = _CHANNELS * settings.max_pixels_in_flight + _FITTED_BYTES
         if settings.isolation == "inline":
             return InlineRunner(job, arena_bytes=arena_bytes)
         return ProcessRunner(

@@ -12,11 +12,17 @@ import logging
 import threading
 import time
 import warnings
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from modelserver.errors import ModelError, ModelFailed, ModelNotFound, ModelNotReady
+from modelserver.errors import (
+    ModelCrashed,
+    ModelError,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+)
+from modelserver.recovery import DEATHS, Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,11 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A model that died comes back after 1, 2, 4 ... 60 s; three deaths in a minute open the
-# circuit, which is tried after a minute, doubling to ten.
-_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 60.0
-_DEATHS, _DEATHS_WITHIN_S = 3, 60.0
-_CIRCUIT_S, _MAX_CIRCUIT_S = 60.0, 600.0
 _LOOK_S = 1.0
 # A supervising thread that is deep in a load is not waited for: it is a daemon.
 _JOIN_S = 1.0
@@ -63,38 +64,6 @@ class Loaded(Protocol):
 L = TypeVar("L", bound=Loaded)
 
 
-class Recovery:
-    """When a model that died is tried again. Not thread-safe: one thread's."""
-
-    def __init__(self) -> None:
-        self._deaths: deque[float] = deque()
-        self._last: float | None = None
-        self._backoff_s = _BACKOFF_S
-        self._circuit_s = _CIRCUIT_S
-
-    def after_death(self, now: float) -> tuple[float, bool]:
-        """Return the seconds to wait and whether the circuit has opened.
-
-        A model that has lived for twenty minutes since its last death starts afresh,
-        which is longer than the longest open circuit.
-        """
-        if self._last is None or now - self._last > 2 * _MAX_CIRCUIT_S:
-            self._backoff_s, self._circuit_s = _BACKOFF_S, _CIRCUIT_S
-        self._last = now
-        self._deaths.append(now)
-        while now - self._deaths[0] > _DEATHS_WITHIN_S:
-            self._deaths.popleft()
-        if len(self._deaths) < _DEATHS:
-            wait_s = self._backoff_s
-            self._backoff_s = min(2 * wait_s, _MAX_BACKOFF_S)
-            return wait_s, False
-        self._deaths.clear()
-        self._backoff_s = _BACKOFF_S
-        wait_s = self._circuit_s
-        self._circuit_s = min(2 * wait_s, _MAX_CIRCUIT_S)
-        return wait_s, True
-
-
 @dataclass
 class Entry(Generic[L]):
     """One model's state. Written by its supervising thread and by ``close`` only.
@@ -105,6 +74,8 @@ class Entry(Generic[L]):
         reason: why it is FAILED, or why it is loading again.
         loaded: what serves, in READY and DRAINING.
         seen: the files' stamp before they were last read.
+        served: the stamp of the files that last became READY.
+        load_s: seconds that the last load took.
         retry_at: when the next load is due, in the clock's seconds.
         restarts: how often it was brought back after a death.
     """
@@ -116,6 +87,8 @@ class Entry(Generic[L]):
     loaded: L | None = None
     digest: str = ""
     seen: object = None
+    served: object = None
+    load_s: float = 1.0
     retry_at: float | None = None
     restarts: int = 0
     recovery: Recovery = field(default_factory=Recovery)
@@ -207,9 +180,10 @@ class Registry(Generic[L]):
         loaded = entry.loaded
         if entry.stage is Stage.READY and loaded is not None:
             return loaded
-        wait_s = max(1.0, (entry.retry_at or 0.0) - self._clock())
+        left_s = max(0.0, (entry.retry_at or 0.0) - self._clock())
+        wait_s = max(1.0, left_s + entry.load_s)
         if entry.stage is Stage.FAILED:
-            raise ModelFailed(name, wait_s if entry.retry_at else 60.0)
+            raise ModelFailed(name, left_s if entry.retry_at else 60.0)
         state = "restarting" if entry.restarts else entry.stage.value.lower()
         raise ModelNotReady(name, state, wait_s)
 
@@ -274,14 +248,18 @@ class Registry(Generic[L]):
             self._enter(entry, Stage.LOADING)
         try:
             with self._loads:
+                started = self._clock()
                 if self._closing.is_set():
                     return None
                 entry.seen = stamp(entry.files)
                 entry.digest = entry.files.digest()
                 loaded = self._loader(entry.files)
         except (ModelError, OSError) as error:
-            log.error("%s cannot be served: %s", name, error)  # noqa: TRY400 - the reason says it all
-            self._fail(entry, str(error))
+            if self._may_pass(entry, error):
+                self._recover(entry, f"It could not be loaded: {error}")
+            else:
+                log.error("%s cannot be served: %s", name, error)  # noqa: TRY400 - the reason says it all
+                self._fail(entry, str(error))
             return None
         except Exception:  # a thread's edge: a bug here must not hide the model's state
             log.exception("loading %s failed", name)
@@ -290,7 +268,8 @@ class Registry(Generic[L]):
         with self._lock:
             closing = self._closing.is_set()
             if not closing:
-                entry.loaded = loaded
+                entry.loaded, entry.served = loaded, entry.seen
+                entry.load_s = self._clock() - started
                 entry.reason, entry.retry_at, entry.first = "", None, False
                 self._enter(entry, Stage.READY)
         if closing:
@@ -305,27 +284,43 @@ class Registry(Generic[L]):
             self._enter(entry, Stage.FAILED)
 
     def _enter(self, entry: Entry[L], stage: Stage) -> None:
-        """Change a stage, with the lock held, and wake who waits for it."""
-        entry.stage = stage
+        """Change a stage, with the lock held, and wake who waits for it.
+
+        Once the registry closes, only its own stages count.
+        """
+        if not self._closing.is_set() or stage in (Stage.DRAINING, Stage.CLOSED):
+            entry.stage = stage
         self._lock.notify_all()
 
     def _died(self, entry: Entry[L], loaded: L, how: str) -> None:
         """Decide when a model that served and ended is loaded again."""
-        name = entry.files.name
         with self._lock:
             if self._closing.is_set():
                 return
             entry.loaded = None
             entry.restarts += 1
+        self._recover(entry, f"Its process died of {how}.")
+        self._shut(entry, loaded)
+
+    def _may_pass(self, entry: Entry[L], error: Exception) -> bool:
+        """Whether a load may go well next time, with the very same files.
+
+        Not so for a graph that never served and that crashes or hangs by itself.
+        """
+        if isinstance(error, ModelCrashed):
+            return error.from_outside or entry.served == entry.seen
+        return isinstance(error, OSError)
+
+    def _recover(self, entry: Entry[L], reason: str) -> None:
+        """Have a model loaded again in a while, longer each time."""
+        with self._lock:
             wait_s, opened = entry.recovery.after_death(self._clock())
             entry.retry_at = self._clock() + wait_s
+            entry.reason, entry.first = reason, False
             if opened:
-                entry.reason = f"Died {_DEATHS} times within a minute, last of {how}."
-            else:
-                entry.reason = f"Its process died of {how} and is being restarted."
+                entry.reason = f"{reason} That was {DEATHS} times within a minute."
             self._enter(entry, Stage.FAILED if opened else Stage.LOADING)
-        log.warning("%s: %s Next try in %g s.", name, entry.reason, wait_s)
-        self._shut(entry, loaded)
+        log.warning("%s: %s Next try in %g s.", entry.files.name, entry.reason, wait_s)
 
     def _wait(self, entry: Entry[L]) -> None:
         """Wait until a retry is due, the files have changed or the registry closes."""

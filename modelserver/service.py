@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from modelserver.classification import Classification
     from modelserver.detection import Detection
-    from modelserver.images import Picture
-    from modelserver.models import Model
+    from modelserver.models import Model, Window
     from modelserver.registry import Registry
     from modelserver.runners import Outputs
     from modelserver.settings import Settings
@@ -78,8 +77,7 @@ class Service:
         """
         least = self._settings.min_confidence
 
-        def parse(model: Model, outputs: Outputs, picture: Picture) -> list[Detection]:
-            window = model.window(picture)
+        def parse(model: Model, outputs: Outputs, window: Window) -> list[Detection]:
             if self._settings.debug:
                 for one in detection.parse(outputs, model.labels, window=window):
                     report(f"{name} {one.label} {one.confidence} {list(one.box)}")
@@ -97,7 +95,7 @@ class Service:
         """
 
         def parse(
-            model: Model, outputs: Outputs, _picture: Picture
+            model: Model, outputs: Outputs, _window: Window
         ) -> list[Classification]:
             softmax = model.facts.signature.softmax
             best = classification.parse(
@@ -114,13 +112,13 @@ class Service:
         self,
         name: str,
         data: bytes | memoryview | mmap.mmap,
-        parse: Callable[[Model, Outputs, Picture], R],
+        parse: Callable[[Model, Outputs, Window], R],
     ) -> Evaluation[R]:
         model = self._registry.get(name)
         started = time.perf_counter()
-        frame, picture = model.prepare(data)
+        prepared = model.prepare(data)
         decoded = time.perf_counter()
-        future = model.submit(frame)
+        future = model.submit(prepared.frame)
         timeout_s = self._settings.request_timeout_s
         try:
             done = future.result(timeout_s)
@@ -129,7 +127,7 @@ class Service:
             raise DeadlinePassed(timeout_s) from None
         ran = time.perf_counter()
         try:
-            result = parse(model, done.result.outputs, picture)
+            result = parse(model, done.result.outputs, prepared.window)
         except (ValueError, KeyError) as error:
             raise BadModelOutput(name, str(error)) from error
         timings = Timings(
@@ -143,4 +141,4 @@ class Service:
             f"queue {timings.queue:.1f}, run {timings.run:.1f}, "
             f"post {timings.post:.1f})"
         )
-        return Evaluation(name, result, timings, picture.width, picture.height)
+        return Evaluation(name, result, timings, prepared.width, prepared.height)

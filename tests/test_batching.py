@@ -241,6 +241,34 @@ def test_with_a_short_delay_a_lone_item_starts_by_itself():
     assert batcher.submit("a1").result(30).result == "result of a1"
 
 
+def test_a_long_queue_behind_a_dead_runner_is_answered_to_the_last():
+    """Thousands of runs that fail at once do not pile up on the stack."""
+    first = Future()
+    runs = iter([first])
+
+    def die(_items):
+        if (run := next(runs, None)) is not None:
+            return run
+        raise RunnerDied
+
+    batcher = Batcher(die, slots=1, max_batch=1, capacity=9_999, key=len)
+    futures = [batcher.submit("a") for _ in range(5_000)]
+    first.set_exception(RunnerDied())
+    assert {type(future.exception(0)) for future in futures} == {RunnerDied}
+    assert batcher.waiting == 0
+
+
+def test_whatever_a_start_raises_reaches_the_callers_and_frees_the_slot():
+    """A bug in a runner is theirs to see, not the queue's to die of."""
+
+    def broken(_items):
+        raise ZeroDivisionError
+
+    batcher = Batcher(broken, slots=1, max_batch=1, capacity=1, key=len)
+    for _ in range(3):
+        assert isinstance(batcher.submit("a").exception(0), ZeroDivisionError)
+
+
 class BatcherMachine(RuleBasedStateMachine):
     """Whatever is submitted, cancelled, finished or failed: nothing is lost."""
 

@@ -50,10 +50,10 @@ def half_and_half(size=(100, 50)):
 def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loaded):
     """Stretched, cropped or padded; only that much goes to the runner."""
     model = loaded(tiny_graphs.classifier(), sidecar=f'{{"resize": "{how}"}}')
-    frame, picture = model.prepare(half_and_half())
+    frame, *photo_size, _ = model.prepare(half_and_half())
     height, width = model.facts.signature.size
     assert frame.pixels.shape == (height, width, 3)
-    assert (picture.width, picture.height) == (100, 50)
+    assert photo_size == [100, 50]
     assert frame.pixels[0, 0, 0] == corner
     assert frame.pixels[height // 2, 0, 0] == 255
     frame.release()
@@ -62,7 +62,7 @@ def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loade
 def test_a_gray_model_gets_one_channel(loaded):
     """Weighed as the eye does."""
     model = loaded(tiny_graphs.gray_classifier())
-    frame, _ = model.prepare(photo((0, 255, 0)))
+    frame, *_ = model.prepare(photo((0, 255, 0)))
     assert frame.pixels.shape[2] == 1
     assert frame.pixels[0, 0, 0] == 150
     frame.release()
@@ -75,20 +75,20 @@ def test_boxes_of_a_padded_photo_come_back_in_its_own_frame(loaded):
         "detection",
         '{"resize": "pad"}',
     )
-    frame, picture = model.prepare(half_and_half())
-    assert model.window(picture) == pytest.approx((-0.5, 0.0, 1.5, 1.0))
-    frame.release()
+    prepared = model.prepare(half_and_half())
+    assert prepared.window == pytest.approx((-0.5, 0.0, 1.5, 1.0))
+    prepared.frame.release()
 
 
 def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
     """Never below twice the model's size; in full where FULL_DECODE asks."""
     graph = tiny_graphs.resizing_detector((30, 40))
     large = photo(size=(640, 480), form="JPEG")
-    frame, picture = loaded(graph, "detection").prepare(large)
+    frame, *photo_size, _ = loaded(graph, "detection").prepare(large)
     assert frame.pixels.shape == (60, 80, 3)
-    assert (picture.width, picture.height) == (640, 480)
+    assert photo_size == [640, 480]
     frame.release()
-    frame, _ = loaded(graph, "detection", FULL_DECODE=True).prepare(large)
+    frame, *_ = loaded(graph, "detection", FULL_DECODE=True).prepare(large)
     assert frame.pixels.shape == (480, 640, 3)
     frame.release()
 
@@ -116,11 +116,17 @@ def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
             if kind == "classification":
                 with pytest.raises(errors.UndecodableImage):
                     model.prepare(photo(size=(60, 60)))
-    frame, _ = model.prepare(photo(size=(60, 60)))
+    frame, *_ = model.prepare(photo(size=(60, 60)))
     frame.release()
 
 
-def test_images_in_flight_have_a_budget(loaded):
+@pytest.fixture
+def narrow(monkeypatch):
+    """No room beside that of MAX_PIXELS_IN_FLIGHT."""
+    monkeypatch.setattr("modelserver.models._FITTED_BYTES", 0)
+
+
+def test_images_in_flight_have_a_budget(narrow, loaded):
     """One that finds no room is refused with 503, and fits later."""
     model = loaded(
         tiny_graphs.echo_detector(),
@@ -128,14 +134,14 @@ def test_images_in_flight_have_a_budget(loaded):
         MAX_IMAGE_PIXELS=LIMIT,
         MAX_PIXELS_IN_FLIGHT=LIMIT,
     )
-    first, _ = model.prepare(photo(size=(60, 60)))
+    first, *_ = model.prepare(photo(size=(60, 60)))
     with pytest.raises(errors.Overloaded):
         model.prepare(photo(size=(60, 60)))
     first.release()
     model.prepare(photo(size=(60, 60)))[0].release()
 
 
-def test_a_refused_frame_is_released(loaded):
+def test_a_refused_frame_is_released(narrow, loaded):
     """After closing nothing is taken, and nothing is kept."""
     model = loaded(
         tiny_graphs.echo_detector(),
@@ -143,7 +149,7 @@ def test_a_refused_frame_is_released(loaded):
         MAX_IMAGE_PIXELS=LIMIT,
         MAX_PIXELS_IN_FLIGHT=LIMIT,
     )
-    frame, _ = model.prepare(photo(size=(60, 60)))
+    frame, *_ = model.prepare(photo(size=(60, 60)))
     model._batcher.close(errors.ModelNotReady("m", "closing"))
     with pytest.raises(errors.ModelNotReady):
         model.submit(frame)

@@ -15,7 +15,7 @@ from modelserver.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.registry import Recovery, Registry, Stage
+from modelserver.registry import Registry, Stage
 
 SECONDS = 20
 
@@ -232,6 +232,55 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
     assert registry.wait(stage("m", Stage.READY), SECONDS)
 
 
+def test_a_model_killed_while_it_comes_back_is_tried_again(registry, world):
+    """Its files served before, so they are not at fault."""
+    files = FakeFiles("m")
+    registry.add(files)
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    world.errors[files] = ModelCrashed("not ready in time")
+    registry.get("m").die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    world.now += 1
+    assert registry.wait(lambda r: "not ready in time" in entry(r, "m").reason, SECONDS)
+    del world.errors[files]
+    world.now += 2
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ModelCrashed("SIGKILL", from_outside=True), OSError("too many open files")],
+    ids=["killed", "no descriptors"],
+)
+def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
+    """Whoever kills a process, or a full machine, is not the graph's fault."""
+    files = FakeFiles("m")
+    world.errors[files] = error
+    registry.add(files)
+    assert registry.wait(lambda r: entry(r, "m").retry_at == 1.0, SECONDS)
+    assert not entry(registry, "m").first
+    del world.errors[files]
+    world.now += 1
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def test_the_wait_for_a_model_includes_its_load(registry, world):
+    """Come back when it is there, not when it begins."""
+
+    def slowly(files):
+        world.now += 7
+        return world.load(files)
+
+    registry._loader = slowly
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    registry.get("m").die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    with pytest.raises(ModelNotReady) as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 8.0
+
+
 def test_no_more_models_load_at_once_than_allowed(registry, world):
     """Two here."""
     world.gate.clear()
@@ -288,29 +337,6 @@ def test_a_registry_that_is_dropped_open_warns(world):
         registry.__del__()
     registry.close()
     gc.collect()
-
-
-def test_the_backoff_doubles_and_is_forgotten_in_the_end():
-    """Deaths far apart: 1, 2, 4 ... 60 s; after twenty quiet minutes 1 again."""
-    recovery, now, waits = Recovery(), 0.0, []
-    for _ in range(8):
-        waits.append(recovery.after_death(now)[0])
-        now += 100
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert recovery.after_death(now + 1300) == (1, False)
-
-
-def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
-    """60, 120, 240, 480, 600, 600."""
-    recovery, now, waits = Recovery(), 0.0, []
-    for _ in range(6):
-        for _ in range(3):
-            wait_s, opened = recovery.after_death(now)
-            now += 1
-        assert opened
-        waits.append(wait_s)
-        now += wait_s
-    assert waits == [60, 120, 240, 480, 600, 600]
 
 
 def test_the_stand_ins_are_true_to_discovery():

@@ -1,13 +1,12 @@
 """The HTTP contract, on real graphs in this process."""
 
-import io
 import json
 import re
 import threading
 
 import pytest
 import tiny_graphs
-from conftest import SECONDS, form, make_settings, photo, post, post_form
+from conftest import EDGE, SECONDS, form, make_settings, photo, post, post_form
 
 from modelserver import errors
 from modelserver.registry import Stage
@@ -88,15 +87,46 @@ def expect(response, status, slug):
 
 def test_a_missing_field_is_named(detector):
     """Either one, also as an empty name or a file sent as text."""
-    expect(detector.post("/detect", data={"modelname": "m"}), 400, "missing-field")
-    file = {"file": (io.BytesIO(photo()), "a.jpg")}
-    assert "modelname" in expect(
-        detector.post("/detect", data=file), 400, "missing-field"
+    said = expect(
+        post_form(detector, "/detect", form({"modelname": "m"})), 400, "missing-field"
     )
+    assert "file" in said
+    said = expect(
+        post_form(detector, "/detect", form({}, photo())), 400, "missing-field"
+    )
+    assert "modelname" in said
     expect(post(detector, "/detect", "", photo()), 400, "missing-field")
-    text = {"modelname": "m", "file": "text"}
-    expect(detector.post("/detect", data=text), 400, "missing-field")
-    expect(detector.post("/detect"), 400, "missing-field")
+    text = form({"modelname": "m", "file": "text"})
+    expect(post_form(detector, "/detect", text), 400, "missing-field")
+    other = form({"name": "m"}, photo())
+    expect(post_form(detector, "/detect", other), 400, "missing-field")
+
+
+def test_what_is_no_whole_form_is_400(detector):
+    """No form, no boundary, cut off, twice the same field: never half a photo."""
+    whole = form({"modelname": "m"}, photo())
+    for number, response in enumerate(
+        (
+            detector.post("/detect"),
+            detector.post("/detect", data={"modelname": "m"}),
+            detector.post("/detect", json={"modelname": "m"}),
+            detector.post("/detect", data=whole, content_type="multipart/form-data"),
+            post_form(detector, "/detect", whole[:-20]),
+            post_form(detector, "/detect", whole[:20]),
+            post_form(detector, "/detect", whole.replace(b"Content-", b"Bad\0-")),
+            post_form(detector, "/detect", twice(whole, b'name="file"')),
+            post_form(detector, "/detect", twice(whole, b'name="modelname"')),
+        )
+    ):
+        assert response.status_code == 400, number
+        expect(response, 400, "bad-request")
+
+
+def twice(whole, name):
+    """A form with one of its parts again."""
+    parts = whole.split(f"--{EDGE}".encode())
+    (part,) = (part for part in parts if name in part)
+    return whole.replace(part, part + f"--{EDGE}".encode() + part)
 
 
 def test_an_unknown_model_is_answered_with_the_names_there_are(detector):
@@ -220,6 +250,45 @@ def test_a_token_is_asked_for_before_the_body_is_read(folder, serving):
     assert client.get("/models").status_code == 401
     for path in ("/livez", "/readyz", "/", "/detect"):
         assert client.get(path).status_code == 200
+
+
+def test_with_a_token_the_names_are_not_for_everybody(folder, serving):
+    """The page and the probe tell how it is, not what there is."""
+    tiny_graphs.write(folder / "hidden.frozen.pb", tiny_graphs.echo_detector())
+    client = serving(API_TOKEN="s3cret-token")
+    assert "hidden" not in client.get("/").text
+    assert client.get("/readyz").json == {"ready": True, "models": {"READY": 1}}
+
+
+def test_without_a_token_only_this_machine_is_answered(folder, serving):
+    """Also where gunicorn was started without our configuration."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+    away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
+    expect(post(client, "/detect", "m", photo(), **away), 403, "loopback-only")
+    for address in ("127.0.0.1", "::1", ""):
+        here = {"environ_base": {"REMOTE_ADDR": address}}
+        assert post(client, "/detect", "m", photo(), **here).status_code == 200
+    client = serving(ALLOW_ANONYMOUS=True)
+    assert post(client, "/detect", "m", photo(), **away).status_code == 200
+
+
+def test_an_upload_folder_that_cannot_be_used_stops_the_start(folder, tmp_path):
+    """Named, with the reason; once it is repaired the same app starts."""
+    file = tmp_path / "file"
+    file.touch()
+    app = create_app(
+        "detection",
+        make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=file, ISOLATION="inline"),
+    )
+    backend = app.extensions["modelserver"]
+    with pytest.raises(errors.StartError, match="UPLOAD_FOLDER="):
+        backend.start()
+    file.unlink()
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    backend.start()
+    assert [e.files.name for e in backend.registry] == ["m"]
+    backend.close()
 
 
 def test_the_form_shows_the_models_and_nothing_that_runs(folder, serving):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
     from modelserver.signatures import Kind
 
-log = logging.getLogger(__name__)
 
 # Ops whose value a frozen graph would hold as a constant.
 _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
@@ -72,10 +70,7 @@ def find_signature(graph: Any, kind: Kind, sidecar: Sidecar | None) -> Signature
     """
     sidecar = sidecar or Sidecar()
     find = _find_detector if kind == "detection" else _find_classifier
-    signature = find(graph, sidecar)
-    for guess in signature.guesses:
-        log.info("guessed: %s", guess)
-    return signature
+    return find(graph, sidecar)
 
 
 def _find_detector(graph: Any, sidecar: Sidecar) -> Signature:

@@ -181,16 +181,20 @@ def _by_pillow(
 ) -> Picture:
     """Decode an opened image; ``size`` is (width, height) before a reduction."""
     width, height = size or image.size
-    limits.check_decoded(image.width * image.height, width, height)
+    columns, rows = image.size
+    limits.check_decoded(columns * rows, width, height)
+    # First, so that whoever has no room for it says so before Pillow takes its own.
+    pixels = allocate((rows, columns, 3))
     with _reading(name):
         image.load()
         # After loading: PNG may hold its EXIF behind the pixels.
         orientation = orientation_of(image.info)
         stored = np.asarray(to_rgb(image))
+    if stored.shape != pixels.shape:
+        raise UndecodableImage(f"the {name} data is not of the size it claims.")
     if turns(orientation):
         width, height = height, width
-    rows, columns = stored.shape[:2]
-    pixels = allocate(_upright_shape(rows, columns, orientation))
+        pixels = pixels.reshape(_upright_shape(rows, columns, orientation))
     copy_upright(stored, orientation, pixels)
     return Picture(pixels, width, height, orientation, name)
 

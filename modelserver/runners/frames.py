@@ -106,7 +106,7 @@ class Arena:
                     else:
                         self._free[position] = (start + wanted, length - wanted)
                     return Frame(self, start, self._view(start, shape))
-        raise Overloaded
+        raise Overloaded(what="The images in flight fill the memory for them")
 
     def release(self, offset: int, nbytes: int) -> None:
         """Take a frame's memory back; use :meth:`Frame.release`."""

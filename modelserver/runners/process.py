@@ -91,6 +91,7 @@ class ProcessRunner:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._connection: Connection
+        self._reader: threading.Thread | None = None
         self._dead = False
 
     @property
@@ -106,20 +107,21 @@ class ProcessRunner:
     def open(self) -> Facts:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
         self._arena.open()
-        self._start()
         try:
+            self._start()
             facts = self._load()
         except BaseException:
             self.close()
-            self._connection.close()
             raise
-        threading.Thread(
+        self._reader = threading.Thread(
             target=self._receive, name=f"replies-{self._job.name}", daemon=True
-        ).start()
+        )
+        self._reader.start()
         return facts
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
+        self._connection = Connection(os.dup(self._socket.fileno()))
         descriptors = (theirs.fileno(), self._arena.descriptor)
         command = [sys.executable, "-m", "modelserver.runners.child"]
         command += [*map(str, descriptors), self._log_format]
@@ -131,8 +133,6 @@ class ProcessRunner:
                 env=self._environment(),
                 start_new_session=True,
             )
-        self._socket = ours
-        self._connection = Connection(os.dup(ours.fileno()))
 
     def _environment(self) -> dict[str, str]:
         """Environment of the child: this package importable, one GPU visible."""
@@ -157,8 +157,10 @@ class ProcessRunner:
                 )
             reply = self._decoder.decode(self._connection.recv_bytes())
         except (EOFError, OSError) as error:
+            how = self._reap()
             raise ModelCrashed(
-                f"The model's process died while loading it: {self._reap()}."
+                f"The model's process died while loading it: {how}.",
+                from_outside=how == signal.SIGKILL.name,
             ) from error
         if isinstance(reply, LoadError):
             raise GraphError(reply.reason)
@@ -212,7 +214,6 @@ class ProcessRunner:
             log.exception("%s: its process sent nonsense", self._job.name)
             self._kill()
         how = self._reap()
-        self._connection.close()
         with self._lock:
             self._dead = True
             pending, self._pending = self._pending, {}
@@ -247,10 +248,12 @@ class ProcessRunner:
     def close(self) -> None:
         """Close the socket, which ends the child, or else kill it. Idempotent."""
         connection, self._socket = self._socket, None
-        if connection is None:
-            return
-        # A shutdown, unlike a close, also wakes our own thread out of its read.
-        connection.shutdown(socket.SHUT_RDWR)
-        connection.close()
-        self._reap()
+        if connection is not None:
+            # A shutdown, unlike a close, also wakes our own thread out of its read.
+            with connection:
+                connection.shutdown(socket.SHUT_RDWR)
+            self._reap()
+            if self._reader is not None:
+                self._reader.join(_CLOSE_S)
+            self._connection.close()
         self._arena.close()

@@ -7,12 +7,14 @@ import itertools
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flask import g, request
 
-from modelserver.errors import Unauthorized
+from modelserver.errors import LoopbackOnly, Unauthorized
+from modelserver.settings import is_loopback
 from modelserver.web.backend import backend
+from modelserver.web.forms import uploads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from modelserver.service import Timings
     from modelserver.settings import Settings
-    from modelserver.web.spooling import SpooledRequest
 
 # Probes carry no token, and the page itself tells nothing.
 _OPEN = frozenset({"api.livez", "api.readyz", "page.show", "explain", "static"})
@@ -40,6 +41,8 @@ def install(app: Flask, settings: Settings) -> None:
         backend().start()
         if token and request.endpoint not in _OPEN:
             check_token(token)
+        if not token and not settings.allow_anonymous:
+            check_loopback(request.remote_addr)
 
     app.before_request(begin)
     app.after_request(add_headers)
@@ -70,6 +73,19 @@ def check_token(token: bytes) -> None:
         raise Unauthorized
 
 
+def check_loopback(address: str | None) -> None:
+    """Let only this machine in.
+
+    ``web.serving`` refuses to listen elsewhere without a token; this holds too where
+    gunicorn was started without our configuration, or another server is used.
+
+    Raises:
+        LoopbackOnly: the client is on another machine.
+    """
+    if address and not is_loopback(address):
+        raise LoopbackOnly
+
+
 def note_timings(timings: Timings) -> None:
     """Have the answer to this request carry the stages' times."""
     g.timings = timings
@@ -92,5 +108,5 @@ def add_headers(response: Response) -> Response:
 
 def drop_uploads(_error: BaseException | None) -> None:
     """Remove what the request uploaded, whatever came of it."""
-    for upload in cast("SpooledRequest", request).uploads:
+    for upload in uploads():
         upload.close()

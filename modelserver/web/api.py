@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from modelserver import detection
-from modelserver.errors import MissingField
 from modelserver.web.access import note_timings
 from modelserver.web.backend import backend
+from modelserver.web.forms import read_form, require
 
 if TYPE_CHECKING:
     from modelserver.models import Model
     from modelserver.registry import Entry
     from modelserver.signatures import Kind
-    from modelserver.uploads import Upload
 
 
 def blueprint(kind: Kind) -> Blueprint:
@@ -34,7 +34,7 @@ def blueprint(kind: Kind) -> Blueprint:
 
 def detect() -> Response:
     """``POST /detect``: the objects in a photo, highest confidence first."""
-    name, upload = form()
+    name, upload = require(read_form(request, backend().spool))
     evaluation = backend().service.detect(name, upload.data())
     note_timings(evaluation.timings)
     return answer(detection.to_json(evaluation.result))
@@ -42,26 +42,10 @@ def detect() -> Response:
 
 def classify() -> Response:
     """``POST /classify``: the class of a photo."""
-    name, upload = form()
+    name, upload = require(read_form(request, backend().spool))
     evaluation = backend().service.classify(name, upload.data())
     note_timings(evaluation.timings)
     return answer({"class": evaluation.result[0].label})
-
-
-def form() -> tuple[str, Upload]:
-    """Return the multipart form's model name and its file.
-
-    Raises:
-        MissingField: one of them is not there.
-    """
-    name = request.form.get("modelname", "")
-    if not name:
-        raise MissingField("modelname", "send the name of a model, see GET /models.")
-    file = request.files.get("file")
-    if file is None:
-        raise MissingField("file", "send a photo, e.g. curl -F file=@photo.jpg.")
-    upload: Upload = file.stream  # type: ignore[assignment]  # SpooledRequest made it
-    return name, upload
 
 
 def models() -> Response:
@@ -99,7 +83,9 @@ def readyz() -> Response:
     registry = backend().registry
     ready = registry.ready
     states = {entry.files.name: entry.stage.value for entry in registry}
-    return answer({"ready": ready, "models": states}, 200 if ready else 503)
+    # Probes carry no token, and the names are not for everybody.
+    shown = Counter(states.values()) if backend().settings.api_token else states
+    return answer({"ready": ready, "models": shown}, 200 if ready else 503)
 
 
 def answer(body: object, status: int = 200) -> Response:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 from modelserver import discovery
-from modelserver.errors import StartError
+from modelserver.errors import RequestError, StartError
 from modelserver.models import Loader, Model
 from modelserver.registry import Registry
 from modelserver.runners.devices import visible_gpus
@@ -56,19 +56,29 @@ class Backend:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Sweep old uploads and start loading the models. Idempotent; returns soon."""
+        """Sweep old uploads and start loading the models. Idempotent; returns soon.
+
+        Raises:
+            StartError: the upload folder cannot be used; nothing has started.
+        """
         if self._started:
             return
         with self._lock:
             if self._started:
                 return
-            self._started = True
-            self.spool.sweep()
+            try:
+                self.spool.sweep()
+            except RequestError as error:
+                raise StartError(
+                    f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
+                    f"used: {error.__cause__ or error}"
+                ) from error
             found = discovery.discover(self.settings.model_folder, self.kind)
             for warning in found.warnings:
                 log.warning("%s", warning)
             for files in found.models:
                 self.registry.add(files)
+            self._started = True
 
     def _rescan(self, name: str) -> ModelFiles | None:
         found = discovery.discover(self.settings.model_folder, self.kind)

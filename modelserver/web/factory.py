@@ -10,17 +10,11 @@ from flask import Flask
 from modelserver.settings import Settings
 from modelserver.web import access, api, page, problems
 from modelserver.web.backend import Backend
-from modelserver.web.spooling import SpooledRequest
 
 if TYPE_CHECKING:
     from modelserver.signatures import Kind
 
 DEFAULT_PORTS: dict[Kind, int] = {"detection": 5000, "classification": 5432}
-
-# A form of ours has two small fields; what has many more or longer ones is an attack.
-# Werkzeug holds its read buffer of 64 KiB against the same limit.
-_MAX_FORM_PARTS = 10
-_MAX_FORM_BYTES = 128 * 1024
 
 
 def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
@@ -40,12 +34,7 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
         settings = Settings.from_environ(port=DEFAULT_PORTS[kind])
     backend = Backend(kind, settings)
     app = Flask("modelserver.web")
-    app.request_class = SpooledRequest
-    app.config.update(
-        MAX_CONTENT_LENGTH=settings.max_upload_mb * 1024 * 1024,
-        MAX_FORM_PARTS=_MAX_FORM_PARTS,
-        MAX_FORM_MEMORY_SIZE=_MAX_FORM_BYTES,
-    )
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024
     app.extensions["modelserver"] = backend
     access.install(app, settings)
     problems.install(app)

@@ -19,9 +19,13 @@ def blueprint(kind: Kind) -> Blueprint:
     routes = Blueprint("page", __name__)
 
     def show() -> str:
+        # A plain form cannot send a token, and the names are not for everybody.
+        token = bool(backend().settings.api_token)
         registry = backend().registry
         names = [e.files.name for e in registry if e.stage is not Stage.FAILED]
-        return render_template("upload.html", path=path, names=names)
+        if token:
+            names = []
+        return render_template("upload.html", path=path, names=names, token=token)
 
     routes.add_url_rule("/", "show", show)
     routes.add_url_rule(path, "show", show)

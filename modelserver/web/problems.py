@@ -1,8 +1,4 @@
-"""Turning errors into answers: ``application/problem+json`` (RFC 9457), in one place.
-
-To the standard's members ``error`` is added, with the detail's text: many clients of
-other model servers read that.
-"""
+"""Turning errors into answers, ``application/problem+json``, in one place."""
 
 from __future__ import annotations
 
@@ -27,6 +23,7 @@ from modelserver.errors import (
     UploadTooLarge,
 )
 from modelserver.web.backend import backend
+from modelserver.web.bodies import PROBLEM, problem_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,21 +42,9 @@ def install(app: Flask) -> None:
 
 
 def problem(status: int, title: str, detail: str, slug: str | None = None) -> Response:
-    """Return a problem as a response.
-
-    Args:
-        slug: names the type; a problem without one is of type ``about:blank``.
-    """
-    body = {
-        "type": f"/problems/{slug}" if slug else "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "error": detail,
-    }
-    return Response(
-        msgspec.json.encode(body), status, content_type="application/problem+json"
-    )
+    """Return a problem as a response; see ``problem_body``."""
+    body = problem_body(status, title, detail, slug)
+    return Response(body, status, content_type=PROBLEM)
 
 
 def request_error(error: RequestError) -> Response:
@@ -69,7 +54,7 @@ def request_error(error: RequestError) -> Response:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="modelserver"'
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s", error, extra={"request_id": g.get("request_id")})
     return response
 
@@ -80,8 +65,7 @@ def http_error(error: HTTPException) -> Response:
         limit_mb = backend().settings.max_upload_mb
         return request_error(
             UploadTooLarge(
-                f"The request is too large: the body may have {limit_mb} MiB "
-                "(MAX_UPLOAD_MB), in few and short form fields."
+                f"The request's body may have {limit_mb} MiB (MAX_UPLOAD_MB)."
             )
         )
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR

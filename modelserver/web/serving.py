@@ -12,7 +12,9 @@ so in a sentence.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import queue
 import signal
 import socket
 import sys
@@ -38,6 +40,8 @@ START_FAILED = 3
 
 _SPARE_THREADS = 16  # answer health checks and refusals while all others wait for runs
 _MIN_CONNECTIONS = 256
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+_LARGE_BYTES = 1 << 20
 _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a safe name in it
 
 
@@ -67,8 +71,6 @@ def serve(app: Flask, default_port: int) -> None:
     Raises:
         SystemExit: always, with gunicorn's exit code.
     """
-    if sys.platform == "win32":
-        _stop("gunicorn does not run on Windows: start the server inside WSL2.")
     with start_errors(), contextlib.suppress(KeyboardInterrupt):
         _front(app, options(Settings.from_environ(port=default_port))).run()
 
@@ -113,7 +115,7 @@ def options(settings: Settings) -> dict[str, Any]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
-        "worker_class": "gthread",
+        "worker_class": "modelserver.web.worker.Worker",  # gthread, and a little more
         "workers": 1,  # each would hold every model
         "threads": threads,
         "worker_connections": connections,
@@ -188,6 +190,8 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
     Raises:
         StartError: says what to change.
     """
+    from gunicorn.workers.gthread import ThreadWorker  # noqa: PLC0415 - see above
+
     if cfg.preload_app:
         raise StartError(
             "Preloading is refused: the app belongs in gunicorn's worker, which starts"
@@ -198,7 +202,7 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
             f"{cfg.workers} workers are refused: each would hold every model. One"
             " answers with many threads; leave out --workers or set it to 1."
         )
-    if cfg.worker_class_str != "gthread":
+    if not issubclass(cfg.worker_class, ThreadWorker):
         raise StartError(
             f"The worker class {cfg.worker_class_str!r} is refused: the server needs"
             " gthread. Leave out --worker-class."
@@ -255,8 +259,33 @@ def _start_models(worker: Worker) -> None:
     # Ctrl-C reaches every process of the terminal, and the arbiter then sends SIGQUIT:
     # gunicorn's handler, interrupted by itself, waits for its own lock for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _give_freed_memory_back()
     with start_errors():
         worker.wsgi.extensions["modelserver"].start()
+    _close_on_demand(worker)
+
+
+def _give_freed_memory_back() -> None:
+    """Have large blocks go back to the system when they are freed.
+
+    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps what
+    is below: after a burst of large photos some gigabytes, for good.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _close_on_demand(worker: Worker) -> None:
+    """Start the thread that closes the models when ``_close_models`` says so."""
+    close = worker.wsgi.extensions["modelserver"].close
+    interrupted: queue.SimpleQueue[None] = queue.SimpleQueue()
+    worker.interrupted = interrupted
+
+    def closing() -> None:
+        interrupted.get()
+        close()
+
+    threading.Thread(target=closing, name="close-models", daemon=True).start()
 
 
 def _close_models(worker: Worker) -> None:
@@ -264,11 +293,12 @@ def _close_models(worker: Worker) -> None:
 
     gunicorn calls this in the signal's handler, and the interpreter then waits for the
     requests before ``atexit`` would close anything. A handler must not wait for locks
-    that its own thread may hold, hence the thread. A second SIGQUIT changes nothing:
-    the arbiter kills a worker that takes too long.
+    that its own thread may hold, not even for those of a thread that it starts: so a
+    thread waits already, on the one queue that a handler may put into. A second SIGQUIT
+    changes nothing: the arbiter kills a worker that takes too long.
     """
     signal.signal(signal.SIGQUIT, lambda _signal, _frame: None)
-    app = getattr(worker, "wsgi", None)  # not there before the app is imported
-    if app is not None:
-        close = app.extensions["modelserver"].close
-        threading.Thread(target=close, name="close-models", daemon=True).start()
+    # Not there before the app was imported and its models were started.
+    interrupted = getattr(worker, "interrupted", None)
+    if interrupted is not None:
+        interrupted.put(None)

@@ -1,0 +1,26 @@
+"""When a model that died is loaded again."""
+
+from modelserver.recovery import Recovery
+
+
+def test_the_backoff_doubles_and_is_forgotten_in_the_end():
+    """Deaths far apart: 1, 2, 4 ... 60 s; after twenty quiet minutes 1 again."""
+    recovery, now, waits = Recovery(), 0.0, []
+    for _ in range(8):
+        waits.append(recovery.after_death(now)[0])
+        now += 100
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert recovery.after_death(now + 1300) == (1, False)
+
+
+def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
+    """60, 120, 240, 480, 600, 600."""
+    recovery, now, waits = Recovery(), 0.0, []
+    for _ in range(6):
+        for _ in range(3):
+            wait_s, opened = recovery.after_death(now)
+            now += 1
+        assert opened
+        waits.append(wait_s)
+        now += wait_s
+    assert waits == [60, 120, 240, 480, 600, 600]
