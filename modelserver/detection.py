@@ -62,11 +62,11 @@ def parse(
         raise ValueError(
             f"{len(boxes)} boxes, {len(scores)} scores and {len(classes)} classes"
         )
-    keep = np.isfinite(scores) & (scores >= np.float32(least))
-    keep &= (np.abs(classes) < _MAX_CLASS) & np.isfinite(boxes).all(axis=1)
+    rows = np.flatnonzero(scores >= np.float32(least))
     if "count" in outputs:
-        keep[_whole(outputs["count"]) :] = False
-    rows = np.flatnonzero(keep)
+        rows = rows[rows < _whole(outputs["count"])]
+    sound = np.isfinite(scores[rows]) & (np.abs(classes[rows]) < _MAX_CLASS)
+    rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
     sides = [shortest(column) for column in corners.T]

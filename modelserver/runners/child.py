@@ -11,6 +11,7 @@ load or a run, because the thread that watches it ends the process from outside 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -135,6 +136,8 @@ def main(socket_fd: int, arena_fd: int, log_format: LogFormat) -> None:
     session = child.load()
     if session is None:
         return
+    # TensorFlow's half a million objects stay: the collector need not look at them.
+    gc.freeze()
     threads = [
         threading.Thread(target=child.work, args=(session,), name=f"slot-{number}")
         for number in range(session.slots)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import queue
 import signal
@@ -262,6 +263,8 @@ def _start_models(worker: Worker) -> None:
     _give_freed_memory_back()
     with start_errors():
         worker.wsgi.extensions["modelserver"].start()
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.freeze()
     _close_on_demand(worker)
 
 
