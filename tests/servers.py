@@ -110,9 +110,9 @@ def alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_for(condition, what):
-    """Wait until a condition holds, within a generous bound."""
-    end = time.monotonic() + SECONDS
+def wait_for(condition, what, seconds=SECONDS):
+    """Wait until a condition holds, within a bound that is generous by default."""
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.02)

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 
 DETECTOR = "ssdlite_mobilenet_v2_coco"
 CLASSIFIER = "efficientnet_lite0"
+TURNS = Image.Transpose.__members__
+GONE_S = 5  # what operators are promised
 ODD = Path(__file__).parent.parent.parent / "shared" / "data" / "odd_images"
 
 
@@ -128,6 +130,28 @@ def test_all_eight_orientations_give_the_same_boxes(detection_server, zoo_folder
         answers.append(one)
     assert all(one == answers[0] for one in answers)
     assert answers[0]["label"] == "cat"
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_turned_phone_photo_is_seen_upright(
+    orientation, detection_server, zoo_folder
+):
+    """A large JPEG, which is decoded at a reduced size and then turned."""
+    image = Image.open(io.BytesIO(sample(zoo_folder, "chelsea"))).convert("RGB")
+    image = image.resize((image.width * 6, image.height * 6))
+    turn = {3: "ROTATE_180", 6: "ROTATE_90", 8: "ROTATE_270"}[orientation]
+    answers = []
+    for number, photo_ in ((1, image), (orientation, image.transpose(TURNS[turn]))):
+        exif = Image.Exif()
+        exif[0x0112] = number
+        file = io.BytesIO()
+        photo_.save(file, "JPEG", quality=95, exif=exif)
+        (one,) = detection_server.post("/detect", DETECTOR, file.getvalue()).json()
+        answers.append(one)
+    upright, turned = answers
+    assert turned["label"] == upright["label"] == "cat"
+    assert turned["confidence"] == pytest.approx(upright["confidence"], abs=0.02)
+    assert turned["bounding_box"] == pytest.approx(upright["bounding_box"], abs=0.02)
 
 
 @pytest.mark.skipif(not ODD.is_dir(), reason="the odd images are not here")
@@ -240,12 +264,12 @@ def test_no_runner_outlives_its_front(number, tiny, uploads, tmp_path):
         family = server.descendants()
         assert len(family) == 3
         server.end(number)
-        wait_for(lambda: not any(map(alive, family)), "all are gone")
+        wait_for(lambda: not any(map(alive, family)), "all are gone", GONE_S)
     with started("app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path) as server:
         wait_for(lambda: len(server.runners()) == 2, "they load")
         family = server.descendants()
         server.end(number)
-        wait_for(lambda: not any(map(alive, family)), "all are gone")
+        wait_for(lambda: not any(map(alive, family)), "all are gone", GONE_S)
 
 
 def test_sigterm_answers_what_is_under_way(folder, uploads, tmp_path):
