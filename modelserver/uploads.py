@@ -117,7 +117,7 @@ class Upload(io.FileIO):
     """One upload: a binary file to write, then its content, then gone.
 
     Made by ``Spool.open``. For one thread at a time. Writes go to the file at once,
-    so the form parser's pieces should be large (Werkzeug's are 64 KiB).
+    so the form parser's pieces should be large.
 
     Args:
         descriptor: an empty file, open for reading and writing; owned from here on.

@@ -12,7 +12,6 @@ load or a run, because the thread that watches it ends the process from outside 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import select
 import signal
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     from modelserver.sessions import ModelSession
     from modelserver.settings import LogFormat
-
-log = logging.getLogger(__name__)
 
 
 class Child:
