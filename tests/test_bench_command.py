@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from modelserver import bench, cli
+from modelserver.cli.shared import reporting
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_errors_are_counted_in_the_table():
 
 def test_progress_stays_off_a_pipe(capsys):
     """A measurement's output is its table alone; on a terminal there is a bar."""
-    with cli.reporting(Console(file=io.StringIO()), quiet=True) as report:
+    with reporting(Console(file=io.StringIO()), quiet=True) as report:
         report(0, 2, "1 client, warming up")
     assert capsys.readouterr().out == ""
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from modelserver import cli, zoo
+from modelserver.cli.shared import reporting
 from modelserver.errors import InstallError
 
 
@@ -126,7 +127,7 @@ def test_the_list_tells_what_is_installed(fake):
 def test_progress_is_a_bar_on_a_terminal():
     """A terminal gets a bar, and a line for each thing that is done."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with cli.reporting(console) as report:
+    with reporting(console) as report:
         report(1, 2, "fetching nets [1]")
         report(2, 2, "installed nets")
     shown = console.file.getvalue()

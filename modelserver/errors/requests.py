@@ -1,99 +1,14 @@
-"""Every error that this package raises on purpose.
-
-The tree:
-
-    ModelServerError
-    ├── StartError            the server does not start; one sentence on stderr
-    │   └── SettingError
-    ├── InstallError          a default model is not installed; one sentence on stderr
-    ├── ConversionError       a model of another format cannot be made a frozen graph
-    ├── ModelError            one model is FAILED with this reason, the others serve
-    │   ├── LabelMapError
-    │   ├── SidecarError
-    │   ├── GraphError
-    │   └── ModelCrashed
-    └── RequestError          answers one request, as application/problem+json
-        ├── MissingField 400 · BadRequest 400 · Unauthorized 401 · LoopbackOnly 403
-        ├── ModelNotFound 404
-        ├── UploadTooLarge 413 · ImageTooLarge 413 · NotAnImage 415
-        ├── UndecodableImage 422
-        ├── ModelNotReady 503 · ModelFailed 503 · RunnerDied 503 · Overloaded 503
-        ├── OutOfMemory 503 · StorageUnavailable 503 · StorageFull 507
-        ├── DeadlinePassed 504
-        └── BadModelOutput 500 · RunFailed 500 · InternalError 500
-
-A constructor takes the facts and builds the sentence. A request error's sentence goes
-to the client, so it never holds a path, a traceback or TensorFlow's own words.
-"""
+"""What answers one request, as ``application/problem+json``."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar
 
+from modelserver.errors.base import ModelServerError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
-
-
-class ModelServerError(Exception):
-    """Base of everything this package raises on purpose."""
-
-
-class StartError(ModelServerError):
-    """The server cannot start; the message is the one sentence the operator sees."""
-
-
-class SettingError(StartError):
-    """A setting has a value that is not allowed."""
-
-    def __init__(self, name: str, value: str, allowed: str) -> None:
-        super().__init__(f"{name}={value!r} is not allowed: {allowed}")
-        self.name = name
-
-
-class InstallError(ModelServerError):
-    """A default model cannot be installed; the message says why and what to do."""
-
-
-class ConversionError(ModelServerError):
-    """A model of another format cannot be turned into a frozen graph."""
-
-
-class ModelError(ModelServerError):
-    """A model cannot be served; the message is shown as its reason in ``/models``."""
-
-
-class LabelMapError(ModelError):
-    """A label map cannot be read."""
-
-    def __init__(self, path: Path, line: int | None, reason: str) -> None:
-        where = path.name if line is None else f"{path.name}, line {line}"
-        super().__init__(f"{where}: {reason}")
-        self.line = line
-
-
-class SidecarError(ModelError):
-    """The optional ``<prefix>.json`` beside a graph is not valid."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path.name}: {reason}")
-
-
-class GraphError(ModelError):
-    """A graph cannot be served; the message says what is missing and what to do."""
-
-
-class ModelCrashed(ModelError):
-    """The model's process died; the message names the signal or the exit code.
-
-    Attributes:
-        from_outside: somebody killed it, so the graph may not be at fault.
-    """
-
-    def __init__(self, reason: str, *, from_outside: bool = False) -> None:
-        super().__init__(reason)
-        self.from_outside = from_outside
 
 
 class RequestError(ModelServerError):

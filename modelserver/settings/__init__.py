@@ -1,0 +1,26 @@
+"""The settings: read from the environment once, checked, then never changed.
+
+``SETTINGS`` is the only place that knows a setting's name, default, converter, unit and
+sentence; ``docs/settings.md`` is tested against it. An empty variable counts as unset,
+as ``FOO= python app.py`` is what people write to mean it.
+"""
+
+from modelserver.settings.converters import Choice, Flag, Folder, Host, Number, Token
+from modelserver.settings.table import SETTINGS, Setting, markdown_table
+from modelserver.settings.values import Isolation, LogFormat, Settings, is_loopback
+
+__all__ = [
+    "SETTINGS",
+    "Choice",
+    "Flag",
+    "Folder",
+    "Host",
+    "Isolation",
+    "LogFormat",
+    "Number",
+    "Setting",
+    "Settings",
+    "Token",
+    "is_loopback",
+    "markdown_table",
+]
