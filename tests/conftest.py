@@ -15,6 +15,20 @@ SECONDS = 120
 __all__ = ["zoo_folder"]  # a fixture for all files
 
 
+def pytest_addoption(parser):
+    """``--slow`` runs the tests that take minutes, too."""
+    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the slow tests out unless they were asked for."""
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 def make_settings(**environ):
     """Settings from variables, as an operator gives them."""
     return Settings.from_environ({name: str(value) for name, value in environ.items()})

@@ -11,11 +11,11 @@ PACKAGE = Path(__file__).parent.parent / "modelserver"
 LAYERS = (
     {"errors", "_label_map_pb2"},
     {"settings", "logs", "metrics", "signatures"},
-    {"labels", "discovery", "recovery", "images", "uploads", "batching"},
+    {"labels", "discovery", "recovery", "images", "uploads", "batching", "admission"},
     {"graphs", "rewriting", "detection", "classification"},
     {"sessions"},
     {"runners"},
-    {"registry", "models"},
+    {"registry", "models", "golden", "hotfolder"},
     {"service"},
     {"web", "conversion", "client"},
     {"zoo", "doctor", "scaleout", "bench"},

@@ -101,7 +101,7 @@ def test_listening_is_told_from_not():
     assert not bench.listening("http://[a")
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_started_server_is_ended(folder):
     """It answers on loopback until the measurement is over; it may have no model."""
     with bench.started(folder, "classification") as server:
@@ -117,7 +117,7 @@ def test_a_started_server_is_ended(folder):
     assert not uploads.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_server_that_does_not_start_says_why(folder):
     """Its own sentence is passed on."""
     with (

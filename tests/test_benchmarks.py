@@ -291,7 +291,7 @@ def test_all_does_without_a_classifier_but_not_without_a_detector(folder):
     assert plan["overhead"] == ["--seconds", 1, "--rounds", 1]
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_driver_measures(folder):
     """Server and limit in turns, on a real server with a tiny model."""
     graphs.write_do_nothing(folder)

@@ -62,7 +62,7 @@ def same(told, got):
     return told == got
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not here")
 @pytest.mark.parametrize(
     ("app", "position"), [("app.py", 0), ("app_classify.py", 1)], ids=["first", "next"]
@@ -81,7 +81,7 @@ def test_the_readmes_curl_gets_the_readmes_answer(
     assert same(told, json.loads(got.stdout)), got.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_the_readmes_line_for_others_works(zoo_folder, uploads, tmp_path):
     """With a token, the server listens for others and asks them for it."""
     (line,) = re.findall(r"^HOST=.*$", README, re.MULTILINE)

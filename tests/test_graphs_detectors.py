@@ -319,7 +319,7 @@ sys.exit(0 if answer["boxes"].shape == (1, 3, 4) else 3)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("build", "colour", "crashes"),
     [

@@ -16,7 +16,7 @@ SHARED = Path(
     os.environ.get("MODELSERVER_SHARED_DATA", ROOT.parent / "shared" / "data")
 )
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.real,
     pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of graphs is not there"),
 ]
 MACAW, HOT_DOG = 89, 935

@@ -287,7 +287,7 @@ def test_a_slow_graph_is_compared_on_one_image(opened, monkeypatch):
 GRAPHS = sorted(SHARED.glob("classify/*.pb")) + sorted(SHARED.glob("detect/*.pb"))
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.name)
 def test_real_graphs_answer_the_same(path):
     """Whatever is found to do in them."""

@@ -22,7 +22,7 @@ from modelserver.runners.protocol import Array, Facts, Ran
 ARENA = 16 << 20
 
 
-@pytest.fixture(params=["inline", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.fixture(params=["inline", pytest.param("process", marks=pytest.mark.real)])
 def isolation(request):
     return request.param
 
@@ -120,7 +120,7 @@ def test_running_before_opening_is_a_mistake():
     runner.close()
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_process_fails_what_it_had_and_tells_the_signal(number, opened):
     """Requests in flight get RunnerDied; so does whoever comes later."""
@@ -133,7 +133,7 @@ def test_a_killed_process_fails_what_it_had_and_tells_the_signal(number, opened)
         runner.run([frame_of(runner, 1)])
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_graph_that_aborts_takes_only_its_process_along(opened):
     """The front lives and knows how it ended."""
     runner = opened("process", tiny_graphs.crashes_when_white())
@@ -143,21 +143,21 @@ def test_a_graph_that_aborts_takes_only_its_process_along(opened):
     assert runner.ended.result(SECONDS) == "SIGABRT"
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_crash_while_loading_is_told_as_one(opened):
     """With the signal's name."""
     with pytest.raises(errors.ModelCrashed, match="SIGABRT"):
         opened("process", tiny_graphs.crashes_always())
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_load_without_end_is_ended(opened):
     """At LOAD_TIMEOUT_S the process is killed, and nothing of it is left."""
     with pytest.raises(errors.ModelCrashed, match="LOAD_TIMEOUT_S"):
         opened("process", tiny_graphs.slow_detector(600.0), load_timeout_s=0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_runner_ignores_what_a_terminal_sends(number, opened):
     """The front decides when it ends."""
@@ -166,7 +166,7 @@ def test_a_runner_ignores_what_a_terminal_sends(number, opened):
     assert runner.run([frame_of(runner, 1)]).result(SECONDS)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_runner_is_gone_soon_after_its_front_even_in_a_run(tmp_path):
     """A front that is killed leaves nothing behind."""
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.slow_detector(1.0))
@@ -199,7 +199,7 @@ def wait_until_gone(pid, seconds):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_nonsense_from_a_process_is_its_end(opened):
     """What cannot be read as a reply is never acted on."""
     runner = opened("process", tiny_graphs.echo_detector())

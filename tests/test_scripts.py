@@ -309,7 +309,7 @@ def test_each_requirements_file_is_whole(name):
     assert sum(line.startswith("tensorflow") for line in lines) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_real_environment(project):
     """With the real Python, .venv is made and its pip runs; here with no packages."""
     program(

@@ -17,7 +17,7 @@ from conftest import photo
 from PIL import Image
 from servers import SECONDS, alive, started, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 DETECTOR = "ssdlite_mobilenet_v2_coco"
 CLASSIFIER = "efficientnet_lite0"

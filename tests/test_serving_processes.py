@@ -16,7 +16,7 @@ from modelserver.web.serving import START_FAILED
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 60  # nothing here takes as long
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 class Server:

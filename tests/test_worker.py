@@ -9,7 +9,7 @@ import tiny_graphs
 from conftest import SECONDS, form, photo
 from servers import started
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

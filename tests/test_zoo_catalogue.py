@@ -65,7 +65,7 @@ def test_label_maps_are_written(tmp_path):
     assert 'id: 0\n  display_name: "tench"' in target.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_graph_is_converted_in_a_process_of_its_own(tmp_path, monkeypatch):
     """The converter's process is found from any folder and writes the graph."""
     boxes, scores = np.array([[0, 0, 1, 1]]), np.array([[0.9]])

@@ -10,7 +10,7 @@ from PIL import Image
 from modelserver import _label_map_pb2, zoo
 from modelserver.zoo import catalogue
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
