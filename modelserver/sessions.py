@@ -17,7 +17,7 @@ from modelserver.errors import GraphError, OutOfMemory, RequestError, RunFailed
 from modelserver.signatures import Signature, read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class ModelSession:
         require_gpu: refuse to load without one.
         rewrite: run the graph rewritten, where that answers the same.
         score_floor: detections below it are never answered; 0 for none.
+        trusted: SHA-256 of graph files that may use any op.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ModelSession:
         require_gpu: bool = False,
         rewrite: bool = True,
         score_floor: float = 0.0,
+        trusted: Collection[str] = (),
     ) -> None:
         self._name = name
         self._kind = kind
@@ -77,6 +79,7 @@ class ModelSession:
         self._require_gpu = require_gpu
         self._rewrite = rewrite
         self._score_floor = score_floor
+        self._trusted = trusted
         self.slots = slots
         self.max_batch = max_batch
         self.device = "CPU"
@@ -87,7 +90,7 @@ class ModelSession:
         self._call: _Call
 
     def open(self) -> None:
-        """Read the graph, find what it takes and gives, and run it once.
+        """Read and check the graph, find what it takes and gives, and run it once.
 
         Raises:
             GraphError, SidecarError: with what is wrong and what to do.
@@ -95,7 +98,7 @@ class ModelSession:
         started = time.perf_counter()
         sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         self._choose_device()
-        graph_def = graphs.read_graph_def(self._path)
+        graph_def = graphs.read_checked_graph(self._path, self._trusted)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(graph, self._kind, sidecar)
         self.notes = self.signature.guesses
@@ -244,7 +247,6 @@ class ModelSession:
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemory from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            log.warning("%s failed a run: %s", self._name, str(error)[:500])
             raise RunFailed from error
         return split(arrays, self.signature, len(frames))
 

@@ -104,6 +104,10 @@ def test_no_in_many_words(word):
         ("HOST", "two words"),
         ("HOST", "-.-"),
         ("HOST", "1:2"),
+        ("TRUSTED_MODELS", "0123abcd"),
+        ("TRUSTED_MODELS", "g" * 64),
+        ("TRUSTED_MODELS", "a" * 64 + "b" * 64),
+        ("TRUSTED_MODELS", "model.frozen.pb"),
     ],
 )
 def test_a_bad_value_stops_the_start(name, value):
@@ -113,6 +117,14 @@ def test_a_bad_value_stops_the_start(name, value):
     allowed = next(s.converter.allowed for s in SETTINGS if s.name == name)
     assert str(caught.value) == f"{name}={value!r} is not allowed: {allowed}"
     assert caught.value.name == name
+
+
+def test_trusted_models_are_parted_by_commas_or_spaces():
+    """As ``sha256sum`` writes them or in capitals; each counts once."""
+    one, two = "ab" * 32, "01" * 32
+    trusted = read(TRUSTED_MODELS=f" {one.upper()}, {two},,{one} {two} ").trusted_models
+    assert trusted == (one, two)
+    assert read().trusted_models == ()
 
 
 @pytest.mark.parametrize("token", ["two words", "naïve", "line\nbreak", "tab\tbed"])

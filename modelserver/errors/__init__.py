@@ -13,13 +13,15 @@ The tree:
     │   ├── GraphError
     │   └── ModelCrashed
     └── RequestError          answers one request, as application/problem+json
-        ├── MissingField 400 · BadRequest 400 · Unauthorized 401 · LoopbackOnly 403
-        ├── ModelNotFound 404
-        ├── UploadTooLarge 413 · ImageTooLarge 413 · NotAnImage 415
+        ├── MissingField 400 · BadRequest 400 · UntrustedHost 400
+        ├── Unauthorized 401 · LoopbackOnly 403 · CrossSite 403
+        ├── ModelNotFound 404 · BodyTooSlow 408
+        ├── UploadTooLarge 413 · ImageTooLarge 413
+        ├── NotAnImage 415 · UnsupportedEncoding 415
         ├── UndecodableImage 422
         ├── ModelNotReady 503 · ModelFailed 503 · RunnerDied 503 · Overloaded 503
         ├── OutOfMemory 503 · StorageUnavailable 503 · StorageFull 507
-        ├── DeadlinePassed 504
+        ├── DeadlinePassed 504 · ClientGone 503
         └── BadModelOutput 500 · RunFailed 500 · InternalError 500
 
 A constructor takes the facts and builds the sentence. A request error's sentence goes
@@ -43,6 +45,9 @@ from modelserver.errors.models import (
 from modelserver.errors.requests import (
     BadModelOutput,
     BadRequest,
+    BodyTooSlow,
+    ClientGone,
+    CrossSite,
     DeadlinePassed,
     ImageTooLarge,
     InternalError,
@@ -61,13 +66,18 @@ from modelserver.errors.requests import (
     StorageUnavailable,
     Unauthorized,
     UndecodableImage,
+    UnsupportedEncoding,
+    UntrustedHost,
     UploadTooLarge,
 )
 
 __all__ = [
     "BadModelOutput",
     "BadRequest",
+    "BodyTooSlow",
+    "ClientGone",
     "ConversionError",
+    "CrossSite",
     "DeadlinePassed",
     "GraphError",
     "ImageTooLarge",
@@ -95,5 +105,7 @@ __all__ = [
     "StorageUnavailable",
     "Unauthorized",
     "UndecodableImage",
+    "UnsupportedEncoding",
+    "UntrustedHost",
     "UploadTooLarge",
 ]

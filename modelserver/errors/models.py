@@ -10,8 +10,29 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_MAX_REASON = 1000
+
+
 class ModelError(ModelServerError):
-    """A model cannot be served; the message is shown as its reason in ``/models``."""
+    """A model cannot be served; the message is shown as its reason in ``/models``.
+
+    The files may have been made by anyone, and so may be words that are quoted from
+    them: the message is one line, without control characters, of 1000 characters at
+    most.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_one_line(reason))
+
+
+def _one_line(text: str) -> str:
+    """Fold white space and write as Python does what cannot be printed."""
+    line = " ".join(text[: 4 * _MAX_REASON].split())
+    line = "".join(
+        char if char.isprintable() else ascii(char)[1:-1]
+        for char in line[: _MAX_REASON + 1]
+    )
+    return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 3] + "..."
 
 
 class LabelMapError(ModelError):

@@ -35,6 +35,20 @@ class BadRequest(RequestError):
     slug = "bad-request"
 
 
+class UntrustedHost(RequestError):
+    """The request's Host is none that this server answers to."""
+
+    status = HTTPStatus.BAD_REQUEST
+    title = "Untrusted host"
+    slug = "untrusted-host"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server does not answer to the name in the Host header; its operator "
+            "lists names in TRUSTED_HOSTS."
+        )
+
+
 class MissingField(RequestError):
     """A form field that the route needs is not there."""
 
@@ -71,6 +85,20 @@ class LoopbackOnly(RequestError):
         super().__init__("Without API_TOKEN this server answers its own machine only.")
 
 
+class CrossSite(RequestError):
+    """A page of another site made a browser send this."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Cross-site request"
+    slug = "cross-site"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A page of another site sent this. The sites that may are listed in "
+            "CORS_ORIGINS by the operator."
+        )
+
+
 class ModelNotFound(RequestError):
     """No model of that name is served by this app."""
 
@@ -82,6 +110,17 @@ class ModelNotFound(RequestError):
         names = ", ".join(known)
         there = f"The models here are: {names}." if names else hint
         super().__init__(f"There is no model {name[:200]!r}. {there}".rstrip())
+
+
+class BodyTooSlow(RequestError):
+    """The request's body came too slowly, or stopped coming."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    title = "Body too slow"
+    slug = "body-too-slow"
+
+    def __init__(self) -> None:
+        super().__init__("The request's body came too slowly and was given up.")
 
 
 class UploadTooLarge(RequestError):
@@ -106,6 +145,19 @@ class ImageTooLarge(RequestError):
         )
 
 
+class UnsupportedEncoding(RequestError):
+    """The body is compressed; bodies are read as they are, never unpacked."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    title = "Unsupported encoding"
+    slug = "unsupported-encoding"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request's body has a Content-Encoding; send it without one."
+        )
+
+
 class NotAnImage(RequestError):
     """The upload's content is none of the image formats that are served."""
 
@@ -113,8 +165,9 @@ class NotAnImage(RequestError):
     title = "Not an image"
     slug = "not-an-image"
 
-    def __init__(self) -> None:
-        super().__init__("The file is not a JPEG, PNG, WebP, GIF or BMP image.")
+    def __init__(self, also: Iterable[str] = ()) -> None:
+        *names, last = ("JPEG", "PNG", "WebP", "GIF", "BMP", *also)
+        super().__init__(f"The file is not a {', '.join(names)} or {last} image.")
 
 
 class UndecodableImage(RequestError):
@@ -199,6 +252,17 @@ class DeadlinePassed(RequestError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The model did not answer within {seconds:g} seconds.")
+
+
+class ClientGone(RequestError):
+    """The client closed its connection while its image waited; nobody reads this."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    title = "Client gone"
+    slug = "client-gone"
+
+    def __init__(self) -> None:
+        super().__init__("The client went away before its image was run.")
 
 
 class StorageUnavailable(RequestError):

@@ -1,6 +1,7 @@
-"""Read frozen graphs and find out what they take and give."""
+"""Read frozen graphs, check them and find out what they take and give."""
 
+from modelserver.graphs.checking import read_checked_graph
 from modelserver.graphs.finding import find_signature
 from modelserver.graphs.reading import import_graph, read_graph_def
 
-__all__ = ["find_signature", "import_graph", "read_graph_def"]
+__all__ = ["find_signature", "import_graph", "read_checked_graph", "read_graph_def"]

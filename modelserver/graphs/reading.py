@@ -10,13 +10,14 @@ import logging
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from modelserver.errors import GraphError
+from modelserver.graphs.quoting import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 
 # Protocol buffers hold at most 2 GiB - 1 in one message.
 MAX_GRAPH_BYTES = 2**31 - 1
-MAX_QUOTED = 200
 
 _FREEZE = "freeze it first (convert_variables_to_constants) and give that file the name"
 # What a file starts with, after white space, in lower case: what it is, what to do.
@@ -63,14 +63,35 @@ _REFUSALS: tuple[tuple[str, str], ...] = (
 )
 
 
+class GraphFile(NamedTuple):
+    """A graph and the bytes it was parsed from.
+
+    Attributes:
+        graph_def: the ``tf.compat.v1.GraphDef``.
+        data: the whole file, as it was read once.
+    """
+
+    graph_def: Any
+    data: bytes
+
+
 def read_graph_def(path: Path) -> Any:
-    """Read a frozen graph's file.
+    """Read a frozen graph's file; see :func:`read_graph_file`.
+
+    Returns:
+        The ``tf.compat.v1.GraphDef``, with at least one node.
+    """
+    return read_graph_file(path).graph_def
+
+
+def read_graph_file(path: Path) -> GraphFile:
+    """Read a frozen graph's file. What the graph holds is not checked.
 
     Args:
         path: a binary ``GraphDef``; a regular file of less than 2 GiB.
 
     Returns:
-        The ``tf.compat.v1.GraphDef``, with at least one node.
+        A graph with at least one node, and its bytes.
 
     Raises:
         GraphError: it cannot be read or is something else; says what and what to do.
@@ -79,7 +100,7 @@ def read_graph_def(path: Path) -> Any:
     _refuse_other_files(path, data)
     graph_def = tf.compat.v1.GraphDef()
     if _parsed(graph_def, data) and graph_def.node:
-        return graph_def
+        return GraphFile(graph_def, data)
     if _is_saved_model(data):
         raise GraphError(
             f"{path.name} is a SavedModel, whose weights are in the files beside it; "
@@ -173,6 +194,6 @@ def _why(text: str) -> str:
     for pattern, sentence in _REFUSALS:
         match = re.search(pattern, text)
         if match:
-            return sentence.format(**match.groupdict())
-    words = " ".join(text.split())
-    return words if len(words) <= MAX_QUOTED else words[: MAX_QUOTED - 3] + "..."
+            words = {name: shown(word) for name, word in match.groupdict().items()}
+            return sentence.format(**words)
+    return shown(" ".join(text.split()))

@@ -5,7 +5,17 @@ sentence; ``docs/settings.md`` is tested against it. An empty variable counts as
 as ``FOO= python app.py`` is what people write to mean it.
 """
 
-from modelserver.settings.converters import Choice, Flag, Folder, Host, Number, Token
+from modelserver.settings.converters import (
+    Choice,
+    Flag,
+    Folder,
+    Hashes,
+    Host,
+    Hosts,
+    Number,
+    Origins,
+    Token,
+)
 from modelserver.settings.table import SETTINGS, Setting, markdown_table
 from modelserver.settings.values import Isolation, LogFormat, Settings, is_loopback
 
@@ -14,10 +24,13 @@ __all__ = [
     "Choice",
     "Flag",
     "Folder",
+    "Hashes",
     "Host",
+    "Hosts",
     "Isolation",
     "LogFormat",
     "Number",
+    "Origins",
     "Setting",
     "Settings",
     "Token",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,4 +107,67 @@ class Token:
         return text
 
 
-Converter = Flag | Number | Choice | Folder | Host | Token
+@dataclass(frozen=True)
+class Hosts:
+    """Converts the names that a ``Host`` header may have, to lower case."""
+
+    allowed: str = (
+        "host names and IP addresses without ports, parted by commas; .example.org"
+        " stands for a domain with all below it"
+    )
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        """Convert, or raise ``ValueError``."""
+        return tuple(self._one(word) for word in _words(text))
+
+    def _one(self, word: str) -> str:
+        try:
+            bare = Host()(word.removeprefix("."))
+        except ValueError:
+            raise ValueError(self.allowed) from None
+        dot = "." if word.startswith(".") else ""
+        return dot + bare.lower()
+
+
+# An origin as browsers write it: no path, not even a slash.
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?"
+)
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Converts the origins whose pages may call, as browsers send them."""
+
+    allowed: str = (
+        "origins such as https://example.org or http://localhost:3000, parted by"
+        " commas, or * for all"
+    )
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        """Convert, or raise ``ValueError``."""
+        words = tuple(word.lower() for word in _words(text))
+        if words != ("*",) and not all(map(_ORIGIN.fullmatch, words)):
+            raise ValueError(self.allowed)
+        return words
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """Converts SHA-256 sums, as ``sha256sum`` writes them, to small letters."""
+
+    allowed: str = "SHA-256 sums of 64 hexadecimal digits, parted by commas or spaces"
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        """Convert, or raise ``ValueError``; one that is given twice counts once."""
+        words = text.lower().replace(",", " ").split()
+        if not all(re.fullmatch("[0-9a-f]{64}", word) for word in words):
+            raise ValueError(self.allowed)
+        return tuple(dict.fromkeys(words))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in map(str.strip, text.split(",")) if word]
+
+
+Converter = Flag | Number | Choice | Folder | Hashes | Host | Hosts | Origins | Token

@@ -11,8 +11,11 @@ from modelserver.settings.converters import (
     Converter,
     Flag,
     Folder,
+    Hashes,
     Host,
+    Hosts,
     Number,
+    Origins,
     Token,
 )
 
@@ -48,7 +51,7 @@ class Setting:
         """
         text = environ.get(self.name, "").strip()
         if not text:
-            return self.converter(self.default) if self.default else ""
+            return self.converter(self.default)
         try:
             return self.converter(text)
         except (ValueError, OverflowError) as error:
@@ -81,6 +84,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ALLOW_ANONYMOUS", "False", Flag(), "",
         "Serve on a non-loopback address without a token: anyone who reaches the port"
         " may use it."),
+    Setting("TRUSTED_HOSTS", "", Hosts(), "",
+        "What the `Host` header may say, `/livez` and `/readyz` apart; unset: anything"
+        " where `API_TOKEN` or `ALLOW_ANONYMOUS` is set, else `localhost` and IP"
+        " addresses."),
+    Setting("CORS_ORIGINS", "", Origins(), "",
+        "Sites whose pages may call from a browser and read the answers; unset: only"
+        " this server's own page."),
     Setting("ISOLATION", "process", Choice(("process", "inline")), "",
         "`process`: each model in a process of its own; `inline`: in the front."),
     Setting("SLOTS", "0", _count(0, 256), "runs",
@@ -98,6 +108,9 @@ SETTINGS: tuple[Setting, ...] = (
         " queues and 16 more."),
     Setting("QUEUE_LENGTH", "64", _count(1, 10_000), "images",
         "Images that may wait for one model; one more is refused with 503."),
+    Setting("MAX_QUEUE_WAIT_S", "1.0", Number(float, 0.01, 3600), "s",
+        "An image that would wait longer for its model, by the rate measured so far, is"
+        " refused with 503."),
     Setting("MAX_UPLOAD_MB", "32", _count(1, 2047), "MiB",
         "The largest request body; a larger one is refused with 413."),
     Setting("MAX_IMAGE_PIXELS", "25_000_000", _count(1, 1_000_000_000), "pixels",
@@ -115,9 +128,26 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REWRITE_GRAPHS", "True", Flag(), "",
         "Rewrite graphs at load so that they run faster; off runs them untouched."),
     Setting("LOAD_TIMEOUT_S", "120", Number(float, 1, 3600), "s",
-        "The longest a model may take to load."),
+        "The longest a model may take to load, once TensorFlow is imported."),
+    Setting("RUN_TIMEOUT_S", "60", Number(float, 0.1, 3600), "s",
+        "A run that takes longer has its model's process killed and started anew."),
+    Setting("MODEL_MEMORY_MB", "0", _count(0, 16_777_216), "MiB",
+        "Memory that one model's process may use; 0: 4096 and 3 times the graph's file,"
+        " and while it serves 1024 more for each of its slots."),
+    Setting("TRUSTED_MODELS", "", Hashes(), "",
+        "SHA-256 of graph files that may use any op; `/models` names it where a graph"
+        " is refused for one."),
+    Setting("STRICT_READY", "False", Flag(), "",
+        "Answer `/readyz` with 503 as soon as any model does not serve."),
+    Setting("RELOAD_S", "2", Number(float, 0, 3600), "s",
+        "How often the model folder is looked at for new, changed and removed models;"
+        " 0: only when SIGHUP says so."),
+    Setting("MAX_MODELS", "0", _count(0, 10_000), "models",
+        "The most models in memory at a time; a request for another has the least"
+        " recently used one make room; 0: no limit."),
     Setting("REQUEST_TIMEOUT_S", "30", Number(float, 0.1, 3600), "s",
-        "The longest a request may take."),
+        "The longest a request may take; a client asks for less with the header"
+        " `X-Request-Timeout-Ms`."),
 )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class Settings:
     host: str
     api_token: str = field(repr=False)
     allow_anonymous: bool
+    trusted_hosts: tuple[str, ...]
+    cors_origins: tuple[str, ...]
     isolation: Isolation
     slots: int
     max_batch: int
@@ -42,6 +44,7 @@ class Settings:
     log_format: LogFormat
     threads: int
     queue_length: int
+    max_queue_wait_s: float
     max_upload_mb: int
     max_image_pixels: int
     max_header_pixels: int
@@ -50,6 +53,12 @@ class Settings:
     score_floor: float
     rewrite_graphs: bool
     load_timeout_s: float
+    run_timeout_s: float
+    model_memory_mb: int
+    trusted_models: tuple[str, ...]
+    strict_ready: bool
+    reload_s: float
+    max_models: int
     request_timeout_s: float
 
     @classmethod

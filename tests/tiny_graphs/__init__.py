@@ -5,7 +5,7 @@ tiny_graphs.echo_detector())``. Detectors and classifiers answer by the mean col
 the image, so a test can tell whose answer it got: ``echoed`` and ``COLOURS`` say which.
 """
 
-from tiny_graphs.building import building, file_of, write
+from tiny_graphs.building import building, file_of, trusted, write
 from tiny_graphs.classifiers import (
     COLOURS,
     batch_of_one_classifier,
@@ -59,6 +59,12 @@ from tiny_graphs.faults import (
     two_images,
     unknown_op,
 )
+from tiny_graphs.hungry import (
+    eats_always,
+    eats_when_white,
+    hangs_always,
+    hangs_when_white,
+)
 
 __all__ = [
     "COLOURS",
@@ -75,6 +81,8 @@ __all__ = [
     "cut_off",
     "default_classifier",
     "do_nothing_detector",
+    "eats_always",
+    "eats_when_white",
     "echo_detector",
     "echoed",
     "empty",
@@ -83,6 +91,8 @@ __all__ = [
     "file_of",
     "float_detector",
     "gray_classifier",
+    "hangs_always",
+    "hangs_when_white",
     "high_class_ids_detector",
     "html",
     "keep_aspect_detector",
@@ -107,6 +117,7 @@ __all__ = [
     "switched_classifier",
     "tensorflow_2_detector",
     "text_form",
+    "trusted",
     "two_images",
     "unknown_op",
     "unknown_shape_classifier",
