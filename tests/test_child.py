@@ -1,9 +1,10 @@
 """The runner's process, from inside: its messages, without a process."""
 
+import logging
 import os
 import signal
+import socket
 import threading
-from multiprocessing.connection import Pipe
 
 import msgspec
 import numpy as np
@@ -12,16 +13,20 @@ import tiny_graphs
 from conftest import SECONDS
 
 from modelserver import errors
-from modelserver.runners import Arena, Job, child
+from modelserver.runners import Arena, Job, child, limits
+from modelserver.runners.channel import Channel
 from modelserver.runners.frames import attach
 from modelserver.runners.protocol import (
+    Alive,
     Facts,
+    Imported,
     LoadError,
     Place,
     Ran,
     Reply,
     Run,
     RunError,
+    Said,
 )
 
 
@@ -37,10 +42,15 @@ class FakeSession:
         return [{"scores": np.array([mean], np.float32)} for mean in means]
 
 
+def pair():
+    """Both ends of a socket, as channels."""
+    return tuple(map(Channel, socket.socketpair()))
+
+
 @pytest.fixture
 def front():
     """The front's end of a socket, an arena, and a child at the other end."""
-    ours, theirs = Pipe()
+    ours, theirs = pair()
     arena = Arena(1 << 20)
     arena.open()
     yield ours, arena, child.Child(theirs, attach(arena.descriptor))
@@ -51,22 +61,41 @@ def front():
 
 def ask(connection, message):
     """Send a message and give the reply."""
-    connection.send_bytes(msgspec.msgpack.encode(message))
-    assert connection.poll(SECONDS)
-    return msgspec.msgpack.decode(connection.recv_bytes(), type=Reply)
+    connection.send(msgspec.msgpack.encode(message))
+    return answer(connection)
 
 
-def test_a_child_loads_what_it_is_told(front, tmp_path):
+def answer(connection):
+    """Give the next message that answers something."""
+    while True:
+        reply = msgspec.msgpack.decode(connection.receive(), type=Reply)
+        if not isinstance(reply, Imported | Alive | Said):
+            return reply
+
+
+@pytest.fixture(autouse=True)
+def no_limits(monkeypatch):
+    """Note the limits that would be set; they are for a process of its own."""
+    calls = []
+    for name in ("forbid_core_dumps", "limit_loading", "lift_loading", "lift_all"):
+        monkeypatch.setattr(limits, name, lambda *_, name=name: calls.append(name))
+    return calls
+
+
+def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
     """And says what it found."""
     ours, _, inside = front
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.echo_detector())
     job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
-    ours.send_bytes(msgspec.msgpack.encode(job))
+    ours.send(msgspec.msgpack.encode(job))
     session = inside.load()
-    facts = msgspec.msgpack.decode(ours.recv_bytes(), type=Reply)
+    first = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    assert isinstance(first, Imported)
+    facts = answer(ours)
     assert isinstance(facts, Facts)
     assert facts.signature.kind == "detection"
     session.close()
+    assert no_limits == ["limit_loading", "lift_loading"]
 
 
 def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
@@ -74,11 +103,42 @@ def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
     ours, _, inside = front
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.saved_model())
     job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
-    ours.send_bytes(msgspec.msgpack.encode(job))
+    ours.send(msgspec.msgpack.encode(job))
     assert inside.load() is None
-    reply = msgspec.msgpack.decode(ours.recv_bytes(), type=Reply)
+    reply = answer(ours)
     assert isinstance(reply, LoadError)
     assert "SavedModel" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words"), [(None, "MODEL_MEMORY_MB"), ("0", "the device is full")]
+)
+def test_a_child_tells_when_memory_did_not_do(gpu, words, front, monkeypatch):
+    """Its own limit on a CPU, by name; on a GPU it sets none, and it is the device."""
+    ours, _, inside = front
+
+    def full(_job):
+        raise errors.GraphError("the device is full") from errors.OutOfMemory()
+
+    monkeypatch.setattr(child, "open_session", full)
+    job = Job(name="m", kind="detection", graph="x", sidecar=None, gpu=gpu)
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    assert words in answer(ours).reason
+
+
+def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
+    """A MemoryError out of TensorFlow or Python is the same."""
+    ours, _, inside = front
+
+    def full(_job):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(child, "open_session", full)
+    job = Job(name="m", kind="detection", graph="x", sidecar=None, memory_mb=77)
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    assert "77 MiB" in answer(ours).reason
 
 
 def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
@@ -105,13 +165,50 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
     assert not worker.is_alive()
 
 
+def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
+    """It is told in words, instead of bytes that mean nothing to others."""
+
+    class Texts:
+        """A session whose graph answers with text."""
+
+        def run(self, frames):
+            return [{"classes": np.array([b"cat"], object)}]
+
+    _, _, inside = front
+    reply = inside.run(Texts(), Run(5, []))
+    assert isinstance(reply, RunError)
+    assert (reply.number, reply.out_of_memory) == (5, False)
+    assert "no array of numbers" in reply.reason
+
+
+def test_log_lines_go_through_the_socket_and_are_cut(front):
+    """With their level; without a front they are lost and nothing else."""
+    ours, _, inside = front
+    sender = child.Sender(inside)
+    record = logging.LogRecord(
+        "modelserver.x", logging.WARNING, "x.py", 1, "%s!", ("y" * 9000,), None
+    )
+    sender.emit(record)
+    said = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    assert isinstance(said, Said)
+    assert (said.level, said.text) == (logging.WARNING, "y" * 2000)
+    ours.close()
+    sender.emit(record)
+
+
 def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
     """Whatever its other threads are doing."""
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    ours, theirs = Pipe()
-    watcher = threading.Thread(target=child.end_with, args=(theirs.fileno(),))
+    ours, theirs = pair()
+    monkeypatch.setattr(child, "_BEAT_S", 0.01)
+    inside = child.Child(theirs, np.zeros(1, np.uint8))
+    watcher = threading.Thread(target=inside.watch)
     watcher.start()
+    # It says that it lives, as long as there is somebody to hear it.
+    for _ in range(3):
+        beat = msgspec.msgpack.decode(ours.receive(), type=Reply)
+        assert isinstance(beat, Alive)
     assert ended == []
     ours.close()
     watcher.join(SECONDS)
@@ -124,22 +221,20 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
     handlers = []
     monkeypatch.setattr(signal, "signal", lambda number, _: handlers.append(number))
     monkeypatch.setattr(os, "_exit", lambda _: None)
-    monkeypatch.setattr(os, "dup2", lambda *_: None)
-    monkeypatch.setattr(child.logs, "configure", lambda _: None)
     for graph in (tiny_graphs.saved_model(), tiny_graphs.echo_detector()):
         path = tiny_graphs.write(tmp_path / "m.pb", graph)
         job = Job(name="m", kind="detection", graph=str(path), sidecar=None)
-        ours, theirs = Pipe()
+        ours, theirs = pair()
         arena = Arena(1 << 20)
         arena.open()
-        ours.send_bytes(msgspec.msgpack.encode(job))
+        ours.send(msgspec.msgpack.encode(job))
         entry = threading.Thread(
             target=child.main,
-            args=(os.dup(theirs.fileno()), arena.descriptor, "auto"),
+            args=(os.dup(theirs.fileno()), arena.descriptor),
         )
         entry.start()
         theirs.close()
-        reply = msgspec.msgpack.decode(ours.recv_bytes(), type=Reply)
+        reply = answer(ours)
         if isinstance(reply, Facts):
             frame = arena.allocate((8, 8, 3))
             frame.pixels[:] = 100

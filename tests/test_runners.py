@@ -39,7 +39,14 @@ def opened(tmp_path):
             if isolation == "process"
             else {}
         )
-        job = Job(name="m", kind="detection", graph=str(path), sidecar=None, **options)
+        job = Job(
+            name="m",
+            kind="detection",
+            graph=str(path),
+            sidecar=None,
+            trusted=tiny_graphs.trusted(graph),
+            **options,
+        )
         kind = {"inline": InlineRunner, "process": ProcessRunner}[isolation]
         runner = kind(job, arena_bytes=ARENA, **load)
         runners.append(runner)
@@ -208,7 +215,7 @@ def test_nonsense_from_a_process_is_its_end(opened):
     assert runner.run([frame_of(runner, 1)]).result(SECONDS)
     running = runner.run([frame_of(runner, 1)])
     assert isinstance(running.exception(SECONDS), errors.RunnerDied)
-    assert runner.ended.result(SECONDS) == "SIGKILL"
+    assert runner.ended.result(SECONDS) == "SIGKILL: it sent nonsense"
 
 
 def test_a_reply_that_answers_nothing_is_an_error():
@@ -225,7 +232,6 @@ def test_a_reply_that_answers_nothing_is_an_error():
     )
     with pytest.raises(TypeError, match="twice"):
         runner._settle(facts)
-    assert runner._reap() == "never started"
     assert runner.pid is None
     runner.close()
 
@@ -238,8 +244,11 @@ def test_arrays_cross_as_they_are_and_objects_never():
         ).unpack()
         assert np.array_equal(there, array)
         assert there.dtype == array.dtype
-    with pytest.raises(TypeError, match="no numeric dtype"):
-        Array("|O", (1,), b"12345678").unpack()
+    for dtype in ("|O", "f4,f4", "(2,3,", "<V2", "<M8", "x"):
+        with pytest.raises(TypeError, match="no numeric dtype"):
+            Array(dtype, (1,), b"12345678").unpack()
+    with pytest.raises(TypeError, match="no array of numbers"):
+        Array.pack(np.array(["text"]))
     with pytest.raises(ValueError, match="cannot reshape"):
         Array("<f4", (3,), b"1234").unpack()
 

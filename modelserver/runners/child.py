@@ -1,33 +1,41 @@
 """The entry of a model's own process: ``python -m modelserver.runners.child``.
 
 Started by ``ProcessRunner`` with two inherited descriptors: a socket for messages and
-the arena that images lie in. It loads one model, answers with ``Facts`` or
+the arena that images lie in. It loads one model under limits, answers with ``Facts`` or
 ``LoadError``, then runs what it is told until the socket's other end is gone.
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
 group: the front decides when a runner ends. It obeys the socket at once, also during a
 load or a run, because the thread that watches it ends the process from outside both.
+
+What is to be logged goes through the socket, too; stdout and stderr are a pipe to the
+front, for what TensorFlow and graphs print.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
 import os
 import select
 import signal
+import socket
 import sys
 import threading
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelserver import logs
 from modelserver.errors import ModelError, OutOfMemory, RequestError
+from modelserver.runners import limits
+from modelserver.runners.channel import Channel
 from modelserver.runners.frames import attach
-from modelserver.runners.inline import facts, open_session, timed
+from modelserver.runners.inline import facts, import_tensorflow, open_session, timed
 from modelserver.runners.protocol import (
+    Alive,
     Array,
+    Imported,
     Job,
     LoadError,
     Place,
@@ -35,6 +43,7 @@ from modelserver.runners.protocol import (
     Reply,
     Run,
     RunError,
+    Said,
 )
 
 if TYPE_CHECKING:
@@ -42,19 +51,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.sessions import ModelSession
-    from modelserver.settings import LogFormat
+
+# The front takes a process that was silent for five times as long for dead.
+_BEAT_S = 2.0
+_MAX_LINE_CHARS = 2000
 
 
 class Child:
     """One model behind a socket.
 
     Args:
-        connection: messages in and out.
+        channel: messages in and out.
         arena: uint8 [bytes], the memory that images lie in.
     """
 
-    def __init__(self, connection: Connection, arena: NDArray[np.uint8]) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, arena: NDArray[np.uint8]) -> None:
+        self._channel = channel
         self._arena = arena
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
@@ -64,16 +76,33 @@ class Child:
         """Send one message. Thread-safe."""
         data = msgspec.msgpack.encode(reply)
         with self._sending:
-            self._connection.send_bytes(data)
+            self._channel.send(data)
 
     def load(self) -> ModelSession | None:
-        """Receive the job, load it and tell how it went."""
-        job = msgspec.msgpack.decode(self._connection.recv_bytes(), type=Job)
+        """Receive the job, load it within its limits and tell how it went."""
+        job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
+        import_tensorflow()
+        self.send(Imported())
+        allowed = limits.load_limit(job)
+        on_cpu = job.gpu is None
         try:
+            if on_cpu:
+                limits.limit_loading(allowed)
             session = open_session(job)
-        except ModelError as error:
-            self.send(LoadError(reason=str(error)))
+        except (ModelError, MemoryError) as error:
+            limits.lift_all()
+            full = isinstance(error, MemoryError) or isinstance(
+                error.__cause__, OutOfMemory
+            )
+            reason = str(error)
+            if full and on_cpu:
+                reason = (
+                    f"Loading it needs more than {allowed // limits.MIB} MiB of memory,"
+                    " which is all that it may use (MODEL_MEMORY_MB)."
+                )
+            self.send(LoadError(reason=reason))
             return None
+        limits.lift_loading()
         self.send(facts(session))
         return session
 
@@ -86,7 +115,7 @@ class Child:
         while True:
             try:
                 with self._receiving:
-                    data = self._connection.recv_bytes()
+                    data = self._channel.receive()
                 self.send(self.run(session, self._decoder.decode(data)))
             except (EOFError, OSError):
                 return
@@ -101,10 +130,15 @@ class Child:
                 reason=str(error.__cause__ or error),
                 out_of_memory=isinstance(error, OutOfMemory),
             )
-        packed = [
-            {role: Array.pack(array) for role, array in one.outputs.items()}
-            for one in answers
-        ]
+        try:
+            packed = [
+                {role: Array.pack(array) for role, array in one.outputs.items()}
+                for one in answers
+            ]
+        except TypeError as error:
+            return RunError(
+                number=message.number, reason=str(error), out_of_memory=False
+            )
         return Ran(number=message.number, outputs=packed, run_ms=answers[0].run_ms)
 
     def _frame(self, place: Place) -> NDArray[np.uint8]:
@@ -112,24 +146,52 @@ class Child:
         end = place.offset + height * width * channels
         return self._arena[place.offset : end].reshape(place.shape)
 
+    def watch(self) -> None:
+        """Say now and then that this process lives, and end it with the socket.
 
-def end_with(descriptor: int) -> None:
-    """End this process as soon as the socket's other end is closed. Blocks."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    poll.poll()
-    os._exit(0)
+        Blocks. Ends the process as soon as the socket's other end is closed.
+        """
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLRDHUP)
+        with contextlib.suppress(OSError):
+            while not poll.poll(_BEAT_S * 1000):
+                self.send(Alive())
+        os._exit(0)
 
 
-def main(socket_fd: int, arena_fd: int, log_format: LogFormat) -> None:
+class Sender(logging.Handler):
+    """Sends log records to the front.
+
+    Args:
+        child: whose socket to use.
+    """
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(logging.INFO)
+        self._child = child
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record as a line. Thread-safe."""
+        text = self.format(record)[:_MAX_LINE_CHARS]
+        # Without a front there is nobody to tell.
+        with contextlib.suppress(OSError):
+            self._child.send(Said(level=record.levelno, text=text))
+
+
+def main(socket_fd: int, arena_fd: int) -> None:
     """Serve one model until the front closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=end_with, args=(socket_fd,), daemon=True).start()
-    logs.configure(log_format)
-    # Whatever a graph or TensorFlow prints must not look like the front's own lines.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    child = Child(Connection(socket_fd), attach(arena_fd))
+    limits.forbid_core_dumps()
+    channel = Channel(socket.socket(fileno=socket_fd))
+    with contextlib.closing(channel):
+        serve(Child(channel, attach(arena_fd)))
+
+
+def serve(child: Child) -> None:
+    """Load a model and run what comes, until the front closes the socket."""
+    threading.Thread(target=child.watch, daemon=True).start()
+    logging.basicConfig(handlers=[Sender(child)], level=logging.INFO)
     session = child.load()
     if session is None:
         return
@@ -143,7 +205,9 @@ def main(socket_fd: int, arena_fd: int, log_format: LogFormat) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    # As the watching thread does: TensorFlow's own end takes long and may hang.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), cast("LogFormat", sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -27,6 +27,28 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(usable)
 
 
+def memory_by_process() -> dict[int, int]:
+    """Return the bytes that each process holds on all GPUs together, by process id.
+
+    Empty where the driver does not tell; in a container it may tell of other ids.
+    """
+    held: dict[int, int] = {}
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return held
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                held[one.pid] = held.get(one.pid, 0) + (one.usedGpuMemory or 0)
+    except pynvml.NVMLError:
+        return held
+    finally:
+        pynvml.nvmlShutdown()
+    return held
+
+
 def _count() -> int:
     """Return how many GPUs the NVIDIA driver knows; 0 where there is no driver."""
     try:

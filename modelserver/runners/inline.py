@@ -6,11 +6,13 @@ crashes takes the whole server with it. Otherwise use the process runner.
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelserver.errors import RequestError
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import Answer, Facts, Job
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.sessions import ModelSession
+
+log = logging.getLogger(__name__)
+
+_REASON_CHARS = 500
 
 
 class InlineRunner:
@@ -46,6 +52,11 @@ class InlineRunner:
         """Resolves when the runner is closed; this process's end is its only other."""
         return self._ended
 
+    @property
+    def pid(self) -> None:
+        """It has no process of its own."""
+        return None
+
     def open(self) -> Facts:
         """Load the graph in this thread; see ``Runner.open``."""
         session = open_session(self._job)
@@ -63,7 +74,17 @@ class InlineRunner:
         if self._pool is None or self._session is None:
             raise RuntimeError("the runner is not open")
         pixels = [frame.pixels for frame in frames]
-        return self._pool.submit(timed, self._session, pixels)
+        return self._pool.submit(self._timed, self._session, pixels)
+
+    def _timed(
+        self, session: ModelSession, images: Sequence[NDArray[np.uint8]]
+    ) -> list[Answer]:
+        try:
+            return timed(session, images)
+        except RequestError as error:
+            reason = str(error.__cause__ or error)[:_REASON_CHARS]
+            log.warning("%s: a run failed: %s", self._job.name, reason)
+            raise
 
     def close(self) -> None:
         """Wait for the runs under way, then close the session. Idempotent."""
@@ -82,6 +103,12 @@ def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[An
     outputs = session.run(images)
     run_ms = (time.perf_counter() - started) * 1000
     return [Answer(one, run_ms) for one in outputs]
+
+
+def import_tensorflow() -> None:
+    """Import all that a session needs, which takes seconds. Idempotent."""
+    # TensorFlow must come into a process only when a session is opened in it.
+    import modelserver.sessions  # noqa: F401, PLC0415
 
 
 def open_session(job: Job) -> ModelSession:
@@ -103,6 +130,7 @@ def open_session(job: Job) -> ModelSession:
         require_gpu=job.require_gpu,
         rewrite=job.rewrite,
         score_floor=job.score_floor,
+        trusted=job.trusted,
     )
     try:
         session.open()

@@ -8,21 +8,15 @@ without harm to the front or to other models.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
+import time
 from concurrent.futures import Future
-from itertools import count
-from multiprocessing.connection import Connection
-from pathlib import Path
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
-import modelserver
 from modelserver.errors import (
     GraphError,
     ModelCrashed,
@@ -32,9 +26,12 @@ from modelserver.errors import (
     RunnerDied,
 )
 from modelserver.runners.frames import Arena, Frame
+from modelserver.runners.limits import MIB, load_limit, serving_limit
 from modelserver.runners.protocol import (
+    Alive,
     Answer,
     Facts,
+    Imported,
     Job,
     LoadError,
     Place,
@@ -42,20 +39,24 @@ from modelserver.runners.protocol import (
     Reply,
     Run,
     RunError,
+    Said,
 )
+from modelserver.runners.spawning import ChildProcess
+from modelserver.runners.watchdog import Signs, Task, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelserver.settings import LogFormat
-
 log = logging.getLogger(__name__)
 
-# How long a child is given to end by itself once its socket is closed.
-_CLOSE_S = 2.0
+# How long our own threads are waited for once the process is gone.
+_JOIN_S = 2.0
+# TensorFlow is read from disk, by several processes at once on a fresh machine.
+_IMPORT_S = 300.0
 # One run more than the child has slots lies in its socket, so that a slot that gets
 # free starts at once and does not wait for the front to hear of it.
 _AHEAD = 1
+_REASON_CHARS = 500
 
 
 class ProcessRunner:
@@ -64,8 +65,9 @@ class ProcessRunner:
     Args:
         job: what to load.
         arena_bytes: memory for all images in flight.
-        load_timeout_s: a child that is not ready by then is killed.
-        log_format: for the child's log lines.
+        load_timeout_s: a child that is not ready by then, counted from the end of
+            TensorFlow's import, is killed.
+        run_timeout_s: a child whose run takes longer is killed.
     """
 
     ahead = _AHEAD
@@ -76,111 +78,125 @@ class ProcessRunner:
         *,
         arena_bytes: int,
         load_timeout_s: float = 120.0,
-        log_format: LogFormat = "auto",
+        run_timeout_s: float = 60.0,
     ) -> None:
         self._job = job
         self._arena = Arena(arena_bytes)
-        self._load_timeout_s = load_timeout_s
-        self._log_format = log_format
+        self._run_timeout_s = run_timeout_s
         self._decoder = msgspec.msgpack.Decoder(Reply)
         self._numbers = count()
+        # In the order they were sent, so the first ones are those that run.
         self._pending: dict[int, Future[Sequence[Answer]]] = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: Future[str] = Future()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._connection: Connection
+        self._child = ChildProcess(job.name, job.gpu)
         self._reader: threading.Thread | None = None
         self._dead = False
+        self._slots = 0
+        self._heard_s: float | None = None
+        self._memory_limit = load_limit(job)
+        self._importing = Task(
+            "import", _IMPORT_S, f"TensorFlow was not imported after {_IMPORT_S:g} s"
+        )
+        self._loading = Task(
+            "load",
+            load_timeout_s,
+            f"it was not ready after {load_timeout_s:g} s (LOAD_TIMEOUT_S)",
+        )
+        self._start_up: Task | None = self._importing
+        self._watchdog = Watchdog(
+            f"watch-{job.name}",
+            self._signs,
+            self._child.kill,
+            tick_s=min(load_timeout_s, run_timeout_s) / 4,
+        )
 
     @property
     def ended(self) -> Future[str]:
-        """Resolves when the process is gone, with the signal's name or exit code."""
+        """Resolves when the process is gone: the signal or exit code, and why."""
         return self._ended
 
     @property
     def pid(self) -> int | None:
         """The child's process id, once started."""
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     def open(self) -> Facts:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
         self._arena.open()
         try:
-            self._start()
+            self._child.start(self._arena.descriptor)
+            self._watchdog.start()
             facts = self._load()
         except BaseException:
             self.close()
             raise
+        self._slots = facts.slots
+        self._memory_limit = serving_limit(self._job, facts.slots)
+        self._heard_s, self._start_up = time.monotonic(), None
         self._reader = threading.Thread(
             target=self._receive, name=f"replies-{self._job.name}", daemon=True
         )
         self._reader.start()
         return facts
 
-    def _start(self) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._connection = Connection(os.dup(self._socket.fileno()))
-        descriptors = (theirs.fileno(), self._arena.descriptor)
-        command = [sys.executable, "-m", "modelserver.runners.child"]
-        command += [*map(str, descriptors), self._log_format]
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-                env=self._environment(),
-                start_new_session=True,
-            )
-
-    def _environment(self) -> dict[str, str]:
-        """Environment of the child: this package importable, one GPU visible."""
-        environ = dict(os.environ)
-        package = str(Path(modelserver.__file__).parent.parent)
-        path = [package, *filter(None, [environ.get("PYTHONPATH")])]
-        environ["PYTHONPATH"] = os.pathsep.join(path)
-        environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        environ.pop("API_TOKEN", None)
-        if self._job.gpu is not None:
-            environ["CUDA_VISIBLE_DEVICES"] = self._job.gpu
-        return environ
-
     def _load(self) -> Facts:
-        """Send the job and wait for the child's first message."""
+        """Send the job and wait for what loading it finds out."""
         try:
-            self._connection.send_bytes(msgspec.msgpack.encode(self._job))
-            if not self._connection.poll(self._load_timeout_s):
-                raise ModelCrashed(
-                    f"The model was not ready after {self._load_timeout_s:g} s "
-                    "(LOAD_TIMEOUT_S) and its process was ended."
-                )
-            reply = self._decoder.decode(self._connection.recv_bytes())
+            self._child.send(msgspec.msgpack.encode(self._job))
+            reply = self._decoder.decode(self._child.receive())
+            while isinstance(reply, Imported | Alive | Said):
+                self._note(reply)
+                reply = self._decoder.decode(self._child.receive())
         except (EOFError, OSError) as error:
-            how = self._reap()
-            raise ModelCrashed(
-                f"The model's process died while loading it: {how}.",
-                from_outside=how == signal.SIGKILL.name,
-            ) from error
+            raise self._crashed() from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ModelCrashed("The model's process sent nonsense.") from error
         if isinstance(reply, LoadError):
             raise GraphError(reply.reason)
         if not isinstance(reply, Facts):
             raise ModelCrashed("The model's process sent no facts first.")
         return reply
 
-    def _reap(self) -> str:
-        """Wait for the child's end and say how it ended."""
-        process = self._process
-        if process is None:
-            return "never started"
-        try:
-            code = process.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        if code >= 0:
-            return f"exit code {code}"
-        return signal.Signals(-code).name
+    def _crashed(self) -> ModelCrashed:
+        """Return what is told of a child that died before it was ready."""
+        how = self._child.reap()
+        self._log_last()
+        if verdict := self._child.verdict:
+            return ModelCrashed(
+                f"The model's process was ended while loading it: {verdict}."
+            )
+        return ModelCrashed(
+            f"The model's process died while loading it: {how}. It may use "
+            f"{self._memory_limit // MIB} MiB of memory (MODEL_MEMORY_MB).",
+            from_outside=how == signal.SIGKILL.name,
+        )
+
+    def _note(self, reply: Imported | Alive | Said) -> None:
+        """Take what answers nothing."""
+        if isinstance(reply, Alive):
+            self._heard_s = time.monotonic() if self._heard_s is not None else None
+        elif isinstance(reply, Said):
+            self._child.output.say(reply.level, reply.text)
+        elif self._start_up is self._importing:
+            self._start_up = self._loading
+
+    def _signs(self) -> Signs:
+        """Return what the watchdog looks at."""
+        tasks = [self._start_up] if self._start_up is not None else []
+        with self._lock:
+            running = list(islice(self._pending, self._slots))
+        limit_s = self._run_timeout_s
+        sentence = f"a run took longer than {limit_s:g} s (RUN_TIMEOUT_S)"
+        tasks += [Task(number, limit_s, sentence) for number in running]
+        return Signs(
+            tasks,
+            self._heard_s,
+            unread=self._child.has_sent(),
+            memory=self._child.memory(),
+            memory_limit=self._memory_limit,
+        )
 
     def allocate(self, shape: tuple[int, ...]) -> Frame:
         """See ``Runner.allocate``."""
@@ -189,36 +205,39 @@ class ProcessRunner:
     def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
         """See ``Runner.run``."""
         future: Future[Sequence[Answer]] = Future()
-        number = next(self._numbers)
-        with self._lock:
-            if self._dead:
-                raise RunnerDied
-            self._pending[number] = future
         places = [Place(frame.offset, frame.pixels.shape) for frame in frames]
-        try:
-            with self._sending:
-                self._connection.send_bytes(msgspec.msgpack.encode(Run(number, places)))
-        except OSError:
-            # The reader sees the same end and fails every pending future, this one too.
-            log.debug("%s: the process is gone", self._job.name)
+        with self._sending:
+            number = next(self._numbers)
+            with self._lock:
+                if self._dead:
+                    raise RunnerDied
+                self._pending[number] = future
+            try:
+                self._child.send(msgspec.msgpack.encode(Run(number, places)))
+            except OSError:
+                # The reader sees the same end and fails all that is pending.
+                log.debug("%s: the process is gone", self._job.name)
         return future
 
     def _receive(self) -> None:
         """Hand each reply to whom it belongs, until the child is gone."""
         try:
             while True:
-                self._settle(self._decoder.decode(self._connection.recv_bytes()))
+                self._settle(self._decoder.decode(self._child.receive()))
         except (EOFError, OSError):
             pass
-        except (msgspec.DecodeError, ValueError, TypeError, KeyError):
+        except Exception:  # a thread's edge: whatever it sent, its end must be told
             log.exception("%s: its process sent nonsense", self._job.name)
-            self._kill()
-        how = self._reap()
+            self._child.kill("it sent nonsense")
+        how = self._child.reap()
+        self._watchdog.stop()
         with self._lock:
             self._dead = True
             pending, self._pending = self._pending, {}
         for future in pending.values():
             future.set_exception(RunnerDied())
+        if self._child.open:
+            self._log_last()
         self._ended.set_result(how)
 
     def _settle(self, reply: Reply) -> None:
@@ -229,11 +248,12 @@ class ProcessRunner:
             ]
             self._take(reply.number).set_result(answers)
         elif isinstance(reply, RunError):
-            log.warning(
-                "%s: a run failed: %s", self._job.name, reply.reason.splitlines()[:1]
-            )
+            reason = reply.reason[:_REASON_CHARS]
+            log.warning("%s: a run failed: %s", self._job.name, reason)
             error: RequestError = OutOfMemory() if reply.out_of_memory else RunFailed()
             self._take(reply.number).set_exception(error)
+        elif isinstance(reply, Alive | Said):
+            self._note(reply)
         else:
             raise TypeError("a load was answered twice")
 
@@ -241,19 +261,20 @@ class ProcessRunner:
         with self._lock:
             return self._pending.pop(number)
 
-    def _kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+    def _log_last(self) -> None:
+        """Log what the process printed last, which often is why it died."""
+        self._child.output.join(_JOIN_S)
+        if last := self._child.output.last:
+            fields = {"model": self._job.name, "line": last}
+            log.warning("the last that a model's process printed", extra=fields)
 
     def close(self) -> None:
         """Close the socket, which ends the child, or else kill it. Idempotent."""
-        connection, self._socket = self._socket, None
-        if connection is not None:
-            # A shutdown, unlike a close, also wakes our own thread out of its read.
-            with connection:
-                connection.shutdown(socket.SHUT_RDWR)
-            self._reap()
+        self._watchdog.stop()
+        if self._child.open:
+            self._child.hang_up()
+            self._child.reap()
             if self._reader is not None:
-                self._reader.join(_CLOSE_S)
-            self._connection.close()
+                self._reader.join(_JOIN_S)
+            self._child.close()
         self._arena.close()

@@ -6,8 +6,9 @@ process is read as data, never run as pickled code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from modelserver.runners.frames import Frame
+
+# Booleans, integers and floats of 1 to 8 bytes: what numpy makes of anything else that
+# a process may name as a dtype is not worth finding out.
+_DTYPE = re.compile(r"[|<>][biuf][1248]")
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
 Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
 """One image's arrays, by the role that the signature gives them."""
@@ -47,6 +53,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         require_gpu: fail rather than run on the CPU.
         rewrite: run the graph rewritten, where that answers the same.
         score_floor: detections below it are never answered; 0 for none.
+        memory_mb: MiB that the process may use; 0 chooses by the graph's size.
+        trusted: SHA-256 of graph files that may use any op, in small letters.
     """
 
     name: str
@@ -59,10 +67,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     require_gpu: bool = False
     rewrite: bool = True
     score_floor: float = 0.0
+    memory_mb: int = 0
+    trusted: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What loading a model found out; the child's first message.
+    """What loading a model found out.
 
     Attributes:
         device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
@@ -73,8 +83,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     signature: Signature
     device: str
-    slots: int
-    max_batch: int
+    slots: _Count
+    max_batch: _Count
     load_ms: float
     notes: tuple[str, ...] = ()
 
@@ -89,12 +99,16 @@ class Runner(Protocol):
     def ended(self) -> Future[str]:
         """Resolves once the runner can run no more, with a short reason."""
 
+    @property
+    def pid(self) -> int | None:
+        """Its process's id, ``None`` where it has none of its own."""
+
     def open(self) -> Facts:
         """Load, warm up and return what was found; blocks.
 
         Raises:
             GraphError, SidecarError: the files are at fault.
-            ModelCrashed: the process died, or did not get ready in time.
+            ModelCrashed: the process died, or took too long or too much memory.
         """
 
     def allocate(self, shape: tuple[int, ...]) -> Frame:
@@ -113,8 +127,8 @@ class Runner(Protocol):
     def close(self) -> None:
         """End the runner. Idempotent.
 
-        A process is gone within some two seconds; in this process the runs under way
-        are waited for.
+        A process is gone within some two seconds, also one that hangs; in this process
+        the runs under way are waited for.
         """
 
 
@@ -141,19 +155,24 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def pack(cls, array: NDArray[np.generic]) -> Array:
-        """Copy an array of any numeric dtype into a message."""
+        """Copy an array of numbers into a message.
+
+        Raises:
+            TypeError: it holds something else.
+        """
+        if not _DTYPE.fullmatch(array.dtype.str):
+            raise TypeError(f"an output of {array.dtype} is no array of numbers")
         return cls(array.dtype.str, array.shape, array.tobytes())
 
     def unpack(self) -> NDArray[np.generic]:
         """Return the array, read-only.
 
         Raises:
-            ValueError, TypeError: the message is not consistent.
+            ValueError, TypeError, OverflowError: the message is not consistent.
         """
-        dtype = np.dtype(self.dtype)
-        if dtype.hasobject:
-            raise TypeError(f"{self.dtype} is no numeric dtype")
-        return np.frombuffer(self.data, dtype).reshape(self.shape)
+        if not _DTYPE.fullmatch(self.dtype):
+            raise TypeError("an array of no numeric dtype")
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -172,10 +191,25 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     out_of_memory: bool
 
 
+class Imported(msgspec.Struct, frozen=True, tag=True):
+    """Child to front: TensorFlow is imported, from here on loading is timed."""
+
+
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Child to front, every few seconds: threads of this process still run."""
+
+
+class Said(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a line for the log, of one of ``logging``'s levels."""
+
+    level: int
+    text: str
+
+
 class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Child to front: the model cannot be served, and why."""
 
     reason: str
 
 
-Reply: TypeAlias = Facts | Ran | RunError | LoadError
+Reply: TypeAlias = Facts | Ran | RunError | LoadError | Imported | Alive | Said

@@ -1,0 +1,175 @@
+"""A model's process as the front sees it: started, heard, ended, told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import modelserver
+from modelserver.runners.channel import Channel
+from modelserver.runners.limits import private_bytes
+from modelserver.runners.output import Output
+
+log = logging.getLogger(__name__)
+
+# How long a child is given to end by itself once its socket is closed, and once it was
+# killed: only one that hangs inside the kernel takes longer.
+_CLOSE_S, _KILL_S = 2.0, 3.0
+
+
+class ChildProcess:
+    """A model's process, with its socket and what it prints. Thread-safe once started.
+
+    Args:
+        name: the model's.
+        gpu: the only GPU that it may see, as ``CUDA_VISIBLE_DEVICES`` names it.
+    """
+
+    def __init__(self, name: str, gpu: str | None = None) -> None:
+        self._name = name
+        self._gpu = gpu
+        self.output = Output(name)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._channel: Channel | None = None
+        self._verdict = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, once started."""
+        return self._process.pid if self._process else None
+
+    @property
+    def open(self) -> bool:
+        """Whether it was started and not told to end yet."""
+        return self._socket is not None
+
+    def start(self, arena: int) -> None:
+        """Start it with the arena's descriptor, in a session of its own."""
+        printed, printing = os.pipe()
+        self._socket, theirs = socket.socketpair()
+        self._channel = Channel(self._socket.dup())
+        descriptors = (theirs.fileno(), arena)
+        command = [sys.executable, "-m", "modelserver.runners.child"]
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, *map(str, descriptors)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=printing,
+                    stderr=printing,
+                    pass_fds=descriptors,
+                    env=self._environment(),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(printing)
+            self.output.start(printed)
+
+    def _environment(self) -> dict[str, str]:
+        """Environment of the child: this package importable, one GPU visible."""
+        environ = dict(os.environ)
+        package = str(Path(modelserver.__file__).parent.parent)
+        path = [package, *filter(None, [environ.get("PYTHONPATH")])]
+        environ["PYTHONPATH"] = os.pathsep.join(path)
+        environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        environ.pop("API_TOKEN", None)
+        if self._gpu is not None:
+            environ["CUDA_VISIBLE_DEVICES"] = self._gpu
+        return environ
+
+    def send(self, data: bytes) -> None:
+        """Send one message; one thread at a time.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        if self._channel is None:
+            raise OSError("the process was not started")
+        self._channel.send(data)
+
+    def receive(self) -> bytes:
+        """Wait for a message; one thread at a time.
+
+        Raises:
+            EOFError, OSError: the process is gone, or sent what is no message.
+        """
+        if self._channel is None:
+            raise OSError("the process was not started")
+        return self._channel.receive()
+
+    def has_sent(self) -> bool:
+        """Whether something of it waits to be read."""
+        try:
+            return self._channel is not None and self._channel.has_more()
+        except (OSError, ValueError):  # closed meanwhile
+            return False
+
+    def memory(self) -> int:
+        """Return the bytes of memory that it uses alone."""
+        return private_bytes(self._process.pid) if self._process else 0
+
+    def kill(self, reason: str) -> None:
+        """End it at once, also one that is stopped; the first reason is kept."""
+        self._verdict = self._verdict or reason
+        process = self._process
+        if process is not None and process.poll() is None:
+            # Its group, which it leads: whatever it may have started goes, too.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    @property
+    def verdict(self) -> str:
+        """Why it was killed by us; empty where it was not."""
+        return self._verdict
+
+    def reap(self) -> str:
+        """Wait for its end, but not for long, and say how it ended."""
+        process = self._process
+        if process is None:
+            return "never started"
+        try:
+            code = process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self.kill("it did not end by itself")
+            try:
+                code = process.wait(_KILL_S)
+            except subprocess.TimeoutExpired:
+                log.error(  # noqa: TRY400 - there is no more to tell
+                    "%s: process %d hangs in the kernel and stays",
+                    self._name,
+                    process.pid,
+                )
+                return "an end that cannot be seen"
+        how = ended_by(code)
+        return f"{how}: {self._verdict}" if self._verdict else how
+
+    def hang_up(self) -> None:
+        """Tell it to end. Idempotent."""
+        ours, self._socket = self._socket, None
+        if ours is not None:
+            # A shutdown, unlike a close, also wakes our own thread out of its read.
+            with ours, contextlib.suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of what is left of it, once it was reaped. Idempotent."""
+        if self._channel is not None:
+            self._channel.close()
+        self.output.join(_CLOSE_S)
+
+
+def ended_by(code: int) -> str:
+    """Name a signal or an exit code as ``Popen.returncode`` gives it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-code}"

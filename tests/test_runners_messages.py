@@ -1,0 +1,203 @@
+"""Messages of a process that may be anybody's: read as data, and never the front's end."""
+
+import contextlib
+import logging
+import socket
+import struct
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from conftest import SECONDS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver import errors
+from modelserver.runners import Job, ProcessRunner, process
+from modelserver.runners.channel import Channel
+from modelserver.runners.protocol import (
+    Alive,
+    Array,
+    Facts,
+    Imported,
+    LoadError,
+    Ran,
+    RunError,
+    Said,
+)
+from modelserver.signatures import Signature
+
+FACTS = Facts(
+    signature=Signature(
+        kind="detection", input="x:0", dtype="uint8", layout="NHWC", outputs={}
+    ),
+    device="CPU",
+    slots=2,
+    max_batch=1,
+    load_ms=1.0,
+)
+NUMBERS = st.integers(-1, 3) | st.integers(-(2**63), 2**64 - 1)
+ARRAYS = st.builds(
+    Array,
+    st.sampled_from(["<f4", "|u1", "|O", "f4,(", "<V2", ""]) | st.text(max_size=5),
+    st.lists(NUMBERS, max_size=3).map(tuple),
+    st.binary(max_size=16),
+)
+MESSAGES = st.one_of(
+    st.builds(
+        Ran,
+        number=NUMBERS,
+        outputs=st.lists(st.dictionaries(st.text(max_size=3), ARRAYS, max_size=2)),
+        run_ms=st.floats(),
+    ),
+    st.builds(
+        RunError,
+        number=NUMBERS,
+        reason=st.text() | st.just(""),
+        out_of_memory=st.booleans(),
+    ),
+    st.builds(Said, level=NUMBERS, text=st.text()),
+    st.builds(LoadError, reason=st.text()),
+    st.sampled_from([FACTS, Alive(), Imported()]),
+).map(msgspec.msgpack.encode)
+
+
+def framed(data):
+    """A message's bytes on the socket."""
+    return struct.pack("!i", len(data)) + data
+
+
+STREAMS = st.lists(
+    MESSAGES.map(framed)
+    | st.binary(max_size=40).map(framed)
+    | st.binary(max_size=12)
+    | st.sampled_from([struct.pack("!iQ", -1, 1 << 62), struct.pack("!i", -2)]),
+    max_size=8,
+).map(b"".join)
+
+
+class Wire:
+    """A runner whose process is a socket that the test writes to."""
+
+    def __init__(self):
+        job = Job(name="m", kind="detection", graph="gone", sidecar=None)
+        self.runner = ProcessRunner(job, arena_bytes=1)
+        ours, self.theirs = socket.socketpair()
+        self.runner._child._channel = Channel(ours)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.theirs.close()
+        self.runner._child._channel.close()
+
+    def say(self, data):
+        """Send bytes, and nothing more."""
+        self.theirs.sendall(data)
+        self.theirs.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Log nothing: Hypothesis makes thousands of lines."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@given(STREAMS)
+def test_any_bytes_end_in_ended(stream):
+    """Whatever comes, the runs under way are answered and the end is told."""
+    with Wire() as wire:
+        futures = [wire.runner.run([]) for _ in range(3)]
+        wire.say(stream)
+        wire.runner._receive()
+        assert wire.runner.ended.done()
+        for future in futures:
+            error = future.exception(SECONDS)
+            assert error is None or isinstance(error, errors.RequestError)
+        with pytest.raises(errors.RunnerDied):
+            wire.runner.run([])
+
+
+@given(STREAMS)
+def test_any_bytes_in_a_load_are_facts_or_a_models_error(stream):
+    """Nothing else comes out of it."""
+    with Wire() as wire:
+        wire.say(stream)
+        with contextlib.suppress(errors.ModelError):
+            assert isinstance(wire.runner._load(), Facts)
+
+
+def test_what_is_no_message_is_told_as_nonsense():
+    """In the reason of the load."""
+    with Wire() as wire:
+        wire.say(framed(b"\xc1"))
+        with pytest.raises(errors.ModelCrashed, match="nonsense"):
+            wire.runner._load()
+
+
+def test_facts_must_come_before_answers():
+    """A process that skips them is not used."""
+    with Wire() as wire:
+        ran = Ran(number=0, outputs=[], run_ms=1.0)
+        wire.say(framed(msgspec.msgpack.encode(ran)))
+        with pytest.raises(errors.ModelCrashed, match="no facts"):
+            wire.runner._load()
+
+
+@pytest.mark.parametrize("count", [0, -1, 1 << 40])
+def test_facts_that_cannot_be_are_refused(count):
+    """A model of no slots would never run anything."""
+    with Wire() as wire:
+        changed = msgspec.structs.replace(FACTS, slots=count)
+        wire.say(framed(msgspec.msgpack.encode(changed)))
+        with pytest.raises(errors.ModelCrashed, match="nonsense"):
+            wire.runner._load()
+
+
+def test_a_message_longer_than_any_answer_is_not_read():
+    """Its length alone would take the front's memory."""
+    with Wire() as wire:
+        wire.say(struct.pack("!iQ", -1, 1 << 40))
+        with pytest.raises(OSError, match="a message of"):
+            wire.runner._child.receive()
+
+
+def test_runs_are_timed_in_the_order_they_were_sent():
+    """Only as many as there are slots can run; the next one waits its turn."""
+    with Wire() as wire:
+        runner = wire.runner
+        assert [task.key for task in runner._signs().tasks] == ["import"]
+        runner._note(Imported())
+        assert [task.key for task in runner._signs().tasks] == ["load"]
+        runner._start_up, runner._slots = None, 2
+        for _ in range(3):
+            runner.run([])
+        assert [task.key for task in runner._signs().tasks] == [0, 1]
+        runner._take(0)
+        assert [task.key for task in runner._signs().tasks] == [1, 2]
+        assert runner._signs().tasks[0].limit_s == 60.0
+
+
+def test_an_import_that_is_told_twice_starts_no_load_anew():
+    """Nor once the model serves."""
+    with Wire() as wire:
+        runner = wire.runner
+        runner._start_up = None
+        runner._note(Imported())
+        assert runner._signs().tasks == []
+
+
+def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
+    """A process that loads is bounded otherwise."""
+    with Wire() as wire:
+        runner = wire.runner
+        clock = SimpleNamespace(monotonic=lambda: 77.0)
+        monkeypatch.setattr(process, "time", clock)
+        runner._note(Alive())
+        assert runner._signs().heard_s is None
+        runner._heard_s = 1.0
+        runner._settle(Alive())
+        assert runner._signs().heard_s == 77.0
