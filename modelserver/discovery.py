@@ -3,6 +3,8 @@
     detection        <prefix>.frozen.pb   <prefix>.label_map.pbtxt
     classification   <prefix>.pb          <prefix>.pbtxt or <prefix>.labels.txt
     either           <prefix>.json, the optional sidecar
+                     <prefix>.test.jpg or <prefix>.test.png, and
+                     <prefix>.expected.json, the optional golden image
 
 Both kinds may share a folder: each app sees its own kind's files only. Nothing is read
 here but what a digest needs, and nothing that is not a regular file is ever opened.
@@ -27,17 +29,24 @@ if TYPE_CHECKING:
 
     from modelserver.signatures import Kind
 
-Role = Literal["graph", "labels", "names", "sidecar"]
+Role = Literal["graph", "labels", "names", "sidecar", "image", "expected"]
 
 # A protobuf message cannot be larger.
 MAX_GRAPH_BYTES = 2000 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 
+# A golden image and what the model must see in it.
+_GOLDEN: tuple[tuple[str, Role | None], ...] = (
+    (".test.jpg", "image"),
+    (".test.png", "image"),
+    (".expected.json", "expected"),
+)
 # Longest first: x.frozen.pb is never a classifier named x.frozen.
 _ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
     "detection": (
         (".frozen.pb", "graph"),
         (".label_map.pbtxt", "labels"),
+        *_GOLDEN,
         (".json", "sidecar"),
     ),
     "classification": (
@@ -46,6 +55,7 @@ _ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
         (".pb", "graph"),
         (".pbtxt", "labels"),
         (".labels.txt", "names"),
+        *_GOLDEN,
         (".json", "sidecar"),
     ),
 }
@@ -53,6 +63,7 @@ _EXPECTED: dict[Kind, tuple[str, str]] = {
     "detection": (".frozen.pb", ".label_map.pbtxt"),
     "classification": (".pb", ".pbtxt"),
 }
+_BESIDE: frozenset[Role] = frozenset({"sidecar", "image", "expected"})
 _UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
 
 
@@ -66,6 +77,8 @@ class ModelFiles:
         graph: the frozen graph.
         labels: the label map, ``None`` where there is none.
         sidecar: ``<prefix>.json``, ``None`` where there is none.
+        image: a photo that the model must get right before it serves.
+        expected: what it must see in it; both are there or neither.
     """
 
     name: str
@@ -73,11 +86,13 @@ class ModelFiles:
     graph: Path
     labels: Path | None
     sidecar: Path | None
+    image: Path | None = None
+    expected: Path | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that there are: graph, labels, sidecar."""
-        found = (self.graph, self.labels, self.sidecar)
+        """The files that there are: graph, labels, sidecar, image, expected."""
+        found = (self.graph, self.labels, self.sidecar, self.image, self.expected)
         return tuple(path for path in found if path is not None)
 
     @property
@@ -88,6 +103,11 @@ class ModelFiles:
         differ in ``ModelFiles`` itself.
         """
         return tuple(_stamp(path) for path in self.paths)
+
+    @property
+    def stamp(self) -> object:
+        """What differs once any of the files was added, changed or taken away."""
+        return self.paths, self.fingerprint
 
     def digest(self) -> str:
         """Hash what the model is made of: graph, labels and sidecar, 64 hex digits.
@@ -105,6 +125,19 @@ class ModelFiles:
                 total.update(f"{role} {_sha256(path)}\n".encode())
         return total.hexdigest()
 
+    def identity(self, digest: str) -> tuple[str, ...]:
+        """Return what differs once any file's name or content does.
+
+        Args:
+            digest: of these files, as :meth:`digest` gave it.
+
+        Raises:
+            ModelError: a golden file is gone or cannot be read.
+        """
+        golden = (path for path in (self.image, self.expected) if path is not None)
+        names = (path.name for path in self.paths)
+        return (digest, *(_sha256(path) for path in golden), *names)
+
 
 @dataclass(frozen=True)
 class Discovery:
@@ -113,10 +146,12 @@ class Discovery:
     Attributes:
         models: sorted by name.
         warnings: a sentence for each file or folder that needs the operator's eye.
+        readable: whether the folder could be read at all.
     """
 
     models: tuple[ModelFiles, ...]
     warnings: tuple[str, ...]
+    readable: bool = True
 
 
 class _Part(NamedTuple):
@@ -151,7 +186,7 @@ def discover(folder: Path, kind: Kind) -> Discovery:
         paths = sorted(folder.iterdir())
     except OSError as err:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
-        return Discovery((), (f"{why}; {hint(kind)}.",))
+        return Discovery((), (f"{why}; {hint(kind)}.",), readable=False)
     root = os.path.realpath(folder)
     parts = [part for path in paths if (part := _part(path, kind, root))]
     warnings: list[str] = []
@@ -169,8 +204,8 @@ def _models(
     for part in parts:
         groups[part.name][part.role].append(part)
     for name, group in sorted(groups.items()):
-        # Any *.json may lie in the folder; it is a sidecar only beside a graph.
-        roles = [role for role in group if role != "sidecar" or "graph" in group]
+        # Any *.json or photo may lie in the folder; it counts only beside a graph.
+        roles = [role for role in group if role not in _BESIDE or "graph" in group]
         chosen = {role: _choose(group[role], warnings) for role in roles}
         graph, labels = chosen.get("graph"), _labels(chosen, warnings)
         if graph is None:
@@ -182,7 +217,10 @@ def _models(
                 f"The model {name!r} has no label map {name + _EXPECTED[kind][1]!r}; "
                 "its class ids are given as labels."
             )
-        yield ModelFiles(name, kind, graph, labels, chosen.get("sidecar"))
+        image, expected = _golden(name, chosen, warnings)
+        yield ModelFiles(
+            name, kind, graph, labels, chosen.get("sidecar"), image, expected
+        )
 
 
 def _orphans(
@@ -219,6 +257,19 @@ def _labels(chosen: dict[Role, Path | None], warnings: list[str]) -> Path | None
     if labels and names:
         warnings.append(f"{names.name!r} is skipped: {labels.name!r} is used.")
     return labels or names
+
+
+def _golden(
+    name: str, chosen: dict[Role, Path | None], warnings: list[str]
+) -> tuple[Path, Path] | tuple[None, None]:
+    """The golden image and its answer, where there are both."""
+    image, expected = chosen.get("image"), chosen.get("expected")
+    if image and expected:
+        return image, expected
+    if lone := image or expected:
+        other = f"{name}.expected.json" if image else f"{name}.test.jpg"
+        warnings.append(f"{lone.name!r} is not used: there is no {other!r} beside it.")
+    return None, None
 
 
 def _part(path: Path, kind: Kind, root: str) -> _Part | None:

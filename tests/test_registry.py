@@ -2,11 +2,11 @@
 
 import gc
 import threading
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_models import SECONDS, FakeFiles, World, entry, stage
 
 from modelserver.errors import (
     GraphError,
@@ -16,75 +16,6 @@ from modelserver.errors import (
     ModelNotReady,
 )
 from modelserver.registry import Registry, Stage
-
-SECONDS = 20
-
-
-@dataclass(frozen=True)
-class FakeFiles:
-    """Stands for a model's files; another version has another fingerprint."""
-
-    name: str
-    version: int = 1
-    kind: str = "detection"
-    paths: tuple = ()
-
-    @property
-    def fingerprint(self):
-        return self.version
-
-    def digest(self):
-        return f"digest of {self.name} {self.version}"
-
-
-class FakeModel:
-    """Stands for a loaded model; a test ends it."""
-
-    def __init__(self, files, closed):
-        self.files = files
-        self.ended = Future()
-        self._closed = closed
-        self.error = None
-
-    def die(self, how="SIGKILL"):
-        self.ended.set_result(how)
-
-    def close(self):
-        self._closed.append(self.files.name)
-        if not self.ended.done():
-            self.ended.set_result("closed")
-        if self.error:
-            raise self.error
-
-
-class World:
-    """A loader whose next answer a test chooses, a clock and a folder."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.folder = {}
-        self.errors = {}
-        self.models = {}
-        self.closed = []
-        self.loads = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.loading = 0
-        self.most = 0
-        self.lock = threading.Lock()
-
-    def load(self, files):
-        with self.lock:
-            self.loads.append(files.version)
-            self.loading += 1
-            self.most = max(self.most, self.loading)
-        self.gate.wait(SECONDS)
-        with self.lock:
-            self.loading -= 1
-        if files in self.errors:
-            raise self.errors[files]
-        model = self.models[files.name] = FakeModel(files, self.closed)
-        return model
 
 
 @pytest.fixture
@@ -99,21 +30,11 @@ def registry(world):
         hint="Put models into the folder.",
         loads=2,
         clock=lambda: world.now,
-        rescan=world.folder.get,
         look_s=0.001,
     )
     yield registry
     world.gate.set()
     registry.close()
-
-
-def stage(name, wanted):
-    """A condition for ``Registry.wait``."""
-    return lambda registry: {e.files.name: e.stage for e in registry}[name] is wanted
-
-
-def entry(registry, name):
-    return next(e for e in registry if e.files.name == name)
 
 
 def test_a_model_serves_once_it_is_loaded(registry, world):
@@ -171,12 +92,12 @@ def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, wo
 
 def test_a_failed_model_is_loaded_again_once_its_files_change(registry, world):
     """And not before: a crash in warm-up waits for a new file."""
-    bad = world.folder["m"] = FakeFiles("m")
+    bad = FakeFiles("m")
     world.errors[bad] = ModelCrashed("SIGSEGV while loading")
     registry.add(bad)
     assert registry.wait(stage("m", Stage.FAILED), SECONDS)
     world.now += 10_000
-    world.folder["m"] = replace(bad, version=2)
+    registry.put(replace(bad, version=2))
     assert registry.wait(stage("m", Stage.READY), SECONDS)
     assert world.loads == [1, 2]
 
@@ -220,7 +141,7 @@ def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
 
 def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
     """A new file is a new chance."""
-    files = world.folder["m"] = FakeFiles("m")
+    files = FakeFiles("m")
     registry.add(files)
     for wait_s in (1, 2, 0):
         assert registry.wait(stage("m", Stage.READY), SECONDS)
@@ -228,7 +149,7 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
         assert registry.wait(lambda r: not stage("m", Stage.READY)(r), SECONDS)
         world.now += wait_s
     assert registry.wait(stage("m", Stage.FAILED), SECONDS)
-    world.folder["m"] = replace(files, version=2)
+    registry.put(replace(files, version=2))
     assert registry.wait(stage("m", Stage.READY), SECONDS)
 
 
@@ -271,7 +192,7 @@ def test_the_wait_for_a_model_includes_its_load(registry, world):
         world.now += 7
         return world.load(files)
 
-    registry._loader = slowly
+    registry._supervisor._loader = slowly
     registry.add(FakeFiles("m"))
     assert registry.wait(stage("m", Stage.READY), SECONDS)
     registry.get("m").die()
@@ -316,8 +237,7 @@ def test_a_model_that_gets_ready_while_closing_is_closed_too(world):
             closed.wait(0.001)
         registry.close()
         world.gate.set()
-        thread = registry._threads[0]
-        thread.join(SECONDS)
+        entry(registry, "m").thread.join(SECONDS)
     assert world.closed == ["m"]
 
 
@@ -344,6 +264,6 @@ def test_the_stand_ins_are_true_to_discovery():
     from modelserver.discovery import ModelFiles
 
     files = ModelFiles("m", "detection", Path("m.frozen.pb"), None, None)
-    for name in ("name", "kind", "paths", "fingerprint", "digest"):
+    for name in ("name", "kind", "stamp", "digest", "identity"):
         assert hasattr(files, name)
         assert hasattr(FakeFiles("m"), name)

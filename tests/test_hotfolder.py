@@ -1,0 +1,204 @@
+"""The model folder while it is served: new, changed, removed, and not yet whole."""
+
+import threading
+
+import pytest
+
+from modelserver import discovery
+from modelserver.hotfolder import HotFolder
+
+SECONDS = 20
+
+
+class Sink:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.told = []
+        self.changed = threading.Condition()
+
+    def put(self, files, seen):
+        assert files.stamp == seen
+        self._note(f"put {files.name}")
+
+    def remove(self, name):
+        self._note(f"remove {name}")
+
+    def _note(self, words):
+        with self.changed:
+            self.told.append(words)
+            self.changed.notify_all()
+
+    def wait(self, *words):
+        """Wait until it was told these words."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.told == list(words), SECONDS)
+
+
+@pytest.fixture
+def sink():
+    return Sink()
+
+
+@pytest.fixture
+def hot(folder, sink):
+    """A watched folder that is looked at when a test says so."""
+    return HotFolder(
+        lambda: discovery.discover(folder, "classification"), sink, every_s=0
+    )
+
+
+def write(folder, name, text="1"):
+    """Write a file anew, so that it differs from any before."""
+    path = folder / name
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+
+
+def test_what_is_there_at_first_is_not_told_again(folder, hot, sink):
+    """The server loads it at its start."""
+    write(folder, "m.pb")
+    assert [files.name for files in hot.first()] == ["m"]
+    assert not hot.poll()
+    assert sink.told == []
+
+
+def test_a_new_model_is_told_once_it_was_seen_twice_the_same(folder, hot, sink):
+    """A copy under way changes between two looks."""
+    hot.first()
+    write(folder, "m.pb", "1")
+    assert hot.poll()
+    write(folder, "m.pb", "12")
+    assert hot.poll()
+    assert sink.told == []
+    assert not hot.poll()
+    assert not hot.poll()
+    assert sink.told == ["put m"]
+
+
+@pytest.mark.parametrize(
+    "name", ["m.pb", "m.pbtxt", "m.json", "m.test.jpg", "m.expected.json"]
+)
+def test_a_change_of_any_of_a_models_files_is_told(name, folder, hot, sink):
+    """Graph, label map, sidecar, golden image and its answer."""
+    for each in ("m.pb", "m.pbtxt", "m.json", "m.test.jpg", "m.expected.json", "n.pb"):
+        write(folder, each)
+    hot.first()
+    write(folder, name, "another")
+    assert hot.poll()
+    assert not hot.poll()
+    assert sink.told == ["put m"]
+
+
+def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
+    """So a label map may come after its graph."""
+    write(folder, "m.pb")
+    hot.first()
+    write(folder, "m.pbtxt")
+    hot.poll()
+    hot.poll()
+    (folder / "m.pbtxt").unlink()
+    hot.poll()
+    hot.poll()
+    assert sink.told == ["put m", "put m"]
+
+
+def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
+    """One that is back at the next look was only being replaced."""
+    write(folder, "m.pb")
+    hot.first()
+    away = folder.parent / "m.pb"
+    (folder / "m.pb").rename(away)
+    assert hot.poll()
+    away.rename(folder / "m.pb")
+    assert not hot.poll()
+    assert sink.told == []
+    (folder / "m.pb").unlink()
+    assert hot.poll()
+    assert not hot.poll()
+    assert not hot.poll()
+    assert sink.told == ["remove m"]
+
+
+def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog):
+    """A network drive may be away for a while; that is said once."""
+    write(folder, "m.pb")
+    hot.first()
+    away = folder.parent / "away"
+    folder.rename(away)
+    for _ in range(3):
+        assert not hot.poll()
+    assert caplog.text.count("cannot be read") == 1
+    away.rename(folder)
+    assert not hot.poll()
+    assert sink.told == []
+
+
+def test_what_is_odd_is_said_once(folder, hot, caplog):
+    """Not at every look; and again after it was in order."""
+    write(folder, "m.pb")
+    hot.first()
+    hot.poll()
+    assert caplog.text.count("has no label map") == 1
+    write(folder, "m.pbtxt")
+    hot.poll()
+    (folder / "m.pbtxt").unlink()
+    hot.poll()
+    assert caplog.text.count("has no label map") == 2
+
+
+def test_the_thread_looks_by_itself(folder, sink):
+    """Every so often."""
+    hot = HotFolder(
+        lambda: discovery.discover(folder, "classification"), sink, every_s=0.01
+    )
+    hot.first()
+    hot.start()
+    write(folder, "m.pb")
+    sink.wait("put m")
+    hot.close()
+    assert not hot._thread.is_alive()
+
+
+def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
+    """Where nobody looks by himself; what was asked for is not lost."""
+    looks = threading.Semaphore(0)
+
+    def look():
+        looks.release()
+        return discovery.discover(folder, "classification")
+
+    hot = HotFolder(look, sink, every_s=0, again_s=0.01)
+    hot.first()
+    hot.start()
+    write(folder, "m.pb")
+    assert looks.acquire(timeout=SECONDS)
+    hot.rescan()
+    sink.wait("put m")
+    hot.close()
+    looked = 0
+    while looks.acquire(blocking=False):
+        looked += 1
+    assert looked == 2
+
+
+def test_a_look_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog):
+    """A bug must not end the watch."""
+    found = [discovery.discover(folder, "classification")]
+
+    def look():
+        return found.pop() if found else 1 / 0
+
+    hot = HotFolder(look, sink, every_s=0, again_s=0.01)
+    hot.first()
+    hot.start()
+    for _ in range(2):
+        hot.rescan()
+    hot.close()
+    assert caplog.text.count("looking at the model folder failed") == 2
+
+
+def test_a_folder_that_is_not_watched_closes(hot):
+    """As in a process that never started."""
+    hot.close()
+    hot.close()
