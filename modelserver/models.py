@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from modelserver import images, labels
-from modelserver.batching import Batcher, Done
+from modelserver.batching import Batcher, Caller, Done, Place
 from modelserver.errors import ModelNotReady
 from modelserver.images import Limits, Picture
 from modelserver.runners import (
@@ -21,12 +21,14 @@ from modelserver.runners import (
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Mapping
     from concurrent.futures import Future
 
     import numpy as np
     from numpy.typing import NDArray
 
     from modelserver.discovery import ModelFiles
+    from modelserver.errors import Overloaded
     from modelserver.labels import LabelMap
     from modelserver.settings import Settings
 
@@ -50,12 +52,14 @@ class Prepared(NamedTuple):
         width, height: of the upright photo, in pixels.
         window: ymin xmin ymax xmax of what the graph is shown, in the photo's
             normalised coordinates.
+        orientation: the EXIF orientation that was applied, 1 to 8.
     """
 
     frame: Frame
     width: int
     height: int
     window: Window
+    orientation: int = 1
 
 
 class Model:
@@ -93,6 +97,7 @@ class Model:
             slots=facts.slots + runner.ahead,
             max_batch=facts.max_batch,
             capacity=settings.queue_length,
+            max_wait_s=settings.max_queue_wait_s,
             key=lambda frame: frame.pixels.shape,
             delay_s=settings.batch_delay_ms / 1000,
         )
@@ -115,25 +120,40 @@ class Model:
         Raises:
             RequestError: it is no image, too large, broken, or there is no room.
         """
-        signature = self.facts.signature
-        target = signature.size or signature.inner_size
-        at_least = None
-        if target is not None and not self._full_decode:
-            at_least = (_REDUCE_TO * target[0], _REDUCE_TO * target[1])
-        frame, picture = self._decode(data, at_least)
-        if signature.size is None and signature.channels == _CHANNELS:
-            return Prepared(frame, picture.width, picture.height, _WHOLE)
+        frame, picture = self.decode(data)
+        if self._takes_any:
+            return self._prepared(frame, picture)
         try:
-            fitted = self._fitted(picture.pixels)
+            return self.fit(picture)
         finally:
             frame.release()
-        return Prepared(fitted, picture.width, picture.height, self._window(picture))
 
-    def _decode(
-        self,
-        data: bytes | memoryview | mmap.mmap,
-        at_least: tuple[int, int] | None,
-    ) -> tuple[Frame, Picture]:
+    def fit(self, picture: Picture) -> Prepared:
+        """Copy a picture that was decoded before; as :meth:`prepare` for the rest."""
+        if self._takes_any:
+            frame = self._runner.allocate(picture.pixels.shape)
+            frame.pixels[...] = picture.pixels
+        else:
+            frame = self._fitted(picture.pixels)
+        return self._prepared(frame, picture)
+
+    @property
+    def _takes_any(self) -> bool:
+        """Whether the graph is fed whatever was decoded."""
+        signature = self.facts.signature
+        return signature.size is None and signature.channels == _CHANNELS
+
+    @property
+    def at_least(self) -> tuple[int, int] | None:
+        """Height and width to decode at least; ``None`` for a full decode."""
+        signature = self.facts.signature
+        target = signature.size or signature.inner_size
+        if target is None or self._full_decode:
+            return None
+        return _REDUCE_TO * target[0], _REDUCE_TO * target[1]
+
+    def decode(self, data: bytes | memoryview | mmap.mmap) -> tuple[Frame, Picture]:
+        """Decode into a frame, which the caller releases; as :meth:`prepare`."""
         frames: list[Frame] = []
 
         def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -142,7 +162,7 @@ class Model:
 
         try:
             picture = images.decode(
-                data, limits=self._limits, at_least=at_least, allocate=allocate
+                data, limits=self._limits, at_least=self.at_least, allocate=allocate
             )
         except BaseException:
             for frame in frames:
@@ -169,22 +189,59 @@ class Model:
             raise
         return frame
 
-    def _window(self, picture: Picture) -> Window:
-        """Return which part of a picture the graph is shown."""
-        signature = self.facts.signature
-        if signature.size is None:
-            return _WHOLE
-        shape = picture.pixels.shape
-        return images.source_window(shape, signature.size, signature.resize)
+    def _prepared(self, frame: Frame, picture: Picture) -> Prepared:
+        size, window = self.facts.signature.size, _WHOLE
+        if size is not None:
+            how = self.facts.signature.resize
+            window = images.source_window(picture.pixels.shape, size, how)
+        width, height = picture.width, picture.height
+        return Prepared(frame, width, height, window, picture.orientation)
 
-    def submit(self, frame: Frame) -> Future[Done[Answer]]:
+    def admit(self, caller: Caller | None = None) -> Place[Frame, Answer]:
+        """Take a place in the queue, before anything is decoded; see ``Batcher``.
+
+        Raises:
+            Overloaded: there is none, or the wait would be too long.
+        """
+        return self._batcher.admit(caller)
+
+    @property
+    def inside(self) -> int:
+        """Images that are prepared, wait or run."""
+        return self._batcher.inside
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a slot."""
+        return self._batcher.waiting
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Images that were not run, by what came of them; see ``Batcher.counts``."""
+        return dict(self._batcher.counts)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process's id, ``None`` where it has none of its own."""
+        return self._runner.pid
+
+    def refusal(self, coming: int = 0) -> Overloaded | None:
+        """Tell how an image would be refused that came now; see ``Batcher``."""
+        return self._batcher.refusal(coming)
+
+    def submit(
+        self, frame: Frame, place: Place[Frame, Answer] | None = None
+    ) -> Future[Done[Answer]]:
         """Queue a frame; it is released when the future is done, however that ends.
+
+        Args:
+            place: as :meth:`admit` gave it; without one it is taken now.
 
         Raises:
             Overloaded: the queue is full; the frame is released.
         """
         try:
-            future = self._batcher.submit(frame)
+            future = (place or self._batcher.admit()).submit(frame)
         except BaseException:
             frame.release()
             raise
@@ -264,6 +321,8 @@ class Loader:
             require_gpu=settings.require_gpu,
             rewrite=settings.rewrite_graphs,
             score_floor=_score_floor(settings),
+            memory_mb=settings.model_memory_mb,
+            trusted=settings.trusted_models,
         )
         arena_bytes = _CHANNELS * settings.max_pixels_in_flight + _FITTED_BYTES
         if settings.isolation == "inline":
@@ -272,7 +331,7 @@ class Loader:
             job,
             arena_bytes=arena_bytes,
             load_timeout_s=settings.load_timeout_s,
-            log_format=settings.log_format,
+            run_timeout_s=settings.run_timeout_s,
         )
 
     def _gpu(self, name: str) -> str | None:

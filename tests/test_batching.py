@@ -3,14 +3,6 @@
 from concurrent.futures import CancelledError, Future
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-)
 
 from modelserver.batching import Batcher
 from modelserver.errors import (
@@ -267,60 +259,3 @@ def test_whatever_a_start_raises_reaches_the_callers_and_frees_the_slot():
     batcher = Batcher(broken, slots=1, max_batch=1, capacity=1, key=len)
     for _ in range(3):
         assert isinstance(batcher.submit("a").exception(0), ZeroDivisionError)
-
-
-class BatcherMachine(RuleBasedStateMachine):
-    """Whatever is submitted, cancelled, finished or failed: nothing is lost."""
-
-    futures = Bundle("futures")
-
-    def __init__(self):
-        super().__init__()
-        self.runs = FakeRuns()
-        self.batcher = make(self.runs, slots=2, max_batch=3, capacity=5)
-        self.all = []
-
-    @rule(target=futures, key=st.sampled_from("ab"))
-    def submit(self, key):
-        try:
-            future = self.batcher.submit(f"{key}{len(self.all)}")
-        except Overloaded:
-            assert self.batcher.waiting >= 5
-            future = Future()
-            future.set_result(None)
-            return future
-        self.all.append(future)
-        return future
-
-    @rule(future=futures)
-    def cancel(self, future):
-        future.cancel()
-
-    @precondition(lambda self: self.runs.started)
-    @rule(data=st.data())
-    def finish(self, data):
-        self.runs.finish(data.draw(st.integers(0, len(self.runs.started) - 1)))
-
-    @precondition(lambda self: self.runs.started)
-    @rule(error=st.sampled_from([RunFailed, OutOfMemory, RunnerDied]))
-    def fail(self, error):
-        self.runs.fail(error())
-
-    @invariant()
-    def slots_and_shapes_hold(self):
-        assert len(self.runs.started) <= 2
-        for items, _ in self.runs.started:
-            assert len(items) <= 3
-            assert len({item[0] for item in items}) == 1
-        if self.batcher.waiting and any(
-            future.running() or not future.done() for future in self.all
-        ):
-            assert self.runs.started
-
-    def teardown(self):
-        while self.runs.started:
-            self.runs.finish()
-        assert all(future.done() for future in self.all)
-
-
-TestBatcherMachine = BatcherMachine.TestCase

@@ -6,7 +6,16 @@ other model servers read that.
 
 from __future__ import annotations
 
+import math
+import uuid
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from http import HTTPStatus
+
+    from modelserver.errors import RequestError
 
 PROBLEM = "application/problem+json"
 
@@ -19,12 +28,57 @@ def problem_body(
     Args:
         slug: names the type; a problem without one is of type ``about:blank``.
     """
-    return msgspec.json.encode(
-        {
-            "type": f"/problems/{slug}" if slug else "about:blank",
-            "title": title,
-            "status": int(status),
-            "detail": detail,
-            "error": detail,
-        }
+    return msgspec.json.encode(_members(status, title, detail, slug))
+
+
+def problem_members(error: RequestError) -> dict[str, object]:
+    """Return an error of ours as the members of a problem."""
+    return _members(error.status, error.title, str(error), error.slug)
+
+
+def _members(
+    status: int, title: str, detail: str, slug: str | None
+) -> dict[str, object]:
+    return {
+        "type": f"/problems/{slug}" if slug else "about:blank",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "error": detail,
+    }
+
+
+def plain_problem(error: RequestError) -> bytes:
+    """Return an error of ours as a whole HTTP answer; see ``plain_answer``."""
+    content = problem_body(error.status, error.title, str(error), error.slug)
+    headers = ""
+    if error.retry_after_s is not None:
+        headers = f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
+    return _answer(error.status, content, headers)
+
+
+def plain_answer(status: HTTPStatus, detail: str) -> bytes:
+    """Return a problem as a whole HTTP answer, where no app makes one.
+
+    The connection is to be closed after it: what the client sent was not read to its
+    end.
+    """
+    return _answer(status, problem_body(status, status.phrase, detail))
+
+
+def _answer(status: HTTPStatus, content: bytes, headers: str = "") -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Connection: close\r\n"
+        f"Content-Type: {PROBLEM}\r\n"
+        f"Content-Length: {len(content)}\r\n"
+        f"{headers}"
+        "Server-Timing: total;dur=0\r\n"
+        # As web.access adds them to the answers of an app.
+        "X-Content-Type-Options: nosniff\r\n"
+        "Referrer-Policy: same-origin\r\n"
+        "Cross-Origin-Resource-Policy: same-origin\r\n"
+        "Cache-Control: no-store\r\n"
+        f"X-Request-Id: {uuid.uuid4().hex}\r\n\r\n"
     )
+    return head.encode() + content

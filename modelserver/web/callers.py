@@ -1,0 +1,76 @@
+"""Who waits for the answer to the present request, and for how long."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from flask import g, request
+
+from modelserver.batching import Caller
+from modelserver.errors import BadRequest
+from modelserver.web.backend import backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HEADER = "X-Request-Timeout-Ms"
+# Above 0; ten digits are a hundred days.
+_MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,9}", re.ASCII)
+# That the client has closed its side, also where something it sent is still unread.
+# Only Linux tells that; elsewhere a connection must be gone altogether.
+_CLOSED = getattr(select, "POLLRDHUP", 0)
+_GONE = _CLOSED | select.POLLHUP | select.POLLERR
+
+
+def own_limit() -> float | None:
+    """Return how many seconds the client waits, where its request says so.
+
+    Raises:
+        BadRequest: the header is no number of milliseconds above 0.
+    """
+    given = request.headers.get(_HEADER)
+    if given is None:
+        return None
+    if not _MILLISECONDS.fullmatch(given):
+        raise BadRequest(f"{_HEADER} must be a whole number of milliseconds.")
+    return int(given) / 1000
+
+
+def caller(own_s: float | None = None) -> Caller:
+    """Return who waits for the answer to the present request, once its upload is there.
+
+    The server's ``REQUEST_TIMEOUT_S`` runs from now: slow uploads have limits of their
+    own. The client's runs from when its request's head was read, as the client counts.
+
+    Args:
+        own_s: as ``own_limit`` gave it.
+    """
+    seconds = backend().settings.request_timeout_s
+    until = time.perf_counter() + seconds
+    if own_s is not None and g.started + own_s < until:
+        seconds, until = own_s, g.started + own_s
+    return Caller(seconds, until, _gone(request.environ.get("gunicorn.socket")))
+
+
+def _gone(connection: Any) -> Callable[[], bool]:
+    """Make the function that tells whether a client has closed its connection.
+
+    It peeks at gunicorn's socket. Under another server there is none, or one that must
+    not be touched (TLS), and a client is never taken for gone.
+    """
+    if not isinstance(connection, socket.socket) or hasattr(connection, "cipher"):
+        return lambda: False
+
+    def gone() -> bool:
+        try:
+            poll = select.poll()
+            poll.register(connection, _CLOSED)
+            return any(events & _GONE for _, events in poll.poll(0))
+        except (OSError, ValueError):  # closed by us meanwhile
+            return True
+
+    return gone

@@ -1,0 +1,347 @@
+"""Places in a queue: who gets one, who is refused, and who is never run."""
+
+from concurrent.futures import CancelledError, Future
+
+import pytest
+
+from modelserver.batching import Batcher, Caller
+from modelserver.errors import (
+    ClientGone,
+    DeadlinePassed,
+    ModelNotReady,
+    OutOfMemory,
+    Overloaded,
+    RunFailed,
+)
+
+
+class Runs:
+    """Stands for a runner, and for the clock."""
+
+    def __init__(self):
+        self.started = []
+        self.now = 100.0
+
+    def __call__(self, items):
+        future = Future()
+        self.started.append((list(items), future))
+        return future
+
+    def clock(self):
+        return self.now
+
+    def finish(self, seconds=0.0):
+        """End the oldest run; returns its items."""
+        self.now += seconds
+        items, future = self.started.pop(0)
+        future.set_result([item.upper() for item in items])
+        return items
+
+    def fail(self, error):
+        """End the oldest run badly; returns its items."""
+        items, future = self.started.pop(0)
+        future.set_exception(error)
+        return items
+
+    def caller(self, seconds=10.0, gone=lambda: False):
+        """A caller who waits so long from now."""
+        return Caller(seconds, self.now + seconds, gone)
+
+
+@pytest.fixture
+def runs():
+    """A runner that a test ends by hand."""
+    return Runs()
+
+
+def make(runs, **options):
+    """A queue of one slot and eight places, unless told otherwise."""
+    defaults = {"slots": 1, "max_batch": 1, "capacity": 8, "key": lambda item: item[0]}
+    return Batcher(runs, clock=runs.clock, **{**defaults, **options})
+
+
+def measured(runs, seconds=1.0, **options):
+    """A queue whose runs are known to take so long, with nothing in it."""
+    batcher = make(runs, **options)
+    batcher.submit("a")
+    runs.finish(seconds)
+    return batcher
+
+
+def counts(batcher):
+    """What was counted, and that nothing is inside."""
+    assert (batcher.inside, batcher.waiting) == (0, 0)
+    return dict(batcher.counts)
+
+
+def test_a_place_is_refused_when_all_are_taken_before_any_item_is_there(runs):
+    """Those that are still being prepared count; each free slot has a place too."""
+    batcher = make(runs, capacity=2, slots=2)
+    places = [batcher.admit() for _ in range(4)]
+    with pytest.raises(Overloaded, match="queue is full"):
+        batcher.admit()
+    places[0].leave()
+    batcher.admit().leave()
+    assert batcher.counts["refused"] == 1
+    assert batcher.inside == 3
+
+
+def test_a_place_is_refused_when_the_wait_would_be_too_long(runs):
+    """By the measured rate, over all slots."""
+    batcher = measured(runs, 1.0, slots=2, capacity=100, max_wait_s=1.5)
+    for _ in range(6):
+        batcher.admit()
+    with pytest.raises(Overloaded, match="too long"):
+        batcher.admit()
+
+
+def test_before_a_rate_is_known_only_the_length_counts(runs):
+    """The first requests of a model are not refused for what nobody has measured."""
+    batcher = make(runs, capacity=50, max_wait_s=0.01)
+    for _ in range(51):
+        batcher.admit(runs.caller(0.01))
+    with pytest.raises(Overloaded, match="full"):
+        batcher.admit()
+
+
+def test_a_failed_run_says_nothing_about_the_rate(runs):
+    """It may have ended at once."""
+    batcher = make(runs, capacity=50, max_wait_s=1.0)
+    batcher.submit("a")
+    runs.now += 60
+    runs.fail(RunFailed())
+    for _ in range(51):
+        batcher.admit()
+
+
+def test_a_place_is_refused_when_the_caller_would_not_wait_so_long(runs):
+    """Another, who has more time, gets one."""
+    batcher = measured(runs, 1.0, max_wait_s=60.0)
+    for _ in range(3):
+        batcher.admit()
+    with pytest.raises(Overloaded, match="too long"):
+        batcher.admit(runs.caller(1.5))
+    assert batcher.admit(runs.caller(2.5)).holds
+
+
+def test_who_has_no_time_left_is_not_let_in(runs):
+    """An upload may have taken all of it: nothing is decoded for nobody."""
+    batcher = make(runs)
+    caller = runs.caller(0.25)
+    runs.now += 0.25
+    with pytest.raises(DeadlinePassed, match=r"0\.25 seconds"):
+        batcher.admit(caller)
+    assert counts(batcher) == {"deadline-passed": 1}
+
+
+def test_the_rate_is_an_images_not_a_runs(runs):
+    """A batch of four in a second is four a second."""
+    batcher = make(runs, max_batch=4, capacity=100, max_wait_s=1.0)
+    first = batcher.submit("a")
+    for _ in range(4):
+        batcher.submit("a")
+    runs.fail(RunFailed())
+    assert len(runs.finish(1.0)) == 4
+    assert isinstance(first.exception(0), RunFailed)
+    for _ in range(6):
+        batcher.admit()
+    with pytest.raises(Overloaded):
+        batcher.admit()
+
+
+@pytest.mark.parametrize(("run_s", "told_s"), [(2.0, 6.0), (0.01, 1.0)])
+def test_retry_after_is_the_wait_and_staggered(run_s, told_s, runs):
+    """A second at least; who are refused together do not come back together."""
+    batcher = measured(runs, run_s, capacity=3)
+    for _ in range(4):
+        batcher.admit()
+    told = [batcher.refusal().retry_after_s for _ in range(4)]
+    assert told == [told_s, told_s + 1, told_s, told_s + 1]
+
+
+def test_the_hint_counts_no_more_to_come_than_there_are_already(runs):
+    """Many slow uploads do not make an idle model refuse."""
+    batcher = measured(runs, 1.0, capacity=8, max_wait_s=5.0)
+    assert batcher.refusal(coming=1000) is None
+    places = [batcher.admit() for _ in range(4)]
+    assert batcher.refusal() is None
+    assert "too long" in str(batcher.refusal(coming=1000))
+    for place in places:
+        place.leave()
+    assert counts(batcher) == {}
+
+
+def test_a_place_that_is_left_is_free_at_once(runs):
+    """Before there is an item, once and for all; then no item is taken."""
+    batcher = make(runs, capacity=1)
+    batcher.submit("a")
+    place = batcher.admit()
+    place.leave()
+    place.leave()
+    with pytest.raises(ValueError, match="one item"):
+        place.submit("b")
+    assert batcher.inside == 1
+    batcher.admit()
+
+
+def test_an_item_that_waits_is_never_run_once_its_place_is_left(runs):
+    """And its place is free before the run ahead of it ends."""
+    batcher = make(runs, capacity=1)
+    batcher.submit("a")
+    place = batcher.admit()
+    future = place.submit("b")
+    place.leave()
+    place.leave()
+    with pytest.raises(CancelledError):
+        future.result(0)
+    batcher.submit("c")
+    assert [runs.finish(), runs.finish()] == [["a"], ["c"]]
+    assert counts(batcher) == {"left": 1}
+
+
+def test_leaving_while_the_item_runs_or_has_run_changes_nothing(runs):
+    """The run's result is there for who still looks."""
+    batcher = make(runs)
+    place = batcher.admit()
+    future = place.submit("a")
+    place.leave()
+    runs.finish()
+    place.leave()
+    assert future.result(0).result == "A"
+    assert counts(batcher) == {}
+
+
+@pytest.mark.parametrize("error", [RunFailed, OutOfMemory])
+def test_the_future_ends_of_who_leaves_while_waiting_for_a_second_run(error, runs):
+    """Its memory is freed by that, so it must not wait for ever."""
+    batcher = make(runs, max_batch=2)
+    batcher.submit("a")
+    pair = [batcher.admit() for _ in range(2)]
+    futures = [place.submit("a") for place in pair]
+    ended = []
+    futures[1].add_done_callback(ended.append)
+    runs.finish()
+    runs.fail(error())
+    pair[1].leave()
+    assert ended == [futures[1]]
+    assert runs.finish() == ["a"]
+    assert futures[0].result(0).result == "A"
+    assert counts(batcher) == {"left": 1}
+
+
+def test_an_item_that_has_no_key_leaves_no_place_behind(runs):
+    """Whatever the caller's function raises."""
+    batcher = make(runs)
+    with pytest.raises(IndexError):
+        batcher.submit("")
+    assert counts(batcher) == {}
+
+
+def test_what_waited_past_its_deadline_is_dropped_and_counted(runs):
+    """It is looked at when the work is taken, and the next one runs."""
+    batcher = make(runs)
+    batcher.submit("a")
+    late = batcher.admit(runs.caller(1.0)).submit("b")
+    runs.finish(seconds=1.0)
+    assert isinstance(late.exception(0), DeadlinePassed)
+    assert runs.started == []
+    assert counts(batcher) == {"deadline-passed": 1}
+
+
+def test_an_item_whose_preparation_took_all_its_time_is_not_run(runs):
+    """Though a slot is free."""
+    batcher = make(runs)
+    place = batcher.admit(runs.caller(1.0))
+    runs.now += 1.0
+    assert isinstance(place.submit("a").exception(0), DeadlinePassed)
+    assert counts(batcher) == {"deadline-passed": 1}
+
+
+def test_what_waits_for_a_client_that_has_gone_is_dropped_and_counted(runs):
+    """Its neighbours in the batch run."""
+    batcher = make(runs, max_batch=3)
+    batcher.submit("a")
+    stays = [batcher.admit(runs.caller()).submit("a") for _ in range(2)]
+    gone = batcher.admit(runs.caller(gone=lambda: True)).submit("a")
+    runs.finish(seconds=0.5)
+    assert isinstance(gone.exception(0), ClientGone)
+    assert len(runs.finish()) == 2
+    assert [future.result(0).batch for future in stays] == [2, 2]
+    assert counts(batcher) == {"client-gone": 1}
+
+
+def test_who_runs_at_once_is_not_asked_whether_he_has_gone(runs):
+    """That would cost a system call for each image of an idle server."""
+    asked = []
+    batcher = make(runs)
+    batcher.admit(runs.caller(gone=lambda: asked.append(1))).submit("a")
+    assert asked == []
+    assert runs.finish() == ["a"]
+
+
+def test_a_client_that_went_while_its_image_was_prepared_is_not_run(runs):
+    """Though a slot is free."""
+    batcher = make(runs)
+    place = batcher.admit(runs.caller(gone=lambda: True))
+    runs.now += 0.1
+    assert isinstance(place.submit("a").exception(0), ClientGone)
+    assert counts(batcher) == {"client-gone": 1}
+
+
+def test_a_dropped_item_frees_its_slot_for_the_next(runs):
+    """However many are dropped in a row."""
+    batcher = make(runs, slots=1, capacity=20)
+    batcher.submit("a")
+    for _ in range(10):
+        batcher.admit(runs.caller(1.0)).submit("b")
+    last = batcher.submit("c")
+    runs.finish(seconds=2.0)
+    assert runs.finish() == ["c"]
+    assert last.result(0).result == "C"
+    assert counts(batcher) == {"deadline-passed": 10}
+
+
+def test_a_place_held_while_the_queue_closes_takes_no_item(runs):
+    """It is refused with the reason of the closing, and can still be left."""
+    batcher = make(runs)
+    place = batcher.admit()
+    batcher.close(ModelNotReady("m", "closing"))
+    with pytest.raises(ModelNotReady):
+        place.submit("a")
+    place.leave()
+    assert counts(batcher) == {}
+    with pytest.raises(ModelNotReady):
+        batcher.admit()
+
+
+def test_closing_fails_those_that_wait_for_their_second_run(runs):
+    """They are in the queue like the others, though their futures have begun."""
+    batcher = make(runs, max_batch=2)
+    batcher.submit("a")
+    pair = [batcher.admit() for _ in range(2)]
+    futures = [place.submit("a") for place in pair]
+    runs.finish()
+    runs.fail(RunFailed())
+    batcher.close(ModelNotReady("m", "closing"))
+    assert runs.finish() == ["a"]
+    assert futures[0].result(0).result == "A"
+    assert isinstance(futures[1].exception(0), ModelNotReady)
+    assert counts(batcher) == {}
+
+
+def test_a_smaller_batch_that_fails_later_does_not_raise_the_ceiling(runs):
+    """Two runs at a time, and the larger one is told of last."""
+    batcher = make(runs, slots=2, max_batch=4)
+    for _ in range(2):
+        batcher.submit("a")
+    for _ in range(6):
+        batcher.submit("a")
+    runs.finish()
+    runs.finish()
+    assert [len(items) for items, _ in runs.started] == [4, 2]
+    (large, large_future), (_, small_future) = runs.started
+    runs.started.clear()
+    small_future.set_exception(OutOfMemory())
+    assert batcher.max_batch == 1
+    large_future.set_exception(OutOfMemory())
+    assert (batcher.max_batch, len(large)) == (1, 4)

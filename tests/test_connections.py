@@ -1,0 +1,218 @@
+"""Connections without a thread: those that linger, and those that say nothing."""
+
+import errno
+import selectors
+import socket
+
+import pytest
+
+from modelserver.web.connections import (
+    LINGER_BYTES,
+    LINGER_S,
+    Lingering,
+    accept,
+    begins_with,
+    has_data,
+)
+
+
+class Loop:
+    """Stands for the main loop: a poller, a clock and a count of connections."""
+
+    def __init__(self):
+        self.poller = selectors.DefaultSelector()
+        self.now = 50.0
+        self.count = 0
+        self.lingering = Lingering(lambda: self.poller, self.add, lambda: self.now)
+
+    def add(self, change):
+        self.count += change
+
+    def turn(self):
+        """Tell of what can be read, as the main loop does."""
+        for key, _ in self.poller.select(0):
+            key.data(key.fileobj)
+        self.lingering.expire()
+
+    @property
+    def watched(self):
+        """How many sockets the poller has."""
+        return len(self.poller.get_map())
+
+
+@pytest.fixture
+def loop():
+    """A loop that holds nothing after the test."""
+    loop = Loop()
+    yield loop
+    assert (loop.count, len(loop.lingering), loop.watched) == (0, 0, 0)
+    loop.poller.close()
+
+
+@pytest.fixture
+def pair():
+    """A server's connection and its client's, over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=20)
+        server, _ = listener.accept()
+    with server, client:
+        yield server, client
+
+
+def test_a_lingering_client_reads_its_answer_and_then_its_end(loop, pair):
+    """Though it never stopped sending; we close when it has closed."""
+    server, client = pair
+    client.sendall(b"x" * 100_000)
+    server.sendall(b"answer")
+    loop.lingering.take(server)
+    assert (loop.count, len(loop.lingering), loop.watched) == (1, 1, 1)
+    client.sendall(b"x" * 100_000)
+    loop.turn()
+    assert client.recv(10) == b"answer"
+    assert client.recv(10) == b""
+    assert server.fileno() >= 0
+    client.close()
+    loop.turn()
+    assert server.fileno() < 0
+
+
+def test_a_client_that_has_closed_already_does_not_linger(loop, pair):
+    """There is nothing to wait for."""
+    server, client = pair
+    client.close()
+    loop.lingering.take(server)
+    assert server.fileno() < 0
+
+
+def test_a_connection_that_is_gone_is_closed(loop):
+    """One that never was, or was reset."""
+    never = socket.socket()
+    loop.lingering.take(never)
+    assert never.fileno() < 0
+
+
+def test_a_connection_that_is_closed_already_is_left_alone(loop, pair):
+    """Its number may be another's by now."""
+    server, _ = pair
+    server.close()
+    loop.lingering.take(server)
+
+
+def test_a_client_that_stays_is_closed_when_its_time_is_over(loop, pair):
+    """Not before."""
+    server, _ = pair
+    loop.lingering.take(server)
+    loop.now += LINGER_S / 2
+    loop.turn()
+    assert server.fileno() >= 0
+    loop.now += LINGER_S / 2
+    loop.turn()
+    assert server.fileno() < 0
+
+
+def test_a_client_that_sends_without_end_is_closed(loop, pair):
+    """After a mebibyte, however fast it came."""
+    server, client = pair
+    client.setblocking(False)
+    loop.lingering.take(server)
+    sent = 0
+    while server.fileno() >= 0:
+        try:
+            sent += client.send(b"x" * 65536)
+        except (BlockingIOError, ConnectionError):
+            loop.turn()
+        assert sent < 64 * LINGER_BYTES
+    assert sent >= LINGER_BYTES
+
+
+def test_each_has_its_own_time(loop):
+    """One that left in between does not hold the others up."""
+    clients = []
+    for _ in range(3):
+        server, client = socket.socketpair()
+        loop.lingering.take(server)
+        clients.append(client)
+        loop.now += LINGER_S / 4
+    clients[1].close()
+    loop.turn()
+    assert loop.count == 2
+    loop.now += LINGER_S / 4
+    loop.turn()
+    assert loop.count == 1
+    loop.now += LINGER_S / 2
+    loop.turn()
+    for client in clients:
+        client.close()
+
+
+def test_the_oldest_makes_room(loop):
+    """One of those that are still there."""
+    pairs = [socket.socketpair() for _ in range(3)]
+    for server, _ in pairs:
+        loop.lingering.take(server)
+    pairs[0][1].close()
+    loop.turn()
+    assert loop.lingering.evict()
+    assert [server.fileno() < 0 for server, _ in pairs] == [True, True, False]
+    assert loop.lingering.evict()
+    assert not loop.lingering.evict()
+    for _, client in pairs:
+        client.close()
+
+
+def test_what_was_closed_since_the_loop_was_told_of_it_is_passed_over(loop, pair):
+    """Two of the things it was told of at once concern one connection."""
+    server, client = pair
+    loop.lingering.take(server)
+    client.sendall(b"more")
+    ((key, _),) = loop.poller.select(1)
+    loop.lingering.evict()
+    key.data(key.fileobj)
+
+
+def test_a_system_without_memory_closes_at_once(loop, pair, monkeypatch):
+    """Nothing stays behind that nobody looks after."""
+    server, _ = pair
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    monkeypatch.setattr(loop.poller, "register", full)
+    loop.lingering.take(server)
+    assert server.fileno() < 0
+
+
+def test_data_is_seen_without_being_read(pair):
+    """A connection's end counts too."""
+    server, client = pair
+    assert not has_data(server)
+    client.sendall(b"GET / HTTP/1.1")
+    assert has_data(server, 1000)
+    assert begins_with(server, (b"POST ", b"GET /"))
+    assert not begins_with(server, (b"POST ",))
+    assert server.recv(100) == b"GET / HTTP/1.1"
+    assert not begins_with(server, (b"GET",))
+    client.close()
+    assert has_data(server, 1000)
+    assert not begins_with(server, (b"GET",))
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        *((number, False) for number in (errno.EAGAIN, errno.ECONNABORTED)),
+        *((number, True) for number in (errno.EMFILE, errno.ENFILE, errno.EBADF)),
+    ],
+)
+def test_a_client_that_left_before_it_was_accepted_is_nothing(error, fatal):
+    """What else goes wrong is for the caller to know."""
+
+    class Listener:
+        def accept(self):
+            raise OSError(error, "as told")
+
+    if fatal:
+        with pytest.raises(OSError, match="as told"):
+            accept(Listener())
+    else:
+        assert accept(Listener()) is None

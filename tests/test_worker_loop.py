@@ -1,0 +1,261 @@
+"""The worker's main loop, turned by hand: who is taken, refused, closed, counted."""
+
+import errno
+import logging
+import selectors
+import socket
+from collections import deque
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+
+from modelserver.errors import Overloaded
+from modelserver.web import worker as module
+from modelserver.web.connections import Lingering
+from modelserver.web.worker import Worker
+
+PHOTO = b"POST /detect HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class App:
+    """Stands for the app: what it says about photos, and what it is told."""
+
+    def __init__(self):
+        self.extensions = {"modelserver": self}
+        self.refuses = None
+        self.handled = []
+        self.counted = []
+
+    def refusal(self, handled):
+        self.handled.append(handled)
+        return self.refuses
+
+    def count_refusal(self, error):
+        self.counted.append(error)
+
+
+class Loop(Worker):
+    """A worker without a process: a test makes its events and ends its requests."""
+
+    def __init__(self, connections):
+        self.cfg = SimpleNamespace(is_ssl=False, keepalive=5, threads=2)
+        self.log = logging.getLogger("loop")
+        self.worker_connections = connections
+        self.nr_conns = 0
+        self.alive = True
+        self.pending_conns, self.keepalived_conns = deque(), deque()
+        self.poller = selectors.DefaultSelector()
+        self.wsgi = App()
+        self.tpool = self
+        self.with_threads = []
+        self._lingering = Lingering(lambda: self.poller, self.add)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.clients = []
+
+    def add(self, change):
+        self.nr_conns += change
+
+    def submit(self, _handle, conn):
+        """Stand for the thread pool."""
+        self.with_threads.append(conn)
+        return Future()
+
+    def come(self, data=b""):
+        """A client connects, and perhaps sends something; the worker takes it."""
+        client = socket.create_connection(self.listener.getsockname(), timeout=20)
+        client.sendall(data)
+        self.clients.append(client)
+        assert module.has_data(self.listener, 5000)
+        self.accept(self.listener)
+        return client
+
+    def turn(self):
+        """Tell the worker of what can be read."""
+        self.wait_for_and_dispatch_events(timeout=0)
+        self.murder_pending()
+
+    def end(self, conn):
+        """A thread has answered a connection, and is done with it."""
+        future = Future()
+        future.set_result(False)
+        self.finish_request(conn, future)
+
+    def end_all(self):
+        """All clients close, and everything comes to its end."""
+        for client in self.clients:
+            client.close()
+        self.turn()
+        while self.with_threads:
+            self.end(self.with_threads.pop())
+            self.turn()
+
+
+@pytest.fixture
+def make():
+    """Make a worker for so many connections, none of which is left after the test."""
+    loops = []
+
+    def one(connections=10):
+        loops.append(Loop(connections))
+        return loops[-1]
+
+    yield one
+    for loop in loops:
+        with loop.listener, loop.poller:
+            loop.end_all()
+        assert (loop.nr_conns, loop._handled, len(loop._lingering)) == (0, 0, 0)
+
+
+def closed(client):
+    """Whether the server has closed a connection."""
+    return module.has_data(client, 5000) and client.recv(100) == b""
+
+
+def test_a_silent_connection_has_no_thread_until_it_says_something(make):
+    """Another, which has sent its request already, has one at once."""
+    loop = make()
+    silent = loop.come()
+    loop.come(b"GET /livez")
+    assert (len(loop.with_threads), len(loop.pending_conns)) == (1, 1)
+    silent.sendall(b"GET /livez")
+    loop.turn()
+    assert (len(loop.with_threads), len(loop.pending_conns)) == (2, 0)
+    assert loop.nr_conns == 2
+
+
+def test_a_connection_that_stays_silent_is_closed(make):
+    """After some seconds, also where connections are not kept."""
+    loop = make()
+    loop.cfg.keepalive = 0
+    loop.come()
+    loop.turn()
+    assert loop.nr_conns == 1
+    for conn in loop.pending_conns:
+        conn.timeout -= module._SILENT_S
+    loop.turn()
+    assert closed(loop.clients[0])
+    assert loop.nr_conns == 0
+
+
+def test_the_longest_silent_makes_room(make):
+    """For as many as come; the last place is always kept for the next."""
+    loop = make(4)
+    clients = [loop.come() for _ in range(6)]
+    assert all(closed(client) for client in clients[:3])
+    assert not any(module.has_data(client) for client in clients[3:])
+    assert loop.nr_conns == 3
+
+
+def test_one_that_has_begun_to_talk_is_not_silent(make):
+    """Though the loop was not told yet."""
+    loop = make(4)
+    clients = [loop.come() for _ in range(3)]
+    clients[0].sendall(b"GET /livez")
+    loop.come()
+    assert closed(clients[1])
+    loop.turn()
+    assert len(loop.with_threads) == 1
+
+
+def test_those_that_were_answered_make_room_last(make):
+    """A client that lingers has what it came for, but may still be reading it."""
+    loop = make(3)
+    answered = loop.come(b"GET /livez")
+    loop.end(loop.with_threads.pop())
+    silent = loop.come()
+    loop.come(b"GET /livez")
+    assert closed(silent)
+    assert len(loop._lingering) == 1
+    loop.come(b"GET /livez")
+    assert (loop.nr_conns, len(loop._lingering)) == (2, 0)
+    assert closed(answered)
+
+
+def test_with_all_connections_busy_nobody_is_taken(make):
+    """They wait in the system's queue until there is room."""
+    loop = make(2)
+    for _ in range(2):
+        loop.come(b"GET /livez")
+    late = socket.create_connection(loop.listener.getsockname(), timeout=20)
+    loop.clients.append(late)
+    loop.accept(loop.listener)
+    assert (loop.nr_conns, len(loop.with_threads)) == (2, 2)
+
+
+class NoFiles:
+    """Stands for a listener where there are no descriptors left."""
+
+    def accept(self):
+        raise OSError(errno.EMFILE, "too many open files")
+
+
+def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeypatch):
+    """Told once, not a thousand times a second; without any, it takes a breath."""
+    breaths = []
+    monkeypatch.setattr(module.time, "sleep", breaths.append)
+    loop = make()
+    clients = [loop.come() for _ in range(2)]
+    for _ in range(3):
+        loop.accept(NoFiles())
+    assert all(closed(client) for client in clients)
+    assert len(breaths) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_broken_listener_is_not_passed_over(make):
+    """The worker ends, and gunicorn starts another."""
+    loop = make()
+    broken = SimpleNamespace(accept=NoFiles().accept)
+    broken.accept = lambda: (_ for _ in ()).throw(OSError(errno.EBADF, "bad"))
+    with pytest.raises(OSError, match="bad"):
+        loop.accept(broken)
+
+
+def test_a_photo_that_no_model_would_take_is_refused_without_a_thread(make):
+    """The client reads why, and when to come again; then the connection ends."""
+    loop = make()
+    loop.come(b"GET /livez")
+    loop.wsgi.refuses = Overloaded(2.5)
+    client = loop.come(PHOTO)
+    answer = client.recv(2000)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 3\r\n" in answer
+    assert client.recv(10) == b""
+    assert (loop.wsgi.handled, len(loop.with_threads)) == ([1], 1)
+    assert loop.wsgi.counted == [loop.wsgi.refuses]
+    assert (loop.nr_conns, len(loop._lingering)) == (2, 1)
+    client.close()
+    loop.turn()
+    assert loop.nr_conns == 1
+
+
+def test_what_is_no_photo_is_never_refused_here(make):
+    """Nor is a request of which too little is there to tell."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    for start in (b"POST /detector HTTP", b"GET /detect HTTP", b"POST /det"):
+        loop.come(start)
+    assert (len(loop.with_threads), loop.wsgi.handled) == (3, [])
+
+
+def test_a_refused_client_that_has_left_is_nothing(make):
+    """The answer goes nowhere."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    silent = loop.come()
+    silent.sendall(PHOTO)
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    silent.close()
+    loop.turn()
+    assert loop.nr_conns in (0, 1)  # after a reset nothing is there to be peeked at
+
+
+def test_a_worker_that_ends_does_not_wait_for_silent_connections(make):
+    """No longer than for those that are kept."""
+    loop = make()
+    loop.come()
+    loop._cap_keepalive(0.0)
+    loop.turn()
+    assert loop.nr_conns == 0
