@@ -16,10 +16,12 @@ import math
 import re
 import sys
 import threading
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
     from typing import Literal
 
     EventDict = MutableMapping[str, Any]
@@ -34,6 +36,9 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 _FORMATTED = {"message", "asctime"}
 _HANDLER = "modelserver"
 _report_lock = threading.Lock()
+# Read-only, so that a context that was copied for another thread keeps what it had.
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=_NOTHING)
 
 
 def configure(
@@ -68,6 +73,27 @@ def adopt(logger: logging.Logger) -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
     logger.propagate = True
+
+
+def bind(**facts: str) -> None:
+    """Have every line that this thread logs from now on carry these facts, too.
+
+    An empty one is carried no more.
+
+    A thread that serves one request after the other calls ``unbind`` between them. What
+    a line says itself goes before.
+    """
+    _context.set(MappingProxyType({**_context.get(), **facts}))
+
+
+def unbind() -> None:
+    """Have lines of this thread carry no facts any more."""
+    _context.set(_NOTHING)
+
+
+def bound(name: str) -> str:
+    """Return a fact that this thread's lines carry; empty where they do not."""
+    return _context.get().get(name, "")
 
 
 def report(line: str) -> None:
@@ -130,6 +156,7 @@ def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.ExtraAdder(),
+            _add_bound,
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             structlog.processors.TimeStamper(fmt=stamp, utc=not text),
@@ -141,6 +168,14 @@ def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
             last,
         ],
     )
+
+
+def _add_bound(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Add what was bound where the line was logged: handlers write at once."""
+    for name, value in _context.get().items():
+        if value:
+            event.setdefault(name, value)
+    return event
 
 
 def _safe(_logger: object, _method: str, event: EventDict) -> EventDict:

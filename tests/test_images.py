@@ -20,7 +20,7 @@ from modelserver.errors import (
     NotAnImage,
     UndecodableImage,
 )
-from modelserver.images import Limits, decode
+from modelserver.images import Limits, decode, formats
 from modelserver.images import decoding as decoding_module
 
 LIMITS = Limits()
@@ -553,7 +553,7 @@ def test_first_frame_of_an_animation(kind, monkeypatch):
     def no_seek(self, frame):
         raise AssertionError
 
-    for opener in set(decoding_module.OPENERS.values()):
+    for opener in set(formats.OPENERS.values()):
         monkeypatch.setattr(opener, "seek", no_seek)
     assert decode(data, limits=LIMITS).pixels[4, 4].tolist() == [255, 0, 0]
 

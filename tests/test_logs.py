@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -255,6 +256,51 @@ def test_a_report_survives_a_broken_stdout(monkeypatch):
     for stream in (Broken(), closed, None):
         monkeypatch.setattr(sys, "stdout", stream)
         logs.report("dogs: 12.5 ms")
+
+
+@pytest.fixture
+def unbound():
+    """Leave nothing bound."""
+    yield
+    logs.unbind()
+
+
+@pytest.mark.usefixtures("unbound")
+def test_what_is_bound_is_in_every_line_of_the_thread(log):
+    """Until it is bound anew, emptied or unbound; a line's own facts go before."""
+    stream = configured("json")
+    other = threading.Thread(target=log.warning, args=("other",))
+    logs.bind(request_id="r", model="m")
+    log.warning("both")
+    log.warning("own", extra={"model": "x"})
+    other.start()
+    other.join()
+    logs.bind(model="")
+    assert logs.bound("model") == ""
+    log.warning("one")
+    logs.unbind()
+    log.warning("none")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    facts = [(one["event"], one.get("request_id"), one.get("model")) for one in lines]
+    assert facts == [
+        ("both", "r", "m"),
+        ("own", "r", "x"),
+        ("other", None, None),
+        ("one", "r", None),
+        ("none", None, None),
+    ]
+
+
+@pytest.mark.usefixtures("unbound")
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_is_bound_can_forge_nothing(log, log_format):
+    """It is escaped and cut like any fact."""
+    stream = configured(log_format)
+    logs.bind(model="m\nforged\x1b[2J" + "x" * 1000)
+    log.warning("seen")
+    (line,) = stream.getvalue().splitlines()
+    assert "\x1b" not in line
+    assert len(line) < 500
 
 
 def test_importing_changes_nothing():

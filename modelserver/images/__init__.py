@@ -1,25 +1,34 @@
 """From an upload's bytes to upright uint8 RGB pixels, and from those to a model's size.
 
-The only home of Pillow and simplejpeg. No function here keeps state, so all of them
-may be called from any thread; the decoders release the GIL while they work.
+The only home of Pillow and simplejpeg. All functions may be called from any thread; the
+decoders release the GIL while they work.
 
     limits       how large an image may be, checked from its header
     orientation  EXIF and XMP orientation, and the one copy that applies it
+    watching     Pillow's view of an upload, which ends what takes too long
+    workspace    how much memory decoders may hold at a time
     colours      any mode to RGB
-    decoding     which format, which decoder, into whose memory
+    formats      which format an upload has, and what opens it
+    containers   what an AVIF or HEIC file will make its decoder do
+    decoding     which decoder, into whose memory
     resizing     stretch, crop, pad; gray; PNG for graphs that decode by themselves
+    drawing      a photo with boxes and words over it
 """
 
-from modelserver.images.decoding import Allocate, Picture, decode
+from modelserver.images.decoding import Allocate, Picture, decode, in_full
+from modelserver.images.drawing import Mark, annotate
 from modelserver.images.limits import Limits
 from modelserver.images.resizing import encode_png, resize, source_window, to_gray
 
 __all__ = [
     "Allocate",
     "Limits",
+    "Mark",
     "Picture",
+    "annotate",
     "decode",
     "encode_png",
+    "in_full",
     "resize",
     "source_window",
     "to_gray",

@@ -9,34 +9,33 @@ apply a pixel limit of its own that is global to the process and warns on stderr
 
 from __future__ import annotations
 
-import io
 import logging
+import math
 import mmap
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, JpegImagePlugin
 
-from modelserver.errors import NotAnImage, UndecodableImage
+from modelserver.errors import UndecodableImage
+from modelserver.images import containers
 from modelserver.images.colours import to_rgb
+from modelserver.images.formats import BOXED, format_of, opened, watched
 from modelserver.images.orientation import (
     UPRIGHT,
     copy_upright,
     orientation_of,
     turns,
 )
+from modelserver.images.watching import TookTooLong
+from modelserver.images.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,20 +50,15 @@ Data = bytes | memoryview | mmap.mmap
 
 log = logging.getLogger(__name__)
 
-OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
-    "WebP": WebPImagePlugin.WebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-# Sizes of the headers that follow the file header of a BMP, which has just two letters
-# of magic: without them any text that starts with "BM" would count as one.
-BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 # Of the n/8 scales libjpeg-turbo has fast code for 1/8, 2/8 and 4/8, and 3/8 costs no
 # more than 4/8. 5/8, 6/8 and 7/8 take 1.2 to 1.9 times as long as a full decode, so
 # they are used only where the full size is over the pixel limit.
 FAST_REDUCTION = 2.0
 ANY_REDUCTION = 1.0
+# Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
+SCAN = re.compile(rb"\xff\xda")
+# One for the process, as its memory is.
+_workspace = Workspace()
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Picture:
         width: pixels of the upright upload, before any reduction.
         height: pixels of the upright upload, before any reduction.
         orientation: the EXIF orientation that was applied, 1 to 8.
-        format: ``JPEG``, ``PNG``, ``WebP``, ``GIF`` or ``BMP``, by content.
+        format: ``JPEG``, ``PNG`` or another of ``formats``, by content.
     """
 
     pixels: Pixels
@@ -116,42 +110,32 @@ def decode(
         The picture; of an animation, its first frame.
 
     Raises:
-        NotAnImage: the content is none of the five formats.
+        NotAnImage: the content is of no format that is decoded here.
         UndecodableImage: it is one of them, but broken, cut short or too long a strip.
         ImageTooLarge: more pixels than ``limits`` allow.
+        Overloaded: other images keep the decoders' memory.
     """
-    name = _format(data)
+    name = format_of(data)
     if name == "JPEG":
         return _Jpeg(data, limits, at_least).decode(allocate)
     with _reading(name):
-        image = OPENERS[name](_file(data))
+        largest = containers.check(data, name) if name in BOXED else 0
+        image = opened(data, name)
     limits.check_header(*image.size)
-    return _by_pillow(image, name, limits, allocate)
+    if not containers.explains(image.size[0] * image.size[1], largest):
+        raise UndecodableImage(f"the {name} header claims less than there is.")
+    with _workspace.hold(image.size[0] * image.size[1]):
+        return _by_pillow(image, name, limits, allocate)
 
 
-def _format(data: Data) -> str:
-    """Tell the format by the first bytes, never by a name."""
-    head = bytes(data[:18])
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WebP"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    size = int.from_bytes(head[14:18], "little")
-    if head.startswith(b"BM") and size in BMP_HEADERS:
-        return "BMP"
-    raise NotAnImage
-
-
-def _file(data: Data) -> IO[bytes]:
-    """Give Pillow a file to read from; a mapped upload is one already."""
-    if isinstance(data, mmap.mmap):
-        data.seek(0)
-        return cast("IO[bytes]", data)
-    return io.BytesIO(data)
+def in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:
+    """Tell whether a JPEG of an upright size is decoded in full for ``at_least``."""
+    if at_least is None:
+        return True
+    half = FAST_REDUCTION
+    return at_least[0] > math.ceil(height / half) or at_least[1] > math.ceil(
+        width / half
+    )
 
 
 @contextmanager
@@ -159,6 +143,8 @@ def _reading(name: str) -> Iterator[None]:
     """Turn whatever Pillow raises into the one error for a broken image."""
     try:
         yield
+    except TookTooLong as err:
+        raise UndecodableImage(f"the {name} data takes too long to read.") from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         # Pillow's own limit, for parts that are larger than the whole claims to be.
         raise UndecodableImage(
@@ -225,7 +211,7 @@ class _Jpeg:
         self.data = data
         self.limits = limits
         with _reading("JPEG"):
-            self.image = _JpegFile(_file(data))
+            self.image = _JpegFile(watched(data, "JPEG"))
         self.width, self.height = self.image.size
         self.orientation = orientation_of(self.image.info)
         self.least = at_least or (0, 0)
@@ -234,11 +220,19 @@ class _Jpeg:
 
     def decode(self, allocate: Allocate) -> Picture:
         """Decode by simplejpeg, or by Pillow what simplejpeg does not take."""
-        self.limits.check_header(self.width, self.height, buffered=self._buffered())
+        buffered = self._buffered()
+        self.limits.check_header(self.width, self.height, buffered=buffered)
+        if not buffered:
+            return self._decode(allocate, held=False)
+        self._check_scans()
+        with _workspace.hold(self.width * self.height):
+            return self._decode(allocate, held=True)
+
+    def _decode(self, allocate: Allocate, *, held: bool) -> Picture:
         shape = self._reduced_shape()
         pixels = None if shape is None else self._by_simplejpeg(*shape, allocate)
         if pixels is None:
-            return self._by_pillow(allocate)
+            return self._by_pillow(allocate, held=held)
         width, height = self.width, self.height
         if turns(self.orientation):
             width, height = height, width
@@ -255,6 +249,11 @@ class _Jpeg:
         header = bytes((0xFF, 0xDA, 0, length, count))
         at = cast("IO[bytes]", self.image.fp).tell() - length - 2
         return "progressive" in self.image.info or self.data[at : at + 5] != header
+
+    def _check_scans(self) -> None:
+        most = self.limits.most_scans(self.width, self.height)
+        if sum(1 for _ in islice(SCAN.finditer(self.data), most + 1)) > most:
+            raise UndecodableImage(f"it has more than {most} scans.")
 
     def _scaling(self) -> dict[str, float]:
         """Give simplejpeg's arguments for the smallest scale that is enough."""
@@ -299,10 +298,12 @@ class _Jpeg:
             copy_upright(stored, self.orientation, pixels)
         return pixels
 
-    def _by_pillow(self, allocate: Allocate) -> Picture:
+    def _by_pillow(self, allocate: Allocate, *, held: bool) -> Picture:
         """Decode what simplejpeg refused, at one of the four scales that Pillow has."""
         height, width = self.least
         if height and width:
             self.image.draft(None, (width, height))
         size = (self.width, self.height)
-        return _by_pillow(self.image, "JPEG", self.limits, allocate, size)
+        columns, rows = self.image.size
+        with _workspace.hold(0 if held else columns * rows):
+            return _by_pillow(self.image, "JPEG", self.limits, allocate, size)

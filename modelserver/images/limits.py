@@ -10,6 +10,11 @@ from modelserver.errors import ImageTooLarge, UndecodableImage
 # the scale it is decoded at: a few hundred bytes can ask for a gigabyte. Twice the
 # pixels that may be decoded lets the 50-megapixel photos of phones through.
 BUFFERED_SHARE = 2
+# Each scan of a JPEG is work over the whole image, for which 40 bytes are enough:
+# measured, 1.5 ns a pixel and scan, so this is some 4 s. Programs write 10 to 14 scans,
+# and a phone's file with a second picture inside has twice as many.
+MOST_SCANNED_PIXELS = 2_500_000_000
+MOST_SCANS = 1_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Limits:
                 f"it is {width} x {height} pixels, and a side may have "
                 f"{self.max_side} at most."
             )
+
+    def most_scans(self, width: int, height: int) -> int:
+        """Return how many scans a JPEG of some size may have."""
+        return min(MOST_SCANS, MOST_SCANNED_PIXELS // max(1, width * height))
 
     def check_decoded(self, pixels: int, width: int, height: int) -> None:
         """Refuse an image of which too many pixels would be decoded.

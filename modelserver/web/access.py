@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from flask import g, request
 
+from modelserver import logs
 from modelserver.errors import LoopbackOnly, Unauthorized
 from modelserver.settings import is_loopback
 from modelserver.web.backend import backend
 from modelserver.web.forms import uploads
+from modelserver.web.origins import Hosts, Origins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +26,29 @@ if TYPE_CHECKING:
     from modelserver.service import Timings
     from modelserver.settings import Settings
 
-# Probes carry no token, and the page itself tells nothing.
-_OPEN = frozenset({"api.livez", "api.readyz", "page.show", "explain", "static"})
+# Probes carry no token, and pages and descriptions themselves tell nothing.
+_OPEN = frozenset(
+    {
+        "api.livez",
+        "api.readyz",
+        "documents.openapi",
+        "documents.show",
+        "explain",
+        "page.show",
+        "static",
+    }
+)
+# For JSON as much as for pages: that a browser opens an answer by itself is possible.
+_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    # Not "no-referrer", with which browsers send "Origin: null" to this very server.
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+_PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -33,19 +56,35 @@ def install(app: Flask, settings: Settings) -> None:
     """Register what is done before and after each request."""
     token = settings.api_token.encode()
     numbers = request_ids()
+    hosts = Hosts(settings)
+    origins = Origins(settings.cors_origins)
 
-    def begin() -> None:
+    def begin() -> Response | None:
         g.started = time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else next(numbers)
+        logs.bind(request_id=g.request_id)
         backend().start()
+        environ = request.environ
+        hosts.check(environ)
+        asked = origins.preflight(request)
+        if asked is not None:  # it carries no token
+            return asked
+        origins.check(environ)
         if token and request.endpoint not in _OPEN:
             check_token(token)
         if not token and not settings.allow_anonymous:
-            check_loopback(request.remote_addr)
+            check_loopback(
+                request.remote_addr, request.headers.get("X-Forwarded-For", "")
+            )
+        return None
+
+    def end(response: Response) -> Response:
+        origins.add_headers(request, response)
+        return add_headers(response)
 
     app.before_request(begin)
-    app.after_request(add_headers)
+    app.after_request(end)
     app.teardown_request(drop_uploads)
 
 
@@ -73,16 +112,22 @@ def check_token(token: bytes) -> None:
         raise Unauthorized
 
 
-def check_loopback(address: str | None) -> None:
+def check_loopback(address: str | None, forwarded: str = "") -> None:
     """Let only this machine in.
 
     ``web.serving`` refuses to listen elsewhere without a token; this holds too where
     gunicorn was started without our configuration, or another server is used.
 
+    Args:
+        address: of who connected.
+        forwarded: whom a proxy answers for, as ``X-Forwarded-For`` says: a proxy on
+            this machine would let the world in. Only a refusal can come of it.
+
     Raises:
         LoopbackOnly: the client is on another machine.
     """
-    if address and not is_loopback(address):
+    client = forwarded.rpartition(",")[2].strip()
+    if any(one and not is_loopback(one) for one in (address, client)):
         raise LoopbackOnly
 
 
@@ -100,9 +145,17 @@ def add_headers(response: Response) -> Response:
         entries = [f"{name};dur={getattr(timings, name):.2f}" for name in stages]
     total_ms = (time.perf_counter() - g.started) * 1000
     entries.append(f"total;dur={total_ms:.2f}")
-    response.headers["Server-Timing"] = ", ".join(entries)
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.extend(
+        (
+            ("Server-Timing", ", ".join(entries)),
+            ("X-Request-Id", g.request_id),
+            *_HEADERS,
+        )
+    )
+    if response.mimetype == "text/html":
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+    if request.endpoint != "static":
+        response.headers["Cache-Control"] = "no-store"
     return response
 
 

@@ -1,0 +1,226 @@
+"""AVIF and HEIC: what phones send, and what a hostile file could make of them."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from modelserver.errors import (
+    ImageTooLarge,
+    NotAnImage,
+    RequestError,
+    UndecodableImage,
+)
+from modelserver.images import Limits, containers, decode, formats
+
+LIMITS = Limits()
+KINDS = [kind for kind in ("AVIF", "HEIC") if kind in formats.boxed_formats()]
+
+
+def encoded(kind, image=None, **how):
+    """An image's file."""
+    image = image or Image.new("RGB", (80, 60), (200, 100, 50))
+    file = io.BytesIO()
+    if kind == "AVIF":
+        image.save(file, "AVIF", speed=10, **how)
+    else:
+        heif = pytest.importorskip("pillow_heif")
+        heif.from_pillow(image).save(file, quality=90, **how)
+    return file.getvalue()
+
+
+SEEDS = {kind: encoded(kind) for kind in KINDS}
+
+
+def photo():
+    """Red left, blue right."""
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[:, :40, 0] = pixels[:, 40:, 2] = 200
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_photo_is_decoded(kind):
+    """Its format told by content, its size from its header."""
+    picture = decode(encoded(kind, photo()), limits=LIMITS)
+    assert (picture.format, picture.width, picture.height) == (kind, 80, 60)
+    assert picture.orientation == 1
+    assert picture.pixels.shape == (60, 80, 3)
+    assert np.abs(picture.pixels[30, 10].astype(int) - (200, 0, 0)).max() < 20
+    assert np.abs(picture.pixels[30, 70].astype(int) - (0, 0, 200)).max() < 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transparent_photo_is_decoded(kind):
+    """Alpha is a second picture in the file."""
+    data = encoded(kind, Image.new("RGBA", (80, 60), (200, 100, 50, 255)))
+    assert decode(data, limits=LIMITS).pixels.shape == (60, 80, 3)
+
+
+def test_a_turned_photo_comes_upright():
+    """AVIF says it in a property of its own, which Pillow makes EXIF of."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = decode(encoded("AVIF", photo(), exif=exif), limits=LIMITS)
+    assert (picture.width, picture.height, picture.orientation) == (60, 80, 6)
+    assert np.abs(picture.pixels[10, 30].astype(int) - (200, 0, 0)).max() < 20
+
+
+def test_a_photo_of_tiles_is_decoded():
+    """As phones write them."""
+    pytest.importorskip("pillow_heif")
+    data = encoded("HEIC", Image.new("RGB", (300, 200), (200, 100, 50)), tile_size=128)
+    assert b"grid" in data
+    assert decode(data, limits=LIMITS).pixels.shape == (200, 300, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_header_alone_rules_out_what_is_too_large(kind, monkeypatch):
+    """Nothing is decoded for it."""
+
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(formats.OPENERS["AVIF"], "load", never)
+    if kind == "HEIC":
+        monkeypatch.setattr(formats._heic_opener(), "load", never)
+    for limits in (Limits(max_pixels=4799), Limits(max_header_pixels=4799)):
+        with pytest.raises(ImageTooLarge):
+            decode(SEEDS[kind], limits=limits)
+
+
+def resized(data, width, height):
+    """A file that claims another size."""
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_holds_more_than_it_claims_is_refused(kind):
+    """A few hundred bytes could ask for a gigabyte."""
+    large = encoded(kind, Image.new("RGB", (1600, 1200)))
+    with pytest.raises(UndecodableImage):
+        decode(resized(large, 64, 64), limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"av01Color", b"iovlColor"),
+        lambda data: data.replace(b"iloc", b"ilox"),
+        lambda data: data.replace(b"pitm", b"iprp"),
+        lambda data: data + b"\0\0\0\x08moov",
+        lambda data: data + data[data.index(b"meta") - 4 :],
+        lambda data: data[: data.index(b"mdat") + 8],
+        lambda data: data[:40],
+    ],
+)
+def test_a_structure_that_nobody_writes_is_refused(change):
+    """Overlays, films, two heads, no place, no data."""
+    changed = change(SEEDS["AVIF"])
+    assert changed != SEEDS["AVIF"]
+    with pytest.raises(containers.BadContainerError):
+        containers.check(changed, "AVIF")
+    with pytest.raises(UndecodableImage):
+        decode(changed, limits=LIMITS)
+
+
+def test_a_picture_of_many_frames_is_refused():
+    """libde265 would decode each of them, as many as fit into the upload."""
+    unit = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x80])
+    slices = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x00])
+    assert containers._largest_frame(unit + slices * 9, "HEIC") == 0
+    for content in (unit * 5, slices, b"", unit[:-1], unit + b"\0\0"):
+        with pytest.raises((containers.BadContainerError, struct.error)):
+            containers._largest_frame(content, "HEIC")
+    frame = bytes([6 << 3 | 2, 1, 0])
+    assert containers._largest_frame(frame * 4, "AVIF") == 0
+    for content in (frame * 5, frame[:-1], b"\x32" + b"\xff" * 8, b"\x12\0"):
+        with pytest.raises(containers.BadContainerError):
+            containers._largest_frame(content, "AVIF")
+
+
+def sequence_header(bits):
+    """AV1's, of zeros and ones."""
+    bits = bits.replace(" ", "")
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def test_av1_tells_its_size_in_either_form():
+    """The one for still pictures, and the whole one with levels and delays."""
+    sides = f"{6:04b} {6:04b} {99:07b} {49:07b}"
+    assert containers._av1_size(sequence_header(f"000 1 1 01000 {sides}")) == (100, 50)
+    points = f"{1:05b} {0:012b} {9:05b} 1 1 0011 {0:012b} {4:05b} 0"
+    whole = f"000 1 0 0 1 {points} {sides}"
+    assert containers._av1_size(sequence_header(whole)) == (100, 50)
+    for bad in (f"000 1 0 1 {sides}", "000 1 1 01000"):
+        with pytest.raises(containers.BadContainerError):
+            containers._av1_size(sequence_header(bad))
+
+
+def test_what_is_packed_within_is_refused():
+    """It might unpack to anything, and no photo has it."""
+    entry = struct.pack(">B3xHH4s", 2, 7, 0, b"mime") + b"\0application/rdf+xml\0"
+    for encoding, fine in ((b"", True), (b"\0", True), (b"deflate\0", False)):
+        box = struct.pack(">I4s", 8 + len(entry + encoding), b"infe") + entry + encoding
+        data = bytes(4) + b"\0\x01" + box
+        head = containers.Head()
+        if fine:
+            containers._Reader(data)._items(0, len(data), head)
+            assert head.items == {7: b"mime"}
+        else:
+            with pytest.raises(containers.BadContainerError):
+                containers._Reader(data)._items(0, len(data), head)
+
+
+def test_a_format_without_its_library_is_no_image(monkeypatch):
+    """The sentence names what is decoded here."""
+    monkeypatch.setattr(formats, "boxed_formats", lambda: ("AVIF",))
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    with pytest.raises(NotAnImage, match="BMP or AVIF image"):
+        decode(heic, limits=LIMITS)
+    monkeypatch.setattr(formats, "boxed_formats", tuple)
+    with pytest.raises(NotAnImage, match="GIF or BMP image"):
+        decode(SEEDS["AVIF"], limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x14ftypmif1\0\0\0\0mif1avif", None),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp41iso2", None),
+        (b"\0\0\0\0ftyp", None),
+        (b"ftyp", None),
+        (b"", None),
+    ],
+)
+def test_brands_tell_the_format(head, kind):
+    """The main one, else the first of the compatible ones that is known."""
+    assert containers.brand(head) == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_bytes_a_picture_comes_or_a_refusal(kind, data):
+    """No other error, and no frame larger than was allowed."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    changed = bytearray(SEEDS[kind])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(changed)))
+    if data.draw(st.booleans()):
+        changed = changed[:cut]
+    try:
+        picture = decode(bytes(changed), limits=Limits(max_pixels=1 << 20))
+    except RequestError:
+        return
+    assert picture.pixels.size <= 3 << 20

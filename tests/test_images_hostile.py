@@ -1,0 +1,314 @@
+"""Images that are made to cost: in time, in memory, by what they pretend to be."""
+
+import io
+import random
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from modelserver.errors import ImageTooLarge, NotAnImage, Overloaded, UndecodableImage
+from modelserver.images import Limits, decode, decoding, watching
+from modelserver.images.limits import MOST_SCANS
+from modelserver.images.watching import TookTooLong, WatchedFile
+from modelserver.images.workspace import Workspace
+
+LIMITS = Limits()
+REFUSALS = (NotAnImage, UndecodableImage, ImageTooLarge)
+
+
+def encoded(kind, size=(16, 16), mode="RGB", **how):
+    """An image file of one colour."""
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **how)
+    return file.getvalue()
+
+
+def chunk(kind, content):
+    """A PNG chunk with its checksum."""
+    check = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + check
+
+
+PNG, JPEG, GIF = encoded("PNG"), encoded("JPEG"), encoded("GIF")
+# Behind a GIF's header and its colours.
+GIF_AT = 13 + 3 * (2 << (GIF[10] & 7))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            PNG[:33] + chunk(b"teXt", b"") * 60_000 + PNG[33:], id="png chunks"
+        ),
+        pytest.param(
+            PNG[:33] + chunk(b"tEXt", b"a\0b") * 60_000 + PNG[33:], id="png texts"
+        ),
+        pytest.param(
+            JPEG[:2] + b"\xff\xe9\0\2" * 200_000 + JPEG[2:], id="jpeg segments"
+        ),
+        pytest.param(JPEG[:20] + b"\xff" * 200_000 + JPEG[20:], id="jpeg fill bytes"),
+        pytest.param(
+            GIF[:GIF_AT] + b"!\xfe\1a\0" * 60_000 + GIF[GIF_AT:], id="gif comments"
+        ),
+        pytest.param(
+            GIF[:GIF_AT] + b"!\xfe" + b"\1a" * 200_000 + b"\0" + GIF[GIF_AT:],
+            id="gif comment of crumbs",
+        ),
+        pytest.param(GIF[:GIF_AT] + bytes(200_000) + GIF[GIF_AT:], id="gif junk"),
+    ],
+)
+def test_a_structure_of_crumbs_is_refused(data):
+    """Each costs a read in Python, and other threads wait."""
+    with pytest.raises(UndecodableImage, match=r"too long to read|damaged"):
+        decode(data, limits=LIMITS)
+
+
+def run_length_bmp(width, height):
+    """A BMP of which each run is one pixel."""
+    row = b"".join(b"\1%c" % (x & 1) for x in range(width)) + b"\0\0"
+    body = row * height + b"\0\1"
+    at = 14 + 40 + 1024
+    info = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0
+    )
+    colours = b"\0\0\0\0\xff\xff\xff\0" * 128
+    return (
+        b"BM" + struct.pack("<IHHI", at + len(body), 0, 0, at) + info + colours + body
+    )
+
+
+def test_run_length_bmps_are_read_up_to_a_point(monkeypatch):
+    """Pillow decodes them in Python, a run at a time."""
+    picture = decode(run_length_bmp(200, 150), limits=LIMITS)
+    assert picture.pixels[0, :3, 0].tolist() == [0, 255, 0]
+    monkeypatch.setattr(decoding, "RUN_READS", 50_000)
+    with pytest.raises(UndecodableImage, match="too long to read"):
+        decode(run_length_bmp(200, 150), limits=LIMITS)
+
+
+def test_a_png_of_many_small_parts_is_read():
+    """Encoders write some kilobytes in each; a quarter of one is far below that."""
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 0)
+    parts = [chunk(b"IDAT", packed[at : at + 256]) for at in range(0, len(packed), 256)]
+    header = chunk(b"IHDR", struct.pack(">II5B", 800, 600, 8, 2, 0, 0, 0))
+    data = PNG[:8] + header + b"".join(parts) + chunk(b"IEND", b"")
+    assert np.array_equal(decode(data, limits=LIMITS).pixels, pixels)
+
+
+def with_scans(width, height, more):
+    """A progressive JPEG whose last scan comes again and again."""
+    data = encoded("JPEG", (width, height), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * more + b"\xff\xd9"
+
+
+def test_scans_are_counted_before_any_is_decoded(monkeypatch):
+    """Each is work over the whole image, and takes 40 bytes."""
+    assert LIMITS.most_scans(5000, 5000) == 100
+    assert LIMITS.most_scans(0, 0) == LIMITS.most_scans(16, 16) == MOST_SCANS
+
+    def never(self, *args, **kwargs):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding._Jpeg, "_decode", never)
+        with pytest.raises(UndecodableImage, match="more than 250 scans"):
+            decode(with_scans(2000, 5000, 241), limits=LIMITS, at_least=(9, 9))
+        with pytest.raises(UndecodableImage, match="more than 1000 scans"):
+            decode(with_scans(16, 16, 1000), limits=LIMITS)
+    assert decode(with_scans(160, 100, 240), limits=LIMITS).pixels.shape == (
+        100,
+        160,
+        3,
+    )
+    assert decode(with_scans(16, 16, 30), limits=LIMITS).format == "JPEG"
+
+
+class Clock:
+    """A thread's processor time, set by hand."""
+
+    now = 0.0
+
+    def thread_time(self):
+        """Return the time."""
+        return self.now
+
+
+def test_time_on_the_processor_has_an_end(monkeypatch):
+    """Whatever a plugin does with each read."""
+    clock = Clock()
+    monkeypatch.setattr(watching, "time", clock)
+    file = WatchedFile(bytes(100_000))
+    for _ in range(1000):
+        file.read(1)
+    clock.now += 5.1
+
+    def read_on():
+        while True:
+            file.read(1)
+
+    with pytest.raises(TookTooLong):
+        read_on()
+    assert file.tell() < 2000
+
+
+@given(
+    st.binary(max_size=40),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("read"), st.one_of(st.none(), st.integers(-1, 50))),
+            st.tuples(st.just("seek"), st.integers(0, 60)),
+        ),
+        max_size=12,
+    ),
+)
+def test_a_watched_file_reads_like_any_other(data, calls):
+    """Position and content are those of a file in memory."""
+    ours, theirs = WatchedFile(memoryview(data)), io.BytesIO(data)
+    for name, argument in calls:
+        assert getattr(ours, name)(argument) == getattr(theirs, name)(argument)
+        assert ours.tell() == theirs.tell()
+    for offset, whence in ((-3, 2), (-1, 1), (2, 1), (0, 0)):
+        assert ours.seek(offset, whence) >= 0
+
+
+def test_room_is_held_in_turn():
+    """What finds no room waits until another is done."""
+    workspace = Workspace(100, wait_s=60)
+    inside, done = threading.Event(), []
+
+    def second():
+        inside.wait(60)
+        with workspace.hold(60):
+            done.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with workspace.hold(60):
+        inside.set()
+        with workspace.hold(40):
+            done.append("first")
+    thread.join(60)
+    assert done == ["first", "second"]
+
+
+def test_who_waits_too_long_is_sent_away():
+    """As overload, to be tried again; the room is as it was."""
+    workspace = Workspace(100, wait_s=0)
+    with (
+        workspace.hold(100),
+        pytest.raises(Overloaded, match="decoding"),
+        workspace.hold(1),
+    ):
+        pass
+    with workspace.hold(100):
+        pass
+
+
+def test_room_comes_back_after_an_error():
+    """Images that break on the way hold nothing."""
+    workspace = Workspace(100, wait_s=0)
+    for _ in range(3):
+        with pytest.raises(KeyError), workspace.hold(100):
+            raise KeyError
+    with workspace.hold(1_000_000):  # one alone is never too large
+        pass
+
+
+@pytest.mark.parametrize(
+    ("data", "pixels"),
+    [
+        pytest.param(encoded("JPEG", (64, 48)), 0, id="plain jpeg"),
+        pytest.param(
+            encoded("JPEG", (64, 48), progressive=True), 64 * 48, id="progressive"
+        ),
+        pytest.param(encoded("JPEG", (64, 48), "CMYK"), 64 * 48, id="four inks"),
+        pytest.param(encoded("PNG", (64, 48)), 64 * 48, id="png"),
+        pytest.param(encoded("GIF", (64, 48)), 64 * 48, id="gif"),
+    ],
+)
+def test_memory_beside_the_pixels_is_held_while_it_is_needed(data, pixels, monkeypatch):
+    """A plain JPEG is decoded row by row; all else holds the image once more."""
+    workspace = Workspace(64 * 48, wait_s=0)
+    monkeypatch.setattr(decoding, "_workspace", workspace)
+    assert decode(data, limits=LIMITS).pixels.shape == (48, 64, 3)
+    with workspace.hold(64 * 48):
+        if pixels:
+            with pytest.raises(Overloaded):
+                decode(data, limits=LIMITS)
+        else:
+            assert decode(data, limits=LIMITS).format == "JPEG"
+    assert decode(data, limits=LIMITS).width == 64
+
+
+def seeds():
+    """One file of each format, with something in it."""
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
+    kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    files = {}
+    for kind in kinds:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind)
+        files[kind] = file.getvalue()
+    return files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_twenty_thousand_mutations_of_each_format(kind):
+    """Bytes changed, cut out, repeated: only the declared refusals leave ``decode``."""
+    seed = seeds()[kind]
+    limits = Limits(max_pixels=200_000, max_header_pixels=400_000)
+    dice = random.Random(kind)  # noqa: S311 - to be the same each time
+    for number in range(20_000):
+        data = bytearray(seed)
+        for _ in range(dice.randint(1, 6)):
+            # Half of the changes hit the first bytes, where the structure is.
+            at = dice.randrange(dice.choice((60, len(seed))))
+            data[at : at + dice.randrange(20)] = dice.randbytes(dice.randrange(20))
+        reduced = (4, 4) if number % 2 else None
+        try:
+            picture = decode(bytes(data), limits=limits, at_least=reduced)
+        except REFUSALS:
+            continue
+        assert picture.pixels.size <= 3 * limits.max_pixels
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", id="eps"),
+        pytest.param(b"8BPS\0\1" + bytes(20), id="psd"),
+        pytest.param(b"SIMPLE  =                    T", id="fits"),
+        pytest.param(b"icns" + bytes(20), id="icns"),
+        pytest.param(b"\xd7\xcd\xc6\x9a" + bytes(20), id="wmf"),
+        pytest.param(b"\x89HDF\r\n\x1a\n" + bytes(20), id="hdf5"),
+        pytest.param(b"PK\3\4" + bytes(20), id="zip"),
+        pytest.param(b"<?xml version='1.0'?><svg/>", id="svg"),
+    ],
+)
+def test_formats_with_a_history_are_never_opened(data, monkeypatch):
+    """Whatever their name says: no plugin but the five is called."""
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(NotAnImage):
+        decode(data, limits=LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["iCCP", "iTXt", "zTXt"])
+def test_compressed_chunks_that_grow_are_refused(kind):
+    """A hundred megabytes in a hundred kilobytes: never a 500."""
+    bomb = zlib.compress(bytes(100_000_000), 9)
+    body = b"key\0\1\0\0\0" + bomb if kind == "iTXt" else b"key\0\0" + bomb
+    data = PNG[:33] + chunk(kind.encode(), body) + PNG[33:]
+    try:
+        picture = decode(data, limits=LIMITS)
+    except UndecodableImage:
+        return
+    assert picture.pixels.shape == (16, 16, 3), "the chunk was passed over"
