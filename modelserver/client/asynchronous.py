@@ -1,0 +1,136 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+
+from modelserver.client import calls, connecting, photos
+from modelserver.client.errors import ClientError, Unreachable
+from modelserver.client.retrying import Attempts, Policy
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from modelserver.client.calls import Call, ClassifyOptions, DetectOptions
+    from modelserver.client.photos import Image
+    from modelserver.client.results import Classification, Detections, ModelInfo
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one server over kept connections, within one event loop.
+
+    An async context manager; whoever makes one closes it. Photos are read and encoded
+    in threads.
+
+    Args:
+        base_url: of the server, such as ``http://127.0.0.1:5000``.
+        token: for servers that want one.
+        timeout: seconds to wait for a connection, and for each part of an answer.
+        retries: how often a request is sent again, at most and within a minute, while
+            the server is full, loading or not there; or a ``Policy``.
+        transport: of httpx, for tests.
+
+    Raises:
+        ClientError: the URL is none, or the token cannot stand in a header.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None = None,
+        *,
+        timeout: float = connecting.DEFAULT_TIMEOUT_S,
+        retries: int | Policy = 8,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._policy = retries if isinstance(retries, Policy) else Policy(retries)
+        self._server = connecting.Server.of(base_url, token, timeout)
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            **self._server.options()
+        )
+
+    async def detect(
+        self, modelname: str, image: Image, **options: Unpack[DetectOptions]
+    ) -> Detections:
+        """Return the objects in a photo, highest confidence first.
+
+        Raises:
+            ClientError: see ``modelserver.client.errors``.
+        """
+        photo = await asyncio.to_thread(photos.read, image)
+        return await self.call(calls.detect(modelname, photo, options))
+
+    async def classify(
+        self, modelname: str, image: Image, **options: Unpack[ClassifyOptions]
+    ) -> Classification:
+        """Return what a photo is of.
+
+        Raises:
+            ClientError: see ``modelserver.client.errors``.
+        """
+        photo = await asyncio.to_thread(photos.read, image)
+        return await self.call(calls.classify(modelname, photo, options))
+
+    async def models(self) -> list[ModelInfo]:
+        """Return every model that the server has, with its state."""
+        return await self.call(calls.models())
+
+    async def ready(self) -> bool:
+        """Tell whether the server takes photos now; asks once."""
+        try:
+            return await self.send(calls.ready())
+        except Unreachable:
+            return False
+
+    async def call(self, call: Call[T]) -> T:
+        """Send a request until it is answered, as patiently as the client is.
+
+        Raises:
+            ClientError: the last try's.
+        """
+        attempts = Attempts(self._policy)
+        while True:
+            try:
+                return await self.send(call)
+            except ClientError as error:
+                wait_s = attempts.wait_after(error)
+            await asyncio.sleep(wait_s)
+
+    async def send(self, call: Call[T]) -> T:
+        """Send a request once.
+
+        Raises:
+            ClientError: it is not answered, or with a problem.
+        """
+        request = self._server.request(call)
+        try:
+            answer = await self._transport.handle_async_request(request)
+            async with aclosing(answer):
+                answer.request = request
+                await answer.aread()
+        except httpx.TransportError as error:
+            raise self._server.meaning(error) from error
+        return call.read(answer)
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

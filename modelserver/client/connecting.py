@@ -1,0 +1,110 @@
+"""What both clients do with httpx: its requests, its options, its errors in our words.
+
+They use httpx's transports, not its clients: those look after cookies, redirects and
+the like, which takes twice as long for each photo, on a machine that the server may
+need.
+"""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from modelserver.client.errors import (
+    BadAnswer,
+    ClientError,
+    ConnectionBroken,
+    TimedOut,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from modelserver.client.calls import Call
+
+DEFAULT_TIMEOUT_S = 60.0
+# Shorter than the server keeps a connection, so that none closes as it is used again.
+_KEEP_S = 4.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to send requests, and with what. Immutable.
+
+    Attributes:
+        url: without a slash at its end.
+        headers: of each request.
+        extensions: httpx's, with the timeouts.
+    """
+
+    url: httpx.URL
+    headers: Mapping[str, str]
+    extensions: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, base_url: str, token: str | None, timeout_s: float) -> Server:
+        """Check what a caller gave.
+
+        Raises:
+            ClientError: the URL is none, or the token cannot stand in a header.
+        """
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ClientError(f"{base_url!r} is no URL: {error}.") from error
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ClientError(
+                f"{base_url!r} is no URL of a server, such as http://127.0.0.1:5000."
+            )
+        if token and not (token.isascii() and token.isprintable()):
+            raise ClientError("The token may have visible ASCII letters only.")
+        headers = {"Accept": "application/json", "User-Agent": "modelserver-client"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        timeout = httpx.Timeout(timeout_s, pool=None).as_dict()
+        bare = url.copy_with(path=url.path.rstrip("/"), query=None, fragment=None)
+        return cls(bare, headers, {"timeout": timeout})
+
+    def request(self, call: Call[Any]) -> httpx.Request:
+        """Return httpx's request for a call."""
+        return httpx.Request(
+            call.method,
+            self.url.copy_with(path=self.url.path.rstrip("/") + call.path),
+            headers={**self.headers, **(call.headers or {})},
+            content=call.content,
+            extensions=dict(self.extensions),
+        )
+
+    def options(self) -> dict[str, Any]:
+        """Return what httpx's transport to the server is made with.
+
+        A proxy is taken from the environment, as other programs take it.
+        """
+        made: dict[str, Any] = {
+            "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_S),
+        }
+        proxy = urllib.request.getproxies().get(self.url.scheme)
+        if proxy and not urllib.request.proxy_bypass(self.url.host):
+            made["proxy"] = proxy
+        elif self.url.scheme == "http":
+            # Reading every certificate of the machine takes longer than some models.
+            # This context trusts none.
+            made["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return made
+
+    def meaning(self, error: httpx.TransportError) -> ClientError:
+        """Return an error of the transport as one of ours."""
+        server = f"{self.url.host}:{self.url.port or self.url.scheme}"
+        why = str(error) or type(error).__name__
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return Unreachable(f"No server answers at {server}: {why}.")
+        if isinstance(error, httpx.TimeoutException):
+            return TimedOut(f"The server at {server} takes too long: {why}.")
+        if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
+            return ConnectionBroken(f"The connection to {server} broke: {why}.")
+        return BadAnswer(f"What answers at {server} is not understood: {why}.")
