@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from modelserver.zoo.installation import Progress as Report
+
+# A photo that `models install --samples` lays down, used where it is there.
+SAMPLE = Path("samples/astronaut.png")
 
 folder_option = click.option(
     "--folder",
@@ -63,3 +69,35 @@ def reporting(
                 bar.console.print(step, highlight=False, markup=False)
 
         yield report
+
+
+@contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Keep TensorFlow off the GPU, which may be full, and off the terminal.
+
+    Its libraries write to the descriptor itself; what went wrong is an error of ours.
+    What our own modules would warn of is in a command's report.
+    """
+    environ = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    before = {name: os.environ.get(name) for name in environ}
+    os.environ.update(environ)
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "modelserver")]
+    levels = [logger.level for logger in loggers]
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

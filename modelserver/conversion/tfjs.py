@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,14 +39,65 @@ def read(folder: Path) -> Any:
     Raises:
         ConversionError: not a graph model, or not a whole one.
     """
-    try:
+    with _refusing():
         model = json.loads((folder / "model.json").read_bytes())
+        _refuse_other_kinds(model)
         weights = dict(_weights(model["weightsManifest"], folder))
         return _graph(model["modelTopology"]["node"], weights)
-    except (KeyError, TypeError, ValueError, json_format.ParseError) as err:
+
+
+def read_signature(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a graph model's inputs and outputs, each by its key, as tensor names.
+
+    Both are empty where the model was written without a signature.
+
+    Raises:
+        ConversionError: not a graph model.
+    """
+    with _refusing():
+        model = json.loads((folder / "model.json").read_bytes())
+        written = model.get("signature")
+        written = written or model.get("userDefinedMetadata", {}).get("signature", {})
+        inputs, outputs = (
+            {str(key): _tensor(info["name"]) for key, info in sorted(part.items())}
+            for part in (written.get("inputs", {}), written.get("outputs", {}))
+        )
+        return inputs, outputs
+
+
+def _tensor(name: str) -> str:
+    return name if ":" in name else f"{name}:0"
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a file that is something else leads to into one error."""
+    try:
+        yield
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        json_format.ParseError,
+    ) as err:
         raise ConversionError(f"not a whole TensorFlow.js graph model: {err}") from err
     except OSError as err:
         raise ConversionError(f"{err.filename}: {err.strerror}") from err
+
+
+def _refuse_other_kinds(model: dict[str, Any]) -> None:
+    """Refuse what TensorFlow.js loads too, but is no graph."""
+    topology = model["modelTopology"]
+    if model.get("format") == "layers-model" or "model_config" in topology:
+        raise ConversionError(
+            "this is a TensorFlow.js layers model, not a graph model; import the Keras "
+            "or SavedModel file that it was made of (Teachable Machine exports both)"
+        )
+    if topology.get("library", {}).get("function"):
+        raise ConversionError(
+            "the graph model holds functions; import the SavedModel it was made of"
+        )
 
 
 def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelserver.conversion.placing import placed
 from modelserver.errors import InstallError
 from modelserver.zoo import catalogue
-from modelserver.zoo.packages import fetch, placed
+from modelserver.zoo.packages import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from modelserver.conversion.label_files import text
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 # COCO's ids run from 1 to 90; ten of them were never given to a class.
@@ -46,18 +47,3 @@ def imagenet(path: Path) -> str:
         (index, name, AMBIGUOUS.get(index, name.split(",")[0]))
         for index, name in sorted(synonyms.items())
     )
-
-
-def text(items: Iterable[tuple[int, str, str]]) -> str:
-    """Return a label map of ``(id, name, display name)``; an empty name is left out."""
-    lines = []
-    for number, name, shown in items:
-        named = [f"  name: {_quoted(name)}"] if name else []
-        body = [f"  id: {number}", f"  display_name: {_quoted(shown)}"]
-        lines += ["item {", *named, *body, "}"]
-    return "\n".join([*lines, ""])
-
-
-def _quoted(name: str) -> str:
-    """Return a protobuf text string."""
-    return '"{}"'.format(name.replace("\\", "\\\\").replace('"', '\\"'))

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from modelserver.conversion.placing import placed
 from modelserver.errors import InstallError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 CLIENT_TIMEOUT_S = 1800
 
@@ -106,21 +105,6 @@ def fetch(package: Package, cache: Path) -> Path:
         except (zipfile.BadZipFile, tarfile.TarError, KeyError, EOFError) as err:
             raise InstallError(f"{package} is not as expected: {err}") from err
     return folder
-
-
-@contextmanager
-def placed(target: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes ``target`` if nothing is raised.
-
-    The temporary file lies in the same folder, under a name that is no model's, so
-    that ``target`` is there whole or not at all.
-    """
-    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield scratch
-        scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def sha256(data: bytes) -> str:

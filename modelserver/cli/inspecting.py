@@ -1,0 +1,119 @@
+"""``python -m modelserver inspect`` and ``check``: the doctor."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+
+from modelserver import doctor
+from modelserver.cli.shared import SAMPLE, Sentence, quiet_tensorflow, reporting
+from modelserver.doctor.checking import Photo
+from modelserver.errors import ModelServerError
+from modelserver.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+    from modelserver.signatures import Kind
+
+# No line of a table is to be broken for a program that reads it.
+_PIPE_WIDTH = 200
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command("inspect")
+@click.argument("graph", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["detection", "classification"]),
+    help="Which task it is to do; told by its name otherwise.",
+)
+@_json
+@click.pass_context
+def inspect_graph(
+    ctx: click.Context, *, graph: Path, kind: Kind | None, as_json: bool
+) -> None:
+    """Tell what the frozen GRAPH takes and gives, and what was guessed.
+
+    It is read, with the sidecar beside it, and not run. Exits with 1 when it cannot be
+    served.
+    """
+    try:
+        with quiet_tensorflow():
+            # It must not come into the process of any other command.
+            from modelserver.doctor.inspecting import inspect  # noqa: PLC0415
+
+            report = inspect(graph, kind)
+    except ModelServerError as err:
+        raise Sentence(str(err)) from err
+    _show(report, doctor.graph_tables(report), as_json=as_json)
+    ctx.exit(1 if report.error else 0)
+
+
+@click.command("check")
+@click.argument(
+    "folder", type=click.Path(file_okay=False, path_type=Path), required=False
+)
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="To run the models on; golden images, a sample or noise otherwise.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@_json
+@click.pass_context
+def check_folder(
+    ctx: click.Context,
+    *,
+    folder: Path | None,
+    photo: Path | None,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Load and run every model in FOLDER (MODEL_FOLDER, else ./models).
+
+    The server's own settings hold. Exits with 1 when a finding keeps a model from
+    serving.
+    """
+    try:
+        settings = Settings.from_environ(os.environ)
+        if folder is not None:
+            settings = replace(settings, model_folder=folder)
+        given = _photo(photo)
+        sample = _photo(SAMPLE if SAMPLE.is_file() else None)
+        with (
+            reporting(Console(), quiet=True) as report_progress,
+            quiet_tensorflow(),
+        ):
+            report = doctor.check_folder(settings, given, sample, report_progress)
+    except ModelServerError as err:
+        raise Sentence(str(err)) from err
+    _show(report, doctor.folder_tables(report), as_json=as_json)
+    failing = {"error", "warning"} if strict else {"error"}
+    ctx.exit(any(one.level in failing for one in report.findings))
+
+
+def _photo(path: Path | None) -> Photo | None:
+    """Read a photo, if there is one."""
+    return Photo(path.name, path.read_bytes()) if path else None
+
+
+def _show(report: msgspec.Struct, tables: Iterable[Table], *, as_json: bool) -> None:
+    """Print a report for people or for programs."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    for table in tables:
+        console.print(table)

@@ -1,0 +1,79 @@
+"""Opens Keras classifiers: ``.keras`` and ``.h5`` files.
+
+Keras's safe mode holds: a file that brings Python code of its own, as a Lambda layer
+does, is refused and never run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver.conversion import saved_models
+from modelserver.conversion.opened import Opened, shortened
+from modelserver.errors import ConversionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+OUTPUT = "scores"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """Open a Keras model with one input and one output; closed with the context.
+
+    Raises:
+        ConversionError: Keras does not load it, it needs code of its own, or it takes
+            or gives more than a classifier does.
+    """
+    model = _load(path)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ConversionError(
+            f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} "
+            "outputs; a Keras model must be a classifier, one image in and one score "
+            "a class out"
+        )
+
+    def run(fed: Any) -> Mapping[str, NDArray[np.generic]]:
+        return {OUTPUT: np.asarray(model(tf.constant(fed), training=False))}
+
+    with tempfile.TemporaryDirectory(prefix="modelserver-keras-") as scratch:
+        folder = Path(scratch) / "saved_model"
+        try:
+            model.export(folder, format="tf_saved_model", verbose=False)
+        except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
+            raise ConversionError(
+                f"{path.name} cannot be exported: {shortened(err)}"
+            ) from err
+        with saved_models.opened(folder) as exported:
+            tensor = next(iter(exported.outputs.values()))
+            yield replace(
+                exported, what="Keras model", outputs={OUTPUT: tensor}, run=run
+            )
+
+
+def _load(path: Path) -> Any:
+    """Load a model without running anything that the file brings."""
+    try:
+        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as err:
+        # Broad, because Keras raises whatever its layers' constructors do for a file
+        # that is broken or of another version. Nothing else runs in here.
+        raise ConversionError(
+            f"Keras {tf.keras.__version__} does not load {path.name}: {shortened(err)}"
+        ) from err
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ConversionError(
+            f"{path.name} was saved without its input's shape; call the model once on "
+            "an image and save it again"
+        )
+    return model

@@ -1,0 +1,96 @@
+"""Whether a converted model answers as its original does, by the server's own way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelserver import images, rewriting
+from modelserver.errors import ConversionError, RequestError
+from modelserver.sessions import ModelSession, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from modelserver.conversion.opened import Opened
+    from modelserver.discovery import ModelFiles
+    from modelserver.signatures import Signature
+
+
+def compare(
+    original: Opened,
+    files: ModelFiles,
+    outputs: Mapping[str, str],
+    photo: bytes | None = None,
+) -> None:
+    """Run the original and the converted model on the same images.
+
+    Args:
+        original: open.
+        files: the converted model's.
+        outputs: role to the original's name of its output.
+        photo: bytes of an image, beside a painted scene and noise.
+
+    Raises:
+        ConversionError: some score differs by more than 1e-4, a box by more than 1e-3,
+            or a class; or the photo is none.
+        ModelError: the converted model cannot be loaded.
+    """
+    session = ModelSession(
+        files.name,
+        files.kind,
+        files.graph,
+        files.sidecar,
+        slots=1,
+        max_batch=1,
+        rewrite=False,
+    )
+    try:
+        session.open()
+        for what, image in _images(session.signature, photo):
+            fed = prepare([image], session.signature)
+            run = original.run(fed)
+            before = {role: run[name] for role, name in outputs.items()}
+            difference = _difference(before, session.run([image])[0], session.signature)
+            if difference is not None:
+                raise ConversionError(
+                    f"the converted graph answers otherwise on {what}: {difference}"
+                )
+    except RequestError as err:
+        raise ConversionError(f"the converted graph cannot be run: {err}") from err
+    finally:
+        session.close()
+
+
+def _difference(before: Any, after: Any, signature: Signature) -> str | None:
+    """Compare one image's outputs; logits as the probabilities that clients see."""
+    if signature.softmax:
+        before, after = _softmax(before), _softmax(after)
+    return rewriting.first_difference(before, after, signature, 0.0)
+
+
+def _softmax(outputs: Any) -> dict[str, NDArray[np.float64]]:
+    logits = np.asarray(outputs["scores"], np.float64)
+    powers = np.exp(logits - logits.max())
+    return {"scores": powers / powers.sum()}
+
+
+def _images(
+    signature: Signature, photo: bytes | None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Give what to compare on, uint8 [height, width, channels], by name."""
+    names = ("a scene", "noise", "a scene of another size")
+    yield from zip(names, rewriting.sample_images(signature), strict=False)
+    if photo is None:
+        return
+    try:
+        pixels = images.decode(photo, limits=images.Limits()).pixels
+    except RequestError as err:
+        raise ConversionError(f"the photo cannot be used: {err}") from err
+    if signature.channels == 1:
+        pixels = images.to_gray(pixels)
+    size = signature.size or pixels.shape[:2]
+    yield "the photo", images.resize(pixels, (size[0], size[1]), signature.resize)

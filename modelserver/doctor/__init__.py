@@ -1,0 +1,22 @@
+"""The doctor: what a graph is, and what is wrong in a model folder.
+
+Importing this package imports no TensorFlow; ``inspecting`` does.
+
+    reports     what is found, as values that become JSON
+    tables      the same, for people
+    inspecting  one graph, read and not run
+    checking    all models of a folder, loaded and run as the server does
+"""
+
+from modelserver.doctor.checking import check_folder
+from modelserver.doctor.reports import FolderReport, GraphReport, ModelReport
+from modelserver.doctor.tables import folder_tables, graph_tables
+
+__all__ = [
+    "FolderReport",
+    "GraphReport",
+    "ModelReport",
+    "check_folder",
+    "folder_tables",
+    "graph_tables",
+]
