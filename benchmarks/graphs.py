@@ -22,7 +22,7 @@ _LABELS = 'item { id: 1 name: "thing" }\n'
 _COARSE, _GRAIN = 24, 7.0
 
 
-def write_do_nothing(folder: Path) -> None:
+def write_do_nothing(folder: Path, name: str = NAME, score: float = 0.9) -> None:
     """Write a detector that answers one constant box for each image, and its labels."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf  # noqa: PLC0415 - seconds to import; the photo needs none
@@ -32,11 +32,11 @@ def write_do_nothing(folder: Path) -> None:
         image = v1.placeholder(tf.uint8, (None, None, None, 3), "image_tensor")
         one = tf.ones([tf.shape(image)[0], 1])
         tf.multiply(one[:, :, None], [0.1, 0.2, 0.6, 0.7], name="detection_boxes")
-        tf.multiply(one, 0.9, name="detection_scores")
+        tf.multiply(one, score, name="detection_scores")
         tf.identity(one, name="detection_classes")
         tf.identity(one[:, 0], name="num_detections")
-    (folder / f"{NAME}.frozen.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    (folder / f"{NAME}.label_map.pbtxt").write_text(_LABELS)
+    (folder / f"{name}.frozen.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    (folder / f"{name}.label_map.pbtxt").write_text(_LABELS)
 
 
 def photo(size: tuple[int, int] = SIZE, file_bytes: int = 100_000) -> bytes:

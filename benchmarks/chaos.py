@@ -1,0 +1,349 @@
+"""Everything goes wrong, one thing after the other, while clients ask: what breaks?
+
+    python -m benchmarks.chaos [--minutes 10] [--out FILE]
+
+A real server with three models gets 70 % of the requests that it can answer. The
+``bystander`` is never touched: none of its requests may fail. The ``victim``'s process
+is killed and stopped; the ``changing`` model's file is replaced, by good ones and by a
+cut one; graphs that cannot be served are dropped beside them; the disk for uploads is
+filled, where one can be mounted; clients hang up; garbage comes in. Graphs are made by
+code. Ends with a table on stderr, and JSON; the exit code is 1 where something broke
+that must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import re
+import signal
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import graphs, hostile, open_loop, results, tables
+from benchmarks.open_loop import Offer, Request, Sent
+from benchmarks.watched import Watched, wait, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BYSTANDER, VICTIM, CHANGING = MODELS = ("bystander", "victim", "changing")
+SHARE = 0.7
+RUN_TIMEOUT_S = 3
+"""Given to the server: a runner that does not answer for so long is replaced."""
+
+_RECOVERY_S = 60.0
+_FULL_S = 2.0
+_SETTLE_S = 1.0
+_REFUSED = re.compile(rf"\b(hostile_\w+|{CHANGING})\b")
+_ANSWERS = {"200", "cut"}
+_WHILE_FULL = _ANSWERS | {"503", "507"}
+
+
+@dataclass
+class Chaos:
+    """One run over a server.
+
+    Attributes:
+        events: what was done, when, and how long until the victim of it served again.
+        full: from when to when the disk was full.
+    """
+
+    server: Watched
+    folder: Path
+    photo: bytes
+    victim: int
+    random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
+    events: list[dict[str, Any]] = field(default_factory=list)
+    full: list[tuple[float, float]] = field(default_factory=list)
+    versions: Any = field(default_factory=itertools.count)
+
+    def faults(self) -> list[Callable[[], dict[str, Any]]]:
+        """Return all that can be done, in turn."""
+        return [
+            self.kill,
+            self.replace,
+            self.hang_up,
+            self.fill_disk,
+            self.corrupt,
+            self.garbage,
+            self.stop,
+            self.drop_hostile,
+        ]
+
+    def do(self, fault: Callable[[], dict[str, Any]]) -> None:
+        """Do one of them and note it."""
+        at = time.monotonic()
+        self.events.append({"event": fault.__name__, "at": at, **fault()})
+        results.say(f"chaos: {self.events[-1]}")
+
+    def serves(self, model: str) -> bool:
+        """Ask a model once."""
+        request = Request("probe", open_loop.post(self.server.port, model, self.photo))
+        one = asyncio.run(open_loop.send(self.server.port, request, RUN_TIMEOUT_S))
+        return one.status == "200"
+
+    def recovery(self, model: str) -> dict[str, Any]:
+        """Wait until a model serves; ``None`` where it does not."""
+        started = time.monotonic()
+        back = wait(lambda: self.serves(model), _RECOVERY_S)
+        return {"recovery_s": time.monotonic() - started if back else None}
+
+    def signalled(self, number: int) -> dict[str, Any]:
+        """Send the victim's process a signal and wait until another one serves."""
+        before, old = self.server.runners(), self.victim
+        os.kill(old, number)
+        started = time.monotonic()
+        fresh: set[int] = set()
+
+        def replaced() -> bool:
+            fresh.update(self.server.runners() - before)
+            return bool(fresh) and old not in self.server.runners()
+
+        if not wait(replaced, _RECOVERY_S):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(old, signal.SIGCONT)
+            return {"recovery_s": None}
+        found = self.recovery(VICTIM)["recovery_s"]
+        self.victim = max(fresh & self.server.runners(), default=old)
+        took = time.monotonic() - started
+        return {"recovery_s": None if found is None else took}
+
+    def kill(self) -> dict[str, Any]:
+        """SIGKILL the victim's process."""
+        return self.signalled(signal.SIGKILL)
+
+    def stop(self) -> dict[str, Any]:
+        """SIGSTOP it: it is there and does nothing."""
+        return self.signalled(signal.SIGSTOP)
+
+    def replace(self) -> dict[str, Any]:
+        """Put another version of a model in its place, whole."""
+        graph = self.folder / f"{CHANGING}.frozen.pb"
+        beside = self.folder / f"{CHANGING}.tmp"
+        good = graph.read_bytes()
+        beside.write_bytes(hostile.another_version(good, next(self.versions)))
+        beside.replace(graph)
+        return self.recovery(CHANGING)
+
+    def corrupt(self) -> dict[str, Any]:
+        """Cut a model's file, and repair it after a while."""
+        graph = self.folder / f"{CHANGING}.frozen.pb"
+        good = graph.read_bytes()
+        graph.write_bytes(good[: len(good) // 2])
+        time.sleep(3 * _SETTLE_S)
+        graph.write_bytes(good)
+        return self.recovery(CHANGING)
+
+    def drop_hostile(self) -> dict[str, Any]:
+        """Drop models that cannot be served, and take them away again."""
+        good = (self.folder / f"{BYSTANDER}.frozen.pb").read_bytes()
+        names = hostile.drop_models(self.folder, good)
+        time.sleep(3 * _SETTLE_S)
+        states = self.server.get("/readyz")[1]["models"]
+        serving = [name for name in names if states.get(name) == "READY"]
+        for path in self.folder.glob("hostile_*"):
+            path.unlink()
+        return {"recovery_s": 0.0, "dropped": len(names), "serving": serving}
+
+    def fill_disk(self) -> dict[str, Any]:
+        """Fill the disk that uploads go to, and free it after a while."""
+        if not self.server.small_disk:
+            return {"recovery_s": None, "skipped": "no disk can be mounted here"}
+        started = time.monotonic()
+        filler = self.server.uploads / "somebody-elses-file"
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+        time.sleep(_FULL_S)
+        filler.unlink()
+        freed = time.monotonic()
+        found = self.recovery(BYSTANDER)
+        self.full.append((started - _SETTLE_S, freed + _SETTLE_S))
+        return found
+
+    def hang_up(self) -> dict[str, Any]:
+        """Let 100 clients hang up, each somewhere else in its request."""
+        requests = [
+            hostile.cut(self.server.port, VICTIM, self.photo, self.random)
+            for _ in range(100)
+        ]
+        return self.together(requests)
+
+    def garbage(self) -> dict[str, Any]:
+        """Send what is no request at all, and what is a bad one."""
+        return self.together(hostile.garbage(self.server.port))
+
+    def together(self, requests: list[Request]) -> dict[str, Any]:
+        """Send requests at once; then the bystander must serve."""
+
+        async def all_of_them() -> list[Sent]:
+            sending = (open_loop.send(self.server.port, r, 10) for r in requests)
+            return list(await asyncio.gather(*sending))
+
+        sent = asyncio.run(all_of_them())
+        found = self.recovery(BYSTANDER)
+        return found | {"statuses": open_loop.tally(sent)[sent[0].kind]["statuses"]}
+
+
+def find_victim(server: Watched, photo: bytes) -> int:
+    """Return the process of the victim: the one that works when only it is asked."""
+
+    def spent(pid: int) -> int:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(stat[11]) + int(stat[12])
+
+    before = {pid: spent(pid) for pid in server.runners()}
+    open_loop.capacity(
+        server.port, [Request("", open_loop.post(server.port, VICTIM, photo))], 1.0
+    )
+    return max(before, key=lambda pid: spent(pid) - before[pid])
+
+
+def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
+    """Return the requests that may not have failed, by model and status.
+
+    While the disk is full nobody's photo can be kept: then 503 and 507 are right. The
+    victim may be answered with 503 at any time; it tells so by itself.
+    """
+    found: dict[str, dict[str, int]] = {model: {} for model in MODELS}
+    for one in sent:
+        full = any(start <= one.at <= end for start, end in chaos.full)
+        allowed = _WHILE_FULL if full else _ANSWERS
+        if one.kind == VICTIM:
+            allowed = _WHILE_FULL if full else _ANSWERS | {"503"}
+        if one.status not in allowed:
+            counts = found[one.kind]
+            counts[one.status] = counts.get(one.status, 0) + 1
+    return found
+
+
+def run(server: Watched, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Do everything in turn, at 70 % load, until the time is over."""
+    photo = graphs.photo((320, 240), 10_000)
+    requests = [
+        Request(model, open_loop.post(server.port, model, photo)) for model in MODELS
+    ]
+    chaos = Chaos(server, folder, photo, find_victim(server, photo))
+    capacity = open_loop.capacity(server.port, requests, given.measure)
+    rate = min(SHARE * capacity, given.rate or capacity)
+    results.say(f"chaos: capacity {capacity:.0f}/s, offered {rate:.0f}/s")
+    before, started = server.facts(), time.monotonic()
+    with Offer(server.port, rate, lambda n: requests[n % len(requests)]) as offer:
+        over = False
+        while not over:  # each at least once
+            for fault in chaos.faults():
+                chaos.do(fault)
+                time.sleep(given.pause)
+            over = time.monotonic() - started > 60 * given.minutes
+    wait(lambda: chaos.serves(VICTIM), _RECOVERY_S)
+    # What a reload replaced ends when its last answer is out.
+    wait(lambda: len(server.runners()) == before["runners"], _RECOVERY_S)
+    time.sleep(_SETTLE_S)
+    after = server.facts()
+    return {
+        "seconds": time.monotonic() - started,
+        "capacity": capacity,
+        "offered": rate,
+        "requests": open_loop.tally(offer.sent),
+        "failures": failures(chaos, offer.sent),
+        "events": [event | {"at": event["at"] - started} for event in chaos.events],
+        "before": before,
+        "after": after,
+        "leftovers": server.leftovers(),
+        # That a bad model is refused belongs into the log.
+        "errors": [line for line in server.errors() if not _REFUSED.search(line)],
+    }
+
+
+def broken(result: dict[str, Any]) -> list[str]:
+    """Return what must not be, in words."""
+    found = [
+        f"{model}: {statuses}"
+        for model, statuses in result["failures"].items()
+        if statuses
+    ]
+    for event in result["events"]:
+        if event["recovery_s"] is None and "skipped" not in event:
+            found.append(f"no recovery from {event['event']}")
+        if event.get("serving"):
+            found.append(f"served: {event['serving']}")
+        found += [
+            f"{event['event']} answered {status}"
+            for status in event.get("statuses", {})
+            if status.startswith("5") and status not in _WHILE_FULL
+        ]
+    runners = [result[when]["runners"] for when in ("before", "after")]
+    if runners[0] != runners[1]:
+        found.append(f"models' processes: {runners[0]} before, {runners[1]} after")
+    found += [f"left behind: {name}" for name in result["leftovers"]]
+    found += [f"in the log: {line[:200]}" for line in result["errors"]]
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """Write the result for people."""
+    rows = [
+        (
+            model,
+            str(one["statuses"]),
+            tables.ms(one["p50_ms"]),
+            tables.ms(one["p99_ms"]),
+        )
+        for model, one in result["requests"].items()
+    ]
+    recoveries: dict[str, list[float]] = {}
+    for event in result["events"]:
+        if event["recovery_s"] is not None:
+            recoveries.setdefault(event["event"], []).append(event["recovery_s"])
+    done = [
+        (name, str(len(some)), f"{max(some):.2f} s")
+        for name, some in recoveries.items()
+    ]
+    grown = [
+        (name, f"{value:.0f}", f"{result['after'][name]:.0f}")
+        for name, value in result["before"].items()
+    ]
+    return "\n".join(
+        (
+            tables.markdown(("model", "statuses", "p50", "p99"), rows),
+            tables.markdown(("what was done", "times", "longest recovery"), done),
+            tables.markdown(("of the server", "before", "after"), grown),
+        )
+    )
+
+
+def main() -> None:
+    """Let it happen, and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--pause", type=float, default=6, help="seconds between faults")
+    parser.add_argument(
+        "--measure", type=float, default=5, help="seconds, for capacity"
+    )
+    parser.add_argument("--rate", type=float, help="offer at most so much a second")
+    parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for model in MODELS:
+            graphs.write_do_nothing(folder, model)
+        environ = {"RUN_TIMEOUT_S": str(RUN_TIMEOUT_S), "RELOAD_S": "1"}
+        with watched(folder, disk="64m", environ=environ) as server:
+            result = run(server, folder, given)
+    result["broken"] = broken(result)
+    results.say(table(result))
+    results.write(result, given.out)
+    if result["broken"]:
+        raise SystemExit("\n".join(result["broken"]))
+
+
+if __name__ == "__main__":
+    main()
