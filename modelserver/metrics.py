@@ -1,0 +1,328 @@
+"""The server's numbers, in Prometheus's text format.
+
+Counters and histograms are fed as requests are answered; what can be looked up when
+somebody asks is looked up then. Labels have few values whatever clients send: a model's
+name only where there is such a model, and of each model's own labels only the first
+hundred that were seen. What was counted for a model goes when the model goes.
+
+The library's own counters take a lock for each number, some thirty for one answer; here
+one lock is taken for all of them, and the library writes them out.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client.core import Metric
+
+STAGES = ("decode", "queue", "run", "post")
+_OTHER = "(other)"
+_MOST_LABELS = 100
+# Seconds. From a do-nothing graph to the default REQUEST_TIMEOUT_S.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+# Kind, name, attribute of ``ModelNumbers``, sentence.
+_OF_A_MODEL = (
+    (GaugeMetricFamily, "queue_depth", "waiting", "Images that wait for a slot."),
+    (
+        CounterMetricFamily,
+        "runner_restarts",
+        "restarts",
+        "How often a model's process was replaced after a death.",
+    ),
+    (
+        CounterMetricFamily,
+        "reloads_failed",
+        "reloads_failed",
+        "How often new files did not replace the version that serves.",
+    ),
+    (
+        GaugeMetricFamily,
+        "runner_resident_bytes",
+        "resident_bytes",
+        "Memory of a model's process.",
+    ),
+    (
+        GaugeMetricFamily,
+        "runner_gpu_bytes",
+        "gpu_bytes",
+        "Memory that a model's process holds on its GPU.",
+    ),
+)
+
+
+class ModelNumbers(NamedTuple):
+    """What is looked up of a model when somebody asks.
+
+    Attributes:
+        state: its life stage, in words.
+        restarts: how often its process was replaced after a death.
+        reloads_failed: how often new files did not replace the version that serves.
+        waiting: images that wait for a slot.
+        dropped: images that were not run, by reason.
+        resident_bytes: memory of its process, ``None`` where it has none.
+        gpu_bytes: memory it holds on its GPU, ``None`` where it has none.
+    """
+
+    name: str
+    state: str
+    restarts: int
+    reloads_failed: int
+    waiting: int
+    dropped: Mapping[str, int]
+    resident_bytes: int | None = None
+    gpu_bytes: int | None = None
+
+
+class _Tally:
+    """A histogram: how many values there were up to each bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each bound with the values at or below it, as Prometheus has them."""
+        names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return list(zip(names, accumulate(self.counts), strict=True))
+
+
+class _Own:
+    """What was counted for one model."""
+
+    def __init__(self) -> None:
+        self.stages = {stage: _Tally(_SECONDS) for stage in STAGES}
+        self.batch = _Tally(_BATCHES)
+        self.confidence = _Tally(_CONFIDENCES)
+        self.found: Counter[str] = Counter()
+
+    def add_result(self, label: str, confidence: float) -> None:
+        if label not in self.found and len(self.found) >= _MOST_LABELS:
+            label = _OTHER
+        self.found[label] += 1
+        self.confidence.add(confidence)
+
+
+class Metrics:
+    """One app's numbers. Thread-safe.
+
+    Args:
+        models: gives every model's numbers, when somebody asks.
+        states: every life stage there is.
+    """
+
+    def __init__(
+        self, models: Callable[[], Iterable[ModelNumbers]], states: Iterable[str] = ()
+    ) -> None:
+        self._models = models
+        self._states = tuple(states)
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._registry.register(_Families(self._collect))
+        self._lock = threading.Lock()
+        self._answered: Counter[tuple[str, ...]] = Counter()
+        self._refused: Counter[tuple[str, ...]] = Counter()
+        self._own: dict[str, _Own] = {}
+
+    def answered(self, route: str, model: str, status: int) -> None:
+        """Count an answer.
+
+        Args:
+            route: as the app defines it, not as the client wrote it; empty for a
+                request of no route.
+            model: of a model that there is; empty where the request named none.
+        """
+        with self._lock:
+            self._answered[route, model, str(int(status))] += 1
+
+    def refused(self, reason: str) -> None:
+        """Count a refusal by its problem's type."""
+        with self._lock:
+            self._refused[(reason,)] += 1
+
+    def evaluated(
+        self,
+        model: str,
+        seconds: Mapping[str, float],
+        batch: int,
+        results: Iterable[tuple[str, float]],
+    ) -> None:
+        """Note an evaluation.
+
+        Args:
+            seconds: by stage, of ``STAGES``.
+            batch: images in the run.
+            results: label and confidence of each.
+        """
+        with self._lock:
+            own = self._own.get(model)
+            if own is None:
+                own = self._own[model] = _Own()
+            for stage, value in seconds.items():
+                own.stages[stage].add(value)
+            own.batch.add(batch)
+            for label, confidence in results:
+                own.add_result(label, confidence)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all numbers, and their content type.
+
+        Args:
+            accept: what the client takes, as its ``Accept`` header says.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def _collect(self) -> Iterator[Metric]:
+        with self._lock:
+            counted = {*self._own, *(model for _, model, _ in self._answered)} - {""}
+        models = list(self._models())
+        yield from _looked_up(models, self._states)
+        with self._lock:
+            # A model that came after the look may have been counted since.
+            self._forget(counted - {model.name for model in models})
+            families = [*self._requests(), *_tallied(self._own)]
+        yield from families
+
+    def _forget(self, gone: set[str]) -> None:
+        """Drop what was counted for models that are gone."""
+        for name in gone:
+            self._own.pop(name, None)
+        for key in [key for key in self._answered if key[1] in gone]:
+            del self._answered[key]
+
+    def _requests(self) -> Iterator[Metric]:
+        yield _family(
+            CounterMetricFamily,
+            "requests",
+            "Requests that were answered.",
+            ("route", "model", "status"),
+            self._answered,
+        )
+        yield _family(
+            CounterMetricFamily,
+            "refusals",
+            "Requests that were refused, by the type of the problem.",
+            ("reason",),
+            self._refused,
+        )
+
+
+class _Families(Collector):
+    """Asks for all families when they are rendered, not when it is registered."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def describe(self) -> Iterable[Metric]:
+        """Tell nothing: there are no models yet."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Give all families."""
+        return self._collect()
+
+
+def _tallied(own: Mapping[str, _Own]) -> Iterator[Metric]:
+    """Give the families of what was counted for models."""
+    seconds = _histogram(
+        "stage_seconds",
+        "How long each stage of an evaluation took.",
+        ("model", "stage"),
+        {(m, s): tally for m, one in own.items() for s, tally in one.stages.items()},
+    )
+    batch = _histogram(
+        "batch_size",
+        "Images that were run together.",
+        ("model",),
+        {(model,): one.batch for model, one in own.items()},
+    )
+    found = _family(
+        CounterMetricFamily,
+        "results",
+        "Detections, or best classes, by label.",
+        ("model", "label"),
+        {(m, name): n for m, one in own.items() for name, n in one.found.items()},
+    )
+    confidence = _histogram(
+        "confidence",
+        "Confidences of detections or of best classes.",
+        ("model",),
+        {(model,): one.confidence for model, one in own.items()},
+    )
+    return iter((seconds, batch, found, confidence))
+
+
+def _looked_up(
+    models: Sequence[ModelNumbers], states: Sequence[str]
+) -> Iterator[Metric]:
+    """Give the families of what was looked up of models."""
+    yield _family(
+        GaugeMetricFamily,
+        "model_state",
+        "1 for the life stage that a model is in.",
+        ("model", "state"),
+        {(m.name, s): int(s == m.state) for m in models for s in states},
+    )
+    yield _family(
+        CounterMetricFamily,
+        "dropped",
+        "Images that were never run, by reason.",
+        ("model", "reason"),
+        {(m.name, why): n for m in models for why, n in m.dropped.items()},
+    )
+    for kind, name, attribute, sentence in _OF_A_MODEL:
+        values: dict[tuple[str, ...], int | None] = {
+            (model.name,): getattr(model, attribute) for model in models
+        }
+        yield _family(kind, name, sentence, ("model",), values)
+
+
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    sentence: str,
+    labels: tuple[str, ...],
+    values: Mapping[tuple[str, ...], int | None],
+) -> Metric:
+    """Make a family of one value a series; ``None`` makes no series."""
+    family = kind(f"modelserver_{name}", sentence, labels=labels)
+    for key in sorted(values):
+        if (value := values[key]) is not None:
+            family.add_metric(key, value)
+    return family
+
+
+def _histogram(
+    name: str,
+    sentence: str,
+    labels: tuple[str, ...],
+    tallies: Mapping[tuple[str, ...], _Tally],
+) -> Metric:
+    family = HistogramMetricFamily(f"modelserver_{name}", sentence, labels=labels)
+    for key, tally in sorted(tallies.items()):
+        family.add_metric(key, tally.buckets(), tally.sum)
+    return family

@@ -1,0 +1,41 @@
+"""What is looked up of each model when somebody asks for the numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modelserver.metrics import ModelNumbers
+from modelserver.runners.devices import memory_by_process
+from modelserver.runners.limits import resident_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from modelserver.models import Model
+    from modelserver.registry import Entry
+
+
+def read_all(entries: Iterable[Entry[Model]], *, gpus: bool) -> list[ModelNumbers]:
+    """Look up every model's numbers.
+
+    Args:
+        entries: the models.
+        gpus: whether the driver is asked what their processes hold on GPUs.
+    """
+    on_gpus = memory_by_process() if gpus else {}
+    return [_read(entry, on_gpus) for entry in entries]
+
+
+def _read(entry: Entry[Model], on_gpus: Mapping[int, int]) -> ModelNumbers:
+    model = entry.loaded
+    pid = model.pid if model is not None else None
+    return ModelNumbers(
+        name=entry.name,
+        state=entry.stage.value,
+        restarts=entry.restarts,
+        reloads_failed=entry.reloads_failed,
+        waiting=model.waiting if model is not None else 0,
+        dropped=model.dropped if model is not None else {},
+        resident_bytes=resident_bytes(pid) if pid is not None else None,
+        gpu_bytes=on_gpus.get(pid) if pid is not None else None,
+    )

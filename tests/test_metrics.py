@@ -1,0 +1,167 @@
+"""The server's numbers, as Prometheus reads them."""
+
+import threading
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from modelserver.metrics import STAGES, Metrics, ModelNumbers
+
+MODEL = ModelNumbers("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
+THERE = [MODEL]
+STATES = ("LOADING", "READY", "FAILED")
+
+
+def samples(metrics):
+    """Every sample, by its name and labels."""
+    text = metrics.render()[0].decode()
+    return {
+        (one.name, frozenset(one.labels.values())): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+
+
+def test_what_was_answered_is_counted():
+    """By route, model and status; refusals by their reason."""
+    metrics = Metrics(lambda: THERE)
+    for status in (200, 200, 503):
+        metrics.answered("/detect", "seals", status)
+    metrics.refused("overloaded")
+    found = samples(metrics)
+    assert (
+        found["modelserver_requests_total", frozenset({"/detect", "200", "seals"})] == 2
+    )
+    assert (
+        found["modelserver_requests_total", frozenset({"/detect", "503", "seals"})] == 1
+    )
+    assert found["modelserver_refusals_total", frozenset({"overloaded"})] == 1
+
+
+def test_an_evaluation_feeds_the_histograms():
+    """Stages in seconds, the batch's size, what was found and how surely."""
+    metrics = Metrics(lambda: THERE)
+    stages = dict(zip(STAGES, (0.002, 0.01, 0.04, 0.0001), strict=True))
+    metrics.evaluated("seals", stages, 2, [("Seal1", 0.93), ("Seal1", 0.85)])
+    found = samples(metrics)
+    for stage, seconds in stages.items():
+        assert (
+            found["modelserver_stage_seconds_sum", frozenset({"seals", stage})]
+            == seconds
+        )
+    assert found["modelserver_batch_size_sum", frozenset({"seals"})] == 2
+    assert found["modelserver_results_total", frozenset({"Seal1", "seals"})] == 2
+    assert found["modelserver_confidence_bucket", frozenset({"0.9", "seals"})] == 1
+    assert found["modelserver_confidence_bucket", frozenset({"0.95", "seals"})] == 2
+
+
+def test_what_can_be_looked_up_is_looked_up_when_asked():
+    """A model that comes later is there; its state is one of all that there are."""
+    models = []
+    metrics = Metrics(lambda: models, STATES)
+    assert ("modelserver_queue_depth", frozenset({"seals"})) not in samples(metrics)
+    models.append(MODEL)
+    found = samples(metrics)
+    assert found["modelserver_queue_depth", frozenset({"seals"})] == 5
+    assert found["modelserver_runner_restarts_total", frozenset({"seals"})] == 2
+    assert found["modelserver_reloads_failed_total", frozenset({"seals"})] == 1
+    assert found["modelserver_dropped_total", frozenset({"deadline", "seals"})] == 3
+    assert found["modelserver_runner_resident_bytes", frozenset({"seals"})] == 1000
+    assert ("modelserver_runner_gpu_bytes", frozenset({"seals"})) not in found
+    states = {
+        state: found["modelserver_model_state", frozenset({state, "seals"})]
+        for state in STATES
+    }
+    assert states == {"LOADING": 0, "READY": 1, "FAILED": 0}
+
+
+def test_memory_on_a_gpu_is_told_where_there_is_one():
+    """As a family of its own."""
+    metrics = Metrics(lambda: [MODEL._replace(gpu_bytes=7)])
+    assert samples(metrics)["modelserver_runner_gpu_bytes", frozenset({"seals"})] == 7
+
+
+def test_labels_without_end_become_other():
+    """A label map of ten thousand names makes a hundred series, and one more."""
+    metrics = Metrics(lambda: THERE)
+    for index in range(1000):
+        metrics.evaluated("seals", {}, 1, [(f"label {index}", 0.5)])
+    named = [key for key in samples(metrics) if key[0] == "modelserver_results_total"]
+    assert len(named) == 101
+    assert (
+        samples(metrics)["modelserver_results_total", frozenset({"(other)", "seals"})]
+        == 900
+    )
+
+
+def test_a_value_counts_where_its_bound_is_the_value_itself():
+    """Bounds belong to their buckets; what is above all of them is in the last only."""
+    metrics = Metrics(lambda: THERE)
+    for seconds in (0.001, 0.0011, 31):
+        metrics.evaluated("seals", {"run": seconds}, 1, [])
+    found = samples(metrics)
+    key = "modelserver_stage_seconds_bucket"
+    counts = {
+        bound: found[key, frozenset({"seals", "run", bound})]
+        for bound in ("0.001", "0.0025", "30.0", "+Inf")
+    }
+    assert list(counts.values()) == [1, 2, 2, 3]
+    assert found["modelserver_stage_seconds_count", frozenset({"seals", "run"})] == 3
+
+
+def test_what_was_counted_for_a_model_goes_with_it():
+    """Names that come and go for years must not fill the scraper."""
+    models = list(THERE)
+    metrics = Metrics(lambda: models)
+    metrics.answered("/detect", "seals", 200)
+    metrics.answered("/detect", "", 400)
+    metrics.evaluated("seals", {"run": 1}, 1, [("Seal1", 0.5)])
+    assert any("seals" in labels for _, labels in samples(metrics))
+    models.clear()
+    found = samples(metrics)
+    assert not any("seals" in labels for _, labels in found)
+    assert found["modelserver_requests_total", frozenset({"/detect", "", "400"})] == 1
+
+
+def test_a_model_that_came_while_somebody_looked_keeps_its_numbers():
+    """It was not among those that were there, and is not gone either."""
+    looks = [[], THERE]
+
+    def look():
+        metrics.evaluated("seals", {"run": 1}, 1, [])
+        return looks.pop(0)
+
+    metrics = Metrics(look)
+    samples(metrics)
+    count = samples(metrics)["modelserver_batch_size_count", frozenset({"seals"})]
+    assert count == 2
+
+
+def test_counting_from_many_threads_loses_nothing():
+    """Each of a thousand is there."""
+    metrics = Metrics(lambda: THERE)
+
+    def count():
+        for _ in range(250):
+            metrics.evaluated("seals", {"run": 1}, 1, [("Seal1", 0.5)])
+            metrics.answered("/detect", "seals", 200)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = samples(metrics)
+    assert found["modelserver_batch_size_count", frozenset({"seals"})] == 1000
+    assert found["modelserver_results_total", frozenset({"Seal1", "seals"})] == 1000
+
+
+def test_two_apps_have_numbers_of_their_own():
+    """And what a scraper takes decides the format."""
+    one, other = Metrics(list), Metrics(list)
+    one.answered("/detect", "", 404)
+    assert not any(
+        key[0] == "modelserver_requests_total" and value
+        for key, value in samples(other).items()
+    )
+    assert "openmetrics" in one.render("application/openmetrics-text")[1]
+    assert one.render()[1].startswith("text/plain")
