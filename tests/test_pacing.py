@@ -186,3 +186,16 @@ def test_a_long_answer_is_not_kept_in_memory(pair):
     paced.sendall(b"rest")
     paced.release()
     assert client.recv(20) == b"rest"
+
+
+def test_a_file_comes_after_the_head_that_was_held(pair, tmp_path):
+    """The system sends a file by itself, past what was kept."""
+    paced, client = pair
+    (tmp_path / "f").write_bytes(b"file")
+    paced.hold()
+    paced.sendall(b"head ")
+    with (tmp_path / "f").open("rb") as file:
+        assert paced.sendfile(file) == 4
+    paced.sendall(b" rest")
+    paced.release()
+    assert client.recv(20) == b"head file rest"

@@ -49,12 +49,20 @@ class Door:
     """An app's door; counts."""
 
     def __init__(self):
-        self.started = 0
+        self.started = self.scans = 0
         self.closed = threading.Event()
 
     def start(self):
         """Count."""
         self.started += 1
+
+    def greet(self, address, *, tls):
+        """Note where the app is found."""
+        self.address = address
+
+    def rescan(self):
+        """Count."""
+        self.scans += 1
 
     def close(self):
         """Note."""
@@ -70,9 +78,14 @@ def door():
 @pytest.fixture
 def worker(door):
     """A worker with an app; the process's signal handlers are put back afterwards."""
-    signals = (signal.SIGINT, signal.SIGQUIT)
+    signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in signals]
-    yield SimpleNamespace(wsgi=SimpleNamespace(extensions={"modelserver": door}))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield SimpleNamespace(
+            wsgi=SimpleNamespace(extensions={"modelserver": door}),
+            sockets=[listener],
+            cfg=SimpleNamespace(is_ssl=False),
+        )
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, handler)
 
@@ -285,6 +298,9 @@ def test_models_start_in_the_worker(worker, door):
     serving._start_models(worker)
     assert door.started == 1
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert door.address == worker.sockets[0].getsockname()
+    signal.raise_signal(signal.SIGHUP)
+    assert door.scans == 1
 
 
 def test_models_close_at_once_when_interrupted(worker, door):

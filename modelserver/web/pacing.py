@@ -139,6 +139,11 @@ class PacedSocket(socket.socket):
         except BlockingIOError:
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
 
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, after what was kept: its bytes do not come by ``sendall``."""
+        self.release()
+        return super().sendfile(file, offset, count)
+
 
 def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))

@@ -1,32 +1,91 @@
-"""The upload form that a browser shows."""
+"""The page that a browser shows: pick a model, drop a photo, see what it sees."""
 
 from __future__ import annotations
 
+import hashlib
+from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, request, url_for
 
 from modelserver.registry import Stage
 from modelserver.web.backend import backend
 
 if TYPE_CHECKING:
+    from flask import Response
+
     from modelserver.signatures import Kind
+
+_STATIC = Path(__file__).parent / "static"
+# What the script imports, for the browser to fetch at once rather than one after the
+# other. Imports name no digests, so browsers ask whether theirs are the same.
+_MODULES = ("asking.js", "camera.js", "drawing.js", "keeping.js", "snippets.js")
+_DIGEST_LENGTH = 12
+# A year, the most that is of use: the address changes with the content.
+_FOREVER = "public, max-age=31536000, immutable"
+# Below it a detector's answers are noise; the page asks for no more than it can show.
+_LOWEST_CONFIDENCE = 0.05
+_LOADED = {Stage.READY, Stage.UNLOADED}
 
 
 def blueprint(kind: Kind) -> Blueprint:
     """Return the page's routes for an app of one kind."""
     path = "/detect" if kind == "detection" else "/classify"
     routes = Blueprint("page", __name__)
+    digests = digests_of(_STATIC)
+
+    def asset(name: str) -> str:
+        return url_for("static", filename=name, v=digests[name])
 
     def show() -> str:
-        # A plain form cannot send a token, and the names are not for everybody.
-        token = bool(backend().settings.api_token)
-        registry = backend().registry
-        names = [e.files.name for e in registry if e.stage is not Stage.FAILED]
-        if token:
-            names = []
-        return render_template("upload.html", path=path, names=names, token=token)
+        settings = backend().settings
+        # The names are not for everybody.
+        token = bool(settings.api_token)
+        return render_template(
+            "page.html",
+            asset=asset,
+            modules=_MODULES,
+            kind=kind,
+            path=path,
+            root=request.script_root,
+            token=token,
+            models=[] if token else models(),
+            min_confidence=settings.min_confidence,
+            lowest=min(_LOWEST_CONFIDENCE, settings.min_confidence),
+            max_upload_mb=settings.max_upload_mb,
+        )
+
+    def keep(response: Response) -> Response:
+        if request.endpoint == "static" and response.status_code == HTTPStatus.OK:
+            name = (request.view_args or {}).get("filename", "")
+            if request.args.get("v") == digests.get(name):
+                response.headers["Cache-Control"] = _FOREVER
+            # As bytes, in one write with the head: they are small.
+            response.direct_passthrough = False
+            response.get_data()
+        return response
 
     routes.add_url_rule("/", "show", show)
     routes.add_url_rule(path, "show", show)
+    routes.after_app_request(keep)
     return routes
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return what tells a file's content from any other, for each file of a folder."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGEST_LENGTH]
+        for path in folder.iterdir()
+    }
+
+
+def models() -> list[dict[str, str]]:
+    """Return name and state of every model; no state where it serves."""
+    return [
+        {
+            "name": entry.files.name,
+            "state": "" if entry.stage in _LOADED else entry.stage.value,
+        }
+        for entry in backend().registry
+    ]

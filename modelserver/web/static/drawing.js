@@ -1,0 +1,162 @@
+// From answers to elements. What the server or a file says becomes text nodes and
+// attributes, never markup; places and sizes go through CSSOM, which the CSP allows.
+
+import { server } from "./asking.js";
+
+const TONES = 12; // as many as page.css has
+const STAGES = ["decode", "queue", "run", "post", "other", "network"];
+const tones = new Map(); // label to number of its colour
+
+/** Make an element; strings among its children become text. */
+export function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in node) node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export const percent = (share) => `${Math.round(share * 100)} %`;
+export const objects = (count) => `${count || "no"} object${count === 1 ? "" : "s"}`;
+const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+
+/** A colour's class for each label: the same all the time, the first twelve differ. */
+function toneOf(label) {
+  if (!tones.has(label)) tones.set(label, tones.size % TONES);
+  return `tone-${tones.get(label)}`;
+}
+
+/** A shot with one model's answer to it; ``retry`` is what the button does. */
+export function resultOf(shot, model, answer, retry, json) {
+  for (const { label } of answer.items ?? []) toneOf(label); // the surest first
+  const head = make("h3", { tabIndex: -1 }, model);
+  const side = make("div", { className: "side" }, head);
+  const node = make("article", { className: "result card" }, pictureOf(shot, answer), side);
+  node.dataset.model = model;
+  if (answer.state === "waiting") {
+    side.append(make("p", { className: "asking" }, "Asking the server …"));
+  } else if (answer.state === "failed") {
+    side.append(problemOf(answer, retry));
+  } else {
+    side.append(make("p", { className: "count" }), tableOf(shot, model, answer));
+    side.append(...timingsOf(answer.timings));
+    node.append(jsonOf(answer, json));
+  }
+  return node;
+}
+
+function pictureOf(shot, answer) {
+  const photo = make("img", { src: shot.url, alt: shot.name });
+  const picture = make("div", { className: "picture" }, photo);
+  photo.onload = () => {
+    picture.style.setProperty("--ratio", photo.naturalWidth / photo.naturalHeight);
+    const cells = picture.parentNode?.querySelectorAll("[data-box]") ?? [];
+    for (const cell of cells) cell.textContent = pixels(JSON.parse(cell.dataset.box), photo);
+  };
+  photo.onerror = () => {
+    const words = "This browser cannot show the file as a picture.";
+    picture.replaceChildren(make("p", { className: "hint" }, words));
+  };
+  if (server.detects && answer.state === "done") {
+    const boxes = answer.items.map(boxOf).reverse(); // the surest lies on top
+    picture.append(make("div", { className: "boxes", "aria-hidden": "true" }, ...boxes));
+  }
+  return picture;
+}
+
+/** A box in pixels; the browser knows the size of the photo as it is seen. */
+function pixels([x1, y1, x2, y2], { naturalWidth: w, naturalHeight: h }) {
+  const [left, top, right, bottom] = [x1 * w, y1 * h, x2 * w, y2 * h].map(Math.round);
+  return `${left}, ${top} – ${right}, ${bottom}`;
+}
+
+function boxOf({ label, confidence, bounding_box: [x1, y1, x2, y2] }, index) {
+  const words = make("span", { className: "chip" }, `${label} ${percent(confidence)}`);
+  const box = make("div", { className: `box ${toneOf(label)}` }, words);
+  box.classList.toggle("low", y1 < 0.08); // no room above it
+  box.classList.toggle("right", x1 > 0.6);
+  box.style.left = `${x1 * 100}%`;
+  box.style.top = `${y1 * 100}%`;
+  box.style.width = `${(x2 - x1) * 100}%`;
+  box.style.height = `${(y2 - y1) * 100}%`;
+  Object.assign(box.dataset, { confidence, index });
+  return box;
+}
+
+function problemOf(answer, retry) {
+  const node = make("div", { className: "problem" });
+  node.append(make("p", {}, make("strong", {}, answer.title)), make("p", {}, answer.detail));
+  if (answer.type) {
+    const link = { href: server.root + answer.type };
+    node.append(make("p", {}, make("a", link, "What this means")));
+  }
+  if (answer.planned) node.append(make("p", {}, `It is tried again in ${answer.after} s.`));
+  if (answer.again) {
+    const words = answer.planned ? "Try now" : "Try again";
+    node.append(make("button", { type: "button", onclick: retry }, words));
+  }
+  return node;
+}
+
+function tableOf(shot, model, { items }) {
+  const heads = server.detects ? ["Label", "Confidence", "Box in pixels"] : ["Class", "Confidence"];
+  const row = make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)));
+  const caption = `What ${model} sees in ${shot.name}`;
+  return make(
+    "table",
+    {},
+    make("caption", { className: "unseen" }, caption),
+    make("thead", {}, row),
+    make("tbody", {}, ...items.map(rowOf)),
+  );
+}
+
+function rowOf({ label, confidence, bounding_box: box }, index) {
+  const swatch = make("span", { className: `swatch ${toneOf(label)}` });
+  const row = make("tr", {}, make("th", { scope: "row" }, swatch, label));
+  const bar = make("span", { className: "meter" });
+  bar.style.setProperty("--share", confidence ?? 0);
+  const words = confidence === undefined ? "not told" : percent(confidence);
+  row.append(make("td", {}, words, bar));
+  if (box) row.append(make("td", { className: "where", "data-box": JSON.stringify(box) }));
+  Object.assign(row.dataset, { confidence: confidence ?? 1, index });
+  return row;
+}
+
+function timingsOf(told) {
+  const names = STAGES.filter((name) => name in told);
+  const bar = make("div", { className: "stages", "aria-hidden": "true" });
+  const list = make("dl", { className: "timings" });
+  for (const name of names) {
+    const part = make("span", { className: `stage-${name}` });
+    part.style.flexGrow = told[name];
+    bar.append(part);
+    const key = make("span", { className: `key stage-${name}` });
+    const number = make("dd", {}, milliseconds(told[name]));
+    list.append(make("div", {}, make("dt", {}, key, name), number));
+  }
+  const sum = names.reduce((all, name) => all + told[name], 0);
+  return [make("h4", {}, `Answered in ${milliseconds(sum)}`), bar, list];
+}
+
+function jsonOf({ body }, json) {
+  const rows = server.detects ? body.map((one) => `\n  ${JSON.stringify(one)}`) : [];
+  const list = `[${rows.join(",")}${rows.length ? "\n" : ""}]`;
+  const text = server.detects ? list : JSON.stringify(body, null, 2);
+  const code = make("pre", { tabIndex: 0, "aria-label": "The answer as JSON" }, text);
+  const copy = make("button", { type: "button", onclick: () => json.copy(code) }, "Copy");
+  const node = make("details", { open: json.open }, make("summary", {}, "JSON"), code, copy);
+  node.ontoggle = () => (json.open = node.open);
+  return node;
+}
+
+/** Have a box stand out while the mouse is on its row, and the other way round. */
+export function highlight({ target, type }) {
+  const one = target.closest("[data-index]");
+  const place = `[data-index="${one?.dataset.index}"]`;
+  for (const node of one?.closest(".result").querySelectorAll(place) ?? []) {
+    node.classList.toggle("on", type === "mouseover");
+  }
+}
