@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from modelserver.labels import LabelMap
+    from modelserver.options import Options
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,31 @@ def parse(
         for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
         if np.isfinite(score)
     ]
+
+
+def to_json(
+    classes: Sequence[Classification], options: Options | None = None
+) -> dict[str, object]:
+    """Return the best class in the contract's shape; others only where asked for.
+
+    Args:
+        classes: best first, at least one.
+        options: with ``top_k``, of the first so many those that they want are added.
+    """
+    best = classes[0].label
+    if options is None or options.top_k is None:
+        return {"class": best}
+    least = options.min_confidence or 0.0
+    return {
+        "class": best,
+        "classes": [
+            {
+                "class": one.class_id,
+                "label": one.label,
+                # The fewest digits that read back as the same float32.
+                "confidence": float(str(np.float32(one.confidence))),
+            }
+            for one in classes[: options.top_k]
+            if one.confidence >= least and options.wants(one.label)
+        ][: options.max_results],
+    }

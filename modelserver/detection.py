@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.labels import LabelMap
+    from modelserver.options import Options
 
 
 # Label ids are int32 in a label map; a class beyond is no number of any label.
@@ -95,17 +97,37 @@ def shortest(values: NDArray[np.float32]) -> list[float]:
     return [float(str(value)) for value in values]
 
 
-def to_json(detections: Sequence[Detection]) -> list[dict[str, object]]:
-    """Return detections in the contract's shape."""
+def select(detections: Sequence[Detection], options: Options) -> list[Detection]:
+    """Return those whose labels are wanted, the first so many."""
+    if options.labels is None:
+        return list(detections[: options.max_results])
+    wanted = (one for one in detections if options.wants(one.label))
+    return list(islice(wanted, options.max_results))
+
+
+def to_json(
+    detections: Sequence[Detection], size: tuple[int, int] | None = None
+) -> list[dict[str, object]]:
+    """Return detections in the contract's shape.
+
+    Args:
+        size: width and height in pixels, for boxes in pixels, to the thousandth.
+    """
     return [
         {
             "class": one.class_id,
             "label": one.label,
             "confidence": one.confidence,
-            "bounding_box": list(one.box),
+            "bounding_box": list(one.box) if size is None else _pixels(one.box, size),
         }
         for one in detections
     ]
+
+
+def _pixels(
+    box: tuple[float, float, float, float], size: tuple[int, int]
+) -> list[float]:
+    return [round(side * whole, 3) for side, whole in zip(box, size * 2, strict=True)]
 
 
 def _whole(count: NDArray[np.generic]) -> int:

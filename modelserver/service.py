@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from modelserver import classification, detection
+from modelserver import admission, classification, detection
+from modelserver.batching import Caller
 from modelserver.errors import BadModelOutput, DeadlinePassed
-from modelserver.logs import report
+from modelserver.logs import bind, report
+from modelserver.options import Options
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
+    from concurrent.futures import Future
 
+    from modelserver.batching import Done
     from modelserver.classification import Classification
     from modelserver.detection import Detection
-    from modelserver.models import Model, Window
+    from modelserver.models import Model, Prepared, Window
     from modelserver.registry import Registry
-    from modelserver.runners import Outputs
+    from modelserver.runners import Answer, Outputs
     from modelserver.settings import Settings
 
 R = TypeVar("R")
+Parse: TypeAlias = "Callable[[Model, Outputs, Window], R]"
+"""Makes a result of what a model gave for one image."""
+Prepare: TypeAlias = "Callable[[Model], Prepared]"
+"""Gives an image in the form that a model takes."""
+
+_PLAIN = Options()
+# Of the classes that are parsed where none are asked for, for the log.
+_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,15 @@ class Timings:
         """All stages together."""
         return self.decode + self.queue + self.run + self.post
 
+    def seconds(self) -> dict[str, float]:
+        """Return what each stage took in seconds, by its name, in their order."""
+        return {
+            "decode": self.decode / 1000,
+            "queue": self.queue / 1000,
+            "run": self.run / 1000,
+            "post": self.post / 1000,
+        }
+
 
 @dataclass(frozen=True)
 class Evaluation(Generic[R]):
@@ -46,6 +68,10 @@ class Evaluation(Generic[R]):
 
     Attributes:
         width, height: of the upright photo, in pixels.
+        batch: images that were run together.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+        digest: SHA-256 of the model's graph, labels and sidecar.
+        started: when decoding began, in seconds of ``time.perf_counter``.
     """
 
     model: str
@@ -53,6 +79,33 @@ class Evaluation(Generic[R]):
     timings: Timings
     width: int
     height: int
+    batch: int = 1
+    orientation: int = 1
+    digest: str = ""
+    started: float = 0.0
+
+
+class Begun(NamedTuple):
+    """An image that is with its model; whoever began it ends it or closes ``stack``.
+
+    Attributes:
+        started, decoded: when it had its place, and when it was ready to run.
+        stack: what is given back: its place, the model's share, the lease.
+    """
+
+    name: str
+    digest: str
+    model: Model
+    prepared: Prepared
+    future: Future[Done[Answer]]
+    caller: Caller
+    started: float
+    decoded: float
+    stack: ExitStack
+
+
+def _unobserved(_evaluation: Evaluation[Any]) -> None:
+    """Tell nobody."""
 
 
 class Service:
@@ -61,77 +114,147 @@ class Service:
     Args:
         registry: the models.
         settings: the server's.
+        observe: told of every evaluation, in the thread that asked for it.
     """
 
-    def __init__(self, registry: Registry[Model], settings: Settings) -> None:
+    def __init__(
+        self,
+        registry: Registry[Model],
+        settings: Settings,
+        observe: Callable[[Evaluation[Any]], None] = _unobserved,
+    ) -> None:
         self._registry = registry
         self._settings = settings
+        self._observe = observe
+        self._shares = admission.Shares.of(
+            admission.threads(settings), lambda: len(registry)
+        )
+
+    def has_threads(self, total: int) -> None:
+        """Share so many threads among the models, not as many as the settings say."""
+        self._shares.resize(total)
 
     def detect(
-        self, name: str, data: bytes | memoryview | mmap.mmap
+        self,
+        name: str,
+        data: bytes | memoryview | mmap.mmap,
+        caller: Caller | None = None,
+        options: Options = _PLAIN,
     ) -> Evaluation[list[Detection]]:
-        """Find objects with confidence at or above ``MIN_CONFIDENCE``, best first.
+        """Find the objects that are asked for, best first.
 
         Raises:
             RequestError: see the tree in ``errors``.
         """
-        least = self._settings.min_confidence
-
-        def parse(model: Model, outputs: Outputs, window: Window) -> list[Detection]:
-            if self._settings.debug:
-                for one in detection.parse(outputs, model.labels, window=window):
-                    report(f"{name} {one.label} {one.confidence} {list(one.box)}")
-            return detection.parse(outputs, model.labels, least, window)
-
-        return self._evaluate(name, data, parse)
+        begun = self.begin(name, lambda model: model.prepare(data), caller)
+        return self.end(begun, self.finds(options))
 
     def classify(
-        self, name: str, data: bytes | memoryview | mmap.mmap
+        self,
+        name: str,
+        data: bytes | memoryview | mmap.mmap,
+        caller: Caller | None = None,
+        options: Options = _PLAIN,
     ) -> Evaluation[list[Classification]]:
-        """Return the five best classes, best first.
+        """Return the best class and those that are asked for, best first.
 
         Raises:
             RequestError: see the tree in ``errors``.
         """
+        begun = self.begin(name, lambda model: model.prepare(data), caller)
+        return self.end(begun, self.tells(options))
+
+    def finds(self, options: Options = _PLAIN) -> Parse[list[Detection]]:
+        """Return what makes detections of arrays: those that the options want.
+
+        Nothing below ``SCORE_FLOOR`` is found, or below ``MIN_CONFIDENCE`` where that
+        is lower: a graph may have been loaded to give no more than that.
+        """
+        settings = self._settings
+        least = settings.min_confidence
+        if options.min_confidence is not None:
+            floor = min(settings.score_floor, least)
+            least = max(options.min_confidence, floor)
+
+        def parse(model: Model, outputs: Outputs, window: Window) -> list[Detection]:
+            if settings.debug:
+                for one in detection.parse(outputs, model.labels, window=window):
+                    where = f"{one.label} {one.confidence} {list(one.box)}"
+                    report(f"{model.files.name} {where}")
+            found = detection.parse(outputs, model.labels, least, window)
+            return detection.select(found, options)
+
+        return parse
+
+    def tells(self, options: Options = _PLAIN) -> Parse[list[Classification]]:
+        """Return what makes classes of arrays: five, or as many as are asked for."""
+        top = max(options.top_k or 0, _TOP)
 
         def parse(
             model: Model, outputs: Outputs, _window: Window
         ) -> list[Classification]:
             softmax = model.facts.signature.softmax
             best = classification.parse(
-                outputs, model.labels, model.offset, softmax=softmax
+                outputs, model.labels, model.offset, softmax=softmax, top=top
             )
             if self._settings.debug:
-                for one in best:
-                    report(f"{name} {one.label} {one.confidence}")
+                for one in best[:_TOP]:
+                    report(f"{model.files.name} {one.label} {one.confidence}")
             return best
 
-        return self._evaluate(name, data, parse)
+        return parse
 
-    def _evaluate(
-        self,
-        name: str,
-        data: bytes | memoryview | mmap.mmap,
-        parse: Callable[[Model, Outputs, Window], R],
-    ) -> Evaluation[R]:
-        model = self._registry.get(name)
-        started = time.perf_counter()
-        prepared = model.prepare(data)
-        decoded = time.perf_counter()
-        future = model.submit(prepared.frame)
+    def begin(self, name: str, prepare: Prepare, caller: Caller | None = None) -> Begun:
+        """Give a model an image: take a place, decode, and queue it.
+
+        Raises:
+            RequestError: see the tree in ``errors``; nothing is held then.
+        """
         timeout_s = self._settings.request_timeout_s
-        try:
-            done = future.result(timeout_s)
-        except FutureTimeoutError:
-            future.cancel()
-            raise DeadlinePassed(timeout_s) from None
-        ran = time.perf_counter()
-        try:
-            result = parse(model, done.result.outputs, prepared.window)
-        except (ValueError, KeyError) as error:
-            raise BadModelOutput(name, str(error)) from error
+        caller = caller or Caller(timeout_s, time.perf_counter() + timeout_s)
+        if name in self._registry:
+            bind(model=name)
+        with ExitStack() as stack:
+            # In this order: a name that nobody serves must not count as one that is.
+            version = stack.enter_context(self._registry.version(name))
+            stack.enter_context(self._shares.one(name))
+            started = time.perf_counter()
+            model = version.loaded
+            place = model.admit(caller)
+            stack.callback(place.leave)
+            prepared = prepare(model)
+            decoded = time.perf_counter()
+            future = model.submit(prepared.frame, place)
+            digest = version.reading.digest
+            return Begun(
+                name,
+                digest,
+                model,
+                prepared,
+                future,
+                caller,
+                started,
+                decoded,
+                stack.pop_all(),
+            )
+
+    def end(self, begun: Begun, parse: Parse[R]) -> Evaluation[R]:
+        """Wait for an image's outputs, within the caller's time, and parse them.
+
+        Raises:
+            RequestError: see the tree in ``errors``. Everything is given back.
+        """
+        name, prepared = begun.name, begun.prepared
+        bind(model=name)
+        with begun.stack:
+            done = _result(begun)
+            ran = time.perf_counter()
+            try:
+                result = parse(begun.model, done.result.outputs, prepared.window)
+            except (ValueError, KeyError) as error:
+                raise BadModelOutput(name, str(error)) from error
         timings = Timings(
-            decode=(decoded - started) * 1000,
+            decode=(begun.decoded - begun.started) * 1000,
             queue=done.queue_ms + done.run_ms - done.result.run_ms,
             run=done.result.run_ms,
             post=(time.perf_counter() - ran) * 1000,
@@ -141,4 +264,24 @@ class Service:
             f"queue {timings.queue:.1f}, run {timings.run:.1f}, "
             f"post {timings.post:.1f})"
         )
-        return Evaluation(name, result, timings, prepared.width, prepared.height)
+        seen = Evaluation(
+            name,
+            result,
+            timings,
+            prepared.width,
+            prepared.height,
+            done.batch,
+            prepared.orientation,
+            begun.digest,
+            begun.started,
+        )
+        self._observe(seen)
+        return seen
+
+
+def _result(begun: Begun) -> Done[Answer]:
+    caller = begun.caller
+    try:
+        return begun.future.result(caller.left(begun.decoded))
+    except FutureTimeoutError:
+        raise DeadlinePassed(caller.seconds) from None

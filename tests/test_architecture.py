@@ -11,12 +11,13 @@ PACKAGE = Path(__file__).parent.parent / "modelserver"
 LAYERS = (
     {"errors", "_label_map_pb2"},
     {"settings", "logs", "metrics", "signatures"},
-    {"labels", "discovery", "recovery", "images", "uploads", "batching", "admission"},
-    {"graphs", "rewriting", "detection", "classification"},
+    {"labels", "discovery", "recovery", "images", "uploads", "batching", "admission", "options"},
+    {"graphs", "rewriting", "detection", "classification", "findings"},
     {"sessions"},
     {"runners"},
     {"registry", "models", "golden", "hotfolder"},
     {"service"},
+    {"albums"},
     {"web", "conversion", "client"},
     {"zoo", "doctor", "scaleout", "bench"},
     {"cli"},
@@ -25,15 +26,19 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOME = {
     "tensorflow": {"graphs", "rewriting", "sessions", "conversion"},
-    "PIL": {"images"},
+    "PIL": {"images", "client"},
+    "pillow_heif": {"images"},
     "simplejpeg": {"images"},
     "flask": {"web"},
     "werkzeug": {"web"},
     "gunicorn": {"web"},
     "multipart": {"web"},
+    "apispec": {"web"},
     "structlog": {"logs"},
     "pynvml": {"runners"},
+    "httpx": {"client"},
     "prometheus_client": {"metrics"},
+    "opentelemetry": {"web"},
     "ray": {"scaleout"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

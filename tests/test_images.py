@@ -21,7 +21,6 @@ from modelserver.errors import (
     UndecodableImage,
 )
 from modelserver.images import Limits, decode, formats
-from modelserver.images import decoding as decoding_module
 
 LIMITS = Limits()
 SHARED = Path(

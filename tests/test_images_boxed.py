@@ -15,7 +15,7 @@ from modelserver.errors import (
     RequestError,
     UndecodableImage,
 )
-from modelserver.images import Limits, containers, decode, formats
+from modelserver.images import Limits, containers, decode, formats, units
 
 LIMITS = Limits()
 KINDS = [kind for kind in ("AVIF", "HEIC") if kind in formats.boxed_formats()]
@@ -129,19 +129,25 @@ def test_a_structure_that_nobody_writes_is_refused(change):
         decode(changed, limits=LIMITS)
 
 
+def largest(content, kind, most=100):
+    return containers._largest_frame(content, kind, iter(range(most)))
+
+
 def test_a_picture_of_many_frames_is_refused():
     """libde265 would decode each of them, as many as fit into the upload."""
     unit = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x80])
     slices = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x00])
-    assert containers._largest_frame(unit + slices * 9, "HEIC") == 0
+    assert largest(unit + slices * 9, "HEIC") == 0
     for content in (unit * 5, slices, b"", unit[:-1], unit + b"\0\0"):
         with pytest.raises((containers.BadContainerError, struct.error)):
-            containers._largest_frame(content, "HEIC")
+            largest(content, "HEIC")
     frame = bytes([6 << 3 | 2, 1, 0])
-    assert containers._largest_frame(frame * 4, "AVIF") == 0
+    assert largest(frame * 4, "AVIF") == 0
+    with pytest.raises(containers.BadContainerError):
+        largest(b"\x12\0" * 50 + frame, "AVIF", 50)
     for content in (frame * 5, frame[:-1], b"\x32" + b"\xff" * 8, b"\x12\0"):
         with pytest.raises(containers.BadContainerError):
-            containers._largest_frame(content, "AVIF")
+            largest(content, "AVIF")
 
 
 def sequence_header(bits):
@@ -154,13 +160,13 @@ def sequence_header(bits):
 def test_av1_tells_its_size_in_either_form():
     """The one for still pictures, and the whole one with levels and delays."""
     sides = f"{6:04b} {6:04b} {99:07b} {49:07b}"
-    assert containers._av1_size(sequence_header(f"000 1 1 01000 {sides}")) == (100, 50)
+    assert units.size_of_av1(sequence_header(f"000 1 1 01000 {sides}")) == (100, 50)
     points = f"{1:05b} {0:012b} {9:05b} 1 1 0011 {0:012b} {4:05b} 0"
     whole = f"000 1 0 0 1 {points} {sides}"
-    assert containers._av1_size(sequence_header(whole)) == (100, 50)
+    assert units.size_of_av1(sequence_header(whole)) == (100, 50)
     for bad in (f"000 1 0 1 {sides}", "000 1 1 01000"):
         with pytest.raises(containers.BadContainerError):
-            containers._av1_size(sequence_header(bad))
+            units.size_of_av1(sequence_header(bad))
 
 
 def test_what_is_packed_within_is_refused():
@@ -224,3 +230,91 @@ def test_whatever_the_bytes_a_picture_comes_or_a_refusal(kind, data):
     except RequestError:
         return
     assert picture.pixels.size <= 3 << 20
+
+
+FRAME = bytes([6 << 3 | 2, 1, 0])
+
+
+def box(kind, *content, wide=False, open_end=False):
+    """A box; ``wide`` has its length in 64 bits, ``open_end`` none at all."""
+    inner = b"".join(content)
+    if wide:
+        return struct.pack(">I4sQ", 1, kind, 16 + len(inner)) + inner
+    return struct.pack(">I4s", 0 if open_end else 8 + len(inner), kind) + inner
+
+
+def built(iloc, *, idat=b"", version=2, kind=b"av01", data=FRAME, **how):
+    """An AVIF's boxes around one item, which begins 16 bytes before the end."""
+    number = struct.pack(">I" if version == 3 else ">H", 1)
+    entry = box(b"infe", bytes([version, 0, 0, 0]), number, b"\0\0", kind, b"\0")
+    items = box(b"iinf", bytes(4), b"\0\1", entry)
+    size = box(b"ispe", bytes(4), struct.pack(">II", 80, 60))
+    meta = box(
+        b"meta",
+        bytes(4),
+        items,
+        box(b"iprp", box(b"ipco", size)),
+        box(b"idat", idat) if idat else b"",
+        box(b"iloc", iloc),
+    )
+    return box(b"ftyp", b"avif", bytes(4)) + meta + box(b"mdat", data, **how)
+
+
+def located(offset, length, *, version=0, method=0, sizes=0x4400, count=1, number=1):
+    """The place of an item, in one of the format's three versions."""
+    wide = ">I" if version == 2 else ">H"
+    one = struct.pack(wide, number)
+    one += struct.pack(">H", method) if version else b""
+    one += b"\0\0" + struct.pack(">HII", 1, offset, length)
+    head = bytes([version, 0, 0, 0]) + struct.pack(">H", sizes)
+    return head + struct.pack(wide, count) + one * count
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("how", [{}, {"wide": True}, {"open_end": True}])
+def test_data_is_found_however_it_is_placed(version, how):
+    """In each version of its table; the size claimed is what is given."""
+    whole = built(located(0, 3, version=version), **how)
+    at = whole.rindex(FRAME)
+    assert (
+        containers.check(built(located(at, 3, version=version), **how), "AVIF") == 4800
+    )
+    inside = built(located(0, 3, version=1, method=1), idat=FRAME, version=3)
+    assert containers.check(inside, "AVIF") == 4800
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        built(located(0, 0)),
+        built(located(1 << 30, 3)),
+        built(located(0, 3, version=1, method=1)),
+        built(located(0, 3, version=1, method=2)),
+        built(located(0, 3, version=3)),
+        built(located(0, 3, sizes=0x3300)),
+        built(located(0, 3, count=2)),
+        built(located(0, 3, number=2)),
+        built(located(0, 3)[:-2]),
+        built(located(0, 3, count=2000)),
+        built(located(0, 3), version=1),
+        built(located(0, 3), kind=b"iden"),
+        built(located(0, 3, count=900), data=bytes(3000)),
+        built(located(0, 3000, count=5), data=bytes(3000)),
+        built(located(0, 3)).replace(b"iprp", b"free"),
+        built(located(0, 3))[:-1],
+    ],
+)
+def test_data_that_cannot_be_found_is_refused(data):
+    """What we do not see, a decoder might."""
+    with pytest.raises(containers.BadContainerError):
+        containers.check(data, "AVIF")
+
+
+def test_one_items_data_may_not_be_asked_for_again_and_again():
+    """A table of a megabyte over an upload of sixteen would be a terabyte."""
+    many = 60_000
+    table = bytes([0, 0, 0, 0]) + struct.pack(">HHH2xH", 0x4400, 1, 1, many)
+    with pytest.raises(containers.BadContainerError):
+        containers.check(built(table + struct.pack(">II", 0, 50) * many), "AVIF")
+    with pytest.raises(containers.BadContainerError):
+        containers.check(built(table + struct.pack(">II", 0, 0) * many), "AVIF")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modelserver.errors import ImageTooLarge, NotAnImage, Overloaded, UndecodableImage
-from modelserver.images import Limits, decode, decoding, watching
+from modelserver.images import Limits, decode, decoding, formats, watching
 from modelserver.images.limits import MOST_SCANS
 from modelserver.images.watching import TookTooLong, WatchedFile
 from modelserver.images.workspace import Workspace
@@ -87,7 +87,7 @@ def test_run_length_bmps_are_read_up_to_a_point(monkeypatch):
     """Pillow decodes them in Python, a run at a time."""
     picture = decode(run_length_bmp(200, 150), limits=LIMITS)
     assert picture.pixels[0, :3, 0].tolist() == [0, 255, 0]
-    monkeypatch.setattr(decoding, "RUN_READS", 50_000)
+    monkeypatch.setattr(formats, "RUN_READS", 50_000)
     with pytest.raises(UndecodableImage, match="too long to read"):
         decode(run_length_bmp(200, 150), limits=LIMITS)
 

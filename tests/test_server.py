@@ -204,10 +204,12 @@ def test_gunicorn_app_serves_by_itself_on_loopback(zoo_folder, pics, tmp_path):
 
 
 @pytest.fixture
-def tiny(folder):
+def tiny(folder, monkeypatch):
     """A model folder with an echoing detector and one that white light kills."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    tiny_graphs.write(folder / "white.frozen.pb", tiny_graphs.crashes_when_white())
+    white = tiny_graphs.crashes_when_white()
+    tiny_graphs.write(folder / "white.frozen.pb", white)
+    monkeypatch.setenv("TRUSTED_MODELS", *tiny_graphs.trusted(white))
     return folder
 
 

@@ -10,6 +10,7 @@ decoders release the GIL while they work.
     colours      any mode to RGB
     formats      which format an upload has, and what opens it
     containers   what an AVIF or HEIC file will make its decoder do
+    units        the coded units within them
     decoding     which decoder, into whose memory
     resizing     stretch, crop, pad; gray; PNG for graphs that decode by themselves
     drawing      a photo with boxes and words over it

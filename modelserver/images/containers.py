@@ -13,6 +13,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from modelserver.images.units import (
+    BadContainerError,
+    units_of_av1,
+    units_of_hevc,
+)
+
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterator
@@ -31,15 +37,13 @@ _MOST_ITEMS = 1000
 _MOST_BOXES = 10_000
 # A picture is one frame, or one in as many layers as AV1 has.
 _MOST_FRAMES = 4
-_MOST_UNITS = 10_000
+# Of the whole file: they are read in Python.
+_MOST_UNITS = 20_000
+_MOST_EXTENTS = 4_000
+# Times its own length that a file's items may have in all: equal tiles may share data.
+_MOST_SHARED = 4
 _SPARE_PIXELS = 1 << 20
-_SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
-_FIRST_PARAMETER_SET = 32
 _FULL_BOX = 4
-
-
-class BadContainerError(Exception):
-    """The file is no still picture as cameras and programs write it."""
 
 
 def brand(head: bytes) -> str | None:
@@ -97,10 +101,11 @@ def check(data: bytes | memoryview | mmap.mmap, name: str) -> int:
     try:
         head = _Reader(data).head()
         largest = max((width * height for width, height in head.sizes), default=0)
+        units = iter(range(_MOST_UNITS))
         for number, kind in head.items.items():
             if kind == _CODED[name]:
                 content = _content(data, head.places.get(number))
-                largest = max(largest, _largest_frame(content, name))
+                largest = max(largest, _largest_frame(content, name, units))
             elif kind not in _OTHERS:
                 raise BadContainerError
     except (struct.error, IndexError) as error:
@@ -130,6 +135,8 @@ class _Reader:
     def __init__(self, data: bytes | memoryview | mmap.mmap) -> None:
         self._data = data
         self._boxes = 0
+        self._extents = 0
+        self._left = _MOST_SHARED * len(data)
 
     def head(self) -> Head:
         """Read what stands before the coded data."""
@@ -237,9 +244,14 @@ class _Reader:
             start, room = head.idat
         elif method:
             return None
+        self._extents += 1
+        self._left -= extent.length
+        if self._left < 0 or self._extents > _MOST_EXTENTS:
+            raise BadContainerError
         if found is None or not 0 < extent.length <= room - extent.start:
             return None
-        return [*found, Extent(start + extent.start, extent.length)]
+        found.append(Extent(start + extent.start, extent.length))
+        return found
 
     def _number(self, at: int, size: int) -> int:
         if at + size > len(self._data):
@@ -247,93 +259,14 @@ class _Reader:
         return int.from_bytes(self._data[at : at + size], "big")
 
 
-def _largest_frame(content: bytes, name: str) -> int:
+def _largest_frame(content: bytes, name: str, units: Iterator[int]) -> int:
     frames = largest = 0
-    walk = _av1_units if name == "AVIF" else _hevc_units
-    for count, (is_frame, width, height) in enumerate(walk(content)):
+    walk = units_of_av1 if name == "AVIF" else units_of_hevc
+    for is_frame, width, height in walk(content):
         frames += is_frame
         largest = max(largest, width * height)
-        if frames > _MOST_FRAMES or count > _MOST_UNITS:
+        if frames > _MOST_FRAMES or next(units, None) is None:
             raise BadContainerError
     if not frames:
         raise BadContainerError
     return largest
-
-
-def _hevc_units(content: bytes) -> Iterator[tuple[bool, int, int]]:
-    """Tell of each unit whether a frame begins with it; sizes are libheif's business.
-
-    Units stand behind their lengths, of four bytes in every file that is written.
-    """
-    at = 0
-    while at < len(content):
-        (length,) = struct.unpack_from(">I", content, at)
-        if length < 3 or at + 4 + length > len(content):  # noqa: PLR2004 - head and a byte
-            raise BadContainerError
-        kind = content[at + 4] >> 1 & 63
-        # The first bit of a slice: it is its picture's first.
-        yield kind < _FIRST_PARAMETER_SET and content[at + 6] >> 7 == 1, 0, 0
-        at += 4 + length
-
-
-def _av1_units(content: bytes) -> Iterator[tuple[bool, int, int]]:
-    """Tell of each unit whether it is a frame, and the largest size it allows."""
-    at = 0
-    while at < len(content):
-        head = content[at]
-        at += 2 if head & 4 else 1
-        size = len(content) - at
-        if head & 2:
-            size, at = _leb128(content, at)
-        if at + size > len(content):
-            raise BadContainerError
-        kind = head >> 3 & 15
-        width, height = 0, 0
-        if kind == _SEQUENCE_HEADER:
-            width, height = _av1_size(content[at : at + size])
-        yield kind in {_FRAME_HEADER, _FRAME}, width, height
-        at += size
-
-
-def _leb128(content: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for place in range(8):
-        byte = content[at + place]
-        value |= (byte & 127) << 7 * place
-        if byte < 128:  # noqa: PLR2004 - the last byte has no top bit
-            return value, at + place + 1
-    raise BadContainerError
-
-
-def _av1_size(header: bytes) -> tuple[int, int]:
-    """Read the largest frame out of a sequence header (AV1 specification, 5.5.1)."""
-    bits = _Bits(header)
-    bits.take(4)  # profile, still picture
-    if bits.take(1):  # the short form, for still pictures
-        bits.take(5)
-    else:
-        if bits.take(1):  # timing: pictures have none
-            raise BadContainerError
-        delays = bits.take(1)
-        for _ in range(bits.take(5) + 1):
-            bits.take(12)
-            if bits.take(5) > 7:  # noqa: PLR2004 - levels above it have a tier
-                bits.take(1)
-            if delays and bits.take(1):
-                bits.take(4)
-    wide, high = bits.take(4) + 1, bits.take(4) + 1
-    return bits.take(wide) + 1, bits.take(high) + 1
-
-
-class _Bits:
-    """Takes bits from bytes, highest first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data[:64], "big")
-        self._left = 8 * min(len(data), 64)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise BadContainerError
-        return self._value >> self._left & ((1 << count) - 1)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import itertools
 import re
-import secrets
 import time
 from typing import TYPE_CHECKING
 
@@ -15,12 +13,11 @@ from modelserver import logs
 from modelserver.errors import LoopbackOnly, Unauthorized
 from modelserver.settings import is_loopback
 from modelserver.web.backend import backend
+from modelserver.web.bodies import request_id
 from modelserver.web.forms import uploads
 from modelserver.web.origins import Hosts, Origins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flask import Flask, Response
 
     from modelserver.service import Timings
@@ -55,14 +52,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 def install(app: Flask, settings: Settings) -> None:
     """Register what is done before and after each request."""
     token = settings.api_token.encode()
-    numbers = request_ids()
     hosts = Hosts(settings)
     origins = Origins(settings.cors_origins)
 
     def begin() -> Response | None:
         g.started = time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else next(numbers)
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else request_id()
         logs.bind(request_id=g.request_id)
         backend().start()
         environ = request.environ
@@ -86,16 +82,6 @@ def install(app: Flask, settings: Settings) -> None:
     app.before_request(begin)
     app.after_request(end)
     app.teardown_request(drop_uploads)
-
-
-def request_ids() -> Iterator[str]:
-    """Yield ids that no other request has, of 32 hex digits; thread-safe.
-
-    They are random where they begin and then counted: reading randomness for each
-    request would be one more wait for the interpreter's lock.
-    """
-    prefix = secrets.token_hex(12)
-    return map(f"{prefix}{{:08x}}".format, itertools.count())
 
 
 def check_token(token: bytes) -> None:

@@ -5,18 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
-from modelserver import detection
-from modelserver.web.access import note_timings
+from modelserver import discovery
+from modelserver.albums import Album
+from modelserver.errors import BadRequest, ModelNotFound
+from modelserver.images import Limits
+from modelserver.options import Options, read_options
+from modelserver.registry import Stage
+from modelserver.web.answers import answer, drawn, one, several, wanted_picture
 from modelserver.web.backend import backend
+from modelserver.web.callers import caller, own_limit
 from modelserver.web.forms import read_form, require
+from modelserver.web.reports import describe, report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flask import Response
+
+    from modelserver.batching import Caller
     from modelserver.models import Model
     from modelserver.registry import Entry
+    from modelserver.service import Parse
     from modelserver.signatures import Kind
+    from modelserver.web.forms import File
+
+# For a model's name: each model that this app has.
+EVERY = "*"
 
 
 def blueprint(kind: Kind) -> Blueprint:
@@ -27,25 +43,69 @@ def blueprint(kind: Kind) -> Blueprint:
     else:
         routes.add_url_rule("/classify", view_func=classify, methods=["POST"])
     routes.add_url_rule("/models", view_func=models)
+    routes.add_url_rule("/models/<name>", view_func=model)
     routes.add_url_rule("/livez", view_func=livez)
     routes.add_url_rule("/readyz", view_func=readyz)
     return routes
 
 
 def detect() -> Response:
-    """``POST /detect``: the objects in a photo, highest confidence first."""
-    name, upload = require(read_form(request, backend().spool))
-    evaluation = backend().service.detect(name, upload.data())
-    note_timings(evaluation.timings)
-    return answer(detection.to_json(evaluation.result))
+    """``POST /detect``: the objects in photos, highest confidence first."""
+    return evaluate("detection")
 
 
 def classify() -> Response:
-    """``POST /classify``: the class of a photo."""
-    name, upload = require(read_form(request, backend().spool))
-    evaluation = backend().service.classify(name, upload.data())
-    note_timings(evaluation.timings)
-    return answer({"class": evaluation.result[0].label})
+    """``POST /classify``: the classes of photos."""
+    return evaluate("classification")
+
+
+def evaluate(kind: Kind) -> Response:
+    """Answer what models see in photos."""
+    own_s = own_limit()
+    form = read_form(request, backend().spool)
+    who = caller(own_s)
+    names, files = require(form)
+    # The model's name alone asks for nothing.
+    options = read_options(form.fields) if len(form.fields) > 1 else Options()
+    picture = wanted_picture()
+    single = len(names) == len(files) == 1 and names[0] != EVERY
+    service, settings = backend().service, backend().settings
+    if not single:
+        if picture is not None:
+            raise BadRequest(
+                "A picture is answered to one file and one model only; for several "
+                "ask for JSON, with Accept: application/json."
+            )
+        return _several(kind, names, files, who, options)
+    see = service.detect if kind == "detection" else service.classify
+    seen = see(names[0], files[0].upload.data(), who, options)
+    if picture is None:
+        return one(kind, seen, options)
+    limits = Limits(
+        max_pixels=settings.max_image_pixels,
+        max_header_pixels=settings.max_header_pixels,
+    )
+    return drawn(kind, seen, files[0].upload.data(), picture, limits)
+
+
+def _several(
+    kind: Kind,
+    names: Sequence[str],
+    files: Sequence[File],
+    who: Caller,
+    options: Options,
+) -> Response:
+    service = backend().service
+    if EVERY in names:
+        # Where there is none, the name itself is what is not found.
+        names = [entry.name for entry in backend().registry] or names
+    parse: Parse[Any] = (
+        service.finds(options) if kind == "detection" else service.tells(options)
+    )
+    photos = [file.upload.data() for file in files]
+    outcomes = Album(service, parse, who).evaluate(photos, names)
+    pairs = [(file.name, name) for file in files for name in names]
+    return several(kind, pairs, outcomes, options)
 
 
 def models() -> Response:
@@ -53,24 +113,12 @@ def models() -> Response:
     return answer({"models": [describe(entry) for entry in backend().registry]})
 
 
-def describe(entry: Entry[Model]) -> dict[str, Any]:
-    """Return one model as JSON shows it."""
-    loaded = entry.loaded
-    facts = loaded.facts if loaded is not None else None
-    return {
-        "name": entry.files.name,
-        "kind": entry.files.kind,
-        "state": entry.stage.value,
-        "reason": entry.reason,
-        "device": facts.device if facts else None,
-        "digest": entry.digest or None,
-        "restarts": entry.restarts,
-        "load_ms": round(facts.load_ms) if facts else None,
-        "slots": facts.slots if facts else None,
-        "max_batch": facts.max_batch if facts else None,
-        "input_size": facts.signature.size if facts else None,
-        "notes": list(facts.notes) if facts else [],
-    }
+def model(name: str) -> Response:
+    """``GET /models/<name>``: all that is known of one model."""
+    entries = {entry.name: entry for entry in backend().registry}
+    if name not in entries:
+        raise ModelNotFound(name, entries, discovery.hint(backend().kind))
+    return answer(report(entries[name]))
 
 
 def livez() -> Response:
@@ -79,15 +127,31 @@ def livez() -> Response:
 
 
 def readyz() -> Response:
-    """``GET /readyz``: 200 once no model is in its first load and one serves."""
-    registry = backend().registry
+    """``GET /readyz``: 200 once no model is in its first load and one serves.
+
+    With ``STRICT_READY`` all that are not unloaded must serve.
+    """
+    registry, settings = backend().registry, backend().settings
     ready = registry.ready
-    states = {entry.files.name: entry.stage.value for entry in registry}
+    states = {entry.files.name: entry.stage for entry in registry}
+    if settings.strict_ready:
+        ready = ready and set(states.values()) <= {Stage.READY, Stage.UNLOADED}
+    named = {name: stage.value for name, stage in states.items()}
+    ill = {e.files.name: word for e in registry if (word := degraded(e))}
     # Probes carry no token, and the names are not for everybody.
-    shown = Counter(states.values()) if backend().settings.api_token else states
-    return answer({"ready": ready, "models": shown}, 200 if ready else 503)
+    hidden = bool(settings.api_token)
+    body = {
+        "ready": ready,
+        "models": Counter(named.values()) if hidden else named,
+        "degraded": Counter(ill.values()) if hidden else ill,
+    }
+    return answer(body, 200 if ready else 503)
 
 
-def answer(body: object, status: int = 200) -> Response:
-    """Return a JSON response; msgspec never writes a bare NaN."""
-    return Response(msgspec.json.encode(body), status, content_type="application/json")
+def degraded(entry: Entry[Model]) -> str:
+    """Return in a word or two what is wrong with a model; empty where nothing is."""
+    if entry.stage is Stage.FAILED:
+        return "failed" if entry.retry_at is None else "circuit open"
+    if entry.stage is Stage.LOADING and entry.reason:
+        return "restarting"
+    return "reload failed" if entry.reload_error else ""

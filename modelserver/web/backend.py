@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from modelserver import discovery
+from modelserver import discovery, golden
 from modelserver.errors import RequestError, StartError
+from modelserver.hotfolder import HotFolder
+from modelserver.metrics import Metrics
 from modelserver.models import Loader, Model
-from modelserver.registry import Registry
+from modelserver.registry import Registry, Stage
 from modelserver.runners.devices import visible_gpus
 from modelserver.service import Service
 from modelserver.uploads import Spool
+from modelserver.web import greeting, traces
+from modelserver.web.readings import read_all
 
 if TYPE_CHECKING:
-    from modelserver.discovery import ModelFiles
+    from typing import Any
+
+    from modelserver.discovery import Discovery
+    from modelserver.service import Evaluation
     from modelserver.settings import Settings
     from modelserver.signatures import Kind
 
-log = logging.getLogger(__name__)
+_MORE_S = 5.0
+# Of the requests whose uploads are still arriving no more are taken for ones that come
+# soon: many slow clients must not look like many images.
+_MOST_COMING = 16
 
 
 class Backend:
     """The objects behind one app. Thread-safe.
+
+    Attributes:
+        traces: what makes them, ``None`` where nobody asked for any.
 
     Args:
         kind: which models this app serves.
@@ -46,12 +58,24 @@ class Backend:
         self.settings = settings
         self.spool = Spool(settings.upload_folder)
         self.registry: Registry[Model] = Registry(
-            Loader(settings, gpus),
+            golden.checked(
+                Loader(settings, gpus), settings.min_confidence, settings.load_timeout_s
+            ),
             hint=discovery.hint(kind),
             loads=os.cpu_count() or 1,
-            rescan=self._rescan,
+            most=settings.max_models,
+            # Longer than a request may take.
+            drain_s=settings.request_timeout_s + _MORE_S,
         )
-        self.service = Service(self.registry, settings)
+        self._folder = HotFolder(
+            self._discover, self.registry, every_s=settings.reload_s
+        )
+        self.metrics = Metrics(
+            lambda: read_all(self.registry, gpus=bool(gpus)),
+            [stage.value for stage in Stage],
+        )
+        self.traces: traces.Traces | None = None
+        self.service = Service(self.registry, settings, self._observe)
         self._started = False
         self._lock = threading.Lock()
 
@@ -73,20 +97,88 @@ class Backend:
                     f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
                     f"used: {error.__cause__ or error}"
                 ) from error
-            found = discovery.discover(self.settings.model_folder, self.kind)
-            for warning in found.warnings:
-                log.warning("%s", warning)
-            for files in found.models:
+            for files in self._folder.first():
                 self.registry.add(files)
+            self._folder.start()
+            self.traces = traces.start(os.environ)
             self._started = True
 
-    def _rescan(self, name: str) -> ModelFiles | None:
-        found = discovery.discover(self.settings.model_folder, self.kind)
-        return next((files for files in found.models if files.name == name), None)
+    def refusal(self, handled: int) -> RequestError | None:
+        """Tell how a photo would be refused that came now, whatever its model.
+
+        Cheap, and a hint only: a photo that is not refused here may be refused later.
+        None is while a model waits to be asked for: it might be this one's.
+
+        Args:
+            handled: requests that are being handled; some are yet to take their place.
+        """
+        entries = list(self.registry)
+        if any(entry.stage is Stage.UNLOADED for entry in entries):
+            return None
+        models = [entry.loaded for entry in entries if entry.loaded is not None]
+        coming = handled - sum(model.inside for model in models)
+        coming = max(0, min(coming, _MOST_COMING))
+        refusal: RequestError | None = None
+        for model in models:
+            refusal = model.refusal(coming)
+            if refusal is None:
+                return None
+        return refusal
+
+    def count_refusal(self, error: RequestError) -> None:
+        """Count a photo that was answered without the app."""
+        route = "/detect" if self.kind == "detection" else "/classify"
+        self.metrics.answered(route, "", error.status)
+        self.metrics.refused(error.slug)
+
+    def count_unreadable(self, status: int) -> None:
+        """Count a request that no app could be given."""
+        self.metrics.answered("", "", status)
+
+    def _observe(self, evaluation: Evaluation[Any]) -> None:
+        # Of a photo's classes only the best is an answer to what is seen there.
+        best = self.kind == "classification"
+        told = evaluation.result[:1] if best else evaluation.result
+        self.metrics.evaluated(
+            evaluation.model,
+            evaluation.timings.seconds(),
+            evaluation.batch,
+            [(one.label, one.confidence) for one in told],
+        )
+        if self.traces is not None:
+            self.traces.evaluated(evaluation)
+
+    def greet(self, address: object, *, tls: bool) -> None:
+        """Log a line to try once a model serves; see ``greeting``. Returns at once.
+
+        Args:
+            address: what is listened at, as a socket's ``getsockname`` tells.
+            tls: whether TLS is spoken there.
+        """
+        threading.Thread(
+            target=greeting.greet,
+            args=(self.registry, self.kind, self.settings),
+            kwargs={"address": address, "tls": tls},
+            name="greet",
+            daemon=True,
+        ).start()
+
+    def rescan(self) -> None:
+        """Look at the model folder at once; what lies still is loaded.
+
+        Returns at once, and may be called from a signal's handler.
+        """
+        self._folder.rescan()
+
+    def _discover(self) -> Discovery:
+        return discovery.discover(self.settings.model_folder, self.kind)
 
     def close(self) -> None:
         """End all models. Idempotent; does nothing where nothing was started."""
+        self._folder.close()
         self.registry.close()
+        if self.traces is not None:
+            self.traces.close()
 
 
 def backend() -> Backend:

@@ -6,13 +6,23 @@ import atexit
 from typing import TYPE_CHECKING
 
 from flask import Flask
+from werkzeug.datastructures import ImmutableDict
 
 from modelserver.settings import Settings
-from modelserver.web import access, api, page, problems
+from modelserver.web import access, api, documents, numbers, page, problems
 from modelserver.web.backend import Backend
 
 if TYPE_CHECKING:
     from modelserver.signatures import Kind
+
+
+class _App(Flask):
+    """Flask, less its own answers to OPTIONS, which would tell and allow nothing."""
+
+    default_config = ImmutableDict(
+        {**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False}
+    )
+
 
 DEFAULT_PORTS: dict[Kind, int] = {"detection": 5000, "classification": 5432}
 
@@ -33,12 +43,15 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
     if settings is None:
         settings = Settings.from_environ(port=DEFAULT_PORTS[kind])
     backend = Backend(kind, settings)
-    app = Flask("modelserver.web")
+    app = _App("modelserver.web")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024
     app.extensions["modelserver"] = backend
+    numbers.install(app)
     access.install(app, settings)
     problems.install(app)
     app.register_blueprint(api.blueprint(kind))
     app.register_blueprint(page.blueprint(kind))
+    app.register_blueprint(numbers.blueprint())
+    app.register_blueprint(documents.blueprint(app))
     atexit.register(backend.close)
     return app

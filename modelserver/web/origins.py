@@ -30,7 +30,10 @@ _PROBES = frozenset({"/livez", "/readyz"})
 _ALLOWED_HEADERS = (
     "Authorization, Content-Type, X-API-Key, X-Request-Id, X-Request-Timeout-Ms"
 )
-_EXPOSED_HEADERS = "Retry-After, Server-Timing, X-Request-Id"
+_EXPOSED_HEADERS = (
+    "Retry-After, Server-Timing, X-Image-Height, X-Image-Orientation, X-Image-Width, "
+    "X-Model, X-Model-Digest, X-Request-Id"
+)
 # How long a browser may remember a preflight's answer; two hours are the most that
 # Chromium takes.
 _MAX_AGE_S = "7200"

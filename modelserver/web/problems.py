@@ -50,12 +50,13 @@ def problem(status: int, title: str, detail: str, slug: str | None = None) -> Re
 def request_error(error: RequestError) -> Response:
     """Answer an error of ours."""
     response = problem(error.status, error.title, str(error), error.slug)
+    backend().metrics.refused(error.slug)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="modelserver"'
     if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.warning("%s", error, extra={"request_id": g.get("request_id")})
+        log.warning("%s", error)
     return response
 
 

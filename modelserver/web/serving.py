@@ -20,10 +20,11 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelserver import logs
+from modelserver import admission, logs
 from modelserver.errors import StartError
 from modelserver.settings import Settings
 
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 # the next one.
 START_FAILED = 3
 
-_SPARE_THREADS = 16  # answer health checks and refusals while all others wait for runs
 _MIN_CONNECTIONS = 256
+_STDERR = 2
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BYTES = 1 << 20
 _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a safe name in it
@@ -72,8 +73,20 @@ def serve(app: Flask, default_port: int) -> None:
     Raises:
         SystemExit: always, with gunicorn's exit code.
     """
+    _keep_standard_descriptors()
     with start_errors(), contextlib.suppress(KeyboardInterrupt):
         _front(app, options(Settings.from_environ(port=default_port))).run()
+
+
+def _keep_standard_descriptors() -> None:
+    """Open what was closed of descriptors 0 to 2.
+
+    A socket of ours that got one of these numbers would be taken for a standard stream
+    by every process that is started.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(opened, True)  # noqa: FBT003 - has no other way
+    os.close(opened)
 
 
 def _front(app: Flask, table: Mapping[str, Any]) -> Any:
@@ -136,7 +149,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
         "logger_class": lambda: _logger_class(settings),
         "nworkers_changed": _checked,
-        "on_starting": _check_addresses_are_free,
+        "on_starting": _starting,
         "when_ready": _check_listeners,
         "post_worker_init": _start_models,
         "worker_int": _close_models,
@@ -146,18 +159,12 @@ def options(settings: Settings) -> dict[str, Any]:
 def _threads_and_connections(settings: Settings) -> tuple[int, int]:
     """Choose how many requests are handled, and how many connections held.
 
-    Shedding load needs far more threads than runs: a request that is refused still
-    needs a thread to be refused in. Enough is two models with all slots and queues
-    full, and some to spare. A thread costs some 100 kB, and only once it was needed.
-
     A connection takes a descriptor for its socket and one for its upload; running out
     of them ends the worker.
     """
     import resource  # noqa: PLC0415 - not on Windows
 
-    slots = settings.slots or os.cpu_count() or 1
-    automatic = 2 * (slots + settings.queue_length) + _SPARE_THREADS
-    threads = settings.threads or automatic
+    threads = admission.threads(settings)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     ceiling = files // 2 - 1 if files != resource.RLIM_INFINITY else sys.maxsize
     connections = max(min(max(_MIN_CONNECTIONS, 2 * threads), ceiling), 2)
@@ -226,6 +233,23 @@ def _checked(arbiter: Arbiter, workers: int, before: int | None) -> None:
         check(arbiter.cfg, {**os.environ, **arbiter.cfg.env})
 
 
+def _starting(arbiter: Arbiter) -> None:
+    _check_addresses_are_free(arbiter)
+    # gunicorn looks the handler up by this name when the signal comes, both for
+    # ``serve`` and for the ``gunicorn`` command.
+    arbiter.handle_hup = partial(_rescan_models, arbiter)
+
+
+def _rescan_models(arbiter: Arbiter) -> None:
+    """Pass SIGHUP on to the worker, which looks for new models and lives on.
+
+    gunicorn's own way is a new worker with the settings read again: its models would
+    have to be loaded first, beside those of the old one.
+    """
+    arbiter.log.info("SIGHUP: looking for new models; settings need a restart")
+    arbiter.kill_workers(signal.SIGHUP)
+
+
 def _check_addresses_are_free(arbiter: Arbiter) -> None:
     """Say in one sentence what gunicorn would say in eleven lines and five seconds."""
     if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port:
@@ -261,8 +285,12 @@ def _start_models(worker: Worker) -> None:
     # gunicorn's handler, interrupted by itself, waits for its own lock for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _give_freed_memory_back()
+    backend = worker.wsgi.extensions["modelserver"]
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: backend.rescan())
+    signal.siginterrupt(signal.SIGHUP, False)  # noqa: FBT003 - has no other way
     with start_errors():
-        worker.wsgi.extensions["modelserver"].start()
+        backend.start()
+    backend.greet(worker.sockets[0].getsockname(), tls=worker.cfg.is_ssl)
     # What is there by now stays: the collector need not look at it again and again.
     gc.freeze()
     _close_on_demand(worker)

@@ -1,0 +1,52 @@
+"""What the server says of its models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelserver import findings, labels
+
+if TYPE_CHECKING:
+    from modelserver.models import Model
+    from modelserver.registry import Entry
+
+
+def describe(entry: Entry[Model]) -> dict[str, Any]:
+    """Return one model as the list of all shows it."""
+    loaded = entry.loaded
+    facts = loaded.facts if loaded is not None else None
+    return {
+        "name": entry.files.name,
+        "kind": entry.files.kind,
+        "state": entry.stage.value,
+        "reason": entry.reason,
+        "reload_error": entry.reload_error or None,
+        "device": facts.device if facts else None,
+        "digest": entry.digest or None,
+        "restarts": entry.restarts,
+        "load_ms": round(facts.load_ms) if facts else None,
+        "slots": facts.slots if facts else None,
+        "max_batch": facts.max_batch if facts else None,
+        "input_size": facts.signature.size if facts else None,
+        "notes": list(facts.notes) if facts else [],
+    }
+
+
+def report(entry: Entry[Model]) -> dict[str, Any]:
+    """Return all that is known of one model; of its graph only while it is loaded."""
+    loaded = entry.loaded
+    told = describe(entry)
+    told.update(signature=None, labels=None, alignment=None, findings=[])
+    if loaded is None:
+        return told
+    signature, names = loaded.facts.signature, loaded.labels
+    if signature.kind == "classification" and signature.classes is not None:
+        aligned = labels.align(names, signature.classes, signature.label_offset)
+        told["alignment"] = {"offset": aligned.offset, "sentence": aligned.sentence}
+    told["signature"] = msgspec.to_builtins(signature)
+    told["labels"] = len(names.names)
+    found = findings.of_model(loaded.files, signature, names)
+    told["findings"] = msgspec.to_builtins(found)
+    return told

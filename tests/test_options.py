@@ -1,0 +1,81 @@
+"""What a request may ask for beyond the contract."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.errors import BadRequest
+from modelserver.options import NAMES, Options, read_options
+
+
+def test_a_request_that_asks_for_nothing_gets_the_contract():
+    """No field, and blank fields, leave everything as it is."""
+    assert read_options({}) == Options()
+    assert read_options({name: ["", " "] for name in NAMES}) == Options()
+
+
+def test_each_option_is_read():
+    """As form fields come: text, labels repeated or in one list."""
+    options = read_options(
+        {
+            "min_confidence": ["0.25"],
+            "labels": ["Dog, cat", "Bird"],
+            "max_results": ["7"],
+            "coordinates": ["Pixel"],
+            "top_k": ["3"],
+            "other": ["passed over"],
+        }
+    )
+    assert options == Options(0.25, frozenset({"dog", "cat", "bird"}), 7, True, 3)
+    assert options.wants("DOG")
+    assert not options.wants("horse")
+
+
+def test_without_labels_every_label_is_wanted():
+    """A list of nothing but commas is no list."""
+    assert read_options({"labels": [" , ,"]}).wants("anything")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_confidence", "1.5"),
+        ("min_confidence", "-0.1"),
+        ("min_confidence", "nan"),
+        ("min_confidence", "half"),
+        ("max_results", "0"),
+        ("max_results", "-1"),
+        ("max_results", "1.5"),
+        ("max_results", "10001"),
+        ("max_results", "9" * 5000),
+        ("top_k", "٣"),
+        ("top_k", "all"),
+        ("coordinates", "pixels, please"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(name, value):
+    """The sentence says which field, what it was and what is allowed."""
+    with pytest.raises(BadRequest) as caught:
+        read_options({name: [value]})
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert len(str(caught.value)) < 200
+
+
+def test_a_field_with_two_values_is_refused_and_with_two_equal_ones_is_not():
+    """Which of the two was meant, nobody can tell."""
+    assert read_options({"top_k": ["2", " 2"]}).top_k == 2
+    with pytest.raises(BadRequest, match="more than once"):
+        read_options({"top_k": ["2", "3"]})
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.lists(st.text(max_size=20), max_size=3))
+)
+def test_whatever_is_sent_is_read_or_refused_in_words(fields):
+    """Nothing but a BadRequest leaves."""
+    try:
+        options = read_options(fields)
+    except BadRequest:
+        return
+    assert options.min_confidence is None or 0 <= options.min_confidence <= 1
+    assert options.max_results is None or options.max_results >= 1

@@ -1,0 +1,36 @@
+"""The driver that offers more than can be answered."""
+
+import pytest
+
+from benchmarks import graphs, open_loop, overload
+from benchmarks.open_loop import Request, Sent
+from benchmarks.watched import watched
+
+
+def test_goodput_counts_what_came_in_time():
+    """Refusals, timeouts and probes have figures of their own."""
+    sent = [Sent("detect", 0, "200", float(ms)) for ms in range(1, 11)]
+    sent += [Sent("detect", 0, "503", 2.0), Sent("detect", 0, "timeout", 2000.0)]
+    probes = [Sent("livez", 0, "200", 5.0)]
+    row = overload.figures(sent, probes, 20.0, 2.0)
+    assert row["goodput"] == 5.0
+    assert row["statuses"] == {"200": 10, "503": 1, "timeout": 1}
+    assert (row["p50_ms"], row["p99_ms"]) == (5.0, 10.0)
+    assert (row["p99_503_ms"], row["p99_livez_ms"]) == (2.0, 5.0)
+
+
+@pytest.mark.real
+def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path):
+    """By a real server, which is well again at once."""
+    graphs.write_do_nothing(tmp_path)
+    with watched(tmp_path, environ={"QUEUE_LENGTH": "2"}) as server:
+        photo = graphs.photo()
+        data = open_loop.post(server.port, graphs.NAME, photo)
+        row = overload.offer(server, Request("detect", data), 300.0, 2.0)
+        request = Request("livez", open_loop.get("/livez"))
+        idle = overload.idle_ms(server.port, request)
+        assert overload.recovery_s(server.port, request, 1000 * idle) is not None
+    assert row["statuses"].keys() <= {"200", "503"}
+    assert row["livez"].keys() == {"200"}
+    assert row["goodput"] > 0
+    assert row["cores"].keys() == {"front", "runner", "load"}
