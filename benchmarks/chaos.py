@@ -40,6 +40,8 @@ RUN_TIMEOUT_S = 3
 """Given to the server: a runner that does not answer for so long is replaced."""
 
 _RECOVERY_S = 60.0
+# An open circuit is tried again after ten minutes at the latest.
+_CIRCUIT_S = 660.0
 _FULL_S = 2.0
 _SETTLE_S = 1.0
 _REFUSED = re.compile(rf"\b(hostile_\w+|{CHANGING})\b")
@@ -99,6 +101,10 @@ class Chaos:
     def signalled(self, number: int) -> dict[str, Any]:
         """Send the victim's process a signal and wait until another one serves."""
         before, old = self.server.runners(), self.victim
+        if old not in before:  # the last fault took longer than was waited for
+            wait(lambda: self.serves(VICTIM), _CIRCUIT_S)
+            before = self.server.runners()
+            old = find_victim(self.server, self.photo)
         os.kill(old, number)
         started = time.monotonic()
         fresh: set[int] = set()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 # A model that died comes back after 1, 2, 4 ... 60 s; three deaths in a minute open the
-# circuit, which is tried after a minute, doubling to ten.
+# circuit, which is tried after a minute, doubling to ten. A model that served longer
+# than that minute can live: it comes back after 1 s again.
 _BACKOFF_S, _MAX_BACKOFF_S = 1.0, 60.0
 DEATHS, _DEATHS_WITHIN_S = 3, 60.0
 _CIRCUIT_S, _MAX_CIRCUIT_S = 60.0, 600.0
@@ -20,12 +21,18 @@ class Recovery:
         self._backoff_s = _BACKOFF_S
         self._circuit_s = _CIRCUIT_S
 
-    def after_death(self, now: float) -> tuple[float, bool]:
+    def after_death(self, now: float, served_s: float = 0.0) -> tuple[float, bool]:
         """Return the seconds to wait and whether the circuit has opened.
 
-        A model that has lived for twenty minutes since its last death starts afresh,
-        which is longer than the longest open circuit.
+        The circuit opens for a minute again once twenty minutes, which is longer than
+        it is ever open, have passed since the last death.
+
+        Args:
+            now: seconds, monotonic.
+            served_s: how long the model served before it died.
         """
+        if served_s > _DEATHS_WITHIN_S:
+            self._backoff_s = _BACKOFF_S
         if self._last is None or now - self._last > 2 * _MAX_CIRCUIT_S:
             self._backoff_s, self._circuit_s = _BACKOFF_S, _CIRCUIT_S
         self._last = now

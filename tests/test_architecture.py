@@ -11,7 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "modelserver"
 LAYERS = (
     {"errors", "_label_map_pb2"},
     {"settings", "logs", "metrics", "signatures"},
-    {"labels", "discovery", "recovery", "images", "uploads", "batching", "admission", "options"},
+    {
+        "labels",
+        "discovery",
+        "recovery",
+        "images",
+        "uploads",
+        "batching",
+        "admission",
+        "options",
+    },
     {"graphs", "rewriting", "detection", "classification", "findings"},
     {"sessions"},
     {"runners"},

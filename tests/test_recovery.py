@@ -24,3 +24,12 @@ def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
         waits.append(wait_s)
         now += wait_s
     assert waits == [60, 120, 240, 480, 600, 600]
+
+
+def test_a_model_that_served_for_long_comes_back_at_once():
+    """However often it was killed before; short lives go on doubling."""
+    recovery, now, waits = Recovery(), 0.0, []
+    for served_s in (5, 5, 61, 5, 3600):
+        waits.append(recovery.after_death(now, served_s)[0])
+        now += 100
+    assert waits == [1, 2, 1, 2, 1]

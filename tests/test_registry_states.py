@@ -1,6 +1,5 @@
 """The registry as a state machine: whatever happens, in whatever order."""
 
-import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -120,6 +119,7 @@ class RegistryMachine(RuleBasedStateMachine):
         task = self.due(entry)
         self.looked = task is None
         self.acted |= task is not None
+        self.lock.notify_all()
         return task
 
     def load(self, files):

@@ -287,13 +287,15 @@ class Supervisor(Generic[L]):
                 return
             entry.version = None
             entry.restarts += 1
-        self._recover(entry, f"Its process died of {version.loaded.ended.result()}.")
+        how = version.loaded.ended.result()
+        served_s = self._clock() - version.since
+        self._recover(entry, f"Its process died of {how}.", served_s)
         shut(entry.name, version.loaded)
 
-    def _recover(self, entry: Entry[L], reason: str) -> None:
+    def _recover(self, entry: Entry[L], reason: str, served_s: float = 0.0) -> None:
         """Have a model loaded again in a while, longer each time."""
         with self._lock:
-            wait_s, opened = entry.recovery.after_death(self._clock())
+            wait_s, opened = entry.recovery.after_death(self._clock(), served_s)
             entry.retry_at = self._clock() + wait_s
             entry.reason, entry.first = reason, False
             if opened:
