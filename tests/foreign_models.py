@@ -1,5 +1,8 @@
 """Models of other formats, made by code: SavedModels, Keras files, graph models."""
 
+import json
+
+import h5py
 import numpy as np
 import tensorflow as tf
 import tfjs_models as made
@@ -125,6 +128,28 @@ def keras_model(*, rescaling=False, ending="softmax"):
     )
     model.set_weights([weights(*one.shape) ** 2 for one in model.get_weights()])
     return model
+
+
+def older_keras_file(path, groups=1):
+    """An ``.h5`` file with a depthwise convolution, as Keras 2 wrote it."""
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            layers.Input((SIZE, SIZE, 3)),
+            layers.DepthwiseConv2D(3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    model.set_weights([weights(*one.shape) for one in model.get_weights()])
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "DepthwiseConv2D":
+                layer["config"]["groups"] = groups
+        file.attrs["model_config"] = json.dumps(config)
+    return path
 
 
 def graph_model(folder, *, signature=None, activation="Prelu"):

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 OUTPUT = "scores"
 
 
+class _Depthwise(tf.keras.layers.DepthwiseConv2D):  # type: ignore[misc] # no types
+    """Also takes what Keras 2 wrote of it, as in Teachable Machine's exports.
+
+    That had an argument ``groups`` of the base class, always 1, which Keras 3 refuses.
+    """
+
+    def __init__(self, *args: Any, groups: int = 1, **options: Any) -> None:
+        if groups != 1:
+            raise ValueError(f"groups={groups} in a depthwise convolution")
+        super().__init__(*args, **options)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Opened]:
     """Open a Keras model with one input and one output; closed with the context.
@@ -64,7 +76,12 @@ def opened(path: Path) -> Iterator[Opened]:
 def _load(path: Path) -> Any:
     """Load a model without running anything that the file brings."""
     try:
-        model = tf.keras.models.load_model(path, compile=False, safe_mode=True)
+        model = tf.keras.models.load_model(
+            path,
+            custom_objects={"DepthwiseConv2D": _Depthwise},
+            compile=False,
+            safe_mode=True,
+        )
     except Exception as err:
         # Broad, because Keras raises whatever its layers' constructors do for a file
         # that is broken or of another version. Nothing else runs in here.
