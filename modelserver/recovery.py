@@ -6,7 +6,8 @@ from collections import deque
 
 # A model that died comes back after 1, 2, 4 ... 60 s; three deaths in a minute open the
 # circuit, which is tried after a minute, doubling to ten. A model that served longer
-# than that minute can live: it comes back after 1 s again.
+# than a third of that minute comes back after 1 s again: with shorter lives it would
+# open the circuit.
 _BACKOFF_S, _MAX_BACKOFF_S = 1.0, 60.0
 DEATHS, _DEATHS_WITHIN_S = 3, 60.0
 _CIRCUIT_S, _MAX_CIRCUIT_S = 60.0, 600.0
@@ -31,7 +32,7 @@ class Recovery:
             now: seconds, monotonic.
             served_s: how long the model served before it died.
         """
-        if served_s > _DEATHS_WITHIN_S:
+        if served_s > _DEATHS_WITHIN_S / DEATHS:
             self._backoff_s = _BACKOFF_S
         if self._last is None or now - self._last > 2 * _MAX_CIRCUIT_S:
             self._backoff_s, self._circuit_s = _BACKOFF_S, _CIRCUIT_S
