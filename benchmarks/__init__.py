@@ -7,5 +7,13 @@ overhead    what HTTP, queue and processes add to a call that does next to nothi
 memory      what thousands of requests leave behind
 page        how soon a browser paints the page, and what it loads
 peers       the same graph behind Flask with gunicorn and behind LitServe, in turns
-all         all but the first, one after the other; then the tables and plots
+client      a folder of photos through modelserver.client, against the server's best
+all         startup to memory and peers, one after the other; then the tables and plots
+
+And those of docs/reliability.md:
+
+overload      two and ten times what can be answered
+slow_clients  500 slow or silent connections, behind nginx
+chaos         every fault in turn, at 70 % load
+soak          ten minutes of everything that clients do
 """
