@@ -37,11 +37,15 @@ def config(**changes):
 
 @pytest.fixture
 def descriptors(monkeypatch):
-    """Set the limit on open files, as the module sees it."""
+    """Set the limits on open files, as the module sees them; give what it sets."""
+    raised = []
 
-    def limit(files):
-        monkeypatch.setattr(resource, "getrlimit", lambda _what: (files, files))
+    def limit(files, most=None):
+        limits = (files, files if most is None else most)
+        monkeypatch.setattr(resource, "getrlimit", lambda _what: limits)
+        return raised
 
+    monkeypatch.setattr(resource, "setrlimit", lambda _what, new: raised.append(new))
     return limit
 
 
@@ -120,7 +124,7 @@ def test_there_are_many_more_threads_than_runs(descriptors):
     descriptors(100_000)
     table = options(SLOTS="4", QUEUE_LENGTH="50")
     assert table["threads"] == 2 * (4 + 50) + 16
-    assert table["worker_connections"] == 256
+    assert table["worker_connections"] == 1000
 
 
 def test_slots_default_to_cores(descriptors, monkeypatch):
@@ -144,6 +148,23 @@ def test_connections_leave_descriptors_free(descriptors, files):
     table = options(THREADS="4000")
     assert table["worker_connections"] < max(files / 2, 3)
     assert 1 <= table["threads"] < table["worker_connections"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised", "connections"),
+    [
+        ((1024, 20_000), [(4096, 20_000)], 1000),
+        ((256, 1024), [(1024, 1024)], 511),
+        ((1024, resource.RLIM_INFINITY), [(4096, resource.RLIM_INFINITY)], 1000),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), [], 1000),
+        ((8192, 8192), [], 1000),
+    ],
+)
+def test_a_soft_limit_on_files_is_raised(limits, raised, connections, descriptors):
+    """As far as the hard one allows; an operator who means it sets that one."""
+    set_to = descriptors(*limits)
+    assert options()["worker_connections"] == connections
+    assert set_to == raised
 
 
 def test_without_memory_files_gunicorn_chooses(monkeypatch, tmp_path):
@@ -333,7 +354,7 @@ def test_the_front_serves_the_app_that_is_there(monkeypatch, tmp_path):
     front = serving._front("an app", options(PORT="81"))
     assert front.load() == "an app"
     assert front.cfg.address == [("127.0.0.1", 81)]
-    assert (front.cfg.threads, front.cfg.keepalive, front.cfg.backlog) == (9, 7, 256)
+    assert (front.cfg.threads, front.cfg.keepalive, front.cfg.backlog) == (9, 7, 1024)
 
 
 def test_gunicorn_logs_our_way(capsys):

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 # the next one.
 START_FAILED = 3
 
-_MIN_CONNECTIONS = 256
+_MIN_CONNECTIONS = 1000
+_FILES = 4096
 _STDERR = 2
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BYTES = 1 << 20
@@ -133,7 +134,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "workers": 1,  # each would hold every model
         "threads": threads,
         "worker_connections": connections,
-        "backlog": 256,
+        "backlog": 1024,
         "timeout": 120,  # of the worker's main loop, not of a request
         "graceful_timeout": 35,  # longer than a request may take
         "keepalive": 5,
@@ -160,12 +161,18 @@ def _threads_and_connections(settings: Settings) -> tuple[int, int]:
     """Choose how many requests are handled, and how many connections held.
 
     A connection takes a descriptor for its socket and one for its upload; running out
-    of them ends the worker.
+    of them costs connections. Many are cheap, and under load most of them only wait for
+    their clients to read a refusal.
     """
     import resource  # noqa: PLC0415 - not on Windows
 
     threads = admission.threads(settings)
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    if resource.RLIM_INFINITY != files < wanted:
+        # The soft limit is for programs that use select, which nothing here does.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        files = wanted
     ceiling = files // 2 - 1 if files != resource.RLIM_INFINITY else sys.maxsize
     connections = max(min(max(_MIN_CONNECTIONS, 2 * threads), ceiling), 2)
     return min(threads, connections * 3 // 4), connections
