@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import graphs, hostile, open_loop, results, tables
 from benchmarks.open_loop import Offer, Request, Sent
-from benchmarks.watched import Watched, wait, watched
+from benchmarks.watched import Watched, harm, wait, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,9 +289,7 @@ def broken(result: dict[str, Any]) -> list[str]:
     runners = [result[when]["runners"] for when in ("before", "after")]
     if runners[0] != runners[1]:
         found.append(f"models' processes: {runners[0]} before, {runners[1]} after")
-    found += [f"left behind: {name}" for name in result["leftovers"]]
-    found += [f"in the log: {line[:200]}" for line in result["errors"]]
-    return found
+    return found + harm(result)
 
 
 def table(result: dict[str, Any]) -> str:

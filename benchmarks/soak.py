@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import graphs, hostile, open_loop, results, tables
 from benchmarks.inprocess import find
 from benchmarks.open_loop import Offer, Request, Sent
-from benchmarks.watched import Watched, watched
+from benchmarks.watched import Watched, harm, watched
 from modelserver import bench
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def broken(result: dict[str, Any]) -> list[str]:
         found += [f"{kind}: {status}" for status in sorted(wrong)]
     if result["rss_mb"]["per_minute"] >= MAX_SLOPE_MB:
         found.append(f"memory grows: {result['rss_mb']}")
-    found += [f"left behind: {name}" for name in result["leftovers"]]
-    found += [f"in the log: {line[:200]}" for line in result["errors"]]
-    return found
+    return found + harm(result)
 
 
 def table(result: dict[str, Any]) -> str:

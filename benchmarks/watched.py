@@ -89,6 +89,12 @@ class Watched:
         return [line for line in lines if _bad(line)]
 
 
+def harm(result: dict[str, Any]) -> list[str]:
+    """Return what a driver's result says of files left behind and errors logged."""
+    found = [f"left behind: {name}" for name in result["leftovers"]]
+    return found + [f"in the log: {line[:200]}" for line in result["errors"]]
+
+
 def _bad(line: str) -> bool:
     return "Traceback" in line or '"level":"error"' in line.replace('": "', '":"')
 

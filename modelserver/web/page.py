@@ -61,9 +61,6 @@ def blueprint(kind: Kind) -> Blueprint:
             name = (request.view_args or {}).get("filename", "")
             if request.args.get("v") == digests.get(name):
                 response.headers["Cache-Control"] = _FOREVER
-            # As bytes, in one write with the head: they are small.
-            response.direct_passthrough = False
-            response.get_data()
         return response
 
     routes.add_url_rule("/", "show", show)
