@@ -1,6 +1,7 @@
 """The worker's main loop, turned by hand: who is taken, refused, closed, counted."""
 
 import errno
+import io
 import logging
 import selectors
 import socket
@@ -190,6 +191,9 @@ class NoFiles:
     def accept(self):
         raise OSError(errno.EMFILE, "too many open files")
 
+    def getsockname(self):
+        return ("127.0.0.1", 5000)
+
 
 def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeypatch):
     """Told once, not a thousand times a second; without any, it takes a breath."""
@@ -207,7 +211,7 @@ def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeyp
 def test_a_broken_listener_is_not_passed_over(make):
     """The worker ends, and gunicorn starts another."""
     loop = make()
-    broken = SimpleNamespace(accept=NoFiles().accept)
+    broken = NoFiles()
     broken.accept = lambda: (_ for _ in ()).throw(OSError(errno.EBADF, "bad"))
     with pytest.raises(OSError, match="bad"):
         loop.accept(broken)
@@ -229,6 +233,67 @@ def test_a_photo_that_no_model_would_take_is_refused_without_a_thread(make):
     client.close()
     loop.turn()
     assert loop.nr_conns == 1
+
+
+def test_what_is_refused_in_one_turn_is_asked_for_once(make):
+    """With many models it is not cheap to know whether each of them would refuse."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    for _ in range(3):
+        loop.come(PHOTO)
+    assert (loop.wsgi.handled, len(loop.wsgi.counted)) == ([0], 3)
+    loop.wsgi.refuses = None
+    loop.turn()
+    loop.come(PHOTO)
+    assert (loop.wsgi.handled, len(loop.with_threads)) == ([0, 0], 1)
+
+
+def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
+    """Not for the first after a while, nor where nothing was refused."""
+    waits = []
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    loop = make()
+    loop.come(b"GET /livez")
+    loop.turn()
+    assert waits == []
+    loop.wsgi.refuses = Overloaded()
+    for _ in range(2):
+        loop.come(PHOTO)
+        loop.turn()
+    assert waits == [0.0, pytest.approx(module._GATHER_S)]
+    loop.turn()
+    assert len(waits) == 2
+
+
+def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):
+    """As one on a new connection is."""
+    loop = make()
+    client = loop.come(b"GET /livez")
+    conn = loop.with_threads.pop()
+    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
+    loop._handled -= 1
+    conn.sock.recv(100)
+    client.sendall(PHOTO)
+    assert module.has_data(conn.sock, 5000)
+    loop.wsgi.refuses = Overloaded()
+    loop.enqueue_req(conn)
+    assert client.recv(2000).startswith(b"HTTP/1.1 503 ")
+    assert loop.with_threads == []
+
+
+def test_what_was_read_ahead_is_not_refused_by_what_follows(make):
+    """What was read of a connection is the request, not what still waits."""
+    loop = make()
+    loop.come(b"GET /livez")
+    conn = loop.with_threads.pop()
+    read = io.BytesIO(b"GET /readyz")
+    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=read))
+    loop._handled -= 1
+    loop.wsgi.refuses = Overloaded()
+    loop.enqueue_req(conn)
+    assert loop.with_threads == [conn]
+    assert loop.wsgi.handled == []
 
 
 def test_what_is_no_photo_is_never_refused_here(make):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LINGER_BYTES = 1 << 20
 LINGER_S = 1.0
 # Linux throws the bytes away without copying them.
-_DISCARD = getattr(socket, "MSG_TRUNC", 0)
+_DISCARD = getattr(socket, "MSG_TRUNC", 0) | socket.MSG_DONTWAIT
 _GONE_BEFORE_ACCEPTED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
 
 
@@ -68,7 +68,8 @@ class Lingering:
         """Close our side of a connection, and the rest when its client has too."""
         try:
             sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(0)
+            if sock.gettimeout():  # it would wait in spite of what recv is told
+                sock.settimeout(0)
         except OSError:
             sock.close()
             return
@@ -168,10 +169,15 @@ def has_data(sock: socket.socket, wait_ms: int = 0) -> bool:
     return bool(poll.poll(wait_ms))
 
 
-def begins_with(sock: socket.socket, starts: tuple[bytes, ...]) -> bool:
-    """Tell how what waits to be read begins; it stays unread."""
+def peek(sock: socket.socket, most: int) -> bytes | None:
+    """Return the first bytes of what waits to be read; they stay unread.
+
+    Returns:
+        Nothing at the connection's end, and ``None`` where nothing has come yet.
+    """
     try:
-        head = sock.recv(max(map(len, starts)), socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except OSError:
-        return False
-    return head.startswith(starts)
+        return sock.recv(most, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:  # reset: who reads it will be told
+        return b""

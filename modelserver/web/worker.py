@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.http import errors
@@ -21,10 +21,13 @@ from modelserver.web.connections import (
     Connection,
     Lingering,
     accept,
-    begins_with,
     has_data,
+    peek,
 )
 from modelserver.web.pacing import PacedSocket, TooSlow, pace_body
+
+if TYPE_CHECKING:
+    from modelserver.errors import RequestError
 
 # How long a thread stays with a connection whose next request may be on its way: a
 # client that waits for each answer sends the next request within this time.
@@ -32,7 +35,9 @@ _STAY_MS = 2
 # So that a busy connection does not keep a thread from others for ever.
 _STAY_REQUESTS = 64
 # A burst of connections is taken at once, without looking at others in between.
-_ACCEPTS = 16
+_ACCEPTS = 64
+# How long the main loop waits for more to refuse while it refuses photos.
+_GATHER_S = 0.006
 # How long a new connection may be silent.
 _SILENT_S = 5.0
 _NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -43,6 +48,7 @@ _PHOTOS = (
     *(b"POST /detect ", b"POST /detect?"),
     *(b"POST /classify ", b"POST /classify?"),
 )
+_PEEKED = max(map(len, _PHOTOS))
 # The arbiter looks at a worker's sign of life each second.
 _NOTIFY_S = 0.5
 _STATUSES = {
@@ -69,6 +75,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     # Connections that threads have, or wait for one; the main loop's.
     _handled = 0
     _lingering: Lingering
+    # Why photos are refused in this turn of the main loop, and when it looked last.
+    _refusal: RequestError | None = None
+    _looked = 0.0
 
     def init_process(self) -> None:
         """Prepare what the main loop needs, then run it."""
@@ -85,8 +94,21 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self.wsgi.extensions["modelserver"].service.has_threads(self.cfg.threads)
         super().run()
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for events; while photos are refused, for some at a time.
+
+        To wake for each costs as much as to refuse it, and each time the threads that
+        decode lose the interpreter's lock.
+        """
+        if self._refusal is not None:
+            self._refusal = None
+            time.sleep(max(0.0, self._looked + _GATHER_S - time.monotonic()))
+            self._looked = time.monotonic()
+        super().wait_for_and_dispatch_events(timeout)
+
     def accept(self, listener: Any) -> None:
         """Take the connections that have come, and make room where there is none."""
+        server = listener.getsockname()
         for _ in range(_ACCEPTS):
             if self.nr_conns >= self.worker_connections:
                 return
@@ -99,7 +121,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
                 return
             if accepted is None:
                 return
-            self._take(*accepted, listener.getsockname())
+            self._take(*accepted, server)
 
     def _no_files_left(self) -> None:
         if self._warn_at <= time.monotonic():
@@ -112,12 +134,15 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _take(self, sock: Any, address: Any, server: Any) -> None:
         if self.nr_conns >= self.worker_connections - 1:
             self._evict()
+        start = peek(sock, _PEEKED)
+        if start is not None and self._refused(sock, start):
+            return
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, address, server)
         conn.lingering = self._lingering
-        if has_data(sock):
+        if start is not None:
             conn.data_ready = True
-            self.enqueue_req(conn)
+            self._give_to_thread(conn)
             return
         conn.timeout = time.monotonic() + _SILENT_S
         self.pending_conns.append(conn)
@@ -140,9 +165,16 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread, or refuse what it asks for at once."""
-        if not self._refused(conn):
-            self._handled += 1
-            super().enqueue_req(conn)
+        unread = conn.parser is not None and conn.parser.unreader.buf.getvalue()
+        start = None if unread else peek(conn.sock, _PEEKED)
+        if start is not None and self._refused(conn.sock, start):
+            self.nr_conns -= 1
+        else:
+            self._give_to_thread(conn)
+
+    def _give_to_thread(self, conn: Any) -> None:
+        self._handled += 1
+        super().enqueue_req(conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Take a connection back from its thread."""
@@ -160,21 +192,25 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         super().murder_pending()
         self._lingering.expire()
 
-    def _refused(self, conn: Any) -> bool:
-        """Answer a photo that no model would take now, in the main loop."""
-        if self.cfg.is_ssl or (conn.parser and conn.parser.unreader.buf.getvalue()):
-            return False
-        if not begins_with(conn.sock, _PHOTOS):
+    def _refused(self, sock: socket.socket, start: bytes) -> bool:
+        """Answer a photo that no model would take now, in the main loop.
+
+        Args:
+            start: of the request, which is not read.
+        """
+        if self.cfg.is_ssl or not start.startswith(_PHOTOS):
             return False
         backend = self.wsgi.extensions["modelserver"]
-        refusal = backend.refusal(self._handled)
+        # Once a turn: with many models it is not cheap, and while the turn lasts none
+        # of them is given a photo.
+        refusal = self._refusal or backend.refusal(self._handled)
         if refusal is None:
             return False
+        self._refusal = refusal
         backend.count_refusal(refusal)
         with contextlib.suppress(OSError):  # the client has gone
-            conn.sock.send(plain_problem(refusal), socket.MSG_DONTWAIT)
-        self.nr_conns -= 1
-        conn.close(graceful=True)
+            sock.send(plain_problem(refusal), socket.MSG_DONTWAIT)
+        self._lingering.take(sock)
         return True
 
     def notify(self) -> None:
