@@ -221,6 +221,9 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
     handlers = []
     monkeypatch.setattr(signal, "signal", lambda number, _: handlers.append(number))
     monkeypatch.setattr(os, "_exit", lambda _: None)
+    tied = []
+    # This process is to outlive whoever started it.
+    monkeypatch.setattr(child.limits, "end_with_parent", lambda: tied.append(True))
     for graph in (tiny_graphs.saved_model(), tiny_graphs.echo_detector()):
         path = tiny_graphs.write(tmp_path / "m.pb", graph)
         job = Job(name="m", kind="detection", graph=str(path), sidecar=None)
@@ -240,7 +243,10 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
             frame.pixels[:] = 100
             assert isinstance(ask(ours, Run(1, [Place(frame.offset, (8, 8, 3))])), Ran)
         ours.close()
-        entry.join(SECONDS)
-        assert not entry.is_alive()
+        watchers = [one for one in threading.enumerate() if one.name == "watch"]
+        for thread in (entry, *watchers):
+            thread.join(SECONDS)
+            assert not thread.is_alive()
         arena.close()
+    assert tied == [True, True]
     assert {signal.SIGINT, signal.SIGTERM} <= set(handlers)

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tiny_graphs
 from conftest import photo
 from PIL import Image
-from servers import SECONDS, alive, started, wait_for
+from servers import SECONDS, alive, children, started, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -272,6 +272,18 @@ def test_no_runner_outlives_its_front(number, tiny, uploads, tmp_path):
         family = server.descendants()
         server.end(number)
         wait_for(lambda: not any(map(alive, family)), "all are gone", GONE_S)
+
+
+def test_no_stopped_runner_outlives_a_killed_front(tiny, uploads, tmp_path):
+    """It cannot see that the front is gone; the kernel ends it all the same."""
+    with started("app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path) as server:
+        server.wait()
+        (front,), runners = children(server.process.pid), server.runners()
+        for pid in runners:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(front, signal.SIGKILL)
+        wait_for(lambda: not any(map(alive, runners)), "all are gone", GONE_S)
+        assert server.end() == 0
 
 
 def test_sigterm_answers_what_is_under_way(folder, uploads, tmp_path):

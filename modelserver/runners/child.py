@@ -6,7 +6,8 @@ the arena that images lie in. It loads one model under limits, answers with ``Fa
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
 group: the front decides when a runner ends. It obeys the socket at once, also during a
-load or a run, because the thread that watches it ends the process from outside both.
+load or a run, because the thread that watches it ends the process from outside both. If
+the front is gone the kernel ends it, also one that is stopped.
 
 What is to be logged goes through the socket, too; stdout and stderr are a pipe to the
 front, for what TensorFlow and graphs print.
@@ -182,6 +183,7 @@ def main(socket_fd: int, arena_fd: int) -> None:
     """Serve one model until the front closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    limits.end_with_parent()
     limits.forbid_core_dumps()
     channel = Channel(socket.socket(fileno=socket_fd))
     with contextlib.closing(channel):
@@ -190,7 +192,7 @@ def main(socket_fd: int, arena_fd: int) -> None:
 
 def serve(child: Child) -> None:
     """Load a model and run what comes, until the front closes the socket."""
-    threading.Thread(target=child.watch, daemon=True).start()
+    threading.Thread(target=child.watch, name="watch", daemon=True).start()
     logging.basicConfig(handlers=[Sender(child)], level=logging.INFO)
     session = child.load()
     if session is None:

@@ -9,8 +9,10 @@ the front looks at the memory in use.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from modelserver.runners.protocol import Job
 
 MIB = 1 << 20
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 # What TensorFlow and a small graph need many times over; a graph is held about three
 # times while it is read, compared and started.
 _BASE_MB, _COPIES = 4096, 3
@@ -73,6 +77,17 @@ def _statm(pid: int | str) -> tuple[int, int, int]:
         int(count) * resource.getpagesize() for count in pages[:3]
     )
     return mapped, resident, shared
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    Where the front is killed while this process is stopped, nothing of this process
+    could see that. Linux only: elsewhere it ends once it is continued.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def forbid_core_dumps() -> None:

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import modelserver
@@ -39,6 +41,7 @@ class ChildProcess:
         self._socket: socket.socket | None = None
         self._channel: Channel | None = None
         self._verdict = ""
+        self._gone = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -55,22 +58,47 @@ class ChildProcess:
         printed, printing = os.pipe()
         self._socket, theirs = socket.socketpair()
         self._channel = Channel(self._socket.dup())
-        descriptors = (theirs.fileno(), arena)
-        command = [sys.executable, "-m", "modelserver.runners.child"]
+        started: Future[subprocess.Popen[bytes]] = Future()
         try:
             with theirs:
-                self._process = subprocess.Popen(
-                    [*command, *map(str, descriptors)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=printing,
-                    stderr=printing,
-                    pass_fds=descriptors,
-                    env=self._environment(),
-                    start_new_session=True,
-                )
+                threading.Thread(
+                    target=self._be_parent,
+                    args=(started, (theirs.fileno(), arena), printing),
+                    name=f"parent-{self._name}",
+                    daemon=True,
+                ).start()
+                self._process = started.result()
         finally:
             os.close(printing)
             self.output.start(printed)
+
+    def _be_parent(
+        self,
+        started: Future[subprocess.Popen[bytes]],
+        descriptors: tuple[int, int],
+        printing: int,
+    ) -> None:
+        """Start the process and stay until it is gone.
+
+        To the kernel the thread that starts a process is its parent, and it kills the
+        process when that thread ends (``limits.end_with_parent``).
+        """
+        command = [sys.executable, "-m", "modelserver.runners.child"]
+        try:
+            process = subprocess.Popen(
+                [*command, *map(str, descriptors)],
+                stdin=subprocess.DEVNULL,
+                stdout=printing,
+                stderr=printing,
+                pass_fds=descriptors,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits
+            started.set_exception(error)
+            return
+        started.set_result(process)
+        self._gone.wait()
 
     def _environment(self) -> dict[str, str]:
         """Environment of the child: this package importable, one GPU visible."""
@@ -147,6 +175,7 @@ class ChildProcess:
                     process.pid,
                 )
                 return "an end that cannot be seen"
+        self._gone.set()
         how = ended_by(code)
         return f"{how}: {self._verdict}" if self._verdict else how
 
