@@ -19,8 +19,32 @@ def test_goodput_counts_what_came_in_time():
     assert (row["p99_503_ms"], row["p99_livez_ms"]) == (2.0, 5.0)
 
 
+def test_rounds_are_told_by_their_medians_and_counts_by_their_sums():
+    """What no round has is told as nothing."""
+    rounds = [
+        {"share": share, "statuses": {"200": 2}, "p99_503_ms": None, "cores": {"f": n}}
+        for n, share in enumerate((0.9, 0.5, 1.0))
+    ]
+    rounds[0]["statuses"]["503"] = 1
+    assert overload.middle(rounds) == {
+        "share": 0.9,
+        "statuses": {"200": 6, "503": 1},
+        "p99_503_ms": None,
+        "cores": {"f": 1},
+    }
+
+
+def test_processors_are_shared_out(monkeypatch):
+    """Each half has its own; one processor has no halves."""
+    monkeypatch.setattr(overload.os, "sched_getaffinity", lambda _: {5, 2, 9})
+    assert overload.halves() == ({2}, {5, 9})
+    monkeypatch.setattr(overload.os, "sched_getaffinity", lambda _: {5})
+    with pytest.raises(SystemExit, match="cannot be shared out"):
+        overload.halves()
+
+
 @pytest.mark.real
-def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path):
+def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path, monkeypatch):
     """By a real server, which is well again at once."""
     graphs.write_do_nothing(tmp_path)
     with watched(tmp_path, environ={"QUEUE_LENGTH": "2"}) as server:
@@ -29,7 +53,11 @@ def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path):
         row = overload.offer(server, Request("detect", data), 300.0, 2.0)
         request = Request("livez", open_loop.get("/livez"))
         idle = overload.idle_ms(server.port, request)
+        monkeypatch.setattr(overload, "_CAPACITY_S", 0.5)
+        photos = Request("detect", data)
+        (whole,) = overload.measure(server, photos, [2.0], 1.0, rounds=1)["rows"]
         assert overload.recovery_s(server.port, request, 1000 * idle) is not None
+    assert whole["share"] == whole["goodput"] / min(whole["capacity"], whole["offered"])
     assert row["statuses"].keys() <= {"200", "503"}
     assert row["livez"].keys() == {"200"}
     assert row["goodput"] > 0
