@@ -132,5 +132,8 @@ def _pixels(
 
 def _whole(count: NDArray[np.generic]) -> int:
     """Return ``num_detections`` as a count of rows; a NaN cuts nothing."""
-    value = float(np.asarray(count, np.float64).reshape(-1)[0])
+    values = np.asarray(count, np.float64).reshape(-1)
+    if not values.size:
+        raise ValueError("num_detections is empty")
+    value = float(values[0])
     return max(0, int(value)) if np.isfinite(value) else np.iinfo(np.int64).max

@@ -7,13 +7,14 @@ photo takes a request's own way: decoded, queued, run and parsed.
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from modelserver import classification, detection
-from modelserver.errors import ModelError, RequestError
+from modelserver.errors import ModelCrashed, ModelError, RequestError, RunnerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ _ROUNDING = 1e-6
 _MAX_EXPECTED_BYTES = 1 << 20
 _MAX_IMAGE_BYTES = 64 << 20
 _LONGEST_LABEL = 100
+# Between the failure of a process's runs and the news of how it ended.
+_ENDED_S = 10.0
 
 
 class ExpectedDetection(msgspec.Struct, frozen=True):
@@ -55,6 +58,10 @@ class Testable(Protocol):
     facts: Facts
     labels: LabelMap
     offset: int
+
+    @property
+    def ended(self) -> Future[str]:
+        """Resolves once it can serve no more: how its process ended."""
 
     def prepare(self, data: bytes) -> Any:
         """Decode a photo; gives a ``models.Prepared``."""
@@ -120,6 +127,14 @@ def check(
             difference = class_differs(one.name, best[0].label)
     except FutureTimeoutError:
         raise ModelError(f"{name} was not evaluated within {timeout_s:g} s.") from None
+    except RunnerDied as error:
+        how = model.ended.result(_ENDED_S)
+        raise ModelCrashed(
+            f"The model's process died of {how} while it evaluated {name}.",
+            from_outside=how == signal.SIGKILL.name,
+        ) from error
+    except RecursionError:
+        raise ModelError(f"{name} has too many detections that are alike.") from None
     except (RequestError, ValueError, KeyError) as error:
         raise ModelError(f"{name} could not be evaluated: {error}") from error
     if difference:
@@ -164,13 +179,18 @@ def _give(
     tried: set[int],
 ) -> bool:
     """Find a detection for a wanted one, giving others another where that helps."""
-    for other, one in enumerate(found):
-        if other in tried or not _alike(wanted[place], one):
-            continue
-        tried.add(other)
-        if other not in taken or _give(taken[other], wanted, found, taken, tried):
+    fit = [other for other, one in enumerate(found) if _alike(wanted[place], one)]
+    # One that nobody has, first: a row of equal ones would be handed down one by one.
+    for other in fit:
+        if other not in taken:
             taken[other] = place
             return True
+    for other in fit:
+        if other not in tried:
+            tried.add(other)
+            if _give(taken[other], wanted, found, taken, tried):
+                taken[other] = place
+                return True
     return False
 
 

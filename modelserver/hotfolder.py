@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 # How long after a look the next one comes while something has not been seen twice.
 _AGAIN_S = 0.5
 _JOIN_S = 2.0
+# In place of a stamp: as it lies now it is not to be used.
+_HELD = object()
 
 
 class Sink(Protocol):
@@ -31,6 +33,9 @@ class Sink(Protocol):
 
     def remove(self, name: str) -> None:
         """A model's files are gone."""
+
+    def hold(self, name: str, reason: str) -> None:
+        """A model's files are there, but cannot be used now."""
 
 
 class HotFolder:
@@ -116,15 +121,16 @@ class HotFolder:
         if not found.readable:
             return False
         restless = False
+        self._hold(found)
         for files in found.models:
             seen = self._seen[files.name]
-            if seen == self._told.get(files.name):
+            if seen in (self._told.get(files.name), _HELD):
                 continue
             if seen != before.get(files.name):
                 restless = True
                 continue
-            self._told[files.name] = seen
             self._sink.put(files, seen)
+            self._told[files.name] = seen
         for name in self._told.keys() - self._seen.keys():
             if name in before:
                 restless = True
@@ -133,6 +139,15 @@ class HotFolder:
             log.info("%s: its graph is gone", name)
             self._sink.remove(name)
         return restless
+
+    def _hold(self, found: Discovery) -> None:
+        """Leave a model that was told of alone while its files cannot be used.
+
+        A model that is new is served without the file, as the log says.
+        """
+        for name in found.held.keys() & self._told.keys():
+            self._seen[name] = self._told[name] = _HELD
+            self._sink.hold(name, found.held[name])
 
     def _find(self) -> Discovery:
         """Look, note how all lies, and log what was not odd before."""

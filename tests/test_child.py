@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 
 import msgspec
@@ -175,10 +176,56 @@ def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
             return [{"classes": np.array([b"cat"], object)}]
 
     _, _, inside = front
-    reply = inside.run(Texts(), Run(5, []))
+    reply = decoded(inside.answer(Texts(), Run(5, [])))
     assert isinstance(reply, RunError)
     assert (reply.number, reply.out_of_memory) == (5, False)
     assert "no array of numbers" in reply.reason
+
+
+def decoded(data):
+    """The reply in a message."""
+    return msgspec.msgpack.decode(data, type=Reply)
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "words"),
+    [
+        (MemoryError(), True, "not enough memory"),
+        (ZeroDivisionError("by nought"), False, "ZeroDivisionError: by nought"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
+    """And the thread that ran it takes the next."""
+
+    class Broken:
+        """A session that fails in a way of its own."""
+
+        def run(self, frames):
+            raise error
+
+    ours, _, inside = front
+    worker = threading.Thread(target=inside.work, args=(Broken(),))
+    worker.start()
+    for number in (1, 2):
+        reply = ask(ours, Run(number, []))
+        assert isinstance(reply, RunError)
+        assert (reply.number, reply.out_of_memory) == (number, full)
+        assert words in reply.reason
+    ours.close()
+    worker.join(SECONDS)
+    assert not worker.is_alive()
+
+
+def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
+    """The process lives on."""
+    monkeypatch.setattr(child, "MAX_BYTES", 50)
+    _, arena, inside = front
+    frame = arena.allocate((8, 8, 3))
+    frame.pixels[:] = 7
+    place = Place(frame.offset, (8, 8, 3))
+    reply = decoded(inside.answer(FakeSession(), Run(5, [place])))
+    assert isinstance(reply, RunError)
+    assert "more than 50" in reply.reason
 
 
 def test_log_lines_go_through_the_socket_and_are_cut(front):
@@ -250,3 +297,15 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
         arena.close()
     assert tied == [True, True]
     assert {signal.SIGINT, signal.SIGTERM} <= set(handlers)
+
+
+def test_a_machine_where_nothing_can_be_written_is_no_hindrance(monkeypatch):
+    """TensorFlow asks for a temporary folder when it is imported, and uses none."""
+
+    def none():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    child.import_tensorflow()
+    assert tempfile.tempdir == os.sep

@@ -91,6 +91,12 @@ def test_arrays_that_do_not_fit_are_an_error():
         parse(arrays, LABELS)
 
 
+def test_a_count_of_nothing_is_an_error():
+    """The model's, not ours."""
+    with pytest.raises(ValueError, match="num_detections is empty"):
+        parse({**outputs([0.9]), "count": np.zeros(0)}, LABELS, 0.5)
+
+
 def test_the_json_is_the_contracts():
     """Just these keys, in this order."""
     found = parse(outputs([0.9375612], classes=[2]), LABELS)

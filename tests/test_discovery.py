@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver import discovery
 from modelserver.discovery import ModelFiles, discover, hint
 from modelserver.errors import ModelError
 
@@ -309,10 +308,39 @@ def test_unreadable_files_are_skipped(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return really(path, *args, **kwargs)
 
-    monkeypatch.setattr(discovery.os, "open", guarded)
+    monkeypatch.setattr(os, "open", guarded)
     found = discover(tmp_path, "classification")
     assert names(found) == ["ok"]
     only(found.warnings, "'m.pb' is skipped", "Permission denied")
+    assert found.held == {"m": found.warnings[0]}
+
+
+@pytest.mark.parametrize(
+    ("file", "bad"),
+    [("m.pb", "large"), ("m.pbtxt", "link"), ("m.json", "folder"), ("m.pb", "fifo")],
+)
+def test_a_model_is_held_while_a_file_of_it_cannot_be_used(tmp_path, file, bad):
+    """It is there, so nobody took it away; why it is no use is told."""
+    fill(tmp_path, "m.pb", "m.pbtxt", "m.json")
+    path = tmp_path / file
+    path.unlink()
+    if bad == "large":
+        with path.open("wb") as sparse:
+            sparse.truncate(2001 << 20)
+    elif bad == "link":
+        path.symlink_to("/etc/hostname")
+    else:
+        path.mkdir() if bad == "folder" else os.mkfifo(path)
+    found = discover(tmp_path, "classification")
+    assert list(found.held) == ["m"]
+    assert found.held["m"].startswith(f"{file!r} is ")
+
+
+def test_what_is_gone_or_belongs_to_no_model_holds_none(tmp_path):
+    """A link to nothing is as good as no file; a name that is odd is nobody's."""
+    fill(tmp_path, "m.pb", ".m.pbtxt", "m.json.part")
+    (tmp_path / "m.pbtxt").symlink_to("nothing")
+    assert discover(tmp_path, "classification").held == {}
 
 
 def test_links_inside_the_folder_are_followed(tmp_path):
@@ -392,7 +420,7 @@ def test_a_fingerprint_sees_each_change(tmp_path):
 
 def test_a_digest_is_that_of_the_bytes(tmp_path, monkeypatch):
     """The digest depends on each file's bytes and role, not on names or times."""
-    monkeypatch.setattr(discovery, "_CHUNK_BYTES", 2)
+    monkeypatch.setattr("modelserver.discovery.files._CHUNK_BYTES", 2)
     model = one(tmp_path, "m.pb", "m.pbtxt")
     first = model.digest()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in model.paths]

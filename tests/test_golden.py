@@ -191,3 +191,37 @@ def test_an_evaluation_that_takes_too_long_is_the_models_failure(golden, monkeyp
     monkeypatch.setattr("modelserver.models.Model.close", lambda _: None)
     _, entry = golden("classification", {"class": "x"}, LOAD_TIMEOUT_S=1)
     assert entry.reason == "m.test.png was not evaluated within 1 s."
+
+
+@pytest.mark.parametrize(("how", "outside"), [("SIGKILL", True), ("SIGSEGV", False)])
+def test_a_process_that_dies_over_it_is_told_apart_from_a_wrong_answer(
+    how, outside, tmp_path
+):
+    """Who is killed from outside may do better next time."""
+    from concurrent.futures import Future
+    from types import SimpleNamespace
+
+    from modelserver.discovery import ModelFiles
+    from modelserver.errors import ModelCrashed, RunnerDied
+    from modelserver.golden import check
+
+    image, expected = tmp_path / "m.test.png", tmp_path / "m.expected.json"
+    image.write_bytes(photo())
+    expected.write_text("[]")
+    files = ModelFiles("m", "detection", image, None, None, image, expected)
+    dead, ended = Future(), Future()
+    dead.set_exception(RunnerDied())
+    ended.set_result(how)
+    model = SimpleNamespace(
+        ended=ended,
+        prepare=lambda _: SimpleNamespace(frame=None),
+        submit=lambda _: dead,
+    )
+    with pytest.raises(ModelCrashed, match=how) as crash:
+        check(files, model, 0.8, 5)
+    assert crash.value.from_outside is outside
+
+
+def test_a_thousand_equal_detections_are_compared_soon():
+    """As a graph's padded rows are where the threshold is 0."""
+    assert not detections_differ([wanted(CAT)] * 1500, [CAT] * 1500, 0.8)

@@ -24,6 +24,9 @@ class Sink:
     def remove(self, name):
         self._note(f"remove {name}")
 
+    def hold(self, name, reason):
+        self._note(f"hold {name}: {reason}")
+
     def _note(self, words):
         with self.changed:
             self.told.append(words)
@@ -202,3 +205,70 @@ def test_a_folder_that_is_not_watched_closes(hot):
     """As in a process that never started."""
     hot.close()
     hot.close()
+
+
+HELD = "hold m: 'm.pb' is skipped: it is not a regular file."
+
+
+def test_a_model_whose_file_cannot_be_used_is_neither_replaced_nor_removed(
+    folder, hot, sink
+):
+    """It is told so; once the files are good again, they are told as changed ones."""
+    write(folder, "m.pb")
+    hot.first()
+    (folder / "m.pb").rename(folder / "kept")
+    (folder / "m.pb").mkdir()
+    for _ in range(3):
+        assert not hot.poll()
+    assert set(sink.told) == {HELD}
+    (folder / "m.pb").rmdir()
+    (folder / "kept").rename(folder / "m.pb")
+    sink.told.clear()
+    assert hot.poll()
+    assert not hot.poll()
+    assert sink.told == ["put m"]
+
+
+def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink):
+    """Though the graph beside them could be served."""
+    write(folder, "m.pb")
+    write(folder, "m.pbtxt")
+    hot.first()
+    (folder / "m.pbtxt").unlink()
+    (folder / "m.pbtxt").symlink_to("/etc/hostname")
+    for _ in range(3):
+        hot.poll()
+    assert all(words.startswith("hold m: 'm.pbtxt' is refused") for words in sink.told)
+    (folder / "m.pbtxt").unlink()
+    sink.told.clear()
+    hot.poll()
+    hot.poll()
+    assert sink.told == ["put m"]
+
+
+def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
+    """After two looks, as any other."""
+    write(folder, "m.pb")
+    hot.first()
+    (folder / "m.pb").unlink()
+    (folder / "m.pb").mkdir()
+    hot.poll()
+    (folder / "m.pb").rmdir()
+    sink.told.clear()
+    assert hot.poll()
+    assert sink.told == []
+    hot.poll()
+    assert sink.told == ["remove m"]
+
+
+def test_what_the_sink_could_not_take_is_told_again(folder, hot, sink, monkeypatch):
+    """As when there can be no thread for one model more."""
+    hot.first()
+    write(folder, "m.pb")
+    hot.poll()
+    with monkeypatch.context() as broken:
+        broken.setattr(sink, "put", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            hot.poll()
+    hot.poll()
+    assert sink.told == ["put m"]

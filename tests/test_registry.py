@@ -10,6 +10,7 @@ from fake_models import SECONDS, FakeFiles, World, entry, stage
 
 from modelserver.errors import (
     GraphError,
+    LabelMapError,
     ModelCrashed,
     ModelFailed,
     ModelNotFound,
@@ -153,16 +154,26 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
     assert registry.wait(stage("m", Stage.READY), SECONDS)
 
 
-def test_a_model_killed_while_it_comes_back_is_tried_again(registry, world):
-    """Its files served before, so they are not at fault."""
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModelCrashed("not ready in time"), "not ready in time"),
+        (GraphError("more than 500 MiB"), "more than 500 MiB"),
+        (RuntimeError("can't start new thread"), "internal error"),
+    ],
+)
+def test_what_served_before_is_tried_again_whatever_hindered_it(
+    error, words, registry, world
+):
+    """The very same files served before, so they are not at fault."""
     files = FakeFiles("m")
     registry.add(files)
     assert registry.wait(stage("m", Stage.READY), SECONDS)
-    world.errors[files] = ModelCrashed("not ready in time")
+    world.errors[files] = error
     registry.get("m").die()
     assert registry.wait(stage("m", Stage.LOADING), SECONDS)
     world.now += 1
-    assert registry.wait(lambda r: "not ready in time" in entry(r, "m").reason, SECONDS)
+    assert registry.wait(lambda r: words in entry(r, "m").reason, SECONDS)
     del world.errors[files]
     world.now += 2
     assert registry.wait(stage("m", Stage.READY), SECONDS)
@@ -182,6 +193,49 @@ def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
     assert not entry(registry, "m").first
     del world.errors[files]
     world.now += 1
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def unreadable(cause):
+    """A model's error whose cause is the system's."""
+    error = LabelMapError(Path("m.pbtxt"), None, "it cannot be read")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "passes"),
+    [
+        (OSError(24, "Too many open files"), True),
+        (FileNotFoundError(2, "No such file"), False),
+        (ValueError("no label map"), False),
+    ],
+)
+def test_a_file_that_could_not_be_read_is_read_again(cause, passes, registry, world):
+    """One that is gone, or is none, waits for the next look at the folder."""
+    files = FakeFiles("m")
+    world.errors[files] = unreadable(cause)
+    registry.add(files)
+    wanted = Stage.LOADING if passes else Stage.FAILED
+    assert registry.wait(lambda r: entry(r, "m").reason, SECONDS)
+    assert entry(registry, "m").stage is wanted
+    assert (entry(registry, "m").retry_at is not None) == passes
+
+
+def test_a_model_that_no_thread_can_look_after_is_not_there(
+    registry, world, monkeypatch
+):
+    """Whoever told of it may tell of it again."""
+
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError):
+            registry.put(FakeFiles("m"))
+    assert list(registry) == []
+    registry.put(FakeFiles("m"))
     assert registry.wait(stage("m", Stage.READY), SECONDS)
 
 

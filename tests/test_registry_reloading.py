@@ -156,6 +156,57 @@ def test_a_reload_that_was_hindered_is_tried_again(registry, world, old):
     assert registry.wait(version(2), SECONDS)
 
 
+def test_a_reload_that_is_hindered_again_and_again_is_tried_less_and_less(
+    registry, world, old
+):
+    """Each try holds a second version in memory; other files begin anew."""
+    files = FakeFiles("m", 2)
+    world.errors[files] = ModelCrashed("SIGKILL", from_outside=True)
+    registry.put(files)
+    for tries, wait_s in enumerate((10, 20, 40, 80, 160, 320, 600, 600), 1):
+        hindered = lambda r, n=tries: entry(r, "m").reloads_failed == n  # noqa: E731
+        assert registry.wait(hindered, SECONDS)
+        assert entry(registry, "m").offer_at - world.now == wait_s
+        world.now += wait_s
+    registry.put(FakeFiles("m", 3))
+    assert registry.wait(version(3), SECONDS)
+    assert entry(registry, "m").hindered == 0
+
+
+def test_a_new_version_that_is_dead_already_does_not_take_over(registry, world, old):
+    """The old one serves on."""
+    load = registry._supervisor._loader
+
+    def stillborn(files):
+        model = load(files)
+        if files.version == 2:
+            model.die()
+        return model
+
+    registry._supervisor._loader = stillborn
+    registry.put(FakeFiles("m", 2))
+    assert registry.wait(error("as soon as it was loaded"), SECONDS)
+    assert registry.get("m") is old
+    assert world.closed == ["m"]
+
+
+def test_a_model_that_is_held_serves_on_and_says_why(registry, world, old):
+    """What failed before is tried again when it can be read again."""
+    world.errors[FakeFiles("m", 2)] = GraphError("bad")
+    registry.put(FakeFiles("m", 2))
+    assert registry.wait(error("bad"), SECONDS)
+    registry.hold("m", "'m.pb' cannot be read.")
+    registry.hold("unknown", "'unknown.pb' cannot be read.")
+    assert entry(registry, "m").reload_error == "'m.pb' cannot be read."
+    assert registry.get("m") is old
+    registry.put(FakeFiles("m", 2))
+    assert registry.wait(error("bad"), SECONDS)
+    registry.put(FakeFiles("m", 1))
+    assert registry.wait(error(""), SECONDS)
+    assert registry.wait(idle, SECONDS)
+    assert entry(registry, "m").reload_error == ""
+
+
 def test_an_old_version_that_dies_after_a_bad_reload_is_failed_at_once(
     registry, world, old
 ):

@@ -120,6 +120,24 @@ def test_good_bad_and_slow_reloads_fail_no_request(server, folder):
     assert len(server.runners()) == 1
 
 
+def test_a_file_that_cannot_be_used_leaves_the_old_version_serving(server, folder):
+    """One that is far too large, until a good one comes."""
+    (old,) = server.runners()
+    with Load(server) as load:
+        load.wait_for(1)
+        with (folder / "m.frozen.pb.tmp").open("wb") as sparse:
+            sparse.truncate(2001 << 20)
+        (folder / "m.frozen.pb.tmp").rename(folder / "m.frozen.pb")
+        wait_for(lambda: model(server)["reload_error"], "it is held")
+        assert "larger than 2000 MiB" in model(server)["reload_error"]
+        load.wait_for(1)
+        assert server.runners() == {old}
+        put(folder, constant(2))
+        load.wait_for(2)
+        assert model(server)["reload_error"] is None
+    assert load.failures == []
+
+
 def slowly(path, data, parts=15):
     """Write a file in place, a part every 0.1 s: slower than looks come."""
     pause = threading.Event()

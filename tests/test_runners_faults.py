@@ -1,5 +1,6 @@
 """Processes that hang, starve, flood and die: each ends alone, and soon."""
 
+import errno
 import os
 import re
 import signal
@@ -107,6 +108,13 @@ def test_a_process_that_cannot_be_killed_is_left_behind(opened, monkeypatch):
         assert runner._child.reap() == "an end that cannot be seen"
     os.killpg(runner.pid, signal.SIGKILL)
     runner.ended.result(SECONDS)
+    wait_for(lambda: not threads_of("m"), "whoever started it has ended too")
+    assert not Path(f"/proc/{runner.pid}").exists(), "nobody asked how it ended"
+
+
+def threads_of(model):
+    """The threads that look after a model's process."""
+    return [t.name for t in threading.enumerate() if t.name.endswith(f"-{model}")]
 
 
 def test_a_load_without_end_is_ended(opened):
@@ -207,7 +215,46 @@ def test_a_process_that_cannot_be_started_leaves_nothing_open(tmp_path, monkeypa
     with pytest.raises(FileNotFoundError):
         runner.open()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - see above
-    assert not [t for t in threading.enumerate() if t.name.endswith("-m")]
+    assert not threads_of("m")
+
+
+@pytest.mark.parametrize(
+    "call", ["os.pipe", "socket.socketpair", "socket.socket.dup", "mmap.mmap"]
+)
+def test_a_start_that_lacks_descriptors_leaves_nothing_open(call, monkeypatch):
+    """Wherever they ran out: it is tried again and again."""
+
+    def fails(*_arguments):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    job = Job(name="m", kind="detection", graph="x", sidecar=None)
+    runner = ProcessRunner(job, arena_bytes=1)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count is enough
+    with monkeypatch.context() as full:
+        full.setattr(call, fails)
+        with pytest.raises(OSError, match="too many"):
+            runner.open()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - see above
+    assert not threads_of("m")
+
+
+@pytest.mark.parametrize("which", ["output-m", "parent-m", "replies-m"])
+def test_without_threads_nothing_stays(which, opened, monkeypatch):
+    """Neither the process nor what leads to it; the error is told as it is."""
+    really = threading.Thread.start
+
+    def start(thread):
+        if thread.name == which:
+            raise RuntimeError("can't start new thread")
+        really(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - see above
+    with pytest.raises(RuntimeError, match="new thread"):
+        opened(tiny_graphs.echo_detector())
+    wait_for(lambda: not threads_of("m"), "its threads have ended")
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - see above
+    assert children(os.getpid()) == []
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,14 @@ class Registry(Generic[L]):
                 name=f"supervise-{files.name}",
                 daemon=True,
             )
-        entry.thread.start()
+        try:
+            entry.thread.start()
+        except (
+            RuntimeError
+        ):  # there can be no more threads; the folder is looked at again
+            with self._lock:
+                del self._entries[files.name]
+            raise
 
     def put(self, files: ModelFiles, seen: object = None) -> None:
         """Tell of a model's files that are new or have changed, and now lie still.
@@ -150,8 +157,20 @@ class Registry(Generic[L]):
                 return
             entry.offer = Offer(files, seen if seen is not None else files.stamp)
             entry.offer_at, entry.removed = self._clock(), False
-            entry.busy = True
+            entry.hindered, entry.busy = 0, True
             self._lock.notify_all()
+
+    def hold(self, name: str, reason: str) -> None:
+        """Tell that a model's files cannot be used now; what serves goes on.
+
+        Args:
+            reason: for ``/models``.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None and entry.version is not None:
+                # What failed before is tried again once they can be used.
+                entry.reload_error, entry.rejected = reason, None
 
     def remove(self, name: str) -> None:
         """Have a model finish what it has begun, and forget it.

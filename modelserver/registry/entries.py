@@ -111,6 +111,7 @@ class Entry(Generic[L]):
         retiring: versions that only finish what they have begun.
         offer: files that lie still and are not loaded yet.
         offer_at: an offer is not tried before, in the clock's seconds.
+        hindered: how often loading the offer was hindered already.
         rejected: identity of the files that failed last.
         served: stamp of the files that last became READY.
         load_s: seconds that the last load took.
@@ -135,6 +136,7 @@ class Entry(Generic[L]):
     retiring: list[Version[L]] = field(default_factory=list)
     offer: Offer | None = None
     offer_at: float = 0.0
+    hindered: int = 0
     rejected: object = None
     served: object = None
     load_s: float = 1.0

@@ -8,6 +8,7 @@ the registry's lock held; what it returns is done without the lock.
 from __future__ import annotations
 
 import logging
+import signal
 from functools import partial
 from typing import TYPE_CHECKING, Generic
 
@@ -24,6 +25,7 @@ from modelserver.registry.entries import (
     read,
 )
 from modelserver.registry.places import Places, unload
+from modelserver.registry.verdicts import FilesChangedError, may_pass, served_before
 
 if TYPE_CHECKING:
     import threading
@@ -34,16 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long after a reload that was hindered, not refused, it is tried again.
-_HINDERED_S = 10.0
+# How long after a reload that was hindered, not refused, it is tried again: longer each
+# time, as each holds a second version in memory.
+_HINDERED_S, _MAX_HINDERED_S = 10.0, 600.0
 _INTERNAL = "An internal error; the log has more."
-
-
-class _FilesChangedError(ModelError):
-    """A model's files changed while it was being loaded."""
-
-    def __init__(self) -> None:
-        super().__init__("Its files changed while it was loaded.")
 
 
 class Supervisor(Generic[L]):
@@ -168,14 +164,17 @@ class Supervisor(Generic[L]):
                 return
             loaded = self._open(reading)
         except (ModelError, OSError) as error:
-            if _may_pass(error, reading, entry.served):
+            if served_before(entry, reading) or may_pass(error):
                 self._recover(entry, f"It could not be loaded: {error}")
             else:
                 log.error("%s cannot be served: %s", entry.name, error)  # noqa: TRY400 - the reason says it all
                 self._fail(entry, str(error), reading)
         except Exception:  # a thread's edge: a bug here must not hide the model's state
             log.exception("loading %s failed", entry.name)
-            self._fail(entry, _INTERNAL, reading)
+            if served_before(entry, reading):
+                self._recover(entry, _INTERNAL)
+            else:
+                self._fail(entry, _INTERNAL, reading)
         else:
             self._begin(entry, reading, loaded, started)
 
@@ -189,10 +188,10 @@ class Supervisor(Generic[L]):
                 return
             log.info("%s: its files have changed; loading them beside", entry.name)
             loaded = self._open(reading)
-        except _FilesChangedError:
+        except FilesChangedError:
             log.info("%s: its files changed again", entry.name)
         except (ModelError, OSError) as error:
-            again = offer if _may_pass(error, reading, None) else None
+            again = offer if may_pass(error) else None
             self._refuse(entry, str(error), reading, again)
         except Exception:  # a thread's edge, as above: the old version must serve on
             log.exception("reloading %s failed", entry.name)
@@ -214,7 +213,14 @@ class Supervisor(Generic[L]):
         loaded = self._loader(reading.files)
         if reading.files.stamp != reading.seen:
             shut(reading.files.name, loaded)
-            raise _FilesChangedError
+            raise FilesChangedError
+        if loaded.ended.done():
+            how = loaded.ended.result()
+            shut(reading.files.name, loaded)
+            raise ModelCrashed(
+                f"The model's process died of {how} as soon as it was loaded.",
+                from_outside=how == signal.SIGKILL.name,
+            )
         return loaded
 
     def _begin(
@@ -232,6 +238,7 @@ class Supervisor(Generic[L]):
                 entry.load_s = now - started
                 entry.reason = entry.reload_error = ""
                 entry.retry_at = entry.rejected = None
+                entry.hindered = 0
                 entry.first, entry.resident = False, True
                 self._enter(entry, Stage.READY)
         if not wanted:
@@ -267,7 +274,9 @@ class Supervisor(Generic[L]):
             if again is None:
                 entry.rejected = reading.identity if reading else None
             elif entry.offer is None and not entry.removed:
-                entry.offer, entry.offer_at = again, self._clock() + _HINDERED_S
+                wait_s = min(_HINDERED_S * 2**entry.hindered, _MAX_HINDERED_S)
+                entry.offer, entry.offer_at = again, self._clock() + wait_s
+                entry.hindered += 1
             self._lock.notify_all()
 
     def _enter(self, entry: Entry[L], stage: Stage) -> None:
@@ -330,14 +339,3 @@ def shut(name: str, loaded: Loaded) -> None:
         loaded.close()
     except Exception:  # whatever it is, the other models must still be closed
         log.exception("closing %s failed", name)
-
-
-def _may_pass(error: Exception, reading: Reading | None, served: object) -> bool:
-    """Whether a load may go well next time, with the very same files.
-
-    Not so for a graph that never served and that crashes or hangs by itself.
-    """
-    if isinstance(error, ModelCrashed):
-        again = reading is not None and reading.seen == served
-        return error.from_outside or again
-    return isinstance(error, (OSError, _FilesChangedError))

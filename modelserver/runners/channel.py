@@ -43,13 +43,13 @@ class Channel:
         """Wait for a message.
 
         Raises:
-            EOFError: the other end is gone.
-            OSError: that too, or what came is no message.
+            EOFError, OSError: the other end is gone.
+            ValueError: what came is no message, or too long for one.
         """
         self._fill(_HEAD.size)
         (size,) = _HEAD.unpack_from(self._buffer)
         if size > MAX_BYTES:
-            raise OSError(f"a message of {size} bytes")
+            raise ValueError(f"a message of {size} bytes")
         end = _HEAD.size + size
         self._fill(end)
         message = bytes(memoryview(self._buffer)[_HEAD.size : end])

@@ -30,7 +30,7 @@ import msgspec
 
 from modelserver.errors import ModelError, OutOfMemory, RequestError
 from modelserver.runners import limits
-from modelserver.runners.channel import Channel
+from modelserver.runners.channel import MAX_BYTES, Channel
 from modelserver.runners.frames import attach
 from modelserver.runners.inline import facts, import_tensorflow, open_session, timed
 from modelserver.runners.protocol import (
@@ -75,7 +75,9 @@ class Child:
 
     def send(self, reply: Reply) -> None:
         """Send one message. Thread-safe."""
-        data = msgspec.msgpack.encode(reply)
+        self._send(msgspec.msgpack.encode(reply))
+
+    def _send(self, data: bytes) -> None:
         with self._sending:
             self._channel.send(data)
 
@@ -117,12 +119,29 @@ class Child:
             try:
                 with self._receiving:
                     data = self._channel.receive()
-                self.send(self.run(session, self._decoder.decode(data)))
+                self._send(self.answer(session, self._decoder.decode(data)))
             except (EOFError, OSError):
                 return
 
-    def run(self, session: ModelSession, message: Run) -> Reply:
-        """Run a graph on the images that a message names."""
+    def answer(self, session: ModelSession, message: Run) -> bytes:
+        """Run a graph on the images that a message names; returns an encoded reply."""
+        number = message.number
+        try:
+            data = msgspec.msgpack.encode(self._run(session, message))
+        except MemoryError:
+            reason = "there was not enough memory for its images or its outputs"
+            error = RunError(number=number, reason=reason, out_of_memory=True)
+        except Exception as failure:  # noqa: BLE001 - a thread's edge: whatever it is, somebody waits for an answer
+            reason = f"{type(failure).__name__}: {failure}"
+            error = RunError(number=number, reason=reason, out_of_memory=False)
+        else:
+            if len(data) <= MAX_BYTES:
+                return data
+            reason = f"its outputs have {len(data)} bytes, more than {MAX_BYTES}"
+            error = RunError(number=number, reason=reason, out_of_memory=False)
+        return msgspec.msgpack.encode(error)
+
+    def _run(self, session: ModelSession, message: Run) -> Reply:
         try:
             answers = timed(session, [self._frame(place) for place in message.places])
         except RequestError as error:
@@ -131,15 +150,10 @@ class Child:
                 reason=str(error.__cause__ or error),
                 out_of_memory=isinstance(error, OutOfMemory),
             )
-        try:
-            packed = [
-                {role: Array.pack(array) for role, array in one.outputs.items()}
-                for one in answers
-            ]
-        except TypeError as error:
-            return RunError(
-                number=message.number, reason=str(error), out_of_memory=False
-            )
+        packed = [
+            {role: Array.pack(array) for role, array in one.outputs.items()}
+            for one in answers
+        ]
         return Ran(number=message.number, outputs=packed, run_ms=answers[0].run_ms)
 
     def _frame(self, place: Place) -> NDArray[np.uint8]:

@@ -7,6 +7,8 @@ crashes takes the whole server with it. Otherwise use the process runner.
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -59,8 +61,12 @@ class InlineRunner:
 
     def open(self) -> Facts:
         """Load the graph in this thread; see ``Runner.open``."""
-        session = open_session(self._job)
         self._arena.open()
+        try:
+            session = open_session(self._job)
+        except BaseException:
+            self._arena.close()
+            raise
         self._pool = ThreadPoolExecutor(session.slots, f"run-{self._job.name}")
         self._session = session
         return facts(session)
@@ -107,6 +113,10 @@ def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[An
 
 def import_tensorflow() -> None:
     """Import all that a session needs, which takes seconds. Idempotent."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # nothing can be written; TensorFlow only wants a name
+        tempfile.tempdir = os.sep
     # TensorFlow must come into a process only when a session is opened in it.
     import modelserver.sessions  # noqa: F401, PLC0415
 

@@ -8,6 +8,7 @@ for it; lines are cut and counted, so that a chatty graph fills no disk.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -55,14 +56,23 @@ class Output:
             return " | ".join(self._last)
 
     def start(self, descriptor: int) -> None:
-        """Read a pipe in a thread until nobody can write to it; closes it then."""
-        self._thread = threading.Thread(
+        """Read a pipe in a thread until nobody can write to it; closes it then.
+
+        Raises:
+            RuntimeError: there can be no more threads; the pipe is closed.
+        """
+        thread = threading.Thread(
             target=self._read,
             args=(descriptor,),
             name=f"output-{self._name}",
             daemon=True,
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._thread = thread
 
     def join(self, timeout_s: float) -> None:
         """Wait until all that was printed has been read."""

@@ -124,21 +124,22 @@ class ProcessRunner:
 
     def open(self) -> Facts:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
-        self._arena.open()
         try:
+            self._arena.open()
             self._child.start(self._arena.descriptor)
             self._watchdog.start()
             facts = self._load()
+            self._slots = facts.slots
+            self._memory_limit = serving_limit(self._job, facts.slots)
+            self._heard_s, self._start_up = time.monotonic(), None
+            reader = threading.Thread(
+                target=self._receive, name=f"replies-{self._job.name}", daemon=True
+            )
+            reader.start()
+            self._reader = reader
         except BaseException:
             self.close()
             raise
-        self._slots = facts.slots
-        self._memory_limit = serving_limit(self._job, facts.slots)
-        self._heard_s, self._start_up = time.monotonic(), None
-        self._reader = threading.Thread(
-            target=self._receive, name=f"replies-{self._job.name}", daemon=True
-        )
-        self._reader.start()
         return facts
 
     def _load(self) -> Facts:
@@ -165,7 +166,9 @@ class ProcessRunner:
         self._log_last()
         if verdict := self._child.verdict:
             return ModelCrashed(
-                f"The model's process was ended while loading it: {verdict}."
+                f"The model's process was ended while loading it: {verdict}.",
+                # Of the files it had seen nothing yet.
+                from_outside=self._start_up is self._importing,
             )
         return ModelCrashed(
             f"The model's process died while loading it: {how}. It may use "

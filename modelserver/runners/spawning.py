@@ -55,22 +55,21 @@ class ChildProcess:
 
     def start(self, arena: int) -> None:
         """Start it with the arena's descriptor, in a session of its own."""
-        printed, printing = os.pipe()
-        self._socket, theirs = socket.socketpair()
-        self._channel = Channel(self._socket.dup())
         started: Future[subprocess.Popen[bytes]] = Future()
-        try:
-            with theirs:
-                threading.Thread(
-                    target=self._be_parent,
-                    args=(started, (theirs.fileno(), arena), printing),
-                    name=f"parent-{self._name}",
-                    daemon=True,
-                ).start()
-                self._process = started.result()
-        finally:
-            os.close(printing)
+        with contextlib.ExitStack() as ours:
+            self._socket, theirs = socket.socketpair()
+            ours.enter_context(theirs)
+            self._channel = Channel(self._socket.dup())
+            printed, printing = os.pipe()
+            ours.callback(os.close, printing)
             self.output.start(printed)
+            threading.Thread(
+                target=self._be_parent,
+                args=(started, (theirs.fileno(), arena), printing),
+                name=f"parent-{self._name}",
+                daemon=True,
+            ).start()
+            self._process = started.result()
 
     def _be_parent(
         self,
@@ -99,6 +98,8 @@ class ChildProcess:
             return
         started.set_result(process)
         self._gone.wait()
+        # Nobody else waits any more for one that hung in the kernel.
+        process.wait()
 
     def _environment(self) -> dict[str, str]:
         """Environment of the child: this package importable, one GPU visible."""
@@ -126,7 +127,8 @@ class ChildProcess:
         """Wait for a message; one thread at a time.
 
         Raises:
-            EOFError, OSError: the process is gone, or sent what is no message.
+            EOFError, OSError: the process is gone.
+            ValueError: it sent what is no message.
         """
         if self._channel is None:
             raise OSError("the process was not started")
@@ -163,6 +165,12 @@ class ChildProcess:
         if process is None:
             return "never started"
         try:
+            return self._reaped(process)
+        finally:
+            self._gone.set()
+
+    def _reaped(self, process: subprocess.Popen[bytes]) -> str:
+        try:
             code = process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
             self.kill("it did not end by itself")
@@ -175,7 +183,6 @@ class ChildProcess:
                     process.pid,
                 )
                 return "an end that cannot be seen"
-        self._gone.set()
         how = ended_by(code)
         return f"{how}: {self._verdict}" if self._verdict else how
 

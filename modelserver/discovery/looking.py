@@ -1,30 +1,18 @@
-"""Which models lie in ``MODEL_FOLDER``, told from file names alone.
-
-    detection        <prefix>.frozen.pb   <prefix>.label_map.pbtxt
-    classification   <prefix>.pb          <prefix>.pbtxt or <prefix>.labels.txt
-    either           <prefix>.json, the optional sidecar
-                     <prefix>.test.jpg or <prefix>.test.png, and
-                     <prefix>.expected.json, the optional golden image
-
-Both kinds may share a folder: each app sees its own kind's files only. Nothing is read
-here but what a digest needs, and nothing that is not a regular file is ever opened.
-All functions may be called from any thread.
-"""
+"""Looking into a folder: which files make a model, and which cannot be used."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from modelserver.errors import ModelError
+from modelserver.discovery.files import ModelFiles, open_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from modelserver.signatures import Kind
@@ -33,7 +21,6 @@ Role = Literal["graph", "labels", "names", "sidecar", "image", "expected"]
 
 # A protobuf message cannot be larger.
 MAX_GRAPH_BYTES = 2000 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
 
 # A golden image and what the model must see in it.
 _GOLDEN: tuple[tuple[str, Role | None], ...] = (
@@ -64,79 +51,9 @@ _EXPECTED: dict[Kind, tuple[str, str]] = {
     "classification": (".pb", ".pbtxt"),
 }
 _BESIDE: frozenset[Role] = frozenset({"sidecar", "image", "expected"})
+# Deleted, or what it leads to is: that is no file that cannot be used.
+_GONE = "is skipped: it is a link to nothing"
 _UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The files of one model.
-
-    Attributes:
-        name: the prefix in Unicode's composed form (NFC), as clients send it.
-        kind: which app serves it.
-        graph: the frozen graph.
-        labels: the label map, ``None`` where there is none.
-        sidecar: ``<prefix>.json``, ``None`` where there is none.
-        image: a photo that the model must get right before it serves.
-        expected: what it must see in it; both are there or neither.
-    """
-
-    name: str
-    kind: Kind
-    graph: Path
-    labels: Path | None
-    sidecar: Path | None
-    image: Path | None = None
-    expected: Path | None = None
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that there are: graph, labels, sidecar, image, expected."""
-        found = (self.graph, self.labels, self.sidecar, self.image, self.expected)
-        return tuple(path for path in found if path is not None)
-
-    @property
-    def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
-        """Name, size, mtime_ns and inode of each file, to see a change cheaply.
-
-        A file that is gone has -1 for each. Where files were added, two discoveries
-        differ in ``ModelFiles`` itself.
-        """
-        return tuple(_stamp(path) for path in self.paths)
-
-    @property
-    def stamp(self) -> object:
-        """What differs once any of the files was added, changed or taken away."""
-        return self.paths, self.fingerprint
-
-    def digest(self) -> str:
-        """Hash what the model is made of: graph, labels and sidecar, 64 hex digits.
-
-        Raises:
-            ModelError: a file is gone or cannot be read.
-        """
-        total = hashlib.sha256()
-        for role, path in zip(
-            ("graph", "labels", "sidecar"),
-            (self.graph, self.labels, self.sidecar),
-            strict=True,
-        ):
-            if path is not None:
-                total.update(f"{role} {_sha256(path)}\n".encode())
-        return total.hexdigest()
-
-    def identity(self, digest: str) -> tuple[str, ...]:
-        """Return what differs once any file's name or content does.
-
-        Args:
-            digest: of these files, as :meth:`digest` gave it.
-
-        Raises:
-            ModelError: a golden file is gone or cannot be read.
-        """
-        golden = (path for path in (self.image, self.expected) if path is not None)
-        names = (path.name for path in self.paths)
-        return (digest, *(_sha256(path) for path in golden), *names)
 
 
 @dataclass(frozen=True)
@@ -147,11 +64,15 @@ class Discovery:
         models: sorted by name.
         warnings: a sentence for each file or folder that needs the operator's eye.
         readable: whether the folder could be read at all.
+        held: models of which a file is there and cannot be used, such as one that is
+            not readable or too large, with a sentence about it. A version that serves
+            goes on: what is there now is not what was meant to replace it.
     """
 
     models: tuple[ModelFiles, ...]
     warnings: tuple[str, ...]
     readable: bool = True
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Part(NamedTuple):
@@ -161,10 +82,15 @@ class _Part(NamedTuple):
     role: Role
     prefix: str
     refusal: str | None
+    held: bool = False
 
     @property
     def name(self) -> str:
         return unicodedata.normalize("NFC", self.prefix)
+
+    @property
+    def warning(self) -> str:
+        return f"{self.path.name!r} {self.refusal}."
 
 
 def hint(kind: Kind) -> str:
@@ -193,7 +119,8 @@ def discover(folder: Path, kind: Kind) -> Discovery:
     models = tuple(_models(parts, kind, warnings))
     if not models:
         warnings.append(f"There is no {kind} model in {str(folder)!r}; {hint(kind)}.")
-    return Discovery(models, tuple(warnings))
+    held = {part.name: part.warning for part in parts if part.held}
+    return Discovery(models, tuple(warnings), held=held)
 
 
 def _models(
@@ -237,9 +164,7 @@ def _orphans(
 
 def _choose(parts: list[_Part], warnings: list[str]) -> Path | None:
     """The one file to use for a role, where there is one that can be used."""
-    warnings.extend(
-        f"{part.path.name!r} {part.refusal}." for part in parts if part.refusal
-    )
+    warnings.extend(part.warning for part in parts if part.refusal)
     usable = [part for part in parts if not part.refusal]
     # The composed spelling first: it is the one that a client can see in the name.
     usable.sort(key=lambda part: part.prefix != part.name)
@@ -282,8 +207,11 @@ def _part(path: Path, kind: Kind, root: str) -> _Part | None:
             if role is None:
                 return None
             prefix = finished[: -len(suffix)]
-            refusal = _bad_name(name, prefix, suffix) or _bad_file(path, role, root)
-            return _Part(path, role, prefix, refusal)
+            if refusal := _bad_name(name, prefix, suffix):
+                return _Part(path, role, prefix, refusal)
+            refusal = _bad_file(path, role, root)
+            held = refusal not in (None, _GONE)
+            return _Part(path, role, prefix, refusal, held)
     return None
 
 
@@ -313,34 +241,9 @@ def _bad_file(path: Path, role: Role, root: str) -> str | None:
             return "is skipped: it is not a regular file"
         if role == "graph" and status.st_size > MAX_GRAPH_BYTES:
             return "is skipped: it is larger than 2000 MiB"
-        os.close(_open(path))
+        os.close(open_at_once(path))
     except FileNotFoundError:
-        return "is skipped: it is a link to nothing"
+        return _GONE
     except OSError as err:
         return f"is skipped: it cannot be read ({err.strerror})"
     return None
-
-
-def _open(path: Path) -> int:
-    """Open for reading, without waiting where a FIFO has taken the file's place."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-
-
-def _stamp(path: Path) -> tuple[str, int, int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return path.name, -1, -1, -1
-    return path.name, status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _sha256(path: Path) -> str:
-    """A file's SHA-256 as hex digits, read a MiB at a time."""
-    digest = hashlib.sha256()
-    try:
-        with open(_open(path), "rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as err:
-        raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
-    return digest.hexdigest()
