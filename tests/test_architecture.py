@@ -89,6 +89,24 @@ def test_a_file_stays_readable(path):
             assert node.end_lineno - node.lineno < 45, node.name
 
 
+WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
+# An HTTP date in Retry-After is of the wall clock, and so is when a span began.
+TELLS_DATES = {"client/retrying.py", "web/traces.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_wait_is_of_a_clock_that_jumps(path):
+    """Timeouts, rates and ages are of the monotonic clock, whatever sets the other."""
+    calls = {
+        f"{ast.unparse(node.value).rpartition('.')[2]}.{node.attr}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    if path.relative_to(PACKAGE).as_posix() not in TELLS_DATES:
+        assert calls & WALL_CLOCKS == set()
+    assert "from time import" not in path.read_text()
+
+
 def test_importing_the_package_imports_no_framework():
     """``import modelserver`` is cheap: neither TensorFlow nor Flask comes with it."""
     code = "import modelserver, sys; print({'tensorflow', 'flask'} & set(sys.modules))"
