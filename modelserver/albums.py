@@ -46,13 +46,13 @@ class Shared:
 
     def __init__(self, data: Data) -> None:
         self._data = data
-        self._decoded: list[tuple[Frame, Picture, tuple[int, int] | None]] = []
+        self._decoded: list[tuple[Model, Frame, Picture]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for frame, _picture, _at_least in self._decoded:
+        for _owner, frame, _picture in self._decoded:
             frame.release()
 
     def prepare(self, model: Model) -> Prepared:
@@ -61,12 +61,25 @@ class Shared:
         Raises:
             RequestError: as ``Model.prepare``.
         """
-        for _frame, picture, at_least in self._decoded:
-            if _serves(picture, at_least, model.at_least):
-                return model.fit(picture)
-        frame, picture = model.decode(self._data)
-        self._decoded.append((frame, picture, model.at_least))
-        return model.fit(picture)
+        kept = self._kept(model)
+        owner, frame, picture = kept
+        try:
+            return model.fit(picture)
+        except Overloaded:
+            if owner is not model:
+                raise
+        # There may be room for it once, if not twice.
+        self._decoded = [one for one in self._decoded if one is not kept]
+        frame.release()
+        return model.prepare(self._data)
+
+    def _kept(self, model: Model) -> tuple[Model, Frame, Picture]:
+        for kept in self._decoded:
+            owner, _frame, picture = kept
+            if _serves(picture, owner.at_least, model.at_least):
+                return kept
+        self._decoded.append((model, *model.decode(self._data)))
+        return self._decoded[-1]
 
 
 def _serves(

@@ -193,7 +193,10 @@ class Metrics:
         Args:
             accept: what the client takes, as its ``Accept`` header says.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is none, such as "x"
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def _collect(self) -> Iterator[Metric]:

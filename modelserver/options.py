@@ -101,9 +101,13 @@ def _confidence(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MOST:
+    if not text.isascii() or not text.isdigit():
         raise ValueError
-    return int(text)
+    digits = text.lstrip("0")
+    # Not to make a number of thousands of digits, which takes long or is an error.
+    if not digits or len(digits) > len(str(MOST)) or int(digits) > MOST:
+        raise ValueError
+    return int(digits)
 
 
 def _coordinates(text: str) -> str:

@@ -282,6 +282,7 @@ class Service:
 def _result(begun: Begun) -> Done[Answer]:
     caller = begun.caller
     try:
-        return begun.future.result(caller.left(begun.decoded))
+        # From now: others of the same request may have been waited for meanwhile.
+        return begun.future.result(caller.left(time.perf_counter()))
     except FutureTimeoutError:
         raise DeadlinePassed(caller.seconds) from None

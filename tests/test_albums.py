@@ -116,15 +116,22 @@ def test_a_picture_serves_whom_another_decode_would_give_the_same(
 
 
 class FakeDecoder:
-    """Stands for a model that decodes; counts what it gave and got back."""
+    """Stands for a model that decodes; counts what it gave and got back.
 
-    def __init__(self, at_least=None, error=None):
+    Attributes:
+        room: how many photos there is memory for; one that is prepared takes its own.
+    """
+
+    def __init__(self, at_least=None, error=None, room=2):
         self.at_least = at_least
         self.error = error
+        self.room = room
         self.held = 0
         self.decodes = 0
 
     def decode(self, _data):
+        if self.held >= self.room:
+            raise Overloaded
         self.held += 1
         self.decodes += 1
         return self, picture("PNG", (40, 30), (30, 40))
@@ -135,7 +142,12 @@ class FakeDecoder:
     def fit(self, given):
         if self.error is not None:
             raise self.error
+        if self.held >= self.room:
+            raise Overloaded
         return given
+
+    def prepare(self, data):
+        return self.decode(data)[1]
 
 
 def test_a_shared_photo_is_given_back_whatever_came_of_it():
@@ -148,3 +160,25 @@ def test_a_shared_photo_is_given_back_whatever_came_of_it():
         photo.prepare(FakeDecoder())
         assert (first.held, first.decodes, second.decodes) == (1, 1, 0)
     assert first.held == 0
+
+
+def test_a_photo_that_has_room_once_only_is_not_held_for_others():
+    """Each model decodes it for itself, as it would for a request of its own."""
+    models = [FakeDecoder(room=1) for _ in range(3)]
+    with Shared(b"photo") as photo:
+        for model in models:
+            assert photo.prepare(model).format == "PNG"
+        # What is prepared has what was given back.
+        assert [model.held for model in models] == [1, 1, 1]
+    assert [model.held for model in models] == [1, 1, 1]
+    assert [model.decodes for model in models] == [2, 2, 2]
+
+
+def test_a_photo_that_has_no_room_at_all_is_refused():
+    """With nothing held of it."""
+    model = FakeDecoder(error=Overloaded(), room=1)
+    with Shared(b"photo") as photo:
+        photo.prepare(model)
+        with pytest.raises(Overloaded):
+            photo.prepare(model)
+    assert model.held == 1  # the first one's

@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.metrics import STAGES, Metrics, ModelNumbers
@@ -165,3 +166,13 @@ def test_two_apps_have_numbers_of_their_own():
     )
     assert "openmetrics" in one.render("application/openmetrics-text")[1]
     assert one.render()[1].startswith("text/plain")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+@pytest.mark.parametrize("version", ["x", "1.x", "", "9" * 5000, "0.0.4", "1.0.0"])
+def test_a_version_that_is_none_is_answered_in_plain_text(kind, version):
+    """Whatever a client takes; nothing that it sends is an error."""
+    content, told = Metrics(list).render(f"{kind}; version={version}")
+    assert content
+    if version in {"x", "1.x"}:
+        assert told.startswith("text/plain; version=0.0.4")

@@ -112,13 +112,11 @@ def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
     backend = detector.application.extensions["modelserver"]
     monkeypatch.setattr(backend, "refusal", lambda _handled: Overloaded())
     worker = Worker.__new__(Worker)
-    worker.nr_conns = 1
+    worker._lingering = SimpleNamespace(take=lambda _sock: None)
     worker.wsgi, worker.cfg = detector.application, SimpleNamespace(is_ssl=False)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b"POST /detect HTTP/1.1\r\n")
-        conn = SimpleNamespace(parser=None, sock=ours, close=lambda graceful: None)
-        assert worker._refused(conn)
+        assert worker._refused(ours, b"POST /detect HTTP/1.1")
         assert theirs.recv(12) == b"HTTP/1.1 503"
     assert value(detector, "refusals_total", reason="overloaded") == 1
     assert requests(detector, model="", status="503") == 1

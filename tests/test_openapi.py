@@ -99,8 +99,28 @@ def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
         for target in set(re.findall(r'href="#([^"]+)"', page)):
             assert f'id="{target}"' in page
         assert "unsafe" not in response.headers["Content-Security-Policy"]
-        with client.get("/static/docs.css") as styles:
-            assert styles.status_code == 200
+        for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
+            with client.get(address) as asset:
+                assert asset.status_code == 200
+
+
+def test_what_people_come_for_stands_first(apps):
+    """With a line to try; texts are shown as texts, and problems lead to their words."""
+    for app, path in zip(apps, ("/detect", "/classify"), strict=True):
+        client = app.test_client()
+        page = client.get("/docs").text
+        assert (
+            re.findall(r'<section class="card" id="([^"]+)"', page)[0] == f"post-{path}"
+        )
+        line = (
+            f"curl -F modelname=NAME -F file=@photo.jpg http://localhost{path}</code>"
+        )
+        assert line in page
+        assert "<code>results</code>" in page
+        assert "`" not in page
+        problems = set(re.findall(r'href="(/problems/[^"{]+)"', page))
+        assert len(problems) > 10
+        assert all(client.get(problem).status_code == 200 for problem in problems)
 
 
 def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):

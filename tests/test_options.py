@@ -48,6 +48,9 @@ def test_without_labels_every_label_is_wanted():
         ("max_results", "1.5"),
         ("max_results", "10001"),
         ("max_results", "9" * 5000),
+        ("max_results", "10000" * 2),
+        ("max_results", "0000001000000"),
+        ("max_results", "0" * 9),
         ("top_k", "٣"),
         ("top_k", "all"),
         ("coordinates", "pixels, please"),
@@ -59,6 +62,12 @@ def test_a_value_that_is_not_allowed_is_named(name, value):
         read_options({name: [value]})
     assert str(caught.value).startswith(f"{name} must be ")
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["10000", "007", "0000000000000007"])
+def test_zeros_before_a_number_say_nothing(text):
+    """However many there are."""
+    assert read_options({"top_k": [text]}).top_k == int(text)
 
 
 def test_a_field_with_two_values_is_refused_and_with_two_equal_ones_is_not():

@@ -5,13 +5,16 @@ import io
 import numpy as np
 import pytest
 import tiny_graphs
-from conftest import photo
+from conftest import EDGE, photo, post_form
 from flask import request
 from gunicorn.http.errors import ParseException
 from PIL import Image
-from request_forms import expect_problem, send
+from request_forms import expect_problem, form_of, send
 
 from modelserver import errors
+from modelserver.images import drawing
+from modelserver.images.workspace import Workspace
+from modelserver.web import forms
 from modelserver.web.forms import read_form
 from modelserver.web.pacing import TooSlow
 
@@ -81,6 +84,55 @@ def test_a_raw_body_has_the_same_limit(folder, serving):
     client = serving(MAX_UPLOAD_MB=1)
     large = client.post("/detect?modelname=m", data=b"x" * (2 << 20))
     expect_problem(large, 413, "upload-too-large")
+
+
+@pytest.mark.parametrize("more", range(-3, 6))
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_form_may_end_anywhere_in_what_is_read_at_a_time(pieces, more, detector):
+    """Also where the line's end after its last boundary is read alone."""
+    length = pieces * forms._READ_BYTES + more
+    empty = form_of(("modelname", "m"), ("file", "x", b""))
+    body = form_of(("modelname", "m"), ("file", "x", b"x" * (length - len(empty))))
+    assert len(body) == length
+    with detector.application.test_request_context(
+        "/detect",
+        method="POST",
+        data=body,
+        content_type=f"multipart/form-data; boundary={EDGE}",
+    ):
+        form = read_form(request, detector.application.extensions["modelserver"].spool)
+        assert form.fields == {"modelname": ["m"]}
+        assert len(form.files[0].upload.data()) == length - len(empty)
+
+
+@pytest.mark.parametrize("after", [b"x", b"\r\n" * 2])
+def test_what_follows_a_form_in_a_piece_of_its_own_is_refused(after, detector):
+    """Only what stands with the form's end is read over."""
+    filler = form_of(("modelname", "m"), FILE, ("other", "x", b""))
+    filling = b"x" * (forms._READ_BYTES - len(filler))
+    body = form_of(("modelname", "m"), FILE, ("other", "x", filling))
+    assert post_form(detector, "/detect", body).status_code == 200
+    expect_problem(post_form(detector, "/detect", body + after * 3), 400, "bad-request")
+
+
+def test_a_body_of_exactly_the_limit_is_taken_and_a_byte_more_is_not(folder, serving):
+    """Under a server that tells a body's end, in chunks too, as gunicorn does."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving(MAX_UPLOAD_MB=1)
+    known = {"wsgi.input_terminated": True}
+    filler = form_of(("modelname", "m"), FILE, ("other", "x", b""))
+    filling = b"x" * ((1 << 20) - len(filler))
+    most = form_of(("modelname", "m"), FILE, ("other", "x", filling))
+    taken = post_form(client, "/detect", most, environ_overrides=known)
+    assert (len(most), taken.status_code) == (1 << 20, 200)
+    more = form_of(("modelname", "m"), FILE, ("other", "x", filling + b"x"))
+    over = post_form(client, "/detect", more, environ_overrides=known)
+    expect_problem(over, 413, "upload-too-large")
+    at = "/detect?modelname=m"
+    raw = client.post(at, data=PHOTO.ljust(1 << 20, b"\0"), environ_overrides=known)
+    assert raw.status_code == 200
+    raw = client.post(at, data=most + b"x", environ_overrides=known)
+    expect_problem(raw, 413, "upload-too-large")
 
 
 def drawn(response, kind):
@@ -167,6 +219,24 @@ def test_a_photo_that_only_a_reduced_decode_brings_under_the_limit_is_not_drawn(
         client, "/detect", ("modelname", "m"), large, headers={"Accept": "image/png"}
     )
     expect_problem(refused, 413, "image-too-large")
+
+
+def ask_for_a_picture(client, timeout_ms):
+    """POST a photo from a client that takes a picture, and waits so long."""
+    headers = {"Accept": "image/png", "X-Request-Timeout-Ms": str(timeout_ms)}
+    return send(client, "/detect", ("modelname", "m"), FILE, headers=headers)
+
+
+def test_a_picture_is_waited_for_as_long_as_its_client_waits(detector, monkeypatch):
+    """Where others have the memory; who waits for longer is told to come again."""
+    small = Workspace(capacity=1, wait_s=2.0)
+    monkeypatch.setattr(drawing, "_workspace", small)
+    with small.hold(1):
+        late = ask_for_a_picture(detector, 700)
+        assert "0.7 seconds" in expect_problem(late, 504, "deadline-passed")
+        told = expect_problem(ask_for_a_picture(detector, 60_000), 503, "overloaded")
+        assert "memory" in told
+    drawn(ask_for_a_picture(detector, 60_000), "image/png")
 
 
 class Broken:

@@ -5,7 +5,7 @@ import tiny_graphs
 from conftest import photo
 from request_forms import expect_problem, send
 
-from modelserver import images
+from modelserver import images, models
 from modelserver.web.forms import MAX_FILES, MAX_PARTS
 
 RED, BLUE = photo((200, 100, 50)), photo((20, 100, 250))
@@ -148,6 +148,20 @@ def test_a_files_name_is_given_back_as_it_is_and_no_longer_than_names_are(two):
         two, "/detect", ("modelname", "a"), *[("file", name, RED) for name in names]
     )
     assert [one for one, _ in pairs(response)] == [*names[:3], "x" * 255]
+
+
+def test_a_photo_of_the_size_that_all_together_may_have_is_seen_by_several_models(
+    folder, serving, monkeypatch
+):
+    """There is room for it once in each model's memory, as for a request of one."""
+    monkeypatch.setattr(models, "_FITTED_BYTES", 0)
+    for name in ("a", "b", "c"):
+        tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+    client = serving(MAX_PIXELS_IN_FLIGHT=10_000, MAX_IMAGE_PIXELS=10_000)
+    large = ("file", "x", photo(size=(100, 100)))
+    response = send(client, "/detect", ("modelname", "*"), large)
+    assert len(pairs(response)) == 3
+    assert all("detections" in one for one in response.json["results"])
 
 
 def test_a_queue_shorter_than_the_request_does_not_refuse_it(folder, serving):

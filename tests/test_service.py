@@ -158,6 +158,18 @@ def test_without_a_caller_the_servers_limit_holds(world):
         service.detect("m", b"photo")
 
 
+def test_time_that_passed_since_an_image_was_ready_is_not_given_again(world):
+    """Others of the same request were waited for in between."""
+    world.model.answer = None
+    who = caller(0.05)
+    begun = world.service.begin("m", lambda model: model.prepare(b"photo"), who)
+    earlier = begun._replace(decoded=begun.decoded - 5)
+    start = time.perf_counter()
+    with pytest.raises(DeadlinePassed):
+        world.service.end(earlier, world.service.finds())
+    assert time.perf_counter() - start < 4
+
+
 def test_who_has_waited_in_vain_is_never_run(world):
     """His place is free at once, though the run before still hangs."""
     world.model.answer = None

@@ -119,6 +119,14 @@ def test_bind_is_host_and_port(host, bind, address):
     assert config(bind=table["bind"]).address == [address]
 
 
+@pytest.mark.parametrize(
+    ("request_s", "graceful_s"), [("30", 35), ("1", 35), ("30.5", 36), ("120", 125)]
+)
+def test_an_end_waits_for_longer_than_a_request_may_take(request_s, graceful_s):
+    """Or what was taken would not be answered."""
+    assert options(REQUEST_TIMEOUT_S=request_s)["graceful_timeout"] == graceful_s
+
+
 def test_there_are_many_more_threads_than_runs(descriptors):
     """Threads suffice for two models with full queues, and 16 more."""
     descriptors(100_000)

@@ -47,6 +47,8 @@ def ask():
         models.registry, models.settings = models, make_settings(**environ)
         app.extensions["modelserver"] = models
         response = app.test_client().get("/readyz")
+        later = response.headers.get("Retry-After")
+        assert (response.status_code == 503) == (later == "2")
         return response.status_code, response.json
 
     return ask_
@@ -61,7 +63,7 @@ def test_a_model_that_is_not_well_is_named_while_others_serve(what, ask):
 
 @pytest.mark.parametrize("what", ILL)
 def test_strict_means_that_all_must_serve(what, ask):
-    """One whose new files were refused still serves."""
+    """One whose new files were refused still serves; else it says when to ask again."""
     status, body = ask(GOOD, ILL[what], STRICT_READY="true")
     assert status == (200 if what == "reload failed" else 503)
     assert body["ready"] == (status == 200)

@@ -25,6 +25,8 @@ class App:
     def __init__(self):
         self.extensions = {"modelserver": self}
         self.refuses = None
+        self.unread_headers = ""
+        self.unreadable = []
         self.handled = []
         self.counted = []
 
@@ -34,6 +36,9 @@ class App:
 
     def count_refusal(self, error):
         self.counted.append(error)
+
+    def count_unreadable(self, status):
+        self.unreadable.append(status)
 
 
 class Loop(Worker):

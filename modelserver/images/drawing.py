@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import math
 import zlib
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -45,17 +46,24 @@ class Mark(NamedTuple):
 
 
 def annotate(
-    data: Data, limits: Limits, marks: Sequence[Mark], form: Literal["JPEG", "PNG"]
+    data: Data,
+    limits: Limits,
+    marks: Sequence[Mark],
+    form: Literal["JPEG", "PNG"],
+    wait_s: float = math.inf,
 ) -> bytes:
     """Return an upload, decoded in full and upright, with marks over it, as a file.
 
     Thread-safe; others wait while there is no memory for one more.
 
+    Args:
+        wait_s: how long the caller has to wait for memory.
+
     Raises:
         ImageTooLarge, UndecodableImage, NotAnImage: as ``decode``.
         Overloaded: others kept the memory for too long.
     """
-    with _workspace.hold(limits.max_pixels):
+    with _workspace.hold(limits.max_pixels, wait_s):
         return draw(decode(data, limits=limits).pixels, marks, form)
 
 

@@ -7,6 +7,7 @@ given back are counted where they lie, in a runner's arena.
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,10 +40,13 @@ class Workspace:
         self._changed = threading.Condition()
 
     @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
+    def hold(self, pixels: int, wait_s: float = math.inf) -> Iterator[None]:
         """Hold room for as many pixels; one image alone is never too large.
 
         Not to be nested: two threads would wait for each other.
+
+        Args:
+            wait_s: how long the caller has; no longer is waited.
 
         Raises:
             Overloaded: others kept the room for too long.
@@ -50,7 +54,8 @@ class Workspace:
         share = min(pixels, self._capacity)
         with self._changed:
             free = self._changed.wait_for(
-                lambda: self._held + share <= self._capacity, self._wait_s
+                lambda: self._held + share <= self._capacity,
+                min(wait_s, self._wait_s),
             )
             if not free:
                 raise Overloaded(what="The memory for decoding images is full")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ import msgspec
 from flask import Response, request
 
 from modelserver import classification, detection, images, logs
-from modelserver.errors import RequestError
+from modelserver.errors import DeadlinePassed, Overloaded, RequestError
 from modelserver.images import Mark
 from modelserver.service import Evaluation, Timings
 from modelserver.web.access import note_timings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from modelserver.albums import Data
-    from modelserver.images import Limits
+    from modelserver.batching import Caller
     from modelserver.options import Options
     from modelserver.signatures import Kind
 
@@ -71,19 +72,34 @@ def _body(kind: Kind, seen: Seen, options: Options) -> object:
     return classification.to_json(seen.result, options)
 
 
-def drawn(
-    kind: Kind, seen: Seen, data: Data, form: Picture, limits: Limits
-) -> Response:
+def drawn(kind: Kind, seen: Seen, data: Data, form: Picture, who: Caller) -> Response:
     """Return the upright photo, in full, with what was found drawn over it.
 
     Raises:
-        RequestError: the photo is too large to be decoded in full, or is damaged.
+        RequestError: the photo is too large to be decoded in full, or is damaged; or
+            the caller's time is over before there is memory for it.
     """
     note_timings(seen.timings)
-    content = images.annotate(data, limits, list(_marks(kind, seen)), form)
+    settings = backend().settings
+    limits = images.Limits(
+        max_pixels=settings.max_image_pixels,
+        max_header_pixels=settings.max_header_pixels,
+    )
+    marks = list(_marks(kind, seen))
+    try:
+        content = images.annotate(data, limits, marks, form, _left(who))
+    except Overloaded:
+        _left(who)
+        raise
     response = Response(content, content_type=_TYPES[form])
     response.headers.extend(_headers(seen))
     return response
+
+
+def _left(who: Caller) -> float:
+    if left := who.left(time.perf_counter()):
+        return left
+    raise DeadlinePassed(who.seconds)
 
 
 def _marks(kind: Kind, seen: Seen) -> Iterator[Mark]:

@@ -10,7 +10,6 @@ from flask import Blueprint, request
 from modelserver import discovery
 from modelserver.albums import Album
 from modelserver.errors import BadRequest, ModelNotFound
-from modelserver.images import Limits
 from modelserver.options import Options, read_options
 from modelserver.registry import Stage
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 # For a model's name: each model that this app has.
 EVERY = "*"
+# When to ask again whether the models are there: a default one loads in some seconds.
+_RETRY_S = "2"
 
 
 def blueprint(kind: Kind) -> Blueprint:
@@ -69,7 +70,7 @@ def evaluate(kind: Kind) -> Response:
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
     picture = wanted_picture()
     single = len(names) == len(files) == 1 and names[0] != EVERY
-    service, settings = backend().service, backend().settings
+    service = backend().service
     if not single:
         if picture is not None:
             raise BadRequest(
@@ -81,11 +82,7 @@ def evaluate(kind: Kind) -> Response:
     seen = see(names[0], files[0].upload.data(), who, options)
     if picture is None:
         return one(kind, seen, options)
-    limits = Limits(
-        max_pixels=settings.max_image_pixels,
-        max_header_pixels=settings.max_header_pixels,
-    )
-    return drawn(kind, seen, files[0].upload.data(), picture, limits)
+    return drawn(kind, seen, files[0].upload.data(), picture, who)
 
 
 def _several(
@@ -145,7 +142,10 @@ def readyz() -> Response:
         "models": Counter(named.values()) if hidden else named,
         "degraded": Counter(ill.values()) if hidden else ill,
     }
-    return answer(body, 200 if ready else 503)
+    response = answer(body, 200 if ready else 503)
+    if not ready:
+        response.headers["Retry-After"] = _RETRY_S
+    return response
 
 
 def degraded(entry: Entry[Model]) -> str:

@@ -18,6 +18,7 @@ from modelserver.runners.devices import visible_gpus
 from modelserver.service import Service
 from modelserver.uploads import Spool
 from modelserver.web import greeting, traces
+from modelserver.web.origins import Origins
 from modelserver.web.readings import read_all
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Backend:
 
     Attributes:
         traces: what makes them, ``None`` where nobody asked for any.
+        unread_headers: what answers to requests that were not read have in their heads
+            for other sites' pages; ``None`` where that cannot be told unread.
 
     Args:
         kind: which models this app serves.
@@ -56,6 +59,7 @@ class Backend:
             )
         self.kind = kind
         self.settings = settings
+        self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
         self.registry: Registry[Model] = Registry(
             golden.checked(
@@ -107,11 +111,14 @@ class Backend:
         """Tell how a photo would be refused that came now, whatever its model.
 
         Cheap, and a hint only: a photo that is not refused here may be refused later.
-        None is while a model waits to be asked for: it might be this one's.
+        None is while a model waits to be asked for: it might be this one's. None is,
+        either, where the page that asks could not read the refusal.
 
         Args:
             handled: requests that are being handled; some are yet to take their place.
         """
+        if self.unread_headers is None:
+            return None
         entries = list(self.registry)
         if any(entry.stage is Stage.UNLOADED for entry in entries):
             return None

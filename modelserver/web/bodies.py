@@ -65,25 +65,27 @@ def _members(
     }
 
 
-def plain_problem(error: RequestError) -> bytes:
+def plain_problem(error: RequestError, headers: str = "") -> bytes:
     """Return an error of ours as a whole HTTP answer; see ``plain_answer``."""
     content = problem_body(error.status, error.title, str(error), error.slug)
-    headers = ""
     if error.retry_after_s is not None:
-        headers = f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
+        headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
     return _answer(error.status, content, headers)
 
 
-def plain_answer(status: HTTPStatus, detail: str) -> bytes:
+def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
     """Return a problem as a whole HTTP answer, where no app makes one.
 
     The connection is to be closed after it: what the client sent was not read to its
     end.
+
+    Args:
+        headers: more of them, a line each.
     """
-    return _answer(status, problem_body(status, status.phrase, detail))
+    return _answer(status, problem_body(status, status.phrase, detail), headers)
 
 
-def _answer(status: HTTPStatus, content: bytes, headers: str = "") -> bytes:
+def _answer(status: HTTPStatus, content: bytes, headers: str) -> bytes:
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         "Connection: close\r\n"

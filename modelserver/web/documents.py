@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, render_template
 
 from modelserver.web.answers import answer
+from modelserver.web.bodies import PROBLEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,17 @@ def blueprint(app: Flask) -> Blueprint:
 
     def show() -> str:
         """``GET /docs``: the same for people."""
-        return render_template("docs.html", told=made())
+        told = made()
+        # What people come for first.
+        routes = sorted(
+            (
+                (verb, path, operation)
+                for path, verbs in told["paths"].items()
+                for verb, operation in verbs.items()
+            ),
+            key=lambda route: (route[0] != "post", route[1]),
+        )
+        return render_template("docs.html", told=told, routes=routes, problem=PROBLEM)
 
     routes.add_url_rule("/openapi.json", view_func=openapi)
     routes.add_url_rule("/docs", view_func=show)
@@ -51,7 +62,7 @@ def document(*apps: Flask) -> dict[str, Any]:
         title="ModelServer",
         version=_VERSION,
         openapi_version="3.1.0",
-        info={"description": "Photos in, labels and boxes out. Docs: docs/api.md."},
+        info={"description": "POST a photo, get labels, confidences and boxes."},
         servers=[{"url": "/"}],
         security=[{}, {"bearer": []}, {"key": []}],
     )

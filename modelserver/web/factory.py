@@ -44,7 +44,9 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
         settings = Settings.from_environ(port=DEFAULT_PORTS[kind])
     backend = Backend(kind, settings)
     app = _App("modelserver.web")
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024
+    # A byte more than is allowed: Werkzeug refuses a body that has reached the limit
+    # when it is asked for more.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024 + 1
     app.extensions["modelserver"] = backend
     numbers.install(app)
     access.install(app, settings)

@@ -30,12 +30,16 @@ from modelserver.options import NAMES
 from modelserver.web.pacing import TooSlow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
     from flask import Request
 
     from modelserver.uploads import Spool, Upload
 
 # What is read from the socket at a time; each read waits for the interpreter's lock.
 _READ_BYTES = 256 * 1024
+_LINE_END_BYTES = len(b"\r\n")
 # Each file is an open file descriptor for as long as the request lasts; what is gained
 # by one request instead of several is gained by then.
 MAX_FILES = 32
@@ -113,8 +117,8 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
         with PushMultipartParser(
             boundary, max_segment_count=MAX_PARTS, strict=True
         ) as parser:
-            while not parser.closed:
-                for event in parser.parse(request.stream.read(_READ_BYTES)):
+            for piece in _pieces(request.stream):
+                for event in parser.parse(piece):
                     reader.take(event)
     except TooSlow as error:
         raise BodyTooSlow from error
@@ -122,6 +126,22 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
         raise UploadTooLarge(f"The form is too large: {error}.") from error
     except (MultipartError, ParseException) as error:
         raise BadRequest(f"The request's body is malformed: {error}") from error
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    """Read a body in pieces, never with the line's end at its end alone in one.
+
+    What comes after a form's last boundary is an error to the strict parser, unless it
+    comes together with it.
+    """
+    piece = stream.read(_READ_BYTES)
+    while piece:
+        ahead = stream.read(_READ_BYTES)
+        if 0 < len(ahead) <= _LINE_END_BYTES:
+            piece += ahead
+            ahead = stream.read(_READ_BYTES)
+        yield piece
+        piece = ahead
 
 
 def _read_raw(request: Request, form: Form, spool: Spool) -> None:

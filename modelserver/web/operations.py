@@ -61,6 +61,12 @@ _HEADERS = {
         {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     ),
 }
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+}
 
 
 def evaluation(kind: str) -> Operation:
@@ -158,12 +164,7 @@ def _problems(statuses: Iterable[int]) -> dict[str, Any]:
             "content": {PROBLEM: {"schema": schemas.reference(schemas.Problem)}},
         }
         if status == 503:  # noqa: PLR2004 - the status itself is what is meant
-            told["503"]["headers"] = {
-                "Retry-After": {
-                    "description": "Seconds.",
-                    "schema": {"type": "integer", "minimum": 0},
-                }
-            }
+            told["503"]["headers"] = _RETRY_AFTER
     return told
 
 
@@ -207,6 +208,7 @@ def all_operations() -> dict[str, Operation]:
     not_ready = {
         "503": {
             "description": "No model serves yet.",
+            "headers": _RETRY_AFTER,
             "content": {"application/json": {"schema": ready}},
         }
     }

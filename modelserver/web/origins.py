@@ -162,5 +162,24 @@ class Origins:
             )
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
 
+    def unread_headers(self) -> str | None:
+        """Return what ``add_headers`` adds where a request's origin was not read.
+
+        Returns:
+            Lines of an answer's head, ``None`` where they need the origin: with more
+            than one site to choose from.
+        """
+        if not self._allowed:
+            return ""
+        if len(self._allowed) > 1:
+            return None
+        # To a page of another site the browser does not give the answer.
+        (origin,) = self._allowed
+        vary = "" if self._any else "Vary: Origin\r\n"
+        return (
+            f"{vary}Access-Control-Allow-Origin: {origin}\r\n"
+            f"Access-Control-Expose-Headers: {_EXPOSED_HEADERS}\r\n"
+        )
+
     def _allows(self, origin: str | None) -> bool:
         return origin is not None and (self._any or origin.lower() in self._allowed)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import queue
 import signal
@@ -136,7 +137,8 @@ def options(settings: Settings) -> dict[str, Any]:
         "worker_connections": connections,
         "backlog": 1024,
         "timeout": 120,  # of the worker's main loop, not of a request
-        "graceful_timeout": 35,  # longer than a request may take
+        # Longer than a request may take.
+        "graceful_timeout": max(35, math.ceil(settings.request_timeout_s) + 5),
         "keepalive": 5,
         "max_requests": 0,  # a new worker would load every model again
         "preload_app": False,

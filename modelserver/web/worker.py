@@ -25,6 +25,7 @@ from modelserver.web.connections import (
     peek,
 )
 from modelserver.web.pacing import PacedSocket, TooSlow, pace_body
+from modelserver.web.threads import Threads
 
 if TYPE_CHECKING:
     from modelserver.errors import RequestError
@@ -88,6 +89,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         # The base class makes the poller here, too late for anything that uses it.
         self._lingering = Lingering(lambda: self.poller, count)
         super().init_process()
+
+    def get_thread_pool(self) -> Threads:
+        """Make the threads; a system that has no more of them must not end the loop."""
+        return Threads(self.cfg.threads)
 
     def run(self) -> None:
         """Serve, once the app knows how many threads there really are."""
@@ -209,7 +214,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         self._refusal = refusal
         backend.count_refusal(refusal)
         with contextlib.suppress(OSError):  # the client has gone
-            sock.send(plain_problem(refusal), socket.MSG_DONTWAIT)
+            answer = plain_problem(refusal, backend.unread_headers)
+            sock.send(answer, socket.MSG_DONTWAIT)
         self._lingering.take(sock)
         return True
 
@@ -275,11 +281,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             super().handle_error(req, client, addr, exc)
             return
         status = _STATUSES.get(type(exc), http.HTTPStatus.BAD_REQUEST)
-        self.wsgi.extensions["modelserver"].count_unreadable(status)
+        backend = self.wsgi.extensions["modelserver"]
+        backend.count_unreadable(status)
         self.log.debug("Refused a request from %s: %s", addr, type(exc).__name__)
         detail = f"The request cannot be read: {status.phrase}."
         try:
-            util.write_nonblock(client, plain_answer(status, detail))
+            answer = plain_answer(status, detail, backend.unread_headers or "")
+            util.write_nonblock(client, answer)
         except OSError:
             self.log.debug("The client did not wait for the answer.")
 
