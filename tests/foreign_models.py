@@ -1,8 +1,7 @@
 """Models of other formats, made by code: SavedModels, Keras files, graph models."""
 
-import json
+import warnings
 
-import h5py
 import numpy as np
 import tensorflow as tf
 import tfjs_models as made
@@ -130,25 +129,22 @@ def keras_model(*, rescaling=False, ending="softmax"):
     return model
 
 
-def older_keras_file(path, groups=1):
-    """An ``.h5`` file with a depthwise convolution, as Keras 2 wrote it."""
-    layers = tf.keras.layers
-    model = tf.keras.Sequential(
-        [
-            layers.Input((SIZE, SIZE, 3)),
-            layers.DepthwiseConv2D(3),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(4, activation="softmax"),
-        ]
-    )
+def older_keras_file(path, *more):
+    """An ``.h5`` file by Keras 2, of Teachable Machine's form: models inside models."""
+    import tf_keras
+
+    layers = tf_keras.layers
+    image = layers.Input((SIZE, SIZE, 3))
+    seen = layers.ReLU(6.0)(layers.DepthwiseConv2D(3, padding="same")(image))
+    base = tf_keras.Model(image, layers.Conv2D(6, 1)(seen))
+    eye = tf_keras.Sequential([base, *more, layers.GlobalAveragePooling2D()])
+    head = tf_keras.Sequential([layers.Dense(4, activation="softmax", input_shape=[6])])
+    model = tf_keras.Sequential([eye, head])
+    model.build((None, SIZE, SIZE, 3))
     model.set_weights([weights(*one.shape) for one in model.get_weights()])
-    model.save(path)
-    with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        for layer in config["config"]["layers"]:
-            if layer["class_name"] == "DepthwiseConv2D":
-                layer["config"]["groups"] = groups
-        file.attrs["model_config"] = json.dumps(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the format, which is the point
+        model.save(path)
     return path
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.conversion import saved_models
+from modelserver.conversion import keras2_files, saved_models
 from modelserver.conversion.opened import Opened, shortened
 from modelserver.errors import ConversionError
 
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTPUT = "scores"
-
-
-class _Depthwise(tf.keras.layers.DepthwiseConv2D):  # type: ignore[misc] # no types
-    """Also takes what Keras 2 wrote of it, as in Teachable Machine's exports.
-
-    That had an argument ``groups`` of the base class, always 1, which Keras 3 refuses.
-    """
-
-    def __init__(self, *args: Any, groups: int = 1, **options: Any) -> None:
-        if groups != 1:
-            raise ValueError(f"groups={groups} in a depthwise convolution")
-        super().__init__(*args, **options)
 
 
 @contextmanager
@@ -61,7 +49,8 @@ def opened(path: Path) -> Iterator[Opened]:
     with tempfile.TemporaryDirectory(prefix="modelserver-keras-") as scratch:
         folder = Path(scratch) / "saved_model"
         try:
-            model.export(folder, format="tf_saved_model", verbose=False)
+            # Keras 2 exports nothing else, and says so in words only.
+            model.export(folder)
         except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
             raise ConversionError(
                 f"{path.name} cannot be exported: {shortened(err)}"
@@ -75,22 +64,24 @@ def opened(path: Path) -> Iterator[Opened]:
 
 def _load(path: Path) -> Any:
     """Load a model without running anything that the file brings."""
-    try:
-        model = tf.keras.models.load_model(
-            path,
-            custom_objects={"DepthwiseConv2D": _Depthwise},
-            compile=False,
-            safe_mode=True,
-        )
-    except Exception as err:
-        # Broad, because Keras raises whatever its layers' constructors do for a file
-        # that is broken or of another version. Nothing else runs in here.
-        raise ConversionError(
-            f"Keras {tf.keras.__version__} does not load {path.name}: {shortened(err)}"
-        ) from err
+    if keras2_files.is_one(path):
+        model = keras2_files.load(path)
+    else:
+        model = _load_by_keras_3(path)
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise ConversionError(
             f"{path.name} was saved without its input's shape; call the model once on "
             "an image and save it again"
         )
     return model
+
+
+def _load_by_keras_3(path: Path) -> Any:
+    try:
+        return tf.keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as err:
+        # Broad, because Keras raises whatever its layers' constructors do for a file
+        # that is broken or of another version. Nothing else runs in here.
+        raise ConversionError(
+            f"Keras {tf.keras.__version__} does not load {path.name}: {shortened(err)}"
+        ) from err
