@@ -170,12 +170,21 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread, or refuse what it asks for at once."""
-        unread = conn.parser is not None and conn.parser.unreader.buf.getvalue()
-        start = None if unread else peek(conn.sock, _PEEKED)
-        if start is not None and self._refused(conn.sock, start):
-            self.nr_conns -= 1
-        else:
-            self._give_to_thread(conn)
+        if self._shows_its_start(conn):
+            start = peek(conn.sock, _PEEKED)
+            if start is not None and self._refused(conn.sock, start):
+                self.nr_conns -= 1
+                return
+        self._give_to_thread(conn)
+
+    def _shows_its_start(self, conn: Any) -> bool:
+        """Whether what waits to be read is the start of a request.
+
+        Not where some of it was read already; and what TLS has opened cannot be peeked
+        at.
+        """
+        read = conn.parser is not None and conn.parser.unreader.buf.getvalue()
+        return not read and not self.cfg.is_ssl
 
     def _give_to_thread(self, conn: Any) -> None:
         self._handled += 1
