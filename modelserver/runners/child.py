@@ -125,20 +125,19 @@ class Child:
 
     def answer(self, session: ModelSession, message: Run) -> bytes:
         """Run a graph on the images that a message names; returns an encoded reply."""
-        number = message.number
+        full = False
         try:
             data = msgspec.msgpack.encode(self._run(session, message))
         except MemoryError:
             reason = "there was not enough memory for its images or its outputs"
-            error = RunError(number=number, reason=reason, out_of_memory=True)
+            full = True
         except Exception as failure:  # noqa: BLE001 - a thread's edge: whatever it is, somebody waits for an answer
             reason = f"{type(failure).__name__}: {failure}"
-            error = RunError(number=number, reason=reason, out_of_memory=False)
         else:
             if len(data) <= MAX_BYTES:
                 return data
             reason = f"its outputs have {len(data)} bytes, more than {MAX_BYTES}"
-            error = RunError(number=number, reason=reason, out_of_memory=False)
+        error = RunError(number=message.number, reason=reason, out_of_memory=full)
         return msgspec.msgpack.encode(error)
 
     def _run(self, session: ModelSession, message: Run) -> Reply:
