@@ -5,6 +5,12 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from skips import (
+    pytest_collectreport,
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from zoo_models import zoo_folder
 
 from modelserver.registry import Stage
@@ -12,7 +18,14 @@ from modelserver.settings import Settings
 
 SECONDS = 120
 
-__all__ = ["zoo_folder"]  # a fixture for all files
+# A fixture for all files, and pytest's hooks that look at what was skipped.
+__all__ = [
+    "pytest_collectreport",
+    "pytest_runtest_logreport",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "zoo_folder",
+]
 
 
 def pytest_addoption(parser):
