@@ -298,6 +298,9 @@ class Loader:
             offset = alignment.offset
         for note in facts.notes:
             log.info("%s: %s", files.name, note)
+        for one in facts.findings:
+            level = logging.INFO if one.level == "note" else logging.WARNING
+            log.log(level, "%s: %s", files.name, one.message)
         log.info(
             "%s is ready on %s after %.1f s: %d runs side by side, batches up to %d",
             files.name,

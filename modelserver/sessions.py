@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from modelserver.findings import Finding
     from modelserver.signatures import Kind
 
     _Call = Callable[..., Sequence[NDArray[np.generic]]]
@@ -85,6 +86,7 @@ class ModelSession:
         self.device = "CPU"
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
         self.signature: Signature
         self._session: Any = None
         self._call: _Call

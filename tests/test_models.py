@@ -1,12 +1,15 @@
 """One model: from an upload to its frame, and from its files to what serves."""
 
+import msgspec
 import numpy as np
 import pytest
 import tiny_graphs
 from conftest import make_settings, photo
 
 from modelserver import discovery, errors, images
+from modelserver.findings import found
 from modelserver.models import Loader
+from modelserver.sessions import ModelSession
 
 LIMIT = 4096
 
@@ -170,3 +173,26 @@ def test_models_take_the_gpus_in_turn_and_keep_theirs():
     loader = Loader(make_settings(), gpus=("0", "GPU-b"))
     assert [loader._gpu(name) for name in "abcab"] == ["0", "GPU-b", "0", "0", "GPU-b"]
     assert Loader(make_settings())._gpu("a") is None
+
+
+def test_what_only_loading_shows_is_logged_and_told(
+    serving, folder, monkeypatch, caplog
+):
+    """A session's own findings stand before those that the front makes itself."""
+    doubt = msgspec.structs.replace(found("guessed", "m", "a doubt"), level="warning")
+
+    def open_and_find(session):
+        opened(session)
+        session.findings = (found("batch-one", "m", "an odd thing", "a remedy"), doubt)
+
+    opened = ModelSession.open
+    monkeypatch.setattr(ModelSession, "open", open_and_find)
+    tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
+    with caplog.at_level("INFO"):
+        client = serving("classification")
+    levels = {line.getMessage(): line.levelname for line in caplog.records}
+    assert levels["m: an odd thing"] == "INFO"
+    assert levels["m: a doubt"] == "WARNING"
+    told = client.get("/models/m").json["findings"]
+    assert [one["message"] for one in told[:2]] == ["an odd thing", "a doubt"]
+    assert len(told) > 2

@@ -162,7 +162,7 @@ def _checked(
         classes=classes,
         timing=timing,
     )
-    return report, known + failed
+    return report, [*model.facts.findings, *known, *failed]
 
 
 def _failure(name: str, err: ModelError) -> Finding:

@@ -159,4 +159,5 @@ def facts(session: ModelSession) -> Facts:
         max_batch=session.max_batch,
         load_ms=session.load_ms,
         notes=session.notes,
+        findings=session.findings,
     )

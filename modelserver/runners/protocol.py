@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelserver.findings import Finding
 from modelserver.signatures import Kind, Signature
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
         load_ms: from the start of reading the graph to the end of the warm-up.
         notes: a sentence for each choice worth a log line.
+        findings: what only loading or running the graph could show.
     """
 
     signature: Signature
@@ -87,6 +89,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_batch: _Count
     load_ms: float
     notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class Runner(Protocol):

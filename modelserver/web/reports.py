@@ -41,12 +41,13 @@ def report(entry: Entry[Model]) -> dict[str, Any]:
     told.update(signature=None, labels=None, alignment=None, findings=[])
     if loaded is None:
         return told
-    signature, names = loaded.facts.signature, loaded.labels
+    facts, names = loaded.facts, loaded.labels
+    signature = facts.signature
     if signature.kind == "classification" and signature.classes is not None:
         aligned = labels.align(names, signature.classes, signature.label_offset)
         told["alignment"] = {"offset": aligned.offset, "sentence": aligned.sentence}
     told["signature"] = msgspec.to_builtins(signature)
     told["labels"] = len(names.names)
     found = findings.of_model(loaded.files, signature, names)
-    told["findings"] = msgspec.to_builtins(found)
+    told["findings"] = msgspec.to_builtins([*facts.findings, *found])
     return told
