@@ -79,11 +79,11 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_stays_readable(path):
-    """No file is longer than 350 lines and no function longer than 45."""
+    """No file is longer than 600 lines and no function longer than 45."""
     if path.name.endswith("_pb2.py"):
         pytest.skip("generated")
     text = path.read_text()
-    assert text.count("\n") <= 350
+    assert text.count("\n") <= 600
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 45, node.name
