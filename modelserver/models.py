@@ -326,6 +326,7 @@ class Loader:
             score_floor=_score_floor(settings),
             memory_mb=settings.model_memory_mb,
             trusted=settings.trusted_models,
+            export=files.export(),
         )
         arena_bytes = _CHANNELS * settings.max_pixels_in_flight + _FITTED_BYTES
         if settings.isolation == "inline":

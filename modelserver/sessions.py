@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from modelserver.exports import Export
     from modelserver.findings import Finding
     from modelserver.signatures import Kind
 
@@ -57,6 +58,7 @@ class ModelSession:
         rewrite: run the graph rewritten, where that answers the same.
         score_floor: detections below it are never answered; 0 for none.
         trusted: SHA-256 of graph files that may use any op.
+        export: what the files beside the graph tell of it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ModelSession:
         rewrite: bool = True,
         score_floor: float = 0.0,
         trusted: Collection[str] = (),
+        export: Export | None = None,
     ) -> None:
         self._name = name
         self._kind = kind
@@ -81,6 +84,7 @@ class ModelSession:
         self._rewrite = rewrite
         self._score_floor = score_floor
         self._trusted = trusted
+        self._export = export
         self.slots = slots
         self.max_batch = max_batch
         self.device = "CPU"
@@ -102,7 +106,9 @@ class ModelSession:
         self._choose_device()
         graph_def = graphs.read_checked_graph(self._path, self._trusted)
         graph = graphs.import_graph(graph_def)
-        self.signature = graphs.find_signature(graph, self._kind, sidecar)
+        self.signature = graphs.find_signature(
+            graph, self._kind, sidecar, export=self._export
+        )
         self.notes = self.signature.guesses
         if self._rewrite:
             graph = self._rewritten(graph_def, graph)

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "modelserver"
 LAYERS = (
     {"errors", "_label_map_pb2"},
     {"settings", "logs", "metrics", "signatures"},
+    {"exports"},
     {
         "labels",
         "discovery",

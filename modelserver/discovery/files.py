@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelserver import exports
 from modelserver.errors import ModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from modelserver.exports import Export
     from modelserver.signatures import Kind
 
 _CHUNK_BYTES = 1024 * 1024
@@ -29,6 +31,7 @@ class ModelFiles:
         sidecar: ``<prefix>.json``, ``None`` where there is none.
         image: a photo that the model must get right before it serves.
         expected: what it must see in it; both are there or neither.
+        facts: what the tool that made it wrote down beside it; see ``exports``.
     """
 
     name: str
@@ -38,12 +41,13 @@ class ModelFiles:
     sidecar: Path | None
     image: Path | None = None
     expected: Path | None = None
+    facts: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that there are: graph, labels, sidecar, image, expected."""
+        """The files that there are: graph, labels, sidecar, image, expected, facts."""
         found = (self.graph, self.labels, self.sidecar, self.image, self.expected)
-        return tuple(path for path in found if path is not None)
+        return (*(path for path in found if path is not None), *self.facts)
 
     @property
     def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
@@ -60,7 +64,7 @@ class ModelFiles:
         return self.paths, self.fingerprint
 
     def digest(self) -> str:
-        """Hash what the model is made of: graph, labels and sidecar, 64 hex digits.
+        """Hash what the model is made of, golden files apart: 64 hex digits.
 
         Raises:
             ModelError: a file is gone or cannot be read.
@@ -73,7 +77,17 @@ class ModelFiles:
         ):
             if path is not None:
                 total.update(f"{role} {_sha256(path)}\n".encode())
+        for path in self.facts:
+            total.update(f"facts {_sha256(path)}\n".encode())
         return total.hexdigest()
+
+    def export(self) -> Export | None:
+        """Read what the tool that made the model wrote down beside it.
+
+        Raises:
+            ModelError: a file cannot be read or is none of its kind.
+        """
+        return exports.read({path.name: _beginning(path) for path in self.facts})
 
     def identity(self, digest: str) -> tuple[str, ...]:
         """Return what differs once any file's name or content does.
@@ -100,6 +114,15 @@ def _stamp(path: Path) -> tuple[str, int, int, int]:
     except OSError:
         return path.name, -1, -1, -1
     return path.name, status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _beginning(path: Path) -> bytes:
+    """Read a small file; of a larger one a byte more than it may have."""
+    try:
+        with open(open_at_once(path), "rb") as file:
+            return file.read(exports.MAX_BYTES + 1)
+    except OSError as err:
+        raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
 
 
 def _sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from modelserver.discovery.files import ModelFiles, open_at_once
+from modelserver.exports import RECORD_END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from modelserver.signatures import Kind
 
-Role = Literal["graph", "labels", "names", "sidecar", "image", "expected"]
+Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
 
 # A protobuf message cannot be larger.
 MAX_GRAPH_BYTES = 2000 * 1024 * 1024
@@ -34,6 +35,7 @@ _ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
         (".frozen.pb", "graph"),
         (".label_map.pbtxt", "labels"),
         *_GOLDEN,
+        (RECORD_END, "facts"),
         (".json", "sidecar"),
     ),
     "classification": (
@@ -43,6 +45,7 @@ _ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
         (".pbtxt", "labels"),
         (".labels.txt", "names"),
         *_GOLDEN,
+        (RECORD_END, "facts"),
         (".json", "sidecar"),
     ),
 }
@@ -50,7 +53,7 @@ _EXPECTED: dict[Kind, tuple[str, str]] = {
     "detection": (".frozen.pb", ".label_map.pbtxt"),
     "classification": (".pb", ".pbtxt"),
 }
-_BESIDE: frozenset[Role] = frozenset({"sidecar", "image", "expected"})
+_BESIDE: frozenset[Role] = frozenset({"facts", "sidecar", "image", "expected"})
 # Deleted, or what it leads to is: that is no file that cannot be used.
 _GONE = "is skipped: it is a link to nothing"
 _UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
@@ -145,9 +148,9 @@ def _models(
                 "its class ids are given as labels."
             )
         image, expected = _golden(name, chosen, warnings)
-        yield ModelFiles(
-            name, kind, graph, labels, chosen.get("sidecar"), image, expected
-        )
+        sidecar, record = chosen.get("sidecar"), chosen.get("facts")
+        facts = (record,) if record else ()
+        yield ModelFiles(name, kind, graph, labels, sidecar, image, expected, facts)
 
 
 def _orphans(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
+from modelserver.exports import Export
 from modelserver.graphs import classifiers, detectors
 from modelserver.graphs.inputs import (
     ImageInput,
@@ -54,7 +55,9 @@ _RAW_INPUTS = frozenset(
 )
 
 
-def find_signature(graph: Any, kind: Kind, sidecar: Sidecar | None) -> Signature:
+def find_signature(
+    graph: Any, kind: Kind, sidecar: Sidecar | None, *, export: Export | None = None
+) -> Signature:
     """Find a graph's inputs and outputs, by names, shapes and what its nodes do.
 
     The graph is read only, so any thread may call this. Each guess is logged.
@@ -63,17 +66,18 @@ def find_signature(graph: Any, kind: Kind, sidecar: Sidecar | None) -> Signature
         graph: a ``tf.Graph``, as ``import_graph`` gives it.
         kind: which task the file's name says it does.
         sidecar: what the operator says; wins over every guess.
+        export: what the files beside the graph tell of it; wins over names and habits.
 
     Raises:
         GraphError: something is missing or contradicts the sidecar; the message says
             what, and what to do.
     """
-    sidecar = sidecar or Sidecar()
+    sidecar, export = sidecar or Sidecar(), export or Export()
     find = _find_detector if kind == "detection" else _find_classifier
-    return find(graph, sidecar)
+    return find(graph, sidecar, export)
 
 
-def _find_detector(graph: Any, sidecar: Sidecar) -> Signature:
+def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     """Find a detector's signature."""
     if sidecar.output is None and _is_classifier(graph):
         raise GraphError(
@@ -86,7 +90,7 @@ def _find_detector(graph: Any, sidecar: Sidecar) -> Signature:
     feeds, fed = _feeds(image, _needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    guess = _detector_guess(described, ends)
+    guess = _detector_guess(described, ends, export)
     scaled, why = _scaling(described, sidecar, guess)
     return _signature(
         described,
@@ -102,7 +106,7 @@ def _find_detector(graph: Any, sidecar: Sidecar) -> Signature:
     )
 
 
-def _find_classifier(graph: Any, sidecar: Sidecar) -> Signature:
+def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     """Find a classifier's signature."""
     if sidecar.output is None and detectors.has_detections(graph):
         raise GraphError(
@@ -116,7 +120,7 @@ def _find_classifier(graph: Any, sidecar: Sidecar) -> Signature:
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
     known = known_architecture(graph)
-    guess = inner_scaling(ends) or known or SYMMETRIC
+    guess = inner_scaling(ends) or _told_by(export) or known or SYMMETRIC
     scaled, why = _scaling(described, sidecar, guess)
     size, more = _classifier_size(described, resized_inside(ends), known)
     return _signature(
@@ -158,7 +162,7 @@ def _is_classifier(graph: Any) -> bool:
     if detectors.has_detections(graph):
         return False
     try:
-        signature = _find_classifier(graph, Sidecar())
+        signature = _find_classifier(graph, Sidecar(), Export())
     except GraphError:
         return False
     scores = graph.get_tensor_by_name(signature.outputs["scores"])
@@ -218,11 +222,20 @@ def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
     return needed
 
 
-def _detector_guess(image: ImageInput, ends: list[Pixels]) -> Scaling:
+def _told_by(export: Export) -> Scaling | None:
+    """Give the scaling that the files beside the graph tell."""
+    if export.mean is None or export.scale is None:
+        return None
+    why = f"{listed(export.told_by)} of {export.tool} tells"
+    return Scaling(export.mean, export.scale, bool(export.bgr), why=why)
+
+
+def _detector_guess(image: ImageInput, ends: list[Pixels], export: Export) -> Scaling:
     """Guess a detector's scaling: 0..255, unless the graph plainly wants 0..1."""
     if last_part(image.tensor.name) in _RAW_INPUTS:
         return replace(RAW, why="as in the Object Detection API")
-    return inner_scaling(ends) or replace(RAW, why="as most detectors")
+    told = inner_scaling(ends) or _told_by(export)
+    return told or replace(RAW, why="as most detectors")
 
 
 def _scaling(

@@ -141,6 +141,7 @@ def open_session(job: Job) -> ModelSession:
         rewrite=job.rewrite,
         score_floor=job.score_floor,
         trusted=job.trusted,
+        export=job.export,
     )
     try:
         session.open()

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from modelserver.exports import Export
 from modelserver.findings import Finding
 from modelserver.signatures import Kind, Signature
 
@@ -56,6 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         score_floor: detections below it are never answered; 0 for none.
         memory_mb: MiB that the process may use; 0 chooses by the graph's size.
         trusted: SHA-256 of graph files that may use any op, in small letters.
+        export: what the files beside the graph tell of it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     score_floor: float = 0.0
     memory_mb: int = 0
     trusted: tuple[str, ...] = ()
+    export: Export | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):

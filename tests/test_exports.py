@@ -1,0 +1,126 @@
+"""What the files of an export tell of its model."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver import exports
+from modelserver.errors import ModelError
+
+OLD_MANIFEST = {
+    "DomainType": "Classification",
+    "Platform": "TensorFlow",
+    "Flavor": None,
+    "ExporterVersion": "1.0",
+    "ModelFileName": "model.pb",
+    "LabelFileName": "labels.txt",
+}
+NEW_MANIFEST = OLD_MANIFEST | {
+    "Flavor": "TensorFlowNormal",
+    "ExporterVersion": "2.0",
+    "MetadataPropsFileName": "metadata_properties.json",
+}
+PROPERTIES = {
+    "CustomVision.Postprocess.Method": "ClassificationMultiClass",
+    "CustomVision.Preprocess.NormalizeMean": "[0.0, 0.0, 0.0]",
+    "CustomVision.Preprocess.NormalizeStd": "[1.0, 1.0, 1.0]",
+    "CustomVision.Preprocess.TargetHeight": "224",
+    "CustomVision.Preprocess.TargetWidth": "224",
+    "Image.BitmapPixelFormat": "Rgb8",
+    "Image.NominalPixelRange": "Normalized_0_1",
+}
+TEACHABLE = {
+    "tfjsVersion": "1.3.1",
+    "tmVersion": "2.4.4",
+    "packageVersion": "0.8.4-alpha2",
+    "packageName": "@teachablemachine/image",
+    "modelName": "tm-my-image-model",
+    "labels": ["Cat", "Dog"],
+    "imageSize": 224,
+}
+
+
+def read(**files):
+    names = {
+        "manifest": exports.MANIFEST,
+        "properties": exports.PROPERTIES,
+        "metadata": exports.METADATA,
+    }
+    return exports.read(
+        {names[key]: json.dumps(value).encode() for key, value in files.items()}
+    )
+
+
+def test_an_old_manifest_tells_blue_first_and_the_crop():
+    told = read(manifest=OLD_MANIFEST)
+    assert told.tool == "Azure Custom Vision"
+    assert (told.kind, told.bgr, told.resize) == ("classification", True, "crop")
+    assert (told.mean, told.scale, told.crop_from) == ((0.0,), (1.0,), 256)
+    assert (told.labels, told.told_by) == ("labels.txt", ("cvexport.manifest",))
+
+
+def test_a_newer_export_has_its_order_and_size_in_its_properties():
+    told = read(manifest=NEW_MANIFEST, properties=PROPERTIES)
+    assert (told.bgr, told.size, told.resize) == (False, (224, 224), None)
+    assert (told.mean, told.scale) == ((0.0,), (1.0,))
+    assert told.domain == "Classification TensorFlowNormal"
+    assert told.told_by == ("cvexport.manifest", "metadata_properties.json")
+
+
+def test_a_detectors_manifest_says_so_and_crops_nothing():
+    told = read(manifest=OLD_MANIFEST | {"DomainType": "ObjectDetection"})
+    assert (told.kind, told.resize, told.crop_from) == ("detection", None, None)
+
+
+def test_teachable_machines_metadata_tells_labels_scaling_and_crop():
+    told = read(metadata=TEACHABLE)
+    assert (told.tool, told.names) == ("Teachable Machine", ("Cat", "Dog"))
+    assert (told.mean, told.scale) == ((127.5,), (1 / 127.5,))
+    assert (told.resize, told.crop_from, told.size) == ("crop", None, (224, 224))
+
+
+@pytest.mark.parametrize("data", [b'{"labels": ["a"]}', b"[1]", b"\xff", b"["])
+def test_another_programs_metadata_tells_nothing(data):
+    assert exports.read({"metadata.json": data}) is None
+
+
+@pytest.mark.parametrize(
+    "name", [exports.MANIFEST, exports.PROPERTIES, "m.import.json"]
+)
+@pytest.mark.parametrize("data", [b"version https://git-lfs", b"[1]", b"[" * 99999])
+def test_a_broken_file_is_named(name, data):
+    with pytest.raises(ModelError, match=name):
+        exports.read({name: data})
+
+
+def test_a_record_comes_back_as_it_was_written():
+    seen = exports.Export(tool="Keras", mean=(1.5,), scale=(0.25,), notes=("a", "b"))
+    told = exports.read({"cat.import.json": exports.record(seen)})
+    assert told == msgspec.structs.replace(seen, told_by=("cat.import.json",))
+
+
+def test_a_record_out_of_range_is_refused():
+    with pytest.raises(ModelError, match="out of range"):
+        exports.read({"m.import.json": b'{"size": [0, 224]}'})
+
+
+def test_no_file_tells_nothing():
+    assert exports.read({}) is None
+
+
+values = st.none() | st.integers(-9, 10**6) | st.sampled_from(["", "224", "x", [1], {}])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(OLD_MANIFEST | PROPERTIES | TEACHABLE)), values
+    ),
+    st.sampled_from(exports.NAMES),
+)
+def test_whatever_stands_in_a_file_gives_facts_within_range(content, name):
+    told = exports.read({name: json.dumps(content).encode()})
+    if told is not None and told.size is not None:
+        assert all(1 <= side <= 8192 for side in told.size)
