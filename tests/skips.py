@@ -10,7 +10,6 @@ MAY_BE_SKIPPED = {
     "generated": "the file is made by a generator and checked as what it is made from",
     "no mounts for this user": "a full disk is a mount, which takes a privilege",
     "no bubblewrap for this user": "a sandbox takes user namespaces of the kernel",
-    "this machine has a driver": "says what a machine without one does",
     "no real graphs are there": "they lie beside the checkout, or nowhere",
     "the folder of graphs is not there": "it lies beside the checkout, or nowhere",
     "the odd images are not here": "they lie beside the checkout, or nowhere",

@@ -23,6 +23,7 @@ from modelserver.web.serving import START_FAILED, options
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "modelserver.service"
+GPU = ROOT / "deploy" / "modelserver.service.d" / "gpu.conf"
 MIB = 1024 * 1024
 
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -231,23 +232,80 @@ def test_the_unit_refuses_to_serve_strangers_by_accident(environ, code):
     assert bool(done.stderr) == bool(code)
 
 
+def verified(folder, *, drop_in="", name=UNIT.name):
+    """Have systemd look at the unit, with a drop-in; gives its code and what it said."""
+    text = UNIT.read_text()
+    text = text.replace("/opt/modelserver/.venv/bin/python", sys.executable)
+    file = folder / name
+    file.write_text(text.replace("/opt/modelserver", str(ROOT)))
+    if drop_in:
+        (folder / f"{name}.d").mkdir()
+        (folder / f"{name}.d" / GPU.name).write_text(drop_in)
+    verify = ["systemd-analyze", "verify", "--man=no", file]
+    said = subprocess.run(verify, capture_output=True, text=True, check=False)
+    lines = [
+        line
+        for line in said.stderr.splitlines()
+        if UNIT.name.partition(".")[0] in line or GPU.name in line
+    ]
+    return said.returncode, lines
+
+
 @needs_systemd
 def test_the_unit_is_one_that_systemd_takes(tmp_path):
     """``systemd-analyze verify``, and ``security`` has little to add."""
-    text = UNIT.read_text()
-    text = text.replace("/opt/modelserver/.venv/bin/python", sys.executable)
+    assert verified(tmp_path) == (0, [])
     file = tmp_path / UNIT.name
-    file.write_text(text.replace("/opt/modelserver", str(ROOT)))
-    verify = ["systemd-analyze", "verify", "--man=no", file]
-    said = subprocess.run(verify, capture_output=True, text=True, check=False)
-    lines = [line for line in said.stderr.splitlines() if UNIT.name in line]
-    assert (said.returncode, lines) == (0, []), said.stderr
     help_ = subprocess.run(
         ["systemd-analyze", "--help"], capture_output=True, text=True, check=False
     )
     if "--threshold" in help_.stdout:
         score = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", file]
         assert subprocess.run(score, capture_output=True, check=False).returncode == 0
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", [UNIT.name, "modelserver-classify.service"])
+def test_the_unit_with_a_gpu_is_one_that_systemd_takes(tmp_path, name):
+    """The drop-in is read with the unit of either app, and is found to be in order."""
+    assert verified(tmp_path, drop_in=GPU.read_text(), name=name) == (0, [])
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "line", ["DeviceAllow=char-nvidia sometimes", "DevicePolicy=shut", "Dvices=1"]
+)
+def test_a_wrong_line_in_the_drop_in_would_be_seen(tmp_path, line):
+    """So the test above looks at what it says that it looks at."""
+    _, said = verified(tmp_path, drop_in=GPU.read_text() + line + "\n")
+    assert any("gpu.conf" in one for one in said), said
+
+
+def test_a_gpu_is_let_in_by_the_names_of_all_drivers():
+    """Before and after 545, uvm and MIG; and no other device, as without a GPU."""
+    lines = [line for line in GPU.read_text().splitlines() if line[:1] != "#"]
+    allowed_ = [
+        line.split("=")[1].split()[0] for line in lines if "DeviceAllow" in line
+    ]
+    assert sorted(allowed_) == [
+        "char-nvidia",
+        "char-nvidia-caps",
+        "char-nvidia-frontend",
+        "char-nvidia-uvm",
+        "char-nvidiactl",
+    ]
+    assert "DevicePolicy=closed" in lines
+    assert "PrivateDevices=no" in lines
+    assert unit()["PrivateDevices"] == ["yes"]
+
+
+def test_a_gpus_nodes_are_made_before_the_server_by_root():
+    """By a line that may fail, besides the unit's own, which stays."""
+    lines = GPU.read_text().splitlines()
+    (made,) = [line for line in lines if line.startswith("ExecStartPre=")]
+    assert made.split()[0] == "ExecStartPre=-+/usr/bin/nvidia-modprobe"
+    assert "After=nvidia-persistenced.service" in GPU.read_text()
+    assert "nvidia-uvm" in (ROOT / "deploy" / "README.md").read_text()
 
 
 @pytest.mark.real

@@ -561,19 +561,16 @@ def test_every_cuda_library_is_pinned():
         assert asked[name].contains(version), name
 
 
-@pytest.mark.skipif(
-    tensorflow_package() != "tensorflow" or sys.platform != "linux",
-    reason="this is the CPU build",
-)
 def test_the_cuda_libraries_here_are_the_pinned_ones():
-    """What is installed is what is pinned, and none came along unpinned."""
+    """With the CUDA build all that is pinned is installed, and none came unpinned."""
     here = {
-        one.name: one.version
+        f"{one.name}=={one.version}"
         for one in metadata.distributions()
         if one.name.startswith("nvidia-") and one.name != "nvidia-ml-py"
     }
     lines = (ROOT / "constraints-cuda.txt").read_text().splitlines()
-    assert {f"{name}=={version}" for name, version in here.items()} == set(lines[1:])
+    cuda = tensorflow_package() == "tensorflow" and sys.platform == "linux"
+    assert here == (set(lines[1:]) if cuda else set())
 
 
 @pytest.mark.real
