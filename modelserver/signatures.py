@@ -23,6 +23,24 @@ if TYPE_CHECKING:
 Kind = Literal["detection", "classification"]
 Layout = Literal["NHWC", "HWC", "encoded", "encoded_batch"]
 Resize = Literal["stretch", "crop", "pad"]
+# What can tell how a graph wants its pixels, the first that speaks wins.
+Source = Literal[
+    "sidecar", "arithmetic", "export files", "architecture", "statistics", "default"
+]
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What decided how a graph is fed its pixels. Immutable.
+
+    Attributes:
+        source: which evidence it was; ``from`` in JSON. ``default`` is none: a guess.
+        why: what it says, for a sentence.
+        against: what later evidence says otherwise, a sentence each.
+    """
+
+    source: Source = msgspec.field(name="from")
+    why: str = ""
+    against: tuple[str, ...] = ()
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +64,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         mean, scale: what is fed is ``(pixel - mean) * scale`` for pixels 0..255; one
             value or one a channel, in the order in which they are fed. Not used for
             uint8 and encoded inputs.
+        scaling: what decided ``mean``, ``scale`` and ``bgr``; ``None`` where the input
+            takes the pixels' bytes, or a file, as they are.
         resize: how an upload of another shape is brought to ``size``.
         outputs: role to tensor name. Detection: ``boxes`` float32 [N, M, 4] (ymin xmin
             ymax xmax, 0..1), ``scores`` float32 [N, M], ``classes`` [N, M] and, where
@@ -72,6 +92,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     bgr: bool = False
     mean: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
+    scaling: Evidence | None = None
     resize: Resize = "stretch"
     outputs: dict[str, str]
     feeds: dict[str, bool | int | float] = {}

@@ -1,5 +1,6 @@
 """Guessing how a graph wants its pixels, and following them through it."""
 
+import msgspec
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -166,6 +167,23 @@ def test_a_sidecar_wins_over_every_guess():
     assert signature.guesses == ()
 
 
+@pytest.mark.parametrize(
+    ("graph", "sidecar", "source"),
+    [
+        (network("MobilenetV1/x"), {"mean": 5}, "sidecar"),
+        (network("MobilenetV1/x", before=lambda x: x - 128.0), {}, "arithmetic"),
+        (network("MobilenetV1/x"), {}, "architecture"),
+        (network("x"), {}, "default"),
+    ],
+    ids=["sidecar", "arithmetic", "architecture", "default"],
+)
+def test_what_decided_is_told(graph, sidecar, source):
+    """The first evidence that speaks, and by its name in JSON."""
+    scaling = find(graph, **sidecar).scaling
+    assert scaling.source == source
+    assert msgspec.to_builtins(scaling)["from"] == source
+
+
 def test_the_order_of_channels_takes_the_mean_along():
     """Where the sidecar turns the channels, a guessed mean is turned as well."""
     assert find(network("vgg_16/x"), channels="bgr").mean == VGG[::-1]
@@ -187,6 +205,7 @@ def test_bytes_are_fed_as_they_are():
         tf.import_graph_def(v1.GraphDef.FromString(data), name="")
     signature = find(graph, mean=3, channels="bgr")
     assert (signature.mean, signature.scale, signature.bgr) == ((0.0,), (1.0,), True)
+    assert signature.scaling is None
     assert signature.guesses == (
         "the sidecar's mean and scale are not used: the input takes bytes",
     )

@@ -36,7 +36,7 @@ from modelserver.graphs.walking import (
     shape_of,
     shape_text,
 )
-from modelserver.signatures import Sidecar, Signature
+from modelserver.signatures import Evidence, Sidecar, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -151,6 +151,7 @@ def _signature(
         bgr=scaled.bgr,
         mean=scaled.mean,
         scale=scaled.scale,
+        scaling=_evidence(image, scaled),
         resize=sidecar.resize or "stretch",
         label_offset=sidecar.label_offset,
         **facts,
@@ -227,13 +228,15 @@ def _told_by(export: Export) -> Scaling | None:
     if export.mean is None or export.scale is None:
         return None
     why = f"{listed(export.told_by)} of {export.tool} tells"
-    return Scaling(export.mean, export.scale, bool(export.bgr), why=why)
+    bgr = bool(export.bgr)
+    return Scaling(export.mean, export.scale, bgr, why=why, source="export files")
 
 
 def _detector_guess(image: ImageInput, ends: list[Pixels], export: Export) -> Scaling:
     """Guess a detector's scaling: 0..255, unless the graph plainly wants 0..1."""
     if last_part(image.tensor.name) in _RAW_INPUTS:
-        return replace(RAW, why="as in the Object Detection API")
+        why = "as in the Object Detection API"
+        return replace(RAW, why=why, source="architecture")
     told = inner_scaling(ends) or _told_by(export)
     return told or replace(RAW, why="as most detectors")
 
@@ -243,7 +246,7 @@ def _scaling(
 ) -> tuple[Scaling, tuple[str, ...]]:
     """Settle the scaling: the dtype, then the sidecar, then the guess."""
     bgr = guess.bgr if sidecar.channels is None else sidecar.channels == "bgr"
-    if image.encoded or not image.tensor.dtype.base_dtype.is_floating:
+    if not _takes_numbers(image):
         unused = ("the sidecar's mean and scale are not used: the input takes bytes",)
         return replace(RAW, bgr=sidecar.channels == "bgr"), unused * bool(
             sidecar.scaling
@@ -255,7 +258,7 @@ def _scaling(
                 "the sidecar's mean and scale have more numbers than the input "
                 f"{image.tensor.name} has channels, {image.channels}"
             )
-        return Scaling(mean, scale, bgr), ()
+        return Scaling(mean, scale, bgr, source="sidecar"), ()
     if max(len(guess.mean), len(guess.scale)) > image.channels:
         guess, bgr = SYMMETRIC, False
     if bgr != guess.bgr:
@@ -264,6 +267,18 @@ def _scaling(
     return guess, (
         f"the input {image.tensor.name} is fed with {formula(guess)}: {why}",
     )
+
+
+def _takes_numbers(image: ImageInput) -> bool:
+    """Tell whether the input takes scaled pixels, and not bytes or a file."""
+    return not image.encoded and image.tensor.dtype.base_dtype.is_floating
+
+
+def _evidence(image: ImageInput, scaled: Scaling) -> Evidence | None:
+    """Tell what decided the scaling, where there is one."""
+    if not _takes_numbers(image):
+        return None
+    return Evidence(source=scaled.source, why=scaled.why)
 
 
 def _classifier_size(

@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from modelserver.graphs.walking import Pixels
+    from modelserver.signatures import Source
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Scaling:
         bgr: the channels are fed as blue, green, red.
         size: side in pixels of the square that the architecture is used with.
         why: how this is known, for a sentence; empty where nothing was guessed.
+        source: which evidence says it.
     """
 
     mean: tuple[float, ...]
@@ -32,6 +34,7 @@ class Scaling:
     bgr: bool = False
     size: int | None = None
     why: str = ""
+    source: Source = "default"
 
 
 RAW = Scaling((0.0,), (1.0,))
@@ -105,7 +108,7 @@ def known_architecture(graph: Any) -> Scaling | None:
             size = int(match.groupdict().get("side") or side)
             node = names[names.rfind("\n", 0, match.start()) + 1 :].partition("\n")[0]
             why = f"node {node!r} is of {what}"
-            return Scaling(mean, scale, bgr, size, why)
+            return Scaling(mean, scale, bgr, size, why, "architecture")
     return None
 
 
@@ -134,7 +137,8 @@ def inner_scaling(ends: list[Pixels]) -> Scaling | None:
             found = SYMMETRIC if lowest <= _BELOW_UNIT else UNIT
         elif factor >= _OF_UNIT and shift <= _OF_UNIT_SHIFT:
             found = UNIT
-        return Scaling(found.mean, found.scale, why="the graph scales on from there")
+        why = "the graph scales on from there"
+        return Scaling(found.mean, found.scale, why=why, source="arithmetic")
     return None
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from modelserver.graphs.walking import last_part
-
 # What is fed for a switch that is no image: (name's pattern, for dtypes, value).
 _SWITCHES: tuple[tuple[str, str, bool | float], ...] = (
     (r"inference|eval|predict|test", "bool", True),
@@ -28,7 +26,7 @@ def switch_value(op: Any) -> bool | float | None:
         return None
     for pattern, dtypes, value in _SWITCHES:
         if re.match(dtypes, tensor.dtype.base_dtype.name) and re.search(
-            pattern, last_part(op.name).lower()
+            pattern, op.name.rpartition("/")[2].lower()
         ):
             return value
     return None

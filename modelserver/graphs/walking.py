@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
+
+from modelserver.graphs.constants import constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,15 +118,6 @@ def _reached(starts: Iterable[Any], neighbours: Any) -> set[Any]:
         seen.update(fresh)
         waiting.extend(fresh)
     return seen
-
-
-def constant(tensor: Any) -> Any:
-    """Give the value of a constant tensor as an array, else ``None``."""
-    try:
-        return tf.get_static_value(tensor)
-    except (TypeError, ValueError):
-        # A malformed constant; whatever needs it fails when it is run.
-        return None
 
 
 def follow_pixels(image: Any) -> list[Pixels]:
