@@ -199,9 +199,9 @@ def test_a_rewrite_that_goes_wrong_is_not_used(
     module = sys.modules["modelserver.rewriting.rewriter"]
     steps = (*module._REWRITES, (wrong, "wrong: {}"))
     monkeypatch.setattr(module, "_REWRITES", steps)
-    with caplog.at_level(logging.WARNING, "modelserver.sessions"):
+    with caplog.at_level(logging.WARNING, "modelserver.sessions.session"):
         session = opened(fast_detector(), score_floor=0.02)
-    (record,) = [r for r in caplog.records if r.name == "modelserver.sessions"]
+    (record,) = [r for r in caplog.records if r.name == "modelserver.sessions.session"]
     assert "m is run as it is, not rewritten: " in record.getMessage()
     assert words in record.getMessage()
     assert session.notes == session.signature.guesses
@@ -232,7 +232,7 @@ def started(monkeypatch):
             super().__init__(**options)
             made.append(self)
 
-    monkeypatch.setattr(sessions.v1, "Session", Session)
+    monkeypatch.setattr(tf.compat.v1, "Session", Session)
     return made
 
 
@@ -248,7 +248,7 @@ def test_memory_is_given_back_where_the_c_library_can(monkeypatch):
     """GNU's can; others have no such function."""
     asked = []
     library = SimpleNamespace(malloc_trim=asked.append)
-    monkeypatch.setattr(sessions.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(sessions.session.ctypes, "CDLL", lambda name: library)
     sessions.give_memory_back()
     assert asked == [0]
     del library.malloc_trim
@@ -279,7 +279,7 @@ def test_a_slow_graph_is_compared_on_one_image(opened, monkeypatch):
     monkeypatch.setattr(rewriting, "first_difference", counting)
     opened(fast_detector())
     assert len(asked) == 3
-    monkeypatch.setattr(sessions, "_COMPARE_S", 0.0)
+    monkeypatch.setattr(sessions.session, "_COMPARE_S", 0.0)
     opened(fast_detector())
     assert len(asked) == 4
 

@@ -124,7 +124,7 @@ def test_running_out_of_memory_is_told_apart(opened, monkeypatch):
     def exhausted(*_args, **_options):
         raise tf.errors.ResourceExhaustedError(None, None, "oom")
 
-    monkeypatch.setattr(session, "_call", exhausted)
+    monkeypatch.setattr(session._run, "_call", exhausted)
     with pytest.raises(errors.OutOfMemory):
         session.run([of((1, 2, 3))])
 

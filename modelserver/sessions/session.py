@@ -1,4 +1,4 @@
-"""One model's graph in a TensorFlow session of its own."""
+"""Reads a model's graph, chooses how it is run, and runs it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver import graphs, images, rewriting
-from modelserver.errors import GraphError, OutOfMemory, RequestError, RunFailed
+from modelserver import graphs, rewriting
+from modelserver.errors import GraphError, RequestError
+from modelserver.sessions.running import GraphRun
 from modelserver.signatures import Signature, read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,15 +27,9 @@ if TYPE_CHECKING:
     from modelserver.findings import Finding
     from modelserver.signatures import Kind
 
-    _Call = Callable[..., Sequence[NDArray[np.generic]]]
-
 log = logging.getLogger(__name__)
 v1 = tf.compat.v1
 
-# Each op runs in the caller's own thread. With one intra-op thread and as many runs
-# side by side as there are cores this is the fastest setting measured on a CPU
-# (docs/benchmarks.md), for one client as for many.
-_CALLERS_THREAD = -1
 # Warm-up image for a graph that takes any size: about what phones and cameras send
 # once reduced.
 _ANY_SIZE = (480, 640)
@@ -88,12 +83,12 @@ class ModelSession:
         self.slots = slots
         self.max_batch = max_batch
         self.device = "CPU"
+        self._on_gpu = False
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
         self.findings: tuple[Finding, ...] = ()
         self.signature: Signature
-        self._session: Any = None
-        self._call: _Call
+        self._run: GraphRun | None = None
 
     def open(self) -> None:
         """Read and check the graph, find what it takes and gives, and run it once.
@@ -112,23 +107,15 @@ class ModelSession:
         self.notes = self.signature.guesses
         if self._rewrite:
             graph = self._rewritten(graph_def, graph)
-        if self._session is None:
-            self._session, self._call = self._start(graph, self._config())
+        if self._run is None:
+            self._run = self._start(graph, self._config())
         self._warm_up()
         del graph_def, graph
         give_memory_back()
         self.load_ms = (time.perf_counter() - started) * 1000
 
-    def _start(self, graph: Any, config: Any) -> tuple[Any, _Call]:
-        """Give a session on a graph, and what runs it."""
-        graph.finalize()
-        session = v1.Session(graph=graph, config=config)
-        call = session.make_callable(
-            list(self.signature.outputs.values()),
-            feed_list=[self.signature.input, *self.signature.feeds],
-            accept_options=True,
-        )
-        return session, call
+    def _start(self, graph: Any, config: Any) -> GraphRun:
+        return GraphRun(graph, self.signature, config, callers_thread=not self._on_gpu)
 
     def _rewritten(self, graph_def: Any, graph: Any) -> Any:
         """Give the graph to run: the rewritten one if it answers the same.
@@ -144,10 +131,11 @@ class ModelSession:
             faster = graphs.import_graph(made.graph_def)
             difference = self._difference(graph, faster)
         except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
-            difference = f"{type(error).__name__}: {str(error)[:300]}"
+            cause = error.__cause__ or error
+            difference = f"{type(cause).__name__}: {str(cause)[:300]}"
         if difference is not None:
             log.warning("%s is run as it is, not rewritten: %s", self._name, difference)
-            self._close_session()
+            self.close()
             return graph
         self.notes = (*self.notes, f"rewritten: {', '.join(made.notes)}")
         return faster
@@ -156,31 +144,29 @@ class ModelSession:
         """Run both graphs on the same images, on the CPU, which computes in full."""
         config = self._config()
         config.device_count["GPU"] = 0
-        config.allow_soft_placement = self._options is None
-        self._session, self._call = self._start(faster, config)
-        plain = v1.ConfigProto()
-        plain.CopyFrom(config)
-        plain.graph_options.rewrite_options.disable_meta_optimizer = True
-        session, call = self._start(graph, plain)
+        config.allow_soft_placement = self._on_gpu
+        self._run = self._start(faster, config)
+        unoptimised = v1.ConfigProto()
+        unoptimised.CopyFrom(config)
+        unoptimised.graph_options.rewrite_options.disable_meta_optimizer = True
+        plain = self._start(graph, unoptimised)
         started = time.perf_counter()
         try:
             for image in rewriting.sample_images(self.signature):
-                feed = prepare([image], self.signature)
-                before, after = (
-                    split(self._fetch(run, feed), self.signature, 1)[0]
-                    for run in (call, self._call)
-                )
                 difference = rewriting.first_difference(
-                    before, after, self.signature, self._score_floor
+                    plain([image])[0],
+                    self._run([image])[0],
+                    self.signature,
+                    self._score_floor,
                 )
                 if difference is not None:
                     return difference
                 if time.perf_counter() - started > _COMPARE_S:
                     break
         finally:
-            session.close()
-        if self._options is None:
-            self._close_session()
+            plain.close()
+        if self._on_gpu:
+            self.close()
         return None
 
     def _choose_device(self) -> None:
@@ -197,14 +183,12 @@ class ModelSession:
             self.device = f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}: {name}"
         self.slots = self.slots or (_GPU_SLOTS if gpus else _cores())
         self.max_batch = self.max_batch or (_GPU_BATCH if gpus else 1)
-        self._options = None
-        if not gpus:
-            self._options = v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
+        self._on_gpu = bool(gpus)
 
     def _config(self) -> Any:
         config = v1.ConfigProto()
         config.gpu_options.allow_growth = True
-        if self._options is not None:
+        if not self._on_gpu:
             config.intra_op_parallelism_threads = 1
             config.inter_op_parallelism_threads = 1
         return config
@@ -245,30 +229,17 @@ class ModelSession:
             For each image its arrays by role, without the batch axis.
 
         Raises:
-            OutOfMemory: the device's memory did not do.
-            RunFailed: TensorFlow refused; its words are in ``__cause__``.
-            BadModelOutput: the outputs do not fit the batch.
+            OutOfMemory, RunFailed, BadModelOutput: see ``GraphRun``.
         """
-        feed = prepare(frames, self.signature)
-        try:
-            arrays = self._fetch(self._call, feed)
-        except tf.errors.ResourceExhaustedError as error:
-            raise OutOfMemory from error
-        except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise RunFailed from error
-        return split(arrays, self.signature, len(frames))
-
-    def _fetch(self, call: _Call, feed: Any) -> Sequence[NDArray[np.generic]]:
-        return call(feed, *self.signature.feeds.values(), options=self._options)
+        if self._run is None:
+            raise RuntimeError("the session is not open")
+        return self._run(frames)
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
-        self._close_session()
-
-    def _close_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._run is not None:
+            self._run.close()
+            self._run = None
 
 
 def give_memory_back() -> None:
@@ -281,53 +252,6 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
-    """Turn images into what the graph is fed.
-
-    A single uint8 image is passed on as a view, without a copy.
-
-    Returns:
-        An array of the signature's dtype and layout, or encoded bytes.
-    """
-    if signature.bgr:
-        frames = [frame[..., ::-1] for frame in frames]
-    if signature.layout == "encoded":
-        return images.encode_png(frames[0])
-    if signature.layout == "encoded_batch":
-        return np.array([images.encode_png(frame) for frame in frames], dtype=object)
-    batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
-    if signature.layout == "HWC":
-        batch = batch[0]
-    if signature.dtype == "uint8":
-        return batch
-    feed = batch.astype(signature.dtype)
-    feed -= np.asarray(signature.mean, signature.dtype)
-    feed *= np.asarray(signature.scale, signature.dtype)
-    return feed
-
-
-def split(
-    arrays: Sequence[NDArray[np.generic]], signature: Signature, count: int
-) -> list[Mapping[str, NDArray[np.generic]]]:
-    """Give each image its part of a run's outputs.
-
-    A graph that takes one image may answer without a batch axis, or with one of 1;
-    the tasks take both. For several images the first axis must be the batch.
-
-    Raises:
-        RunFailed: an output's first axis is not the batch.
-    """
-    roles = list(signature.outputs)
-    if count == 1:
-        return [dict(zip(roles, map(np.asarray, arrays), strict=True))]
-    if any(np.ndim(array) == 0 or len(array) != count for array in arrays):
-        raise RunFailed
-    return [
-        {role: array[i] for role, array in zip(roles, arrays, strict=True)}
-        for i in range(count)
-    ]
 
 
 def _cores() -> int:
