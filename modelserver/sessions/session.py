@@ -131,7 +131,7 @@ class ModelSession:
             faster = graphs.import_graph(made.graph_def)
             difference = self._difference(graph, faster)
         except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
-            cause = error.__cause__ or error
+            cause = error.__cause__ if isinstance(error, RequestError) else error
             difference = f"{type(cause).__name__}: {str(cause)[:300]}"
         if difference is not None:
             log.warning("%s is run as it is, not rewritten: %s", self._name, difference)
