@@ -12,6 +12,7 @@ MAY_BE_SKIPPED = {
     "no bubblewrap for this user": "a sandbox takes user namespaces of the kernel",
     "no real graphs are there": "they lie beside the checkout, or nowhere",
     "the folder of graphs is not there": "it lies beside the checkout, or nowhere",
+    "got empty parameter set for (path)": "the files lie beside the checkout, or nowhere",
     "the odd images are not here": "they lie beside the checkout, or nowhere",
 }
 

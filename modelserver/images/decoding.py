@@ -1,8 +1,9 @@
 """Decodes an upload: which format, which decoder, into whose memory.
 
 JPEG goes through simplejpeg (libjpeg-turbo without detours), straight into the memory
-that the caller allocates. Pillow reads its header, decodes the JPEGs that simplejpeg
-refuses or gets wrong, and decodes the other formats. Pillow's plugins are called by
+that the caller allocates; what libjpeg warns of is told by it, and by Pillow is not.
+Pillow reads its header, decodes the JPEGs of odd sampling, which simplejpeg does not
+know, and decodes the other formats. Pillow's plugins are called by
 name and not through ``Image.open``: that would take phones' JPEGs for MPO, and would
 apply a pixel limit of its own that is global to the process and warns on stderr.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from modelserver.errors import UndecodableImage
-from modelserver.images import containers
+from modelserver.images import containers, jpeg_markers
 from modelserver.images.colours import to_rgb
 from modelserver.images.formats import BOXED, format_of, opened, watched
 from modelserver.images.orientation import (
@@ -208,12 +209,15 @@ class _Jpeg:
     def __init__(
         self, data: Data, limits: Limits, at_least: tuple[int, int] | None
     ) -> None:
-        self.data = data
         self.limits = limits
         with _reading("JPEG"):
-            self.image = _JpegFile(watched(data, "JPEG"))
+            self.scan = jpeg_markers.first_scan(data)
+            self.data = jpeg_markers.with_end(data, self.scan)
+            self.image = _JpegFile(watched(self.data, "JPEG"))
+        self.ended = self.data is data
         self.width, self.height = self.image.size
         self.orientation = orientation_of(self.image.info)
+        self.inks = False
         self.least = at_least or (0, 0)
         if turns(self.orientation):
             self.least = self.least[::-1]
@@ -230,7 +234,7 @@ class _Jpeg:
 
     def _decode(self, allocate: Allocate, *, held: bool) -> Picture:
         shape = self._reduced_shape()
-        pixels = None if shape is None else self._by_simplejpeg(*shape, allocate)
+        pixels = shape and self._by_simplejpeg(*shape, allocate, held=held)
         if pixels is None:
             return self._by_pillow(allocate, held=held)
         width, height = self.width, self.height
@@ -254,6 +258,10 @@ class _Jpeg:
         most = self.limits.most_scans(self.width, self.height)
         if sum(1 for _ in islice(SCAN.finditer(self.data), most + 1)) > most:
             raise UndecodableImage(f"it has more than {most} scans.")
+        if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
+            self.data, self.image.layers
+        ):
+            raise UndecodableImage("the JPEG data is damaged or cut short.")
 
     def _scaling(self) -> dict[str, float]:
         """Give simplejpeg's arguments for the smallest scale that is enough."""
@@ -269,34 +277,75 @@ class _Jpeg:
     def _reduced_shape(self) -> tuple[int, int] | None:
         """Return the stored (height, width) to decode, ``None`` if Pillow has to."""
         try:
-            full = simplejpeg.decode_jpeg_header(self.data)
+            full = self._header()
             height, width, *_ = simplejpeg.decode_jpeg_header(
                 self.data, **self._scaling()
             )
         except (ValueError, KeyError):
             return None
-        # Of four inks simplejpeg makes a rough RGB. Two readers that see two sizes:
-        # the file is odd, and Pillow at least checks what it gets against its header.
-        if full[2] in {"CMYK", "YCCK"} or full[:2] != (self.height, self.width):
+        # Two readers that see two sizes: the file is odd, and Pillow at least checks
+        # what it gets against its header.
+        if full[:2] != (self.height, self.width):
             return None
+        self.inks = full[2] in {"CMYK", "YCCK"}
         self.limits.check_decoded(width * height, self.width, self.height)
         return height, width
 
+    def _header(self) -> tuple[Any, ...]:
+        """Read the header, once more without its junk where it has some."""
+        try:
+            return tuple(simplejpeg.decode_jpeg_header(self.data))
+        except ValueError as err:
+            if not jpeg_markers.is_warning(str(err)):
+                raise
+        self.data = jpeg_markers.cleaned(self.data)
+        self.scan = jpeg_markers.first_scan(self.data)
+        return tuple(simplejpeg.decode_jpeg_header(self.data))
+
     def _by_simplejpeg(
-        self, height: int, width: int, allocate: Allocate
+        self, height: int, width: int, allocate: Allocate, *, held: bool
     ) -> Pixels | None:
         """Decode into the caller's memory; ``None`` where simplejpeg gives up."""
         pixels = allocate(_upright_shape(height, width, self.orientation))
         upright = self.orientation == UPRIGHT
-        stored = pixels if upright else _new((height, width, 3))
+        if self.inks:
+            with _workspace.hold(0 if held else height * width):
+                stored = self._from_inks(height, width)
+        else:
+            stored = self._coded(pixels if upright else _new((height, width, 3)), "RGB")
+        if stored is not None and stored is not pixels:
+            copy_upright(stored, self.orientation, pixels)
+        return None if stored is None else pixels
+
+    def _from_inks(self, height: int, width: int) -> Pixels | None:
+        """Decode four inks, which Adobe's programs write inverted, to RGB."""
+        inks = self._coded(_new((height, width, 4)), "CMYK")
+        if inks is None:
+            return None
+        np.invert(inks, out=inks)
+        image = Image.frombuffer("CMYK", (width, height), inks, "raw", "CMYK", 0, 1)
+        return np.asarray(to_rgb(image))
+
+    def _coded(self, stored: Pixels, colours: str) -> Pixels | None:
+        """Decode the coded pixels as they are stored; ``None`` as above.
+
+        Raises:
+            UndecodableImage: some of the pixels are not in the file.
+        """
         try:
             # Plain DCT and upsampling: with them the result is Pillow's, bit for bit.
-            simplejpeg.decode_jpeg(self.data, "RGB", buffer=stored, **self._scaling())
-        except ValueError:
-            return None
-        if not upright:
-            copy_upright(stored, self.orientation, pixels)
-        return pixels
+            simplejpeg.decode_jpeg(self.data, colours, buffer=stored, **self._scaling())
+        except ValueError as err:
+            said = str(err)
+            if not jpeg_markers.is_warning(said):
+                return None
+            if not jpeg_markers.is_harmless(
+                said, self.data, self.scan, ended=self.ended
+            ):
+                raise UndecodableImage(
+                    "the JPEG data is damaged or cut short."
+                ) from err
+        return stored
 
     def _by_pillow(self, allocate: Allocate, *, held: bool) -> Picture:
         """Decode what simplejpeg refused, at one of the four scales that Pillow has."""

@@ -1,0 +1,177 @@
+"""Damaged photos are refused, and whole ones served, whatever lies around their pixels."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from modelserver.errors import UndecodableImage
+from modelserver.images import Limits, decode, jpeg_markers
+
+LIMITS = Limits()
+END = b"\xff\xd9"
+
+
+def scene(size=(160, 120)):
+    """A picture with edges, slopes and texture, which compresses as photos do."""
+    width, height = size
+    y, x = np.mgrid[:height, :width].astype(float)
+    waves = np.sin(x / 7 + y / 11) * 60 + np.random.default_rng(0).normal(
+        0, 12, x.shape
+    )
+    red = 120 + waves + 50 * (x > width / 3)
+    return Image.fromarray(
+        np.clip(np.stack([red, 255 - red, red * y / height], -1), 0, 255).astype(
+            "uint8"
+        )
+    )
+
+
+def jpeg(image=None, **how):
+    """A JPEG's bytes."""
+    file = io.BytesIO()
+    (image or scene()).save(file, "JPEG", **{"quality": 85, **how})
+    return file.getvalue()
+
+
+JPEGS = {
+    "baseline": jpeg(),
+    "progressive": jpeg(progressive=True),
+    "gray": jpeg(scene().convert("L")),
+    "restarts": jpeg(restart_marker_rows=2),
+    "four inks": jpeg(scene().convert("CMYK")),
+    "progressive inks": jpeg(scene().convert("CMYK"), progressive=True),
+    "small": jpeg(scene((24, 16))),
+}
+WHOLE = {name: decode(data, limits=LIMITS).pixels for name, data in JPEGS.items()}
+any_jpeg = pytest.mark.parametrize("name", JPEGS)
+
+
+def refused(data, **how):
+    """Whether a photo is refused as damaged."""
+    try:
+        decode(data, limits=LIMITS, **how)
+    except UndecodableImage as error:
+        assert "damaged or cut short" in str(error)  # noqa: PT017
+        return True
+    return False
+
+
+@any_jpeg
+@given(share=st.floats(0.0, 0.97), end=st.sampled_from([END, b"", END + b"junk"]))
+@settings(max_examples=40, deadline=None)
+def test_pixels_that_end_early_are_refused(name, share, end):
+    """Also where a device appended an end to what was cut short on its way."""
+    data = JPEGS[name]
+    scan = jpeg_markers.first_scan(data)
+    cut = data[: scan + int(share * (len(data) - scan - 2))]
+    if refused(cut + end):
+        assert refused(cut + end, at_least=(20, 20))
+    else:  # the last byte may be padding alone
+        assert share > 0.9
+        assert np.array_equal(decode(cut + end, limits=LIMITS).pixels, WHOLE[name])
+
+
+@any_jpeg
+def test_a_scan_that_is_missing_is_noticed(name):
+    """A progressive file may be cut between two scans, where nothing warns."""
+    data = JPEGS[name]
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for at in scans[1:]:
+        assert refused(data[:at] + END)
+
+
+def test_a_hole_that_shifts_the_pixels_is_refused():
+    """Most do; where the decoder comes out even nobody can tell."""
+    data = JPEGS["baseline"]
+    scan = jpeg_markers.first_scan(data)
+    starts = np.linspace(scan, len(data) - 900, 40).astype(int)
+    seen = [refused(data[:at] + data[at + 800 :]) for at in starts]
+    assert sum(seen) > 30
+
+
+@any_jpeg
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"\0", b"\0" * 5000, b"vendor's trailer " * 300, b"<xml/>"],
+    ids=["nothing", "a byte", "padding", "words", "a few"],
+)
+def test_a_whole_photo_that_lacks_its_end_is_served(name, junk):
+    """With junk behind it or without, with another end behind that or without."""
+    for end in (b"", END, END + b"more of it"):
+        odd = JPEGS[name][:-2] + junk + end
+        assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
+
+
+@any_jpeg
+def test_vendor_bytes_behind_the_end_are_harmless(name):
+    """Any number of any."""
+    odd = JPEGS[name] + np.random.default_rng(1).bytes(100_000)
+    assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
+
+
+def test_too_much_between_pixels_and_end_is_no_padding():
+    """64 KiB are let pass."""
+    data = JPEGS["baseline"][:-2]
+    assert not refused(data + b" " * 65_000 + END)
+    assert refused(data + b" " * 70_000 + END)
+
+
+def segment(code, body):
+    """A JPEG's segment."""
+    return bytes((0xFF, code)) + struct.pack(">H", len(body) + 2) + body
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"\0\0junk\0",
+        segment(0xE1, b"Exif\0\0"),
+        segment(0xE0, b"JFIF\0\x07\x01\0\0\x01\0\x01\0\0"),
+        segment(0xEE, b"Adobe\0\x64\0\0\0\0\x09"),
+        segment(0xE2, b"ICC_PROFILE\0\x05\x01nonsense"),
+        segment(0xFE, b"a comment"),
+        b"\xff" * 20,
+    ],
+    ids=["junk", "empty EXIF", "JFIF 7", "Adobe 9", "odd ICC", "comment", "fill"],
+)
+def test_what_a_header_holds_hides_no_damage(before):
+    """Of several warnings libjpeg tells the first only."""
+    data = JPEGS["baseline"]
+    at = data.index(b"\xff\xdb")
+    odd = data[:at] + before + data[at:]
+    assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE["baseline"])
+    assert refused(odd[: len(odd) * 2 // 3] + END)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        segment(0xE1, b"Exif\0\0" + bytes(3400)) * 9000,
+        segment(0xDB, b"\0" + bytes(64)) * 1900,
+        segment(0xFE, b"") * 2100,
+    ],
+    ids=["EXIF", "tables", "comments"],
+)
+def test_a_header_without_end_is_refused_before_it_is_read(before):
+    """Pillow would join thousands of segments, or unpack as many tables."""
+    data = JPEGS["baseline"]
+    with pytest.raises(UndecodableImage, match="too long to read"):
+        decode(data[:2] + before + data[2:], limits=LIMITS)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_can_be_looked_at(data):
+    """Whatever is there: nothing is read beyond the end, nothing runs for ever."""
+    data = b"\xff\xd8" + data
+    scan = jpeg_markers.first_scan(data)
+    assert 0 <= scan <= len(data)
+    jpeg_markers.cleaned(data)
+    jpeg_markers.has_all_scans(data, 3)
+    said = "Corrupt JPEG data: 7 extraneous bytes before marker 0xd9"
+    jpeg_markers.is_harmless(said, data, scan, ended=True)
+    assert bytes(jpeg_markers.with_end(data, scan)).startswith(data)
