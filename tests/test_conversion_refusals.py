@@ -10,7 +10,12 @@ import tfjs_models
 from tiny_graphs.building import building, v1
 
 from modelserver.conversion import freezing, graph_models, roles, saved_models, tfjs
-from modelserver.conversion.opened import MAX_QUOTED, plain_session, shortened
+from modelserver.conversion.opened import (
+    MAX_QUOTED,
+    Opened,
+    plain_session,
+    shortened,
+)
 from modelserver.conversion.scalings import known_scaling
 from modelserver.errors import ConversionError
 
@@ -74,6 +79,47 @@ def test_a_role_without_an_output_is_asked_for(outputs, kind, given, said):
     """The outputs are listed, and the option that says it is named."""
     with pytest.raises(ConversionError, match=said):
         roles.chosen(outputs, kind, given)
+
+
+def original(outputs, ranks):
+    """An open model of these outputs: name to tensor, name to rank."""
+    return Opened("m", None, "image:0", outputs, run=dict, ranks=ranks)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(
+            dict.fromkeys(["Identity_1:0", "Identity_2:0", "Identity_4:0"]), id="places"
+        ),
+        pytest.param(
+            {
+                "detection_boxes:0": "Identity_1:0",
+                "Identity_2:0": None,
+                "x": "Identity_4:0",
+            },
+            id="a mixture",
+        ),
+    ],
+)
+def test_outputs_without_names_are_told_by_their_places(names):
+    """As TensorFlow.js's converter writes a TensorFlow 2 detector's."""
+    outputs = {name: tensor or name for name, tensor in names.items()}
+    boxes, classes, scores = outputs
+    found = original(outputs, {boxes: 3, classes: 2, scores: 2})
+    placed = roles.placed_detections(found)
+    kind, told = roles.chosen(list(outputs), None, {}, placed)
+    assert kind == "detection"
+    assert told == {"boxes": boxes, "scores": scores, "classes": classes}
+
+
+def test_the_operators_word_wins_over_a_place():
+    outputs = {f"Identity_{place}:0": f"Identity_{place}:0" for place in (1, 2, 4)}
+    ranks = dict(zip(outputs, (3, 2, 2), strict=True))
+    placed = roles.placed_detections(original(outputs, ranks))
+    given = {"scores": "Identity_2:0", "classes": "Identity_4:0"}
+    _, told = roles.chosen(list(outputs), None, given, placed)
+    assert told == {"boxes": "Identity_1:0"} | given
 
 
 def test_another_librarys_message_is_shortened():

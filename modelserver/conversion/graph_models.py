@@ -7,11 +7,12 @@ nodes, as TensorFlow runs them before anything was named or cut.
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tensorflow as tf
 
-from modelserver.conversion import graphdefs, ssdlite, tfjs
+from modelserver.conversion import graphdefs, ssdlite, tfjs, tfjs_files
 from modelserver.conversion.opened import (
     Opened,
     plain_session,
@@ -21,22 +22,18 @@ from modelserver.conversion.tfjs_fused import unfused
 from modelserver.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
-_Signature: TypeAlias = tuple[dict[str, str], dict[str, str]]
+    from modelserver.conversion.tfjs_files import Described
+
+_Signature: TypeAlias = tuple[dict[str, tfjs.Tensor], dict[str, tfjs.Tensor]]
 
 _PLACEHOLDERS = {"Placeholder", "PlaceholderWithDefault", "PlaceholderV2"}
 _SSDLITE = {ssdlite.INPUT, ssdlite.BOXES, ssdlite.SCORES}
 
 
-def is_graph_model(folder: Path) -> bool:
-    """Tell whether a folder holds what TensorFlow.js calls a model."""
-    return (folder / "model.json").is_file()
-
-
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened]:
+def opened(source: Path | Described) -> Iterator[Opened]:
     """Open a graph model; closed with the context.
 
     One that ends in SSDLite's boxes and scores, as TensorFlow.js's coco-ssd does, is
@@ -46,13 +43,14 @@ def opened(folder: Path) -> Iterator[Opened]:
         ConversionError: not a whole graph model, one whose nodes TensorFlow does not
             have, or one that takes more than an image.
     """
-    writer = graphdefs.GraphWriter(tfjs.read(folder))
+    model = tfjs_files.read(source) if isinstance(source, Path) else source
+    writer = graphdefs.GraphWriter(tfjs.graph_of(model))
     nodes = {node.name for node in writer.graph.node}
     if nodes >= _SSDLITE and "detection_boxes" not in nodes:
         ssdlite.append_suppression(writer, ssdlite.BOXES, ssdlite.SCORES)
         signature: _Signature = ({}, {})
     else:
-        signature = tfjs.read_signature(folder)
+        signature = tfjs.signature_of(model)
     unfused(writer.graph)
     writer.serialise()
     inputs = signature[0] or _placeholders(writer.graph)
@@ -62,35 +60,54 @@ def opened(folder: Path) -> Iterator[Opened]:
             f"the graph model takes {', '.join(sorted(inputs)) or 'nothing'}, but a "
             "model is served with one image"
         )
-    image = next(iter(inputs.values()))
+    image = next(iter(inputs.values())).name
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(writer.graph, name="")
     with closing(plain_session(graph)) as session:
-        for name in (image, *outputs.values()):
-            _check_tensor(graph, name)
-        run = session_run(session, image, outputs)
-        yield Opened("TensorFlow.js model", writer.graph, image, outputs, run)
+        yield _opened(graph, session, image, outputs)
 
 
-def _check_tensor(graph: Any, name: str) -> None:
-    """Refuse a name of the signature that no node gives."""
+def _opened(
+    graph: Any, session: Any, image: str, outputs: Mapping[str, tfjs.Tensor]
+) -> Opened:
+    """Put together what is known of a graph that a session holds."""
+    tensors = {key: _tensor(graph, one.name) for key, one in outputs.items()}
+    names = {key: one.name for key, one in outputs.items()}
+    _tensor(graph, image)
+    return Opened(
+        what="TensorFlow.js model",
+        graph_def=graph.as_graph_def(),
+        input=image,
+        outputs=names,
+        run=session_run(session, image, names),
+        ranks={
+            key: one.rank if one.rank is not None else tensors[key].shape.rank
+            for key, one in outputs.items()
+        },
+    )
+
+
+def _tensor(graph: Any, name: str) -> Any:
+    """Find a tensor of the signature, or refuse a name that no node gives."""
     try:
-        graph.get_tensor_by_name(name)
+        return graph.get_tensor_by_name(name)
     except (KeyError, ValueError) as err:
         raise ConversionError(
             f"the graph model's signature names {name}, which no node gives"
         ) from err
 
 
-def _placeholders(graph: Any) -> dict[str, str]:
+def _placeholders(graph: Any) -> dict[str, tfjs.Tensor]:
     """Give the inputs of a graph model that was written without a signature."""
     return {
-        node.name: f"{node.name}:0" for node in graph.node if node.op in _PLACEHOLDERS
+        node.name: tfjs.Tensor(f"{node.name}:0", None)
+        for node in graph.node
+        if node.op in _PLACEHOLDERS
     }
 
 
-def _ends(graph: Any) -> dict[str, str]:
+def _ends(graph: Any) -> dict[str, tfjs.Tensor]:
     """Give the nodes that nobody uses."""
     used = {
         name.removeprefix("^").partition(":")[0]
@@ -98,7 +115,7 @@ def _ends(graph: Any) -> dict[str, str]:
         for name in node.input
     }
     return {
-        node.name: f"{node.name}:0"
+        node.name: tfjs.Tensor(f"{node.name}:0", None)
         for node in graph.node
         if node.name not in used and node.op not in {"Const", "NoOp", *_PLACEHOLDERS}
     }

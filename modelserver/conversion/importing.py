@@ -23,6 +23,7 @@ from modelserver.conversion import (
     parity,
     roles,
     saved_models,
+    tfjs_files,
 )
 from modelserver.conversion.names import ENDINGS, OUTPUT_NAMES
 from modelserver.conversion.scalings import SCALINGS, known_scaling
@@ -141,7 +142,10 @@ def _import(
     progress: Progress,
 ) -> Imported:
     """Do the steps, each in ``scratch``, and move the files when all are done."""
-    kind, outputs = roles.chosen(list(original.outputs), wish.kind, wish.outputs)
+    placed = roles.placed_detections(original)
+    kind, outputs = roles.chosen(
+        list(original.outputs), wish.kind, wish.outputs, placed
+    )
     targets = [folder / (name + end) for end in (*reversed(ENDINGS[kind]), ".json")]
     _refuse_existing(targets, wish)
     progress(1, STEPS, f"freezing the {original.what}")
@@ -170,11 +174,11 @@ def _import(
 
 def _opened(source: Path, signature: str | None) -> AbstractContextManager[Opened]:
     """Choose who opens a source."""
-    if source.name in {"saved_model.pb", "model.json"}:
+    if source.name in {"saved_model.pb", "saved_model.pbtxt"}:
         source = source.parent
     if saved_models.is_saved_model(source):
         return saved_models.opened(source, signature)
-    if graph_models.is_graph_model(source):
+    if tfjs_files.find(source):
         return graph_models.opened(source)
     ending = source.suffix.lower()
     if source.is_file() and ending in KERAS_ENDINGS:

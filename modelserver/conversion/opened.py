@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from modelserver.errors import ConversionError
+from modelserver.exports import Export
+from modelserver.graphs.places import place_of
 
 v1 = tf.compat.v1
 
@@ -31,6 +33,8 @@ class Opened:
         input: name of the tensor that takes the image, e.g. ``serving_default_x:0``.
         outputs: the original's name of each output to its tensor in ``graph_def``.
         run: runs the original with what ``input`` is fed; valid as long as it is open.
+        ranks: number of axes of an output, by its name, where it is known.
+        seen: what the original tells beside its graph: its tool, its scaling, labels.
     """
 
     what: str
@@ -38,6 +42,20 @@ class Opened:
     input: str
     outputs: Mapping[str, str]
     run: Run
+    ranks: Mapping[str, int | None] = field(default_factory=dict)
+    seen: Export = field(default_factory=Export)
+
+    @property
+    def places(self) -> dict[int, str]:
+        """The outputs by the places that their names tell, as ``Identity_3`` does."""
+        found: dict[int, str] = {}
+        for output, tensor in self.outputs.items():
+            for name in (output, tensor):
+                place = place_of(name.partition(":")[0])
+                if place is not None:
+                    found.setdefault(place, output)
+                    break
+        return found
 
 
 def plain_session(graph: Any) -> Any:

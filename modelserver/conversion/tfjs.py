@@ -1,103 +1,86 @@
-"""Reads a TensorFlow.js graph model: ``model.json`` and its binary shards.
-
-The topology is a GraphDef in JSON whose constants are empty; their values lie one
-after the other in the shards, as the weights manifest says, where the quantised ones
-are small integers with a scale and a minimum.
-"""
+"""Reads a TensorFlow.js graph model: a GraphDef in JSON whose constants are empty."""
 
 from __future__ import annotations
 
 import base64
-import json
-import math
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from google.protobuf import json_format
 from tensorflow.core.framework import graph_pb2
 
-from modelserver.conversion import graphdefs
+from modelserver.conversion import graphdefs, tfjs_files
+from modelserver.conversion.tfjs_files import refusing
 from modelserver.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1"}
-QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
+    from modelserver.conversion.tfjs_files import Described
 
 
-def read(folder: Path) -> Any:
-    """Return the ``GraphDef`` of the graph model in ``folder``, with its weights.
+class Tensor(NamedTuple):
+    """A tensor as the signature has it.
+
+    Attributes:
+        name: as TensorFlow writes it, ``node:0``.
+        rank: its number of axes; ``None`` where the signature does not say.
+    """
+
+    name: str
+    rank: int | None
+
+
+def read(source: Path) -> Any:
+    """Return the ``GraphDef`` of a graph model, with its weights.
 
     Args:
-        folder: holds ``model.json`` and the shards that it names.
+        source: its ``model.json`` or the folder that holds it and the shards.
 
     Raises:
         ConversionError: not a graph model, or not a whole one.
     """
-    with _refusing():
-        model = json.loads((folder / "model.json").read_bytes())
-        _refuse_other_kinds(model)
-        weights = dict(_weights(model["weightsManifest"], folder))
-        return _graph(model["modelTopology"]["node"], weights)
+    return graph_of(tfjs_files.read(source))
 
 
-def read_signature(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return a graph model's inputs and outputs, each by its key, as tensor names.
+def graph_of(model: Described) -> Any:
+    """Return the ``GraphDef`` of a graph model that was read; as :func:`read`."""
+    with refusing():
+        topology = model.content["modelTopology"]
+        if topology.get("library", {}).get("function"):
+            raise ConversionError(
+                "the graph model holds functions; import the SavedModel it was made of"
+            )
+        return _graph(topology["node"], tfjs_files.weights(model))
+
+
+def signature_of(model: Described) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a graph model's inputs and outputs, each by its key.
 
     Both are empty where the model was written without a signature.
 
     Raises:
         ConversionError: not a graph model.
     """
-    with _refusing():
-        model = json.loads((folder / "model.json").read_bytes())
-        written = model.get("signature")
-        written = written or model.get("userDefinedMetadata", {}).get("signature", {})
+    with refusing():
+        told = model.content.get("userDefinedMetadata") or {}
+        written = model.content.get("signature") or told.get("signature") or {}
         inputs, outputs = (
-            {str(key): _tensor(info["name"]) for key, info in sorted(part.items())}
+            {str(key): _tensor(info, key) for key, info in sorted(part.items())}
             for part in (written.get("inputs", {}), written.get("outputs", {}))
         )
         return inputs, outputs
 
 
-def _tensor(name: str) -> str:
-    return name if ":" in name else f"{name}:0"
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what a file that is something else leads to into one error."""
-    try:
-        yield
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        json_format.ParseError,
-    ) as err:
-        raise ConversionError(f"not a whole TensorFlow.js graph model: {err}") from err
-    except OSError as err:
-        raise ConversionError(f"{err.filename}: {err.strerror}") from err
-
-
-def _refuse_other_kinds(model: dict[str, Any]) -> None:
-    """Refuse what TensorFlow.js loads too, but is no graph."""
-    topology = model["modelTopology"]
-    if model.get("format") == "layers-model" or "model_config" in topology:
-        raise ConversionError(
-            "this is a TensorFlow.js layers model, not a graph model; import the Keras "
-            "or SavedModel file that it was made of (Teachable Machine exports both)"
-        )
-    if topology.get("library", {}).get("function"):
-        raise ConversionError(
-            "the graph model holds functions; import the SavedModel it was made of"
-        )
+def _tensor(info: dict[str, Any], key: str) -> Tensor:
+    name = str(info.get("name", key))
+    shape = info.get("tensorShape") or {}
+    sides = shape.get("dim")
+    rank = len(sides) if isinstance(sides, list) else None
+    if rank is None and shape.get("unknownRank") is False:
+        rank = 0
+    return Tensor(name if ":" in name else f"{name}:0", rank)
 
 
 def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any:
@@ -107,6 +90,8 @@ def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any
         name, op = plain["name"], plain["op"]
         node = graph.node.add(op=op, name=name, input=plain.get("input", ()))
         if op == "Const":
+            if name not in weights:
+                raise ConversionError(f"the manifest has no weight {name!r}")
             graphdefs.set_const(node, weights[name])
             continue
         for key, value in plain.get("attr", {}).items():
@@ -128,46 +113,3 @@ def _with_base64(attr: dict[str, Any]) -> dict[str, Any]:
         strings = (_with_base64({"s": s})["s"] for s in attr["list"].get("s", ()))
         attr["list"] = {**attr["list"], "s": list(strings)}
     return attr
-
-
-def _weights(
-    manifest: list[dict[str, Any]], folder: Path
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield name and value of every weight in the manifest."""
-    for group in manifest:
-        data = b"".join(_shard(folder, name) for name in group["paths"])
-        start = 0
-        for spec in group["weights"]:
-            stored = _stored_dtype(spec)
-            end = start + stored.itemsize * math.prod(spec["shape"])
-            flat = np.frombuffer(data[start:end], stored)
-            yield spec["name"], _value(flat, spec).reshape(spec["shape"])
-            start = end
-        if start != len(data):
-            raise ConversionError(
-                f"the shards hold {len(data)} bytes, the manifest says {start}"
-            )
-
-
-def _shard(folder: Path, name: str) -> bytes:
-    """Read one shard, which lies beside ``model.json`` and nowhere else."""
-    if "/" in name or "\\" in name:
-        raise ConversionError(f"the shard {name!r} is not beside model.json")
-    return (folder / name).read_bytes()
-
-
-def _stored_dtype(spec: dict[str, Any]) -> np.dtype[Any]:
-    """Return the dtype in which a weight lies in the shards."""
-    if "quantization" in spec:
-        return np.dtype(QUANTISED[spec["quantization"]["dtype"]])
-    return np.dtype(DTYPES[spec["dtype"]])
-
-
-def _value(flat: NDArray[Any], spec: dict[str, Any]) -> NDArray[Any]:
-    """Return a weight's values in the dtype that its constant has."""
-    wanted = np.dtype(DTYPES[spec["dtype"]])
-    quantisation = spec.get("quantization", {})
-    if "scale" in quantisation:
-        wide = flat * np.float64(quantisation["scale"]) + quantisation["min"]
-        flat = wide if wanted.kind == "f" else np.rint(wide)
-    return flat.astype(wanted)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
+from modelserver.graphs.places import NAMES, REQUIRED, place_of, roles_by_place
 from modelserver.graphs.walking import (
     last_part,
     leaves,
@@ -16,55 +16,19 @@ from modelserver.graphs.walking import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from modelserver.signatures import DetectionOutputs, Sidecar
 
-# Role to node name, as the TensorFlow Object Detection API's exporters write them.
-NAMES = {
-    "boxes": "detection_boxes",
-    "scores": "detection_scores",
-    "classes": "detection_classes",
-    "count": "num_detections",
-}
-_REQUIRED = ("boxes", "scores", "classes")
 # Ranks that a role may have; without the batch's axis one less.
 _RANKS = {"boxes": (3, 2), "scores": (2, 1), "classes": (2, 1), "count": (1, 0, 2)}
-
-# A frozen TensorFlow 2 export calls its outputs Identity, Identity_1 ... in the order
-# of tf.nest, which sorts a dict by key. Keys of the API's exporters with their ranks.
-_EXPORTS: tuple[tuple[tuple[str, int], ...], ...] = (
-    (
-        ("detection_anchor_indices", 2),
-        ("detection_boxes", 3),
-        ("detection_classes", 2),
-        ("detection_multiclass_scores", 3),
-        ("detection_scores", 2),
-        ("num_detections", 1),
-        ("raw_detection_boxes", 3),
-        ("raw_detection_scores", 3),
-    ),
-    (
-        ("detection_boxes", 3),
-        ("detection_classes", 2),
-        ("detection_multiclass_scores", 3),
-        ("detection_scores", 2),
-        ("num_detections", 1),
-        ("raw_detection_boxes", 3),
-        ("raw_detection_scores", 3),
-    ),
-    (
-        ("detection_boxes", 3),
-        ("detection_classes", 2),
-        ("detection_scores", 2),
-        ("num_detections", 1),
-    ),
-)
 
 _Found = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def has_detections(graph: Any) -> bool:
     """Tell whether the graph has a detector's outputs, by name or order."""
-    return _REQUIRED[0] in (_by_name(graph) or _by_order(graph)[0])
+    return REQUIRED[0] in (_by_name(graph) or _by_order(graph)[0])
 
 
 def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
@@ -86,9 +50,10 @@ def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
         found = _by_sidecar(graph, sidecar.output)
     else:
         found = _by_name(graph)
-        if not found:
-            found, guesses = _by_order(graph)
-    missing = [NAMES[role] for role in _REQUIRED if role not in found]
+        if not found.keys() >= set(REQUIRED):
+            more, guesses = _by_order(graph, found)
+            found |= more
+    missing = [NAMES[role] for role in REQUIRED if role not in found]
     if missing:
         raise _incomplete(graph, missing)
     for role, tensor in found.items():
@@ -130,23 +95,27 @@ def _by_name(graph: Any) -> dict[str, Any]:
     return found
 
 
-def _by_order(graph: Any) -> _Found:
-    """Find the outputs of a TensorFlow 2 export by their order and ranks."""
+def _by_order(graph: Any, named: Collection[str] = ()) -> _Found:
+    """Find the outputs of a TensorFlow 2 export by their order and ranks.
+
+    Args:
+        graph: a ``tf.Graph``.
+        named: the roles whose outputs have names of their own.
+    """
     ends = {
-        int(match[1] or 0): op.outputs[0]
+        place: op.outputs[0]
         for op in graph.get_operations()
-        if (match := re.fullmatch(r"Identity(?:_(\d+))?", op.name))
+        if (place := place_of(op.name)) is not None
+        and op.outputs
         and not op.outputs[0].consumers()
     }
-    tensors = [ends[place] for place in sorted(ends)]
-    ranks = [tensor.shape.rank for tensor in tensors]
-    for export in _EXPORTS:
-        if ranks == [rank for _, rank in export]:
-            by_key = dict(zip((key for key, _ in export), tensors, strict=True))
-            found = {role: by_key[key] for role, key in NAMES.items()}
-            names = listed(f"{role} {tensor.name}" for role, tensor in found.items())
-            return found, (f"the outputs have no names of their own: taken {names}",)
-    return {}, ()
+    ranks = {place: one.shape.rank for place, one in ends.items()}
+    told = roles_by_place(ranks, named)
+    if not told:
+        return {}, ()
+    found = {role: ends[place] for role, place in told.items()}
+    names = listed(f"{role} {tensor.name}" for role, tensor in found.items())
+    return found, (f"the outputs have no names of their own: taken {names}",)
 
 
 def _check(role: str, tensor: Any) -> None:
