@@ -84,7 +84,7 @@ class Child:
     def load(self) -> ModelSession | None:
         """Receive the job, load it within its limits and tell how it went."""
         job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
-        import_tensorflow()
+        import_tensorflow(job.gpu)
         self.send(Imported())
         allowed = limits.load_limit(job)
         on_cpu = job.gpu is None

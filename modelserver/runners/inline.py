@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelserver import cuda
 from modelserver.errors import RequestError
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import Answer, Facts, Job
@@ -111,12 +113,19 @@ def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[An
     return [Answer(one, run_ms) for one in outputs]
 
 
-def import_tensorflow() -> None:
-    """Import all that a session needs, which takes seconds. Idempotent."""
+def import_tensorflow(gpu: str | None = None) -> None:
+    """Import all that a session needs, which takes seconds. Idempotent.
+
+    Args:
+        gpu: the card that this process was given, if any: the libraries that it needs
+            and TensorFlow would miss are then opened before.
+    """
     try:
         tempfile.gettempdir()
     except FileNotFoundError:  # nothing can be written; TensorFlow only wants a name
         tempfile.tempdir = os.sep
+    if gpu is not None and "tensorflow" not in sys.modules:
+        cuda.preload()
     # TensorFlow must come into a process only when a session is opened in it.
     import modelserver.sessions  # noqa: F401, PLC0415
 
@@ -127,6 +136,7 @@ def open_session(job: Job) -> ModelSession:
     Raises:
         GraphError, SidecarError: the files are at fault.
     """
+    import_tensorflow(job.gpu)
     # TensorFlow must come into a process only when a session is opened in it.
     from modelserver.sessions import ModelSession  # noqa: PLC0415
 

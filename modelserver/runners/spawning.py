@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 
-import modelserver
 from modelserver.runners.channel import Channel
+from modelserver.runners.environment import of_child
 from modelserver.runners.limits import private_bytes
 from modelserver.runners.output import Output
 
@@ -90,7 +89,7 @@ class ChildProcess:
                 stdout=printing,
                 stderr=printing,
                 pass_fds=descriptors,
-                env=self._environment(),
+                env=of_child(self._gpu),
                 start_new_session=True,
             )
         except BaseException as error:  # noqa: BLE001 - for the thread that waits
@@ -100,18 +99,6 @@ class ChildProcess:
         self._gone.wait()
         # Nobody else waits any more for one that hung in the kernel.
         process.wait()
-
-    def _environment(self) -> dict[str, str]:
-        """Environment of the child: this package importable, one GPU visible."""
-        environ = dict(os.environ)
-        package = str(Path(modelserver.__file__).parent.parent)
-        path = [package, *filter(None, [environ.get("PYTHONPATH")])]
-        environ["PYTHONPATH"] = os.pathsep.join(path)
-        environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        environ.pop("API_TOKEN", None)
-        if self._gpu is not None:
-            environ["CUDA_VISIBLE_DEVICES"] = self._gpu
-        return environ
 
     def send(self, data: bytes) -> None:
         """Send one message; one thread at a time.

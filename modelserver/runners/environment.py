@@ -1,0 +1,53 @@
+"""The environment of a process that runs TensorFlow."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import modelserver
+from modelserver import cuda
+
+log = logging.getLogger(__name__)
+
+# TensorFlow's levels: 1 shows warnings, which is where it says why it uses no card; 2
+# shows errors only. What is printed is limited to so many lines a minute anyway.
+_WARNINGS, _ERRORS = "1", "2"
+# Cards are counted as nvidia-smi counts them, not by speed.
+_ORDER = "PCI_BUS_ID"
+
+
+def of_child(gpu: str | None) -> dict[str, str]:
+    """Make a child's environment: this package importable, one card visible.
+
+    Args:
+        gpu: the cards that it may see, as ``CUDA_VISIBLE_DEVICES`` names them; with
+            ``None`` what concerns cards stays as it is.
+    """
+    environ = dict(os.environ)
+    package = str(Path(modelserver.__file__).parent.parent)
+    path = [package, *filter(None, [environ.get("PYTHONPATH")])]
+    environ["PYTHONPATH"] = os.pathsep.join(path)
+    environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS if gpu is None else _WARNINGS)
+    environ.pop("API_TOKEN", None)
+    if gpu is not None:
+        environ |= of_cards(gpu)
+        search, dropped = cuda.without_cuda(environ.get("LD_LIBRARY_PATH", ""))
+        if dropped and cuda.has_wheels():
+            log.debug("models' processes do without %s", os.pathsep.join(dropped))
+            environ["LD_LIBRARY_PATH"] = search
+    return environ
+
+
+def of_cards(gpus: str) -> dict[str, str]:
+    """Give the variables that name the cards to CUDA and TensorFlow.
+
+    The last one is a belt: without it one op that runs before the session is made would
+    take a card's whole memory.
+    """
+    return {
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "CUDA_DEVICE_ORDER": _ORDER,
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }

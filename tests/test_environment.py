@@ -1,0 +1,65 @@
+"""The environment that a model's process gets."""
+
+import os
+import sys
+
+import pytest
+
+from modelserver import cuda
+from modelserver.runners import environment, inline
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """A system's CUDA and another folder, in the search path."""
+    (tmp_path / "libcudart.so.11.0").touch()
+    search = f"{tmp_path}{os.pathsep}/mine"
+    monkeypatch.setenv("LD_LIBRARY_PATH", search)
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    return search
+
+
+def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypatch):
+    """Warnings are where TensorFlow says why it uses none."""
+    monkeypatch.setattr(cuda, "has_wheels", lambda: True)
+    environ = environment.of_child("GPU-abc")
+    assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
+    assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    assert environ["TF_CPP_MIN_LOG_LEVEL"] == "1"
+    assert environ["LD_LIBRARY_PATH"] == "/mine"
+
+
+def test_without_wheels_a_systems_cuda_stays(toolkit, monkeypatch):
+    """Then it is all there is."""
+    monkeypatch.setattr(cuda, "has_wheels", lambda: False)
+    assert environment.of_child("0")["LD_LIBRARY_PATH"] == toolkit
+
+
+def test_a_process_without_a_card_is_as_ever(toolkit, monkeypatch):
+    """Nothing about cards is touched, and the token is not handed on."""
+    monkeypatch.setenv("API_TOKEN", "secret")
+    environ = environment.of_child(None)
+    assert environ["LD_LIBRARY_PATH"] == toolkit
+    assert environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
+    assert not {"CUDA_VISIBLE_DEVICES", "API_TOKEN"} & environ.keys()
+
+
+def test_the_operators_log_level_is_obeyed(monkeypatch):
+    """With a card, too."""
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    assert environment.of_child("0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
+
+
+@pytest.mark.parametrize(("gpu", "times"), [("0", 1), (None, 0)])
+def test_what_tensorflow_would_miss_is_opened_before_it(gpu, times, monkeypatch):
+    """Only in a process that was given a card: others need none of it."""
+    calls = []
+    monkeypatch.setattr(
+        cuda, "preload", lambda: calls.append("tensorflow" in sys.modules)
+    )
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setitem(sys.modules, "modelserver.sessions", cuda)
+    inline.import_tensorflow(gpu)
+    assert calls == [False] * times
