@@ -26,7 +26,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from modelserver.errors import UndecodableImage
-from modelserver.images import containers, jpeg_markers
+from modelserver.images import containers, jpeg_markers, png_chunks
 from modelserver.images.colours import to_rgb
 from modelserver.images.formats import BOXED, format_of, opened, watched
 from modelserver.images.orientation import (
@@ -58,6 +58,10 @@ FAST_REDUCTION = 2.0
 ANY_REDUCTION = 1.0
 # Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
 SCAN = re.compile(rb"\xff\xda")
+# BI_RLE8 and BI_RLE4 (wingdi.h). A few bytes can end thousands of empty lines, which
+# Pillow fills pixel by pixel, holding the interpreter: a quarter of a second at worst.
+RUN_LENGTH = frozenset({1, 2})
+MOST_RUN_PIXELS = 2_000_000
 # One for the process, as its memory is.
 _workspace = Workspace()
 
@@ -120,9 +124,13 @@ def decode(
     if name == "JPEG":
         return _Jpeg(data, limits, at_least).decode(allocate)
     with _reading(name):
+        if name == "PNG":
+            data = png_chunks.without_extras(data)
         largest = containers.check(data, name) if name in BOXED else 0
         image = opened(data, name)
     limits.check_header(*image.size)
+    if name == "BMP":
+        _check_runs(image)
     if not containers.explains(image.size[0] * image.size[1], largest):
         raise UndecodableImage(f"the {name} header claims less than there is.")
     with _workspace.hold(image.size[0] * image.size[1]):
@@ -176,7 +184,7 @@ def _by_pillow(
         image.load()
         # After loading: PNG may hold its EXIF behind the pixels.
         orientation = orientation_of(image.info)
-        stored = np.asarray(to_rgb(image))
+        stored = np.asarray(to_rgb(_opaque(image) if name == "BMP" else image))
     if stored.shape != pixels.shape:
         raise UndecodableImage(f"the {name} data is not of the size it claims.")
     if turns(orientation):
@@ -184,6 +192,26 @@ def _by_pillow(
         pixels = pixels.reshape(_upright_shape(rows, columns, orientation))
     copy_upright(stored, orientation, pixels)
     return Picture(pixels, width, height, orientation, name)
+
+
+def _check_runs(image: ImageFile.ImageFile) -> None:
+    """Refuse a run-length coded BMP of many pixels: Pillow fills them in Python."""
+    width, height = image.size
+    if image.info.get("compression") in RUN_LENGTH and width * height > MOST_RUN_PIXELS:
+        raise UndecodableImage(
+            f"a run-length coded BMP may have {MOST_RUN_PIXELS:,} pixels at most, and "
+            f"it has {width} x {height}; save it as PNG."
+        )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Drop a BMP's alpha where it is 0 everywhere: a program that left it unset.
+
+    As browsers and Windows show such a file, in headers of version 3, 4 and 5.
+    """
+    if image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        return image.convert("RGB")
+    return image
 
 
 def _upright_shape(height: int, width: int, orientation: int) -> tuple[int, int, int]:
