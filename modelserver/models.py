@@ -299,6 +299,8 @@ class Loader:
         for note in facts.notes:
             log.info("%s: %s", files.name, note)
         for one in facts.findings:
+            if one.message in facts.notes:
+                continue
             level = logging.INFO if one.level == "note" else logging.WARNING
             log.log(level, "%s: %s", files.name, one.message)
         log.info(

@@ -24,6 +24,7 @@ GRAPHS = (
     hostile_functions.mutual(),
     hostile_tensors.in_calls(),
     hostile_tensors.in_argument(hostile_tensors.shapes_of(3, -1)),
+    *(make() for make in tiny_graphs.LEFTOVERS.values()),
 )
 LABEL_MAPS = (
     b'item {\n  id: 1\n  name: "cat"\n  display_name: "Cat"\n}\nitem { id: 2 }\n',

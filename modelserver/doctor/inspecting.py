@@ -11,9 +11,11 @@ from modelserver import graphs
 from modelserver.doctor.reports import GraphReport, Guess, Refused
 from modelserver.errors import ModelError
 from modelserver.findings import override
+from modelserver.graphs.bodies import bodies_of
 from modelserver.graphs.checking import check_structure
 from modelserver.graphs.ops import ALLOWED
 from modelserver.graphs.reading import read_graph_file
+from modelserver.graphs.repairing import repair
 from modelserver.graphs.walking import placeholders, shape_of, shape_text
 from modelserver.signatures import read_sidecar
 
@@ -71,6 +73,8 @@ def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
         "ops": dict(ops.most_common()),
     }
     try:
+        bodies_of(graph_def)  # Refuses too many nodes.
+        repairs = repair(graph_def)
         refused = _refused(check_structure(graph_def, len(data)))
         if refused:
             named = ", ".join(one.op for one in refused)
@@ -78,7 +82,8 @@ def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
             return GraphReport(**facts, refused=refused, error=why)
         found = sidecar_of(path)
         sidecar = read_sidecar(found) if found else None
-        return GraphReport(**facts, **_signed(graph_def, kind, sidecar))
+        signed = _signed(graph_def, kind, sidecar)
+        return GraphReport(**facts, repairs=repairs, **signed)
     except ModelError as err:
         return GraphReport(**facts, error=str(err))
 

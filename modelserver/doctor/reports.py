@@ -42,6 +42,7 @@ class GraphReport(msgspec.Struct, frozen=True, kw_only=True):
         classes: how many it tells apart, where that can be seen; a detector's may
             count the background.
         guesses: what was guessed.
+        repairs: what freezing or another machine left in it and was repaired.
         error: why it cannot be served; empty where it can.
     """
 
@@ -60,6 +61,7 @@ class GraphReport(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, str] = {}
     classes: int | None = None
     guesses: tuple[Guess, ...] = ()
+    repairs: tuple[str, ...] = ()
     error: str = ""
 
 

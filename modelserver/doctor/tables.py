@@ -46,6 +46,8 @@ def _graph_facts(report: GraphReport) -> Iterator[tuple[str, str]]:
     yield "sha256", report.sha256
     if report.error:
         yield "cannot be served", report.error
+    for one in report.repairs:
+        yield "repaired", one
     for one in report.placeholders:
         yield "placeholder", one
     if report.signature is not None:

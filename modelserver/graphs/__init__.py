@@ -1,7 +1,13 @@
 """Read frozen graphs, check them and find out what they take and give."""
 
-from modelserver.graphs.checking import read_checked_graph
+from modelserver.graphs.checking import read_checked_graph, read_repaired_graph
 from modelserver.graphs.finding import find_signature
 from modelserver.graphs.reading import import_graph, read_graph_def
 
-__all__ = ["find_signature", "import_graph", "read_checked_graph", "read_graph_def"]
+__all__ = [
+    "find_signature",
+    "import_graph",
+    "read_checked_graph",
+    "read_graph_def",
+    "read_repaired_graph",
+]

@@ -15,6 +15,7 @@ from modelserver.graphs.calls import check_calls
 from modelserver.graphs.ops import ALLOWED, is_registered
 from modelserver.graphs.quoting import shown
 from modelserver.graphs.reading import read_graph_file
+from modelserver.graphs.repairing import repair
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -38,8 +39,31 @@ class RefusedOp(NamedTuple):
     place: str
 
 
+class RepairedGraph(NamedTuple):
+    """A graph that was repaired where that was due, and checked.
+
+    Attributes:
+        graph_def: the ``tf.compat.v1.GraphDef``, as it is run.
+        repairs: a few words for each kind of repair.
+    """
+
+    graph_def: Any
+    repairs: tuple[str, ...]
+
+
 def read_checked_graph(path: Path, trusted: Collection[str] = ()) -> Any:
-    """Read a frozen graph's file and check it before TensorFlow sees it.
+    """Read, repair and check a graph; see :func:`read_repaired_graph`.
+
+    Returns:
+        The ``tf.compat.v1.GraphDef``.
+    """
+    return read_repaired_graph(path, trusted).graph_def
+
+
+def read_repaired_graph(path: Path, trusted: Collection[str] = ()) -> RepairedGraph:
+    """Read a frozen graph's file, repair and check it before TensorFlow sees it.
+
+    What is checked is the repaired graph, which is what is run.
 
     Args:
         path: as for :func:`read_graph_def`.
@@ -47,22 +71,19 @@ def read_checked_graph(path: Path, trusted: Collection[str] = ()) -> Any:
             What is compared is the hash of the very bytes that were parsed. All else
             is checked in a trusted file too.
 
-    Returns:
-        The ``tf.compat.v1.GraphDef``.
-
     Raises:
         GraphError: says what is wrong, in words of printable ASCII where they are the
             graph's, and what to do.
     """
     graph_def, data = read_graph_file(path)
-    bodies = check_structure(graph_def, len(data))
-    refused = refused_op(bodies)
-    if refused is None:
-        return graph_def
-    digest = hashlib.sha256(data).hexdigest()
-    if digest not in trusted:
-        raise GraphError(_sentence(refused, digest))
-    return graph_def
+    bodies_of(graph_def)  # Refuses too many nodes, before any work is done on them.
+    repairs = repair(graph_def)
+    refused = refused_op(check_structure(graph_def, len(data)))
+    if refused is not None:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in trusted:
+            raise GraphError(_sentence(refused, digest))
+    return RepairedGraph(graph_def, repairs)
 
 
 def check_structure(graph_def: Any, size: int) -> list[Body]:

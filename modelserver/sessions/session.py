@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from modelserver import graphs, rewriting
 from modelserver.errors import GraphError, RequestError
+from modelserver.findings import found
 from modelserver.sessions.running import GraphRun
 from modelserver.signatures import Signature, read_sidecar
 
@@ -99,12 +100,13 @@ class ModelSession:
         started = time.perf_counter()
         sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         self._choose_device()
-        graph_def = graphs.read_checked_graph(self._path, self._trusted)
+        graph_def, repairs = graphs.read_repaired_graph(self._path, self._trusted)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(
             graph, self._kind, sidecar, export=self._export
         )
         self.notes = self.signature.guesses
+        self._tell_repairs(repairs)
         if self._rewrite:
             graph = self._rewritten(graph_def, graph)
         if self._run is None:
@@ -113,6 +115,13 @@ class ModelSession:
         del graph_def, graph
         give_memory_back()
         self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _tell_repairs(self, repairs: Sequence[str]) -> None:
+        """Note what was repaired, for the log, ``/models`` and ``check``."""
+        if repairs:
+            sentence = f"the graph was repaired: {'; '.join(repairs)}"
+            self.notes = (*self.notes, sentence)
+            self.findings = (*self.findings, found("repaired", self._name, sentence))
 
     def _start(self, graph: Any, config: Any) -> GraphRun:
         return GraphRun(graph, self.signature, config, callers_thread=not self._on_gpu)
@@ -144,7 +153,6 @@ class ModelSession:
         """Run both graphs on the same images, on the CPU, which computes in full."""
         config = self._config()
         config.device_count["GPU"] = 0
-        config.allow_soft_placement = self._on_gpu
         self._run = self._start(faster, config)
         unoptimised = v1.ConfigProto()
         unoptimised.CopyFrom(config)
@@ -187,6 +195,7 @@ class ModelSession:
 
     def _config(self) -> Any:
         config = v1.ConfigProto()
+        config.allow_soft_placement = True
         config.gpu_options.allow_growth = True
         if not self._on_gpu:
             config.intra_op_parallelism_threads = 1

@@ -65,10 +65,12 @@ from tiny_graphs.hungry import (
     hangs_always,
     hangs_when_white,
 )
+from tiny_graphs.leftovers import LEFTOVERS, on_device, with_mean
 
 __all__ = [
     "COLOURS",
     "FAULTS",
+    "LEFTOVERS",
     "batch_of_one_classifier",
     "batch_of_one_detector",
     "building",
@@ -104,6 +106,7 @@ __all__ = [
     "no_count_detector",
     "no_placeholder",
     "not_frozen",
+    "on_device",
     "one_image_classifier",
     "png",
     "random_bytes",
@@ -121,5 +124,6 @@ __all__ = [
     "two_images",
     "unknown_op",
     "unknown_shape_classifier",
+    "with_mean",
     "write",
 ]
