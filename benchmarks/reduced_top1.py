@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def top(model: Model, file: bytes) -> Classification:
     """Return a photo's best class."""
     done = model.submit(model.prepare(file).frame).result()
-    softmax = model.facts.signature.softmax
-    return classification.parse(
-        done.result.outputs, model.labels, model.offset, softmax=softmax
+    signature = model.facts.signature
+    return classification.classes_of(
+        signature, done.result.outputs, model.labels, model.offset
     )[0]
 
 

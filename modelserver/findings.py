@@ -46,6 +46,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "repaired": ("note", "what freezing or another machine left in it was repaired"),
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
+    "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
     "run-failed": ("error", "the model cannot be run on a photo"),
@@ -56,9 +57,12 @@ _OVERRIDES = (
     (re.compile(r"is fed with \("), '"mean", "scale" and "channels"'),
     (re.compile(r"takes any size"), '"size"'),
     (re.compile(r"does not tell its channels"), '"channels"'),
+    (re.compile(r"probability of its own|independent classes"), '"independent"'),
+    (re.compile(r"taken for logits, a softmax"), '"output" or "independent"'),
     (re.compile(r"was chosen over|have no names|comes from|one value"), '"output"'),
     (re.compile(r"has no known shape"), '"input"'),
 )
+_SCORES_UNTOLD = re.compile(r"taken for (a logit|probabilities)|by its name taken")
 _UNTOLD = "nothing in the graph tells"
 
 
@@ -167,16 +171,15 @@ def _of_classes(
     name: str, signature: Signature, label_map: LabelMap, classes: int | None
 ) -> Iterator[Finding]:
     """Compare the label map with the graph's classes."""
-    if not label_map.names:
+    # A graph of one value was held against its labels when it was loaded.
+    if not label_map.names or signature.classes == 1:
         return
     first = 1
     if signature.kind == "classification":
         classes = signature.classes
-        if classes is None:
-            return
-        aligned = labels.align(label_map, classes, signature.label_offset)
-        first = aligned.offset
-        if aligned.warning:
+        aligned = labels.alignment_of(label_map, signature)
+        first = aligned.offset if aligned else first
+        if aligned and aligned.warning:
             yield found(
                 *("labels-offset", name, aligned.sentence),
                 'put the right "label_offset" into the sidecar, or the right names '
@@ -231,6 +234,8 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
         code = "guessed"
         if _UNTOLD in guess and "is fed with (" in guess:
             code = "scaling-guessed"
+        if _SCORES_UNTOLD.search(guess):
+            code = "scores-guessed"
         fix = f"if that is wrong, put {keys} into {name}.json" if keys else ""
         yield found(code, name, guess, fix)
 

@@ -49,7 +49,7 @@ class ExpectedDetection(msgspec.Struct, frozen=True):
 class ExpectedClass(msgspec.Struct, frozen=True):
     """What ``/classify`` answers; more fields are passed over."""
 
-    name: str = msgspec.field(name="class")
+    name: str | None = msgspec.field(name="class")
 
 
 class Testable(Protocol):
@@ -120,11 +120,11 @@ def check(
             difference = detections_differ(wanted, found, min_confidence)
         else:
             one = _decode(expected, ExpectedClass, files.expected)
-            softmax = model.facts.signature.softmax
-            best = classification.parse(
-                outputs, model.labels, model.offset, softmax=softmax, top=1
+            signature = model.facts.signature
+            best = classification.classes_of(
+                signature, outputs, model.labels, model.offset, top=1
             )
-            difference = class_differs(one.name, best[0].label)
+            difference = class_differs(one.name, classification.answer_of(best))
     except FutureTimeoutError:
         raise ModelError(f"{name} was not evaluated within {timeout_s:g} s.") from None
     except RunnerDied as error:
@@ -141,11 +141,12 @@ def check(
         raise ModelError(f"{name} does not come out as expected: {difference}.")
 
 
-def class_differs(wanted: str, found: str) -> str:
-    """Say how a class differs; empty where it does not."""
+def class_differs(wanted: str | None, found: str | None) -> str:
+    """Say how a class, ``None`` for none, differs; empty where it does not."""
     if wanted == found:
         return ""
-    return f"{_cut(wanted)} is expected, the model says {_cut(found)}"
+    names = ["no class" if name is None else _cut(name) for name in (wanted, found)]
+    return f"{names[0]} is expected, the model says {names[1]}"
 
 
 def detections_differ(

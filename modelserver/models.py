@@ -289,10 +289,8 @@ class Loader:
     ) -> Model:
         offset = 0
         signature = facts.signature
-        if signature.kind == "classification" and signature.classes is not None:
-            alignment = labels.align(
-                label_map, signature.classes, signature.label_offset
-            )
+        alignment = labels.alignment_of(label_map, signature)
+        if alignment is not None:
             level = logging.WARNING if alignment.warning else logging.INFO
             log.log(level, "%s: %s", files.name, alignment.sentence)
             offset = alignment.offset

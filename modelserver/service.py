@@ -193,9 +193,9 @@ class Service:
         def parse(
             model: Model, outputs: Outputs, _window: Window
         ) -> list[Classification]:
-            softmax = model.facts.signature.softmax
-            best = classification.parse(
-                outputs, model.labels, model.offset, softmax=softmax, top=top
+            signature = model.facts.signature
+            best = classification.classes_of(
+                signature, outputs, model.labels, model.offset, top
             )
             if self._settings.debug:
                 for one in best[:_TOP]:

@@ -74,6 +74,10 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         feeds: tensor name to the constant to feed beside the image, such as
             ``{"keep_prob:0": 1.0}``; of the tensor's own dtype, without an axis.
         softmax: the classifier's output are logits; the server applies a softmax.
+        sigmoid: as ``softmax``, but each value is the logit of a probability of its
+            own.
+        independent: the classifier's classes do not exclude each other. Where
+            ``classes`` is 1 the label map decides: two labels exclude each other.
         batch: images one run takes at most; 1 for a graph with a fixed batch of one,
             0 where the graph sets no limit.
         classes: number of a classifier's outputs; ``None`` when not known.
@@ -97,6 +101,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     outputs: dict[str, str]
     feeds: dict[str, bool | int | float] = {}
     softmax: bool = False
+    sigmoid: bool = False
+    independent: bool = False
     batch: int = 0
     classes: int | None = None
     label_offset: int | None = None
@@ -139,6 +145,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         channels: 3 (RGB), 1 (gray), or ``bgr``.
         resize: how an upload of another shape is brought to ``size``.
         label_offset: label id = output index + label_offset.
+        independent: a classifier's classes do not exclude each other, or do.
     """
 
     input: str | None = None
@@ -149,6 +156,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channels: Literal[1, 3, "bgr"] | None = None
     resize: Resize | None = None
     label_offset: int | None = None
+    independent: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the values; msgspec turns the error into one of its own.

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.classification import parse
+from modelserver.classification import parse, to_json
 from modelserver.labels import LabelMap, numbered
+from modelserver.options import Options
 
 LABELS = LabelMap({1: "cat", 2: "dog", 3: "okapi"})
 
@@ -60,5 +61,83 @@ def test_confidences_are_always_finite(values, softmax):
     """Whatever the graph gives."""
     if not np.isfinite(np.array(values, np.float32)).any():
         return
-    for one in parse(scores(*values), numbered(), 0, softmax=softmax):
+    try:
+        found = parse(scores(*values), numbered(), 0, softmax=softmax)
+    except ValueError:
+        assert len(values) == 1  # a lone value must be a probability
+        return
+    assert found
+    for one in found:
         assert np.isfinite(one.confidence)
+
+
+CATS_DOGS = LabelMap({3: "cats", 7: "dogs"})
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("value", "label", "confidence"),
+    [(0.02, "cats", 0.98), (0.5, "cats", 0.5), (0.51, "dogs", 0.51), (1, "dogs", 1)],
+)
+def test_one_probability_decides_between_two_labels(shape, value, label, confidence):
+    """Up to .5 it is the first by id, above it the second, in any rank."""
+    found = parse(scores(value, shape=shape), CATS_DOGS, 3, independent=True)
+    assert [one.label for one in found] in (["cats", "dogs"], ["dogs", "cats"])
+    assert (found[0].label, found[0].holds) == (label, True)
+    assert found[0].confidence == pytest.approx(confidence)
+    assert sum(one.confidence for one in found) == pytest.approx(1)
+
+
+def test_one_logit_is_made_a_probability_first():
+    """0 is .5; huge ones neither overflow nor warn."""
+    for logit, label in ((-1e4, "cats"), (0, "cats"), (2, "dogs"), (1e4, "dogs")):
+        assert parse(scores(logit), CATS_DOGS, 3, sigmoid=True)[0].label == label
+
+
+def test_one_probability_without_a_label_map_decides_between_ids():
+    """As many classes as the two that it tells apart."""
+    assert [one.label for one in parse(scores(0.9), numbered(), 0)] == ["1", "0"]
+
+
+@pytest.mark.parametrize(("value", "holds"), [(0.49, False), (0.5, True), (1, True)])
+def test_one_probability_of_one_label_is_its_own(value, holds):
+    """The answer is the label or nothing, never the opposite."""
+    (one,) = parse(scores(value), LabelMap({4: "hot dog"}), 4)
+    assert (one.label, one.class_id, one.holds) == ("hot dog", 4, holds)
+    assert one.confidence == pytest.approx(value)
+
+
+def test_a_lone_value_outside_0_to_1_is_an_error():
+    """A distance or an age must never become a class; rounding is forgiven."""
+    assert parse(scores(1.0001), CATS_DOGS, 3)[0].confidence == 1
+    with pytest.raises(ValueError, match="its one score, 37, is no probability"):
+        parse(scores(37), CATS_DOGS, 3)
+
+
+def test_independent_classes_each_have_their_probability():
+    """They are not normalised; those from .5 on hold, and the best is the answer."""
+    found = parse(scores(0.5, 0.9, 0.49), LABELS, 1, independent=True)
+    assert [(one.label, one.holds) for one in found] == [
+        ("dog", True),
+        ("cat", True),
+        ("okapi", False),
+    ]
+    assert [one.confidence for one in found] == pytest.approx([0.9, 0.5, 0.49])
+    assert to_json(found) == {"class": "dog"}
+
+
+def test_independent_classes_can_all_be_wrong():
+    """Then there is no class; exclusive ones always have one, however unsure."""
+    values = scores(0.3, 0.2, 0.1)
+    found = parse(values, LABELS, 1, independent=True)
+    assert to_json(found) == {"class": None}
+    assert to_json(parse(values, LABELS, 1)) == {"class": "cat"}
+    told = to_json(found, Options(top_k=2))
+    assert told["class"] is None
+    assert [one["label"] for one in told["classes"]] == ["cat", "dog"]
+
+
+def test_independent_logits_get_a_sigmoid_each():
+    """Not a softmax: two can be sure at once."""
+    found = parse(scores(5, 5, -5), LABELS, 1, sigmoid=True, independent=True)
+    assert [round(one.confidence, 3) for one in found] == [0.993, 0.993, 0.007]

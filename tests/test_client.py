@@ -131,6 +131,14 @@ def test_the_best_classes_come_with_confidences(make):
     assert seen.classes == (client.Class(281, "cat", 0.9),)
 
 
+def test_no_class_is_no_label(make):
+    """Of classes that do not exclude each other none may hold."""
+    body = {"class": None, "classes": []}
+    seen = make(Answers(httpx.Response(200, json=body))).classify("net", b"photo")
+    assert seen.label is None
+    assert (str(seen), repr(seen)) == ("none", "Classification(None)")
+
+
 def test_models_are_listed(make):
     """With their states, and all else that the server says of them."""
     one = {"name": "net", "kind": "detection", "state": "FAILED", "reason": "Cut off."}

@@ -87,6 +87,13 @@ def test_a_class_is_the_same_or_not():
     assert class_differs("cat", "dog") == "'cat' is expected, the model says 'dog'"
 
 
+def test_no_class_can_be_what_is_expected():
+    """Of independent classes none may hold."""
+    assert not class_differs(None, None)
+    assert class_differs(None, "a") == "no class is expected, the model says 'a'"
+    assert class_differs("a", None) == "'a' is expected, the model says no class"
+
+
 @pytest.fixture
 def golden(folder, serving):
     """A function that serves a model with a golden image; gives client and registry."""

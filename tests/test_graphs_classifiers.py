@@ -144,14 +144,6 @@ def test_of_several_heads_the_last_is_taken_or_the_named():
     assert find(data, output="b").outputs["scores"] == "b:0"
 
 
-def test_one_value_is_told():
-    """A yes-or-no model is served, with a warning that every answer is the same."""
-    data = tiny_graphs.classifier(end=lambda x: tf.nn.sigmoid(x[:, :1]))
-    signature = find(data)
-    assert signature.classes == 1
-    assert "every answer is one class" in signature.guesses[-2]
-
-
 def test_a_sidecars_output_must_be_floats():
     """A decision is no scores."""
     data = tiny_graphs.classifier(end=lambda x: tf.argmax(x, 1, name="answer"))

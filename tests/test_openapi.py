@@ -144,12 +144,15 @@ def test_answers_are_what_the_types_say(folder, serving):
     tiny_graphs.write(folder / "bad.frozen.pb", tiny_graphs.saved_model())
     tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
     (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
+    tiny_graphs.write(folder / "several.pb", tiny_graphs.multi_label_classifier())
     detector, classifier = serving(), serving("classification")
+    none = [("modelname", "several"), ("file", "x.png", photo((0, 0, 0)))]
     every = [("modelname", "*"), FILE, ("file", "y", b"text"), ("top_k", "2")]
     for response, kind in (
         (send(detector, "/detect", ("modelname", "m"), FILE), list[schemas.Detection]),
         (send(detector, "/detect", *every), schemas.DetectResults),
         (send(classifier, "/classify", ("modelname", "c"), FILE), schemas.Classified),
+        (send(classifier, "/classify", *none), schemas.Classified),
         (send(classifier, "/classify", *every), schemas.ClassifyResults),
         (send(detector, "/detect", ("modelname", "x"), FILE), schemas.Problem),
         (detector.get("/models"), schemas.Models),

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.real
 
 TOKEN = "choose-a-long-one"
 RED = photo((250, 20, 20), (64, 48))
+BLACK = photo((0, 0, 0), (64, 48))
 # What a shell, curl, Python or JavaScript could take for something of its own.
 ODD = "it's $HOME; `id` \"\\ é @<"
 
@@ -29,6 +30,7 @@ def models(tmp_path_factory):
         (folder / f"{name}.label_map.pbtxt").write_text('item { id: 26 name: "red" }\n')
         write(folder / f"{name}.pb", tiny_graphs.classifier())
         (folder / f"{name}.labels.txt").write_text("red\ngreen\nblue\n")
+    write(folder / "several.pb", tiny_graphs.multi_label_classifier())
     return folder
 
 
@@ -73,6 +75,18 @@ def test_a_classifier_says_what_is_in_the_photo(opened):
     shares = page.locator("tbody td").all_text_contents()
     assert all(re.fullmatch(r"\d+ %", share) for share in shares)
     assert "top_k=5" in page.locator("#same-code").text_content()
+
+
+def test_no_class_is_said_where_none_holds(opened):
+    """Of classes that do not exclude each other; their shares are shown all the same."""
+    watched = opened("classification")
+    watched.page.select_option("#model", "several")
+    watched.choose(("photo.png", BLACK))
+    page = watched.page
+    assert page.locator(".badge").text_content() == "none"
+    assert page.locator(".count").text_content() == "None at 50 % or above."
+    assert page.locator("tbody tr").count() == 3
+    assert "several: None at 50 %" in page.locator("#live").text_content()
 
 
 def test_what_is_below_the_servers_threshold_can_be_looked_at(opened):

@@ -201,8 +201,9 @@ def _detection(one: dict[str, Any]) -> Detection:
     )
 
 
-def _classes(body: dict[str, Any]) -> tuple[str, tuple[Class, ...]]:
-    return str(body["class"]), tuple(
+def _classes(body: dict[str, Any]) -> tuple[str | None, tuple[Class, ...]]:
+    best = body["class"]
+    return None if best is None else str(best), tuple(
         Class(int(one["class"]), str(one["label"]), float(one["confidence"]))
         for one in body.get("classes", ())
     )

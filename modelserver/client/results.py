@@ -103,7 +103,8 @@ class Classification:
     """What a photo is of. Immutable.
 
     Attributes:
-        label: the best class's.
+        label: the best class's; ``None`` where the model's classes do not exclude each
+            other and none has a confidence of at least .5.
         classes: highest confidence first; empty unless ``top_k`` asked for them.
         model: the model's name.
         size: width and height of the upright photo in pixels, ``None`` where the
@@ -111,14 +112,14 @@ class Classification:
         request_id: by which the server's log knows the request.
     """
 
-    label: str
+    label: str | None
     model: str
     classes: tuple[Class, ...] = ()
     size: Size | None = None
     request_id: str = ""
 
     def __str__(self) -> str:
-        return self.label
+        return "none" if self.label is None else self.label
 
     def __repr__(self) -> str:
         others = ", ".join(f"{one.label} {one.confidence:.2f}" for one in self.classes)

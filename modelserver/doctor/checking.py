@@ -237,9 +237,9 @@ def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
         seen = detection.parse(answer.outputs, model.labels, window=prepared.window)
         answers = [(one.label, one.confidence) for one in seen]
     else:
-        softmax = model.facts.signature.softmax
-        best = classification.parse(
-            answer.outputs, model.labels, model.offset, softmax=softmax
+        signature = model.facts.signature
+        best = classification.classes_of(
+            signature, answer.outputs, model.labels, model.offset
         )
         answers = [(one.label, one.confidence) for one in best]
     return Timing(

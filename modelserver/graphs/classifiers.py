@@ -1,4 +1,4 @@
-"""Find a classifier's class scores, and whether they are probabilities yet."""
+"""Find a classifier's class scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
+from modelserver.graphs.activations import (
+    FORMS,
+    LOGITS,
+    features,
+    is_probability,
+    maker,
+    meaning,
+    values_an_image,
+)
 from modelserver.graphs.walking import (
     descendants,
     last_part,
@@ -22,38 +31,6 @@ if TYPE_CHECKING:
 
     from modelserver.signatures import Sidecar
 
-# Ops that change the form of scores and not the scores.
-_FORMS = frozenset(
-    {
-        "Cast",
-        "CheckNumerics",
-        "Dequantize",
-        "FakeQuantWithMinMaxArgs",
-        "FakeQuantWithMinMaxVars",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "StopGradient",
-    }
-)
-# Ops whose results are probabilities. RealDiv and Div: a softmax written out, as older
-# Keras does for a rank of 4.
-_PROBABILITIES = frozenset({"Softmax", "Sigmoid", "RealDiv", "Div"})
-# Ops whose results are logits; a softmax of log-softmax gives back the probabilities.
-_LOGITS = frozenset(
-    {
-        "Add",
-        "AddV2",
-        "AvgPool",
-        "BiasAdd",
-        "Conv2D",
-        "LogSoftmax",
-        "MatMul",
-        "Mean",
-        "_FusedConv2D",
-        "_FusedMatMul",
-    }
-)
 # A softmax before one of these is attention inside the network, no answer.
 _LEARNT = frozenset(
     {
@@ -70,6 +47,10 @@ _LEARNT = frozenset(
 )
 # Ops that make the scores an answer; the scores are what goes in first.
 _DECISIONS = frozenset({"ArgMax", "InTopK", "InTopKV2", "TopK", "TopKV2"})
+# Those that make an answer of one probability.
+_THRESHOLDS = frozenset(
+    {"Greater", "GreaterEqual", "Less", "LessEqual", "Rint", "Round"}
+)
 # Names of class scores, the surest first: retrain.py, slim, Keras, common habits.
 _KNOWN_NAMES = (
     "final_result",
@@ -90,6 +71,8 @@ class Scores:
 
     tensor: Any
     softmax: bool
+    sigmoid: bool
+    independent: bool
     classes: int | None
     guesses: tuple[str, ...] = ()
 
@@ -100,7 +83,7 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
     Args:
         graph: a ``tf.Graph``.
         image: the tensor that takes the image.
-        sidecar: its ``output`` wins.
+        sidecar: its ``output`` and ``independent`` win.
 
     Raises:
         GraphError: nothing in the graph can be class scores, or the sidecar is wrong.
@@ -113,39 +96,72 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
         if not found:
             raise _no_scores(graph, image)
         tensor, guesses = _chosen(found)
-    softmax, more = _needs_softmax(tensor)
-    shape = shape_of(tensor)
-    classes = shape[-1] if shape else None
-    if classes == 1:
-        more += (f"the output {tensor.name} has one value: every answer is one class",)
-    return Scores(tensor, softmax, classes, guesses + more)
+        if reason := features(tensor):
+            raise _no_scores(graph, image, reason)
+    tensor = _with_batch(tensor)
+    classes = values_an_image(tensor, image)
+    means = meaning(tensor, lone=classes == 1, independent=sidecar.independent)
+    return Scores(
+        tensor,
+        softmax=means.softmax,
+        sigmoid=means.sigmoid,
+        independent=means.independent,
+        classes=classes,
+        guesses=guesses + ((means.told,) if means.told else ()),
+    )
 
 
 def score_tensors(graph: Any, image: Any) -> list[Any]:
-    """Give the tensors that can be class scores: final softmaxes, else loose ends."""
+    """Give the tensors that can be class scores.
+
+    Final softmaxes, else final sigmoids, else loose ends.
+    """
     reached = descendants(image)
     ops = [op for op in graph.get_operations() if op in reached]
-    found = [_tail(op.outputs[0]) for op in ops if _is_final_softmax(op)]
-    fitting = [tensor for tensor in found if _fits(tensor)]
-    if not fitting:
-        ends = [op.inputs[0] for op in ops if op.type in _DECISIONS] + leaves(ops)
-        fitting = _likely([tensor for tensor in ends if _fits(tensor)])
-    return list({tensor.name: tensor for tensor in fitting}.values())
+    for is_final in (_is_final_softmax, _is_final_sigmoid):
+        found = [_tail(op.outputs[0]) for op in ops if is_final(op)]
+        fitting = _last([tensor for tensor in found if _fits(tensor)])
+        if fitting:
+            return fitting
+    ends = [op.inputs[0] for op in ops if op.type in _DECISIONS] + leaves(ops)
+    return _likely([tensor for tensor in _distinct(ends) if _fits(tensor)])
+
+
+def _distinct(tensors: list[Any]) -> list[Any]:
+    return list({tensor.name: tensor for tensor in tensors}.values())
+
+
+def _last(tensors: list[Any]) -> list[Any]:
+    """Leave out those from which others are made: a softmax of a softmax."""
+    found = _distinct(tensors)
+    if len(found) == 1:
+        return found
+    return [
+        tensor
+        for tensor in found
+        if not descendants(tensor) & {other.op for other in found}
+    ]
 
 
 def _likely(tensors: list[Any]) -> list[Any]:
     """Drop loose ends that no classifier ends in, unless there is just one."""
-    known = _PROBABILITIES | _LOGITS
-    likely = [tensor for tensor in tensors if _maker(tensor).type in known]
+    likely = [
+        tensor
+        for tensor in tensors
+        if maker(tensor).type in LOGITS or is_probability(tensor)
+    ]
     return likely or (tensors if len(tensors) == 1 else [])
 
 
-def _maker(tensor: Any) -> Any:
-    """Give the op that made scores, behind those that only change their form."""
+def _with_batch(tensor: Any) -> Any:
+    """Go back to before scores lost the batch's axis or that of the classes."""
     op = tensor.op
-    while op.type in _FORMS:
-        op = op.inputs[0].op
-    return op
+    while tensor.shape.rank in {0, 1} and op.type in {*FORMS, "StridedSlice"}:
+        before = op.inputs[0]
+        if not _fits(before) or maker(before) is not maker(tensor):
+            break
+        tensor, op = before, before.op
+    return tensor
 
 
 def _named(graph: Any, output: str | DetectionOutputs) -> Any:
@@ -172,6 +188,14 @@ def _is_final_softmax(op: Any) -> bool:
     )
 
 
+def _is_final_sigmoid(op: Any) -> bool:
+    """Tell a sigmoid that only a decision follows: not a gate, nor 100 * sigmoid."""
+    ends = FORMS | _DECISIONS | _THRESHOLDS
+    return op.type == "Sigmoid" and all(
+        user.type in ends for user in descendants(op.outputs[0])
+    )
+
+
 def _tail(tensor: Any) -> Any:
     """Follow scores through the ops that only change their form, to the last.
 
@@ -179,7 +203,7 @@ def _tail(tensor: Any) -> Any:
     """
     while True:
         users = tensor.consumers()
-        if len(users) != 1 or users[0].type not in _FORMS:
+        if len(users) != 1 or users[0].type not in FORMS:
             return tensor
         after = users[0].outputs[0]
         if not _fits(after) or (after.shape.rank == 1 and tensor.shape.rank != 1):
@@ -196,7 +220,7 @@ def _fits(tensor: Any) -> bool:
         return True
     if len(shape) == 4:  # noqa: PLR2004 - [N, 1, 1, classes], a fully convolutional head
         return set(shape[1:3]) <= {1, None}
-    return len(shape) in {1, 2}
+    return len(shape) <= 2  # noqa: PLR2004 - [N, classes], [N], [classes] or []
 
 
 def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
@@ -216,25 +240,14 @@ def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
     return best, (f"the output {best.name} was chosen over {others}",)
 
 
-def _needs_softmax(tensor: Any) -> tuple[bool, tuple[str, ...]]:
-    """Tell whether scores are logits, by the op that made them."""
-    op = _maker(tensor)
-    if op.type in _PROBABILITIES:
-        return False, ()
-    made = f"the output {tensor.name} comes from {op.type}"
-    if op.type in _LOGITS:
-        guess = f"{made}: taken for logits, a softmax is applied"
-        return True, (guess,)
-    return False, (f"{made}: taken for probabilities",)
-
-
-def _no_scores(graph: Any, image: Any) -> GraphError:
+def _no_scores(graph: Any, image: Any, reason: str = "") -> GraphError:
     """Say what the graph has instead of class scores."""
     reached = descendants(image)
     ends = leaves(op for op in graph.get_operations() if op in reached)
+    why = f": {reason}" if reason else ""
     return GraphError(
-        "the graph has no class scores ([N, classes], with one value a class); its "
-        f'outputs are: {described(ends)}. Name the right tensor as "output" in the '
+        f"the graph has no class scores ([N, classes], with one value a class){why}; "
+        f'its outputs are: {described(ends)}. Name the right tensor as "output" in the '
         "sidecar, or export the model with one"
     )
 

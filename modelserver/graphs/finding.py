@@ -133,7 +133,9 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         outputs={"scores": scores.tensor.name},
         feeds=feeds,
         softmax=scores.softmax,
-        batch=_batch(described, {"scores": scores.tensor}),
+        sigmoid=scores.sigmoid,
+        independent=scores.independent,
+        batch=_batch(described, {"scores": scores.tensor}, lone=scores.classes == 1),
         classes=scores.classes,
         guesses=scores.guesses + fed + described.guesses + why + more,
     )
@@ -294,12 +296,13 @@ def _classifier_size(
     )
 
 
-def _batch(image: ImageInput, outputs: dict[str, Any]) -> int:
+def _batch(image: ImageInput, outputs: dict[str, Any], *, lone: bool = False) -> int:
     """Tell how many images a run takes: the least that any static shape allows.
 
     Args:
         image: the input.
         outputs: role to tensor. One whose shape lacks the batch's axis makes it 1.
+        lone: each has one value an image, so that a vector has the batch's axis.
 
     Returns:
         0 where no shape sets a limit.
@@ -308,5 +311,6 @@ def _batch(image: ImageInput, outputs: dict[str, Any]) -> int:
     for role, tensor in outputs.items():
         shape = shape_of(tensor)
         if shape is not None:
-            counts.append(shape[0] or 0 if len(shape) >= _BATCHED_RANKS[role] else 1)
+            rank = 1 if lone else _BATCHED_RANKS[role]
+            counts.append(shape[0] or 0 if len(shape) >= rank else 1)
     return min(filter(None, counts), default=0)

@@ -7,7 +7,13 @@ bytes or an immutable value, so it is safe to use from any thread.
 
 from __future__ import annotations
 
-from modelserver.labels.alignment import Alignment, align
+from modelserver.labels.alignment import (
+    Alignment,
+    align,
+    align_one_value,
+    alignment_of,
+    pair,
+)
 from modelserver.labels.maps import (
     LabelMap,
     numbered,
@@ -20,7 +26,10 @@ __all__ = [
     "Alignment",
     "LabelMap",
     "align",
+    "align_one_value",
+    "alignment_of",
     "numbered",
+    "pair",
     "read_label_map",
     "read_labels",
     "read_labels_txt",

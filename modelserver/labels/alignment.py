@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from modelserver.errors import GraphError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from modelserver.labels.maps import LabelMap
+    from modelserver.signatures import Signature
 
 # ImageNet's 1,000 classes and, first, a background class that label maps often omit.
 IMAGENET_WITH_BACKGROUND = 1001
+_PAIR = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,83 @@ def align(labels: LabelMap, outputs: int, override: int | None = None) -> Alignm
     if not sure:
         sentence += "; this is a guess, set label_offset in the model's sidecar"
     return Alignment(offset, sentence, warning=not sure)
+
+
+def alignment_of(labels: LabelMap, signature: Signature) -> Alignment | None:
+    """Choose how a loaded graph's outputs stand in its label map.
+
+    Returns:
+        ``None`` for a detector, or where the number of classes is not known.
+
+    Raises:
+        GraphError: as :func:`align_one_value`.
+    """
+    if signature.kind != "classification" or signature.classes is None:
+        return None
+    if signature.classes == 1:
+        return align_one_value(
+            labels, signature.label_offset, guessed=signature.sigmoid
+        )
+    return align(labels, signature.classes, signature.label_offset)
+
+
+def align_one_value(
+    labels: LabelMap, override: int | None = None, *, guessed: bool = False
+) -> Alignment:
+    """Choose the labels of a classifier that gives out one probability.
+
+    Args:
+        labels: the model's label map.
+        override: the sidecar's ``label_offset``: the first label's id.
+        guessed: that it is a probability, a logit's, is a guess, so that the labels
+            must confirm it.
+
+    Returns:
+        Its offset is the id of the first label; :func:`pair` gives both.
+
+    Raises:
+        GraphError: there are more than two labels, and no override that says which; or
+            others than two where it is a guess.
+    """
+    ids = sorted(labels.names)
+    if guessed and override is None and len(ids) != _PAIR:
+        raise GraphError(
+            "the graph gives one value that is no probability as it stands: it is "
+            "taken for one of two classes where the label map has two labels, but it "
+            f"has {len(ids)}. Give it two if it tells two classes apart; an age, a "
+            "distance or another measure is no classifier's"
+        )
+    if override is None and len(ids) > _PAIR:
+        raise GraphError(
+            f"the graph gives one probability, but the label map has {len(ids)} "
+            "labels: such a graph needs two, the first for a probability up to .5, the "
+            "second above it. Give it its own label map, or see that this is the right "
+            "graph"
+        )
+    offset = override if override is not None else ids[0] if ids else 0
+    names = [repr(labels.name(number)) for number in pair(labels, offset)]
+    if len(names) == _PAIR:
+        told = f"up to .5 it is {names[0]}, above that {names[1]}"
+    else:
+        told = f"from .5 on it is {names[0]}, below that nothing"
+    return Alignment(offset, f"the graph gives one probability: {told}", warning=False)
+
+
+def pair(labels: LabelMap, first: int) -> Sequence[int]:
+    """Give the label ids that a lone probability decides between.
+
+    Args:
+        labels: the model's label map.
+        first: as :func:`align_one_value` chose it.
+
+    Returns:
+        Two ids, the first for a probability up to .5; or one where the label map has
+        just one label, which then is what the probability is of.
+    """
+    ids = sorted(labels.names)
+    if len(ids) == 1 and ids[0] == first:
+        return ids
+    return ids if len(ids) == _PAIR and ids[0] == first else (first, first + 1)
 
 
 def _offset(ids: Mapping[int, str], outputs: int) -> tuple[int, str, bool]:

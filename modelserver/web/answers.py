@@ -103,7 +103,9 @@ def _left(who: Caller) -> float:
 
 
 def _marks(kind: Kind, seen: Seen) -> Iterator[Mark]:
-    found = seen.result if kind == "detection" else seen.result[:1]
+    found = seen.result
+    if kind == "classification":
+        found = classification.answered(found)
     for each in found:
         # A class is of the whole photo.
         box = each.box if kind == "detection" else (0.0, 0.0, 1.0, 1.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from modelserver import discovery, golden
+from modelserver import classification, discovery, golden
 from modelserver.errors import RequestError, StartError
 from modelserver.hotfolder import HotFolder
 from modelserver.metrics import Metrics
@@ -144,8 +144,9 @@ class Backend:
 
     def _observe(self, evaluation: Evaluation[Any]) -> None:
         # Of a photo's classes only the best is an answer to what is seen there.
-        best = self.kind == "classification"
-        told = evaluation.result[:1] if best else evaluation.result
+        told = evaluation.result
+        if self.kind == "classification":
+            told = classification.answered(told)
         self.metrics.evaluated(
             evaluation.model,
             evaluation.timings.seconds(),

@@ -43,8 +43,8 @@ def report(entry: Entry[Model]) -> dict[str, Any]:
         return told
     facts, names = loaded.facts, loaded.labels
     signature = facts.signature
-    if signature.kind == "classification" and signature.classes is not None:
-        aligned = labels.align(names, signature.classes, signature.label_offset)
+    aligned = labels.alignment_of(names, signature)
+    if aligned is not None:
         told["alignment"] = {"offset": aligned.offset, "sentence": aligned.sentence}
     told["signature"] = msgspec.to_builtins(signature)
     told["labels"] = len(names.names)

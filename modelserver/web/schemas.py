@@ -53,9 +53,13 @@ class Class(Strict):
 class Classified(Strict):
     """What a photo is of; ``classes``, best first, where top_k asks for them."""
 
-    class_: Annotated[str, Meta(description="The best class's label.")] = field(
-        name="class"
-    )
+    class_: Annotated[
+        str | None,
+        Meta(
+            description="The best class's label. null only from a model whose classes "
+            "do not exclude each other, where none has a confidence of .5."
+        ),
+    ] = field(name="class")
     classes: list[Class] | UnsetType = UNSET
 
 
@@ -89,7 +93,7 @@ class ClassifyResult(Strict):
 
     file: str
     model: str
-    class_: str | UnsetType = field(name="class", default=UNSET)
+    class_: str | UnsetType | None = field(name="class", default=UNSET)
     classes: list[Class] | UnsetType = UNSET
     error: Problem | UnsetType = UNSET
 

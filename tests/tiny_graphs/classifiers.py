@@ -12,7 +12,8 @@ def colour_logits(image, weights=None):
     """Score the mean of each channel: the strongest colour's class wins."""
     colour = tf.reduce_mean(tf.cast(image, tf.float32), [1, 2])
     sides = colour.shape[-1] or 3
-    weights = np.eye(sides, dtype=np.float32) * 5 if weights is None else weights
+    if weights is None:
+        weights = np.eye(sides, dtype=np.float32) * 5 if sides > 1 else [[-5.0, 5.0]]
     return tf.matmul(tf.reshape(colour, [-1, sides]), weights)
 
 
@@ -30,6 +31,21 @@ def classifier(
 def logits_classifier():
     """A classifier without a softmax."""
     return classifier(end=lambda logits: tf.identity(logits, name="logits"))
+
+
+def multi_label_classifier():
+    """A classifier of bytes with a sigmoid for each of ``COLOURS``: none excludes any."""
+    return classifier(
+        dtype=tf.uint8, end=lambda x: tf.nn.sigmoid(x / 51 - 12.5, name="sigmoid")
+    )
+
+
+def one_sigmoid_classifier():
+    """A classifier of bytes with one sigmoid, 1 for red and 0 for other colours."""
+    return classifier(
+        dtype=tf.uint8,
+        end=lambda x: tf.nn.sigmoid(x[:, :1] / 51 - 12.5, name="sigmoid"),
+    )
 
 
 def gray_classifier():

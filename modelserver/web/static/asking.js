@@ -30,7 +30,8 @@ const failed = (title, detail, more = {}) => ({ state: "failed", title, detail, 
 
 /**
  * Evaluate a photo. Never throws: an answer has the state "done", with items, body
- * and timings, or "failed", with title and detail, and after where it says so.
+ * and timings, and none where no class holds, or "failed", with title and detail, and
+ * after where it says so.
  */
 export async function evaluate(shot, model, token) {
   const mb = shot.file.size / 2 ** 20;
@@ -68,7 +69,7 @@ function parsed(text) {
 function understood(body, timings) {
   const items = server.detects ? body : body?.classes ?? [{ label: body?.class }];
   if (Array.isArray(items) && items.every((item) => typeof item?.label === "string")) {
-    return { state: "done", items, body, timings };
+    return { state: "done", items, none: body.class === null, body, timings };
   }
   return failed("The answer is not understood", "What answers here is no ModelServer.");
 }

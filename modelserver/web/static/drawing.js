@@ -19,6 +19,8 @@ export function make(tag, properties = {}, ...children) {
 }
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
+/** What is said where classes exclude no other, and none is sure enough. */
+export const NONE = "None at 50 % or above.";
 export const objects = (count) => `${count || "no"} object${count === 1 ? "" : "s"}`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
@@ -40,7 +42,8 @@ export function resultOf(shot, model, answer, retry, json) {
   } else if (answer.state === "failed") {
     side.append(problemOf(answer, retry));
   } else {
-    side.append(make("p", { className: "count" }), tableOf(shot, model, answer));
+    const words = answer.none ? NONE : "";
+    side.append(make("p", { className: "count" }, words), tableOf(shot, model, answer));
     side.append(...timingsOf(answer.timings));
     node.append(jsonOf(answer, json));
   }

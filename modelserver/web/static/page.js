@@ -3,7 +3,7 @@
 
 import { credentials, evaluate, server, wantedAt } from "./asking.js";
 import { offerCamera } from "./camera.js";
-import { highlight, make, objects, percent, resultOf } from "./drawing.js";
+import { NONE, highlight, make, objects, percent, resultOf } from "./drawing.js";
 import { keep, kept } from "./keeping.js";
 import { copyText, snippets } from "./snippets.js";
 
@@ -224,6 +224,7 @@ function shownOf({ items }) {
 function summary(answer) {
   if (!answer || answer.state === "waiting") return "…";
   if (answer.state === "failed") return "!";
+  if (answer.none) return "none";
   return server.detects ? String(shownOf(answer).length) : answer.items[0]?.label ?? "–";
 }
 
@@ -240,7 +241,8 @@ function announce(shot, model) {
   const named = found.slice(0, 5).map(({ label, confidence }) => {
     return confidence === undefined ? label : `${label} ${percent(confidence)}`;
   });
-  say(`${begin}${server.detects ? `${objects(found.length)}. ` : ""}${named.join(", ")}`);
+  const first = server.detects ? `${objects(found.length)}. ` : answer.none ? `${NONE} ` : "";
+  say(`${begin}${first}${named.join(", ")}`);
 }
 
 function showResults() {
