@@ -43,6 +43,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "graph-refused": ("error", "the graph cannot be served"),
     "crashed": ("error", "the model's process died, or was not ready in time"),
     "batch-one": ("note", "the graph takes one image a run"),
+    "unsteady": ("warning", "the same photo is answered differently from run to run"),
     "repaired": ("note", "what freezing or another machine left in it was repaired"),
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),

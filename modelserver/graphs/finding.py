@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelserver.errors import GraphError
 from modelserver.exports import Export
 from modelserver.graphs import classifiers, detectors
+from modelserver.graphs.constants import constant
 from modelserver.graphs.inputs import (
     ImageInput,
     describe_image,
@@ -188,10 +189,10 @@ def _feeds(
         GraphError: something is needed that no rule knows.
     """
     ops = [
-        op
-        for op in placeholders(image.graph)
-        if op in needed and op is not image.op and op.type != "PlaceholderWithDefault"
+        op for op in placeholders(image.graph) if op in needed and op is not image.op
     ]
+    defaults = [op for op in ops if op.type == "PlaceholderWithDefault"]
+    ops = [op for op in ops if op not in defaults]
     images = [op for op in ops if is_image(op)]
     if images:
         raise several_images([image.op, *images])
@@ -205,7 +206,33 @@ def _feeds(
         )
     known = {name: value for name, value in feeds.items() if value is not None}
     guesses = tuple(f"{name} is fed with {value}" for name, value in known.items())
+    for op in defaults:
+        fed, told = _default(op)
+        known |= fed
+        guesses += told
     return known, guesses
+
+
+def _default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
+    """Feed a switch whose default is training's, and say what it is left at else.
+
+    Args:
+        op: a placeholder with a constant default.
+
+    Returns:
+        As ``_feeds``; nothing for a default that is inference's, or no switch's.
+    """
+    default, tensor = constant(op.inputs[0]), op.outputs[0]
+    if default is None or default.ndim or default.dtype.kind not in "biuf":
+        return {}, ()
+    value = switch_value(op)
+    if value is None:
+        why = "nothing tells that it is training's"
+        return {}, (f"{tensor.name} keeps its default, {default.item()}: {why}",)
+    if value == default.item():
+        return {}, ()
+    why = f"its default, {default.item()}, is for training"
+    return {tensor.name: value}, (f"{tensor.name} is fed with {value}: {why}",)
 
 
 def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:

@@ -16,6 +16,7 @@ from modelserver import graphs, rewriting
 from modelserver.errors import GraphError, RequestError
 from modelserver.findings import found
 from modelserver.sessions.running import GraphRun
+from modelserver.sessions.steadiness import MOST_SPREAD, spread
 from modelserver.signatures import Signature, read_sidecar
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class ModelSession:
         if self._run is None:
             self._run = self._start(graph, self._config())
         self._warm_up()
+        self._tell_unsteady()
         del graph_def, graph
         give_memory_back()
         self.load_ms = (time.perf_counter() - started) * 1000
@@ -209,14 +211,28 @@ class ModelSession:
         try:
             self.run([image])
         except RequestError as error:
-            raise GraphError(
-                f"The graph cannot be run on a {width} x {height} image: "
-                f"{error.__cause__ or error}"
-            ) from error
+            raise _unrunnable(image, error) from error
         limit = self.signature.batch
         self.max_batch = min(self.max_batch, limit) if limit else self.max_batch
         if self.max_batch > 1 and not self._batches(image):
             self.max_batch = 1
+
+    def _tell_unsteady(self) -> None:
+        """Find a graph that answers the same photo differently from run to run."""
+        image = rewriting.sample_images(self.signature)[0]
+        try:
+            gap = spread(lambda: self.run([image])[0], self.signature)
+        except RequestError as error:
+            raise _unrunnable(image, error) from error
+        if gap > MOST_SPREAD:
+            sentence = (
+                f"its scores for one and the same photo differ by {gap:.2g} from run "
+                "to run: something random, such as a dropout for training, is left in "
+                "the graph"
+            )
+            fix = "export it for inference (training=False), or do not trust its scores"
+            more = found("unsteady", self._name, sentence, fix)
+            self.findings = (*self.findings, more)
 
     def _batches(self, image: NDArray[np.uint8]) -> bool:
         """Whether two images in one run give two answers."""
@@ -249,6 +265,15 @@ class ModelSession:
         if self._run is not None:
             self._run.close()
             self._run = None
+
+
+def _unrunnable(image: NDArray[np.uint8], error: RequestError) -> GraphError:
+    """Say that a graph cannot be run, in TensorFlow's words."""
+    height, width = image.shape[:2]
+    return GraphError(
+        f"The graph cannot be run on a {width} x {height} image: "
+        f"{error.__cause__ or error}"
+    )
 
 
 def give_memory_back() -> None:

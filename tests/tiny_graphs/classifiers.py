@@ -125,3 +125,30 @@ def switched_classifier(name="keep_prob", dtype=tf.float32, shape=()):
             colour_logits(image) * (1 + tf.reduce_sum(switch)), name="softmax"
         )
     return file_of(graph)
+
+
+def learning_classifier(name="is_training", default=True, *, by=None):
+    """A classifier that is left learning: its colours pass a dropout.
+
+    Args:
+        name: of the switch, a placeholder with a default.
+        default: its default.
+        by: the switch is a flag where this is ``None``, else the number of the dropout:
+            of what is kept (``keep``), what is dropped (``rate``), and that as newer
+            TensorFlows write it (``drop``).
+    """
+    with building(old_loops=True) as graph:
+        image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
+        switch = v1.placeholder_with_default(default, (), name)
+        many = tf.tile(image, [1, 1, 1, 16])
+        random = v1.random_uniform(tf.shape(many))
+        kept = tf.constant(0.5)
+        if by is not None:
+            kept = switch if by == "keep" else 1 - tf.identity(switch)
+        passes = random >= switch if by == "drop" else tf.floor(kept + random)
+        dropped = many / kept * tf.cast(passes, tf.float32)
+        if by is None:
+            dropped = tf.where(switch, dropped, many)
+        colour = tf.reduce_mean(tf.reshape(dropped, [-1, 64, 16, 3]), [1, 2])
+        tf.nn.softmax(colour * 5, name="softmax")
+    return file_of(graph)

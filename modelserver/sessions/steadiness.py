@@ -1,0 +1,58 @@
+"""Whether a graph answers one photo alike, run after run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from modelserver.signatures import Signature
+
+    Outputs = Mapping[str, NDArray[np.generic]]
+
+MOST_SPREAD = 1e-3
+"""How much scores, 0..1, may differ between runs: far above what order of sums does."""
+
+# Two runs at least. A dropout of few units may drop the same ones twice, so what is
+# quick is run on for a while.
+_MOST_RUNS = 12
+_LONGEST_S = 0.2
+
+
+def spread(run: Callable[[], Outputs], signature: Signature) -> float:
+    """Run the same photo again and again, and tell how far its scores differ.
+
+    Args:
+        run: runs the graph on one photo; twice, and more often where that is quick.
+        signature: of the graph; logits are compared as probabilities.
+
+    Returns:
+        The largest difference of a score to the same score of the first run.
+    """
+    started = time.perf_counter()
+    first, gap = _scores(run(), signature), 0.0
+    for _ in range(_MOST_RUNS - 1):
+        other = _scores(run(), signature)
+        if other.shape != first.shape:
+            return 1.0
+        gap = max(gap, float(np.max(np.abs(other - first), initial=0.0)))
+        if gap > MOST_SPREAD or time.perf_counter() - started > _LONGEST_S:
+            break
+    return gap
+
+
+def _scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
+    """Give a run's scores as numbers that can be compared; a detector's by size."""
+    scores = np.nan_to_num(np.asarray(outputs["scores"], np.float64).reshape(-1))
+    if signature.kind == "detection":
+        return np.sort(scores)
+    if signature.softmax:
+        scores = np.exp(scores - scores.max(initial=-np.inf))
+        scores /= scores.sum() or 1.0
+    return scores
