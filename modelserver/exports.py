@@ -202,7 +202,7 @@ def _properties(content: dict[str, Any]) -> Export:
 def _teachable(content: dict[str, Any]) -> Export:
     """Read Teachable Machine's metadata; its own code crops and feeds [-1, 1]."""
     package = _word(content.get("packageName"))
-    if "tmVersion" not in content and not package.startswith("@teachablemachine/"):
+    if package != "@teachablemachine/image":
         return Export()
     side = _whole(content.get("imageSize"))
     names = content.get("labels")

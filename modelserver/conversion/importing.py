@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from modelserver.conversion.opened import Opened
+    from modelserver.conversion.tfjs_files import Described
     from modelserver.discovery import ModelFiles
     from modelserver.signatures import Kind, Signature
 
@@ -179,7 +180,7 @@ def _opened(source: Path, signature: str | None) -> AbstractContextManager[Opene
     if saved_models.is_saved_model(source):
         return saved_models.opened(source, signature)
     if tfjs_files.find(source):
-        return graph_models.opened(source)
+        return _opened_tfjs(tfjs_files.read(source))
     ending = source.suffix.lower()
     if source.is_file() and ending in KERAS_ENDINGS:
         # Keras takes seconds to import, which the other formats need not wait for.
@@ -193,6 +194,16 @@ def _opened(source: Path, signature: str | None) -> AbstractContextManager[Opene
         f"{what}; what can be imported: a SavedModel's folder, a .keras or .h5 file, "
         "a folder with a TensorFlow.js graph model"
     )
+
+
+def _opened_tfjs(model: Described) -> AbstractContextManager[Opened]:
+    """Choose who opens a TensorFlow.js model."""
+    if model.is_layers_model:
+        # Keras again.
+        from modelserver.conversion import layers_models  # noqa: PLC0415
+
+        return layers_models.opened(model)
+    return graph_models.opened(model)
 
 
 def _write(path: Path, data: bytes) -> None:

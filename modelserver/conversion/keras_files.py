@@ -18,6 +18,7 @@ import tensorflow as tf
 from modelserver.conversion import keras2_files, saved_models
 from modelserver.conversion.opened import Opened, shortened
 from modelserver.errors import ConversionError
+from modelserver.exports import Export
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,10 +36,26 @@ def opened(path: Path) -> Iterator[Opened]:
         ConversionError: Keras does not load it, it needs code of its own, or it takes
             or gives more than a classifier does.
     """
-    model = _load(path)
+    with opened_model(_load(path), path.name) as original:
+        yield original
+
+
+@contextmanager
+def opened_model(
+    model: Any, name: str, what: str = "Keras model", seen: Export | None = None
+) -> Iterator[Opened]:
+    """Open a model that Keras has in memory; as :func:`opened`.
+
+    Args:
+        model: of Keras 2 or 3.
+        name: of its file, for sentences.
+        what: the format, for a sentence.
+        seen: what the files beside it tell.
+    """
+    _refuse_shapeless(model, name)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConversionError(
-            f"{path.name} has {len(model.inputs)} inputs and {len(model.outputs)} "
+            f"{name} has {len(model.inputs)} inputs and {len(model.outputs)} "
             "outputs; a Keras model must be a classifier, one image in and one score "
             "a class out"
         )
@@ -53,27 +70,32 @@ def opened(path: Path) -> Iterator[Opened]:
             model.export(folder)
         except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
             raise ConversionError(
-                f"{path.name} cannot be exported: {shortened(err)}"
+                f"{name} cannot be exported: {shortened(err)}"
             ) from err
         with saved_models.opened(folder) as exported:
             tensor = next(iter(exported.outputs.values()))
             yield replace(
-                exported, what="Keras model", outputs={OUTPUT: tensor}, run=run
+                exported,
+                what=what,
+                outputs={OUTPUT: tensor},
+                run=run,
+                seen=seen or Export(),
             )
+
+
+def _refuse_shapeless(model: Any, name: str) -> None:
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        raise ConversionError(
+            f"{name} was saved without its input's shape; call the model once on "
+            "an image and save it again"
+        )
 
 
 def _load(path: Path) -> Any:
     """Load a model without running anything that the file brings."""
-    if keras2_files.is_one(path):
-        model = keras2_files.load(path)
-    else:
-        model = _load_by_keras_3(path)
-    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        raise ConversionError(
-            f"{path.name} was saved without its input's shape; call the model once on "
-            "an image and save it again"
-        )
-    return model
+    return (
+        keras2_files.load(path) if keras2_files.is_one(path) else _load_by_keras_3(path)
+    )
 
 
 def _load_by_keras_3(path: Path) -> Any:
