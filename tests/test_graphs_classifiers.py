@@ -38,12 +38,12 @@ def test_a_classifiers_facts():
     assert (signature.input, signature.dtype) == ("input:0", "float32")
     assert (signature.size, signature.channels) == ((8, 8), 3)
     assert (signature.layout, signature.batch) == ("NHWC", 0)
-    assert (signature.mean, signature.scale) == ((127.5,), (1 / 127.5,))
+    assert (signature.mean, signature.scale) == ((0.0,), (1 / 255,))
     assert signature.outputs == {"scores": "softmax:0"}
     assert (signature.softmax, signature.classes) == (False, 3)
     assert len(signature.guesses) == 1
     assert (
-        "(pixel - [127.5]) * [0.00784314]: nothing in the graph tells"
+        "(pixel - [0]) * [0.00392157]: nothing in the graph tells"
         in (signature.guesses[0])
     )
 

@@ -133,6 +133,13 @@ def test_a_control_input_carries_no_value():
     assert constant(made).tolist() == [2, 3]
 
 
+def test_an_op_without_an_output_may_come_first():
+    """As those are that only wait for others."""
+    with tiny_graphs.building() as graph, graph.control_dependencies([tf.no_op()]):
+        made = tf.sqrt(tf.constant(4.0))
+    assert constant(made) == 2
+
+
 def test_a_shape_that_is_known_is_a_constant():
     """Whatever the image holds."""
     with tiny_graphs.building():

@@ -7,8 +7,8 @@ import tensorflow as tf
 import tiny_graphs
 
 from modelserver.graphs import find_signature
+from modelserver.graphs.pixels import follow_pixels, resized_inside
 from modelserver.graphs.scaling import inner_scaling, known_architecture
-from modelserver.graphs.walking import follow_pixels, resized_inside
 from modelserver.signatures import Sidecar
 
 v1 = tf.compat.v1
@@ -62,6 +62,7 @@ TORCH = (123.675, 116.28, 103.53)
         ("resnet50_1/conv2_block1_out_1/x", CAFFE, 1, True, 224),
         ("res2a_branch2a/kernel", CAFFE, 1, True, 224),
         ("vgg16_1/block1_conv1_1/x", CAFFE, 1, True, 224),
+        ("fire2_squeeze1x1/weights", (104.0, 117.0, 123.0), 1, True, 227),
     ],
 )
 def test_an_architecture_is_known_by_its_nodes(node, mean, scale, bgr, side):
@@ -106,7 +107,7 @@ def test_arithmetic_inside_tells_the_range(before, mean, scale):
     """What the graph does to its pixels tells which range it expects."""
     signature = find(network("MobilenetV1/x", before=before))
     assert (signature.mean, signature.scale) == ((mean,), (pytest.approx(scale),))
-    assert "the graph scales on from there" in signature.guesses[0]
+    assert signature.scaling.source == "arithmetic"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,13 @@ def test_arithmetic_inside_tells_the_range(before, mean, scale):
         lambda x: x * x,
         lambda x: 1.0 / x,
         lambda x: x / 0.0,
-        lambda x: x - np.zeros((8, 8, 3), np.float32) - 128.0,
+        lambda x: x - np.zeros((5, 8, 8, 3), np.float32) - 128.0,
+        lambda x: x * 2.0,
     ],
-    ids=["none", "computed", "squared", "reciprocal", "over zero", "a mean image"],
+    ids=["none", "computed", "squared", "reciprocal", "over zero", "a batch", "twice"],
 )
 def test_other_arithmetic_tells_nothing(before):
-    """Only adding and multiplying a number, or one a channel, is understood."""
+    """Only adding and multiplying constants is understood, where it makes sense."""
     graph = network(before=before, shape=(None, 8, 8, 3))
     ends = follow_pixels(graph.get_tensor_by_name("input:0"))
     assert inner_scaling(ends) is None
@@ -192,9 +194,10 @@ def test_the_order_of_channels_takes_the_mean_along():
 
 
 def test_a_gray_network_gets_no_means_of_colours():
-    """A known architecture of one channel is scaled to [-1, 1]."""
+    """A known architecture of one channel is none that is known."""
     signature = find(network("block1_conv1/x", shape=(None, 8, 8, 1)))
-    assert (signature.mean, signature.bgr) == ((127.5,), False)
+    assert (signature.mean, signature.bgr) == ((0.0,), False)
+    assert signature.scaling.source == "default"
 
 
 def test_bytes_are_fed_as_they_are():
@@ -261,4 +264,4 @@ def test_a_malformed_constant_tells_nothing():
             node.attr["value"].tensor.tensor_content = b"123"
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-    assert find(graph).mean == (127.5,)
+    assert find(graph).scaling.source == "default"

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from modelserver import graphs
 from modelserver.conversion.names import SCALING_NAMES
 from modelserver.errors import GraphError
-from modelserver.graphs.scaling import inner_scaling, known_architecture
-from modelserver.graphs.walking import follow_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +24,8 @@ _SIDECARS: tuple[Mapping[str, Any], ...] = (
     {"mean": _CAFFE, "scale": 1.0, "channels": "bgr"},
     {"mean": _TORCH_MEAN, "scale": tuple(1 / one for one in _TORCH_DEVIATION)},
 )
+# What a graph tells; its statistics are evidence that the server weighs at each load.
+_TOLD = {"arithmetic", "architecture"}
 SCALINGS = dict(zip(SCALING_NAMES, _SIDECARS, strict=True))
 
 
@@ -44,10 +44,7 @@ def known_scaling(graph: Any, kind: Kind) -> Mapping[str, Any]:
         signature = graphs.find_signature(graph, kind, None)
     except GraphError:
         return {}
-    if signature.dtype in {"uint8", "string"}:
-        return {}
-    image = graph.get_tensor_by_name(signature.input)
-    if not (inner_scaling(follow_pixels(image)) or known_architecture(graph)):
+    if signature.scaling is None or signature.scaling.source not in _TOLD:
         return {}
     known: dict[str, Any] = {
         "mean": _plain(signature.mean),

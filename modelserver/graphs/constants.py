@@ -244,8 +244,8 @@ def _knows_itself(op: Any) -> bool:
 
 def _is_default(op: Any) -> bool:
     """Tell whether an op passes on a number that nobody feeds."""
-    scalar = op.outputs[0].shape.rank == 0
-    return bool(scalar and op.type == "PlaceholderWithDefault")
+    default = op.type == "PlaceholderWithDefault"
+    return bool(default and op.outputs[0].shape.rank == 0)
 
 
 def _is_number(dtype: Any) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
 from modelserver.exports import Export
 from modelserver.graphs import classifiers, detectors
 from modelserver.graphs.constants import constant
+from modelserver.graphs.evidence import Facts, Settled, settle
 from modelserver.graphs.inputs import (
     ImageInput,
     describe_image,
@@ -16,28 +16,17 @@ from modelserver.graphs.inputs import (
     is_image,
     several_images,
 )
-from modelserver.graphs.scaling import (
-    DEFAULT_SIDE,
-    RAW,
-    SYMMETRIC,
-    Scaling,
-    formula,
-    inner_scaling,
-    known_architecture,
-)
+from modelserver.graphs.pixels import follow_pixels, resized_inside
+from modelserver.graphs.scaling import DEFAULT_SIDE, Scaling, known_architecture
 from modelserver.graphs.switches import switch_value
 from modelserver.graphs.walking import (
-    Pixels,
     ancestors,
-    follow_pixels,
-    last_part,
     listed,
     placeholders,
-    resized_inside,
     shape_of,
     shape_text,
 )
-from modelserver.signatures import Evidence, Sidecar, Signature
+from modelserver.signatures import Sidecar, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,10 +39,6 @@ _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVari
 # Rank of an output that has the batch's axis, by role; scores may also have 4.
 _BATCHED_RANKS = {"boxes": 3, "scores": 2, "classes": 2, "count": 1}
 _CLASSIFIER_RANKS = (2, 4)
-# Inputs of the Object Detection API take 0..255 also as floats.
-_RAW_INPUTS = frozenset(
-    {"image_tensor", "input_tensor", "serving_default_input_tensor"}
-)
 
 
 def find_signature(
@@ -91,11 +76,10 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     feeds, fed = _feeds(image, _needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    guess = _detector_guess(described, ends, export)
-    scaled, why = _scaling(described, sidecar, guess)
+    settled = settle(Facts(described, ends, sidecar, export, "detection"))
     return _signature(
         described,
-        scaled,
+        settled,
         sidecar,
         kind="detection",
         size=described.size,
@@ -103,7 +87,7 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         outputs={role: tensor.name for role, tensor in outputs.items()},
         feeds=feeds,
         batch=_batch(described, outputs),
-        guesses=guesses + fed + described.guesses + why,
+        guesses=guesses + fed + described.guesses + settled.guesses,
     )
 
 
@@ -121,12 +105,12 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
     known = known_architecture(graph)
-    guess = inner_scaling(ends) or _told_by(export) or known or SYMMETRIC
-    scaled, why = _scaling(described, sidecar, guess)
-    size, more = _classifier_size(described, resized_inside(ends), known)
+    settled = settle(Facts(described, ends, sidecar, export, "classification"))
+    sides = next(filter(None, (pixels.sides for pixels in ends)), None)
+    size, more = _classifier_size(described, resized_inside(ends), sides, known)
     return _signature(
         described,
-        scaled,
+        settled,
         sidecar,
         kind="classification",
         size=size,
@@ -138,23 +122,24 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         independent=scores.independent,
         batch=_batch(described, {"scores": scores.tensor}, lone=scores.classes == 1),
         classes=scores.classes,
-        guesses=scores.guesses + fed + described.guesses + why + more,
+        guesses=scores.guesses + fed + described.guesses + settled.guesses + more,
     )
 
 
 def _signature(
-    image: ImageInput, scaled: Scaling, sidecar: Sidecar, **facts: Any
+    image: ImageInput, settled: Settled, sidecar: Sidecar, **facts: Any
 ) -> Signature:
     """Put the parts together."""
+    scaled = settled.scaling
     return Signature(
         input=image.tensor.name,
         dtype=image.tensor.dtype.base_dtype.name,
         layout=image.layout,
         channels=image.channels,
-        bgr=scaled.bgr,
+        bgr=bool(scaled.bgr),
         mean=scaled.mean,
         scale=scaled.scale,
-        scaling=_evidence(image, scaled),
+        scaling=settled.evidence,
         resize=sidecar.resize or "stretch",
         label_offset=sidecar.label_offset,
         **facts,
@@ -252,70 +237,17 @@ def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
     return needed
 
 
-def _told_by(export: Export) -> Scaling | None:
-    """Give the scaling that the files beside the graph tell."""
-    if export.mean is None or export.scale is None:
-        return None
-    why = f"{listed(export.told_by)} of {export.tool} tells"
-    bgr = bool(export.bgr)
-    return Scaling(export.mean, export.scale, bgr, why=why, source="export files")
-
-
-def _detector_guess(image: ImageInput, ends: list[Pixels], export: Export) -> Scaling:
-    """Guess a detector's scaling: 0..255, unless the graph plainly wants 0..1."""
-    if last_part(image.tensor.name) in _RAW_INPUTS:
-        why = "as in the Object Detection API"
-        return replace(RAW, why=why, source="architecture")
-    told = inner_scaling(ends) or _told_by(export)
-    return told or replace(RAW, why="as most detectors")
-
-
-def _scaling(
-    image: ImageInput, sidecar: Sidecar, guess: Scaling
-) -> tuple[Scaling, tuple[str, ...]]:
-    """Settle the scaling: the dtype, then the sidecar, then the guess."""
-    bgr = guess.bgr if sidecar.channels is None else sidecar.channels == "bgr"
-    if not _takes_numbers(image):
-        unused = ("the sidecar's mean and scale are not used: the input takes bytes",)
-        return replace(RAW, bgr=sidecar.channels == "bgr"), unused * bool(
-            sidecar.scaling
-        )
-    if sidecar.scaling:
-        mean, scale = sidecar.scaling
-        if max(len(mean), len(scale)) > image.channels:
-            raise GraphError(
-                "the sidecar's mean and scale have more numbers than the input "
-                f"{image.tensor.name} has channels, {image.channels}"
-            )
-        return Scaling(mean, scale, bgr, source="sidecar"), ()
-    if max(len(guess.mean), len(guess.scale)) > image.channels:
-        guess, bgr = SYMMETRIC, False
-    if bgr != guess.bgr:
-        guess = replace(guess, bgr=bgr, mean=guess.mean[::-1], scale=guess.scale[::-1])
-    why = guess.why or "nothing in the graph tells"
-    return guess, (
-        f"the input {image.tensor.name} is fed with {formula(guess)}: {why}",
-    )
-
-
-def _takes_numbers(image: ImageInput) -> bool:
-    """Tell whether the input takes scaled pixels, and not bytes or a file."""
-    return not image.encoded and image.tensor.dtype.base_dtype.is_floating
-
-
-def _evidence(image: ImageInput, scaled: Scaling) -> Evidence | None:
-    """Tell what decided the scaling, where there is one."""
-    if not _takes_numbers(image):
-        return None
-    return Evidence(source=scaled.source, why=scaled.why)
-
-
 def _classifier_size(
-    image: ImageInput, inner_size: tuple[int, int] | None, known: Scaling | None
+    image: ImageInput,
+    inner_size: tuple[int, int] | None,
+    sides: tuple[int, int] | None,
+    known: Scaling | None,
 ) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
     """Settle a classifier's size; guess one where neither graph nor sidecar has any."""
     if image.size or image.encoded or inner_size:
         return image.size, ()
+    if sides:
+        return sides, ()
     side = known.size if known and known.size else DEFAULT_SIDE
     why = known.why if known and known.size else "nothing in the graph tells"
     return (side, side), (

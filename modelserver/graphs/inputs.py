@@ -9,7 +9,6 @@ from modelserver.errors import GraphError
 from modelserver.graphs.switches import switch_value
 from modelserver.graphs.walking import (
     DECODERS,
-    Pixels,
     descendants,
     last_part,
     listed,
@@ -22,6 +21,7 @@ from modelserver.graphs.walking import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from modelserver.graphs.pixels import Pixels
     from modelserver.signatures import Layout, Sidecar
 
 # Names of the image's placeholder, the surest first: the TensorFlow Object Detection

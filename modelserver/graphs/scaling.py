@@ -1,7 +1,6 @@
-"""Guess how a graph wants its pixels scaled, and to which size.
+"""Tell how a graph wants its pixels scaled: by its own arithmetic, or by its names.
 
-A graph does not say it. What does, in this order: arithmetic on the pixels inside the
-graph, the node names of a known architecture, and else the commonest habit, [-1, 1].
+:mod:`modelserver.graphs.evidence` weighs them against what else is known.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from modelserver.graphs.walking import Pixels
+    from modelserver.graphs.pixels import Pixels
     from modelserver.signatures import Source
 
 
@@ -23,7 +22,7 @@ class Scaling:
 
     Attributes:
         mean, scale: one number or one a channel, in the order of the channels fed.
-        bgr: the channels are fed as blue, green, red.
+        bgr: the channels are fed as blue, green, red; ``None`` where that is not told.
         size: side in pixels of the square that the architecture is used with.
         why: how this is known, for a sentence; empty where nothing was guessed.
         source: which evidence says it.
@@ -31,7 +30,7 @@ class Scaling:
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
-    bgr: bool = False
+    bgr: bool | None = None
     size: int | None = None
     why: str = ""
     source: Source = "default"
@@ -53,6 +52,10 @@ _TORCH = (
     (0.485 * 255, 0.456 * 255, 0.406 * 255),
     (1 / (0.229 * 255), 1 / (0.224 * 255), 1 / (0.225 * 255)),
 )
+# SQUEEZE: Custom Vision's own sample for Android subtracts these where the export, as
+# those before May 2018, has no normalisation ("data_bn"), and feeds blue first; its
+# domain "Retail" subtracts nothing, which no node tells.
+_SQUEEZE = ((104.0, 117.0, 123.0), (1.0,))
 # LITE: efficientnet-lite's MEAN_RGB 127 and STDDEV_RGB 128.
 _LITE = ((127.0,), (1 / 128,))
 
@@ -95,6 +98,13 @@ _ARCHITECTURES: tuple[
     (r"(^|/)conv2_block1_preact", "Keras ResNet v2", _INCEPTION, False, 224),
     (r"(^|/)(conv2_block1_out|res2a_branch2a)", "Keras ResNet", _CAFFE, True, 224),
     (r"(^|/)block1_conv1(_\d+)?(/|$)", "Keras VGG", _CAFFE, True, 224),
+    (
+        r"(^|/)fire2_squeeze1x1(/|$)",
+        "Custom Vision's SqueezeNet",
+        _SQUEEZE,
+        True,
+        227,
+    ),
 )
 DEFAULT_SIDE = 224
 
@@ -113,43 +123,120 @@ def known_architecture(graph: Any) -> Scaling | None:
 
 
 def inner_scaling(ends: list[Pixels]) -> Scaling | None:
-    """Read the range that a graph's own arithmetic on the pixels expects.
+    """Read the range and the order that a graph's own arithmetic on the pixels expects.
 
-    A graph that subtracts about a hundred or divides by about a hundred takes 0..255;
-    one that doubles and subtracts one, or divides by a deviation below one, takes 0..1;
-    one that multiplies by 255 too; and one that adds and multiplies by 127.5 takes
-    [-1, 1].
+    A first normalisation's stored mean and deviation tell the range; other arithmetic
+    tells it by what it makes 0, and by what it divides by.
 
     Args:
         ends: what ``follow_pixels`` gave.
 
     Returns:
-        ``None`` where the graph does no arithmetic on them.
+        ``None`` where the graph does no arithmetic on them, or none that tells.
     """
     for pixels in ends:
-        factor = float(np.max(np.abs(pixels.factor)))
-        shift = float(np.max(np.abs(pixels.shift)))
-        if (factor, shift) == (1.0, 0.0) or not np.isfinite(factor + shift):
-            continue
-        found = RAW
-        if factor >= _TO_BYTES:
-            lowest = -float(np.mean(pixels.shift / pixels.factor))
-            found = SYMMETRIC if lowest <= _BELOW_UNIT else UNIT
-        elif factor >= _OF_UNIT and shift <= _OF_UNIT_SHIFT:
-            found = UNIT
-        why = "the graph scales on from there"
-        return Scaling(found.mean, found.scale, why=why, source="arithmetic")
+        if pixels.first is not None:
+            mean, deviation = pixels.first.mean, pixels.first.deviation
+            order, found = pixels.first.order, _by_statistics(mean, deviation)
+            what = "the graph's first normalisation has"
+        else:
+            with np.errstate(all="ignore"):
+                mean, deviation = -pixels.shift / pixels.factor, 1 / pixels.factor
+            deviation, order = np.abs(deviation), pixels.order
+            found = _by_arithmetic(np.asarray(mean), np.asarray(deviation))
+            what = "the graph scales on from there:"
+        if found is not None:
+            bgr = _order(np.asarray(mean), np.asarray(deviation), order, found)
+            why = f"{what} mean {_numbers(mean)}, deviation {_numbers(deviation)}"
+            if bgr is not None:
+                why += f", whose order is {'BGR' if bgr else 'RGB'}"
+            return Scaling(found.mean, found.scale, bgr, None, why, "arithmetic")
     return None
 
 
-# A factor of at least this turns a small range into 0..255, or that less a mean; what
-# becomes 0 is then at least 0, unless the range is [-1, 1], where -1 does.
-_TO_BYTES = 100.0
-_BELOW_UNIT = -0.5
-# Of 0..255 a sane normalisation makes at most some units: a factor below 0.1, unless
-# it only subtracts a mean, whose shift is then near a hundred.
-_OF_UNIT = 0.1
-_OF_UNIT_SHIFT = 10.0
+# A mean above this is no fraction; a photo's mean in 0..1, in [-1, 1].
+_OF_BYTES = 20.0
+_UNIT_MEAN, _SYMMETRIC_MEAN = (0.3, 0.6), (-0.25, 0.25)
+# Deviations of photos' pixels in 0..1 and in [-1, 1].
+_UNIT_DEVIATION, _SYMMETRIC_DEVIATION = (0.15, 0.4), (0.3, 0.8)
+
+
+def _by_statistics(mean: Any, deviation: Any) -> Scaling | None:
+    """Tell the range by the mean and deviation of what it was trained with."""
+    middle, width = float(np.mean(mean)), float(np.mean(deviation))
+    if middle > _OF_BYTES:
+        return RAW
+    if _within(middle, _UNIT_MEAN) and _within(width, _UNIT_DEVIATION):
+        return UNIT
+    if _within(middle, _SYMMETRIC_MEAN) and _within(width, _SYMMETRIC_DEVIATION):
+        return SYMMETRIC
+    return None
+
+
+# What divides by at least this makes of 0..1 next to nothing; what multiplies by a
+# hundred or more turns a small range into bytes.
+_TO_UNITS = 10.0
+_TO_BYTES = 0.01
+# About the middle of 0..1, and the lower end of [-1, 1].
+_HALF, _BELOW = (0.2, 0.8), (-1.05, -0.95)
+
+
+def _by_arithmetic(zero: Any, deviation: Any) -> Scaling | None:
+    """Tell the range by what becomes 0, and what is divided by.
+
+    Args:
+        zero: the values that become 0, one a channel.
+        deviation: what they are divided by.
+    """
+    middle, width = float(np.mean(zero)), float(np.max(deviation))
+    if not np.isfinite(middle + width) or (middle, width) == (0.0, 1.0):
+        return None
+    if width <= _TO_BYTES:
+        return SYMMETRIC if middle <= -0.5 else UNIT  # noqa: PLR2004 - between -1 and 0
+    if middle > _OF_BYTES or width > _TO_UNITS:
+        return RAW
+    if zero.size > 1 and (found := _by_statistics(zero, deviation)) is not None:
+        return found
+    if _within(middle, _HALF):
+        return UNIT
+    return SYMMETRIC if _within(middle, _BELOW) else None
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+# Of the deviation; and where only a mean is subtracted, four levels of 0..255.
+_APART, _LEVELS = 0.1, 4.0
+
+
+def _order(
+    mean: Any, deviation: Any, order: tuple[int, ...] | None, found: Scaling
+) -> bool | None:
+    """Tell whether blue is fed first, by the means: photos have more red than blue.
+
+    Args:
+        mean, deviation: in the order in which the channels reach the normalisation.
+        order: which channels of the input those are.
+        found: the range.
+
+    Returns:
+        ``None`` where the means are flat, or not of three channels.
+    """
+    places = order or (0, 1, 2)
+    if mean.size != len(places) or sorted(places) != [0, 1, 2]:
+        return None
+    fed = np.empty(3)
+    fed[list(places)] = mean
+    rise = float(fed[2] - fed[0])
+    least = max(_APART * float(np.mean(deviation)), _LEVELS * found.scale[0])
+    return None if abs(rise) < least else rise > 0
+
+
+def _numbers(values: Any) -> str:
+    """Write some numbers for a sentence."""
+    rounded = [f"{value:.4g}" for value in np.ravel(values).tolist()]
+    return rounded[0] if len(set(rounded)) == 1 else f"[{', '.join(rounded)}]"
 
 
 def formula(scaling: Scaling) -> str:

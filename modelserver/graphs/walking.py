@@ -1,12 +1,8 @@
-"""Walk a graph: what a tensor needs, what needs it, and what becomes of the pixels."""
+"""Walk a graph: what a tensor needs, what needs it, and what it is called."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from modelserver.graphs.constants import constant
 
@@ -16,8 +12,6 @@ if TYPE_CHECKING:
 PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2")
 DECODERS = ("DecodeJpeg", "DecodePng", "DecodeImage", "DecodeBmp", "DecodeGif")
 
-# Ops that look at an image's shape only.
-_SHAPES = frozenset({"Shape", "ShapeN", "Rank", "Size", "TensorArraySizeV3", "NoOp"})
 # Ops whose second input is the size to which they resize the first.
 RESIZERS = frozenset(
     {
@@ -28,49 +22,6 @@ RESIZERS = frozenset(
         "ScaleAndTranslate",
     }
 )
-# Ops that hand every pixel on, and by which of their inputs. The loop and tensor array
-# ones are how tf.map_fn of TensorFlow 1 applies a resizer to each image of a batch.
-_CARRIERS: dict[str, tuple[int, ...]] = {
-    "Cast": (0,),
-    "CheckNumerics": (0,),
-    "Enter": (0,),
-    "Exit": (0,),
-    "ExpandDims": (0,),
-    "Identity": (0,),
-    "Merge": (0, 1),
-    "NextIteration": (0,),
-    "PlaceholderWithDefault": (0,),
-    "PreventGradient": (0,),
-    "Reshape": (0,),
-    "Squeeze": (0,),
-    "StopGradient": (0,),
-    "Switch": (0,),
-    "TensorArrayGatherV3": (2,),
-    "TensorArrayReadV3": (2,),
-    "TensorArrayScatterV3": (2, 3),
-    "TensorArrayWriteV3": (2, 3),
-} | dict.fromkeys((*DECODERS, *RESIZERS), (0,))
-_AFFINE = frozenset({"Add", "AddV2", "BiasAdd", "Div", "Mul", "RealDiv", "Sub"})
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What has become of the pixels of an image on their way through a graph.
-
-    Attributes:
-        factor, shift: a value is now ``value * factor + shift``; a number or one a
-            channel.
-        resizes: a resizer has been passed.
-        resized: ``(height, width)`` after the first resizer, ``None`` before it or
-            where that size is computed.
-        end: the op that first does something else with them.
-    """
-
-    factor: Any = 1.0
-    shift: Any = 0.0
-    resizes: bool = False
-    resized: tuple[int, int] | None = None
-    end: Any = None
 
 
 def node_of(name: str) -> str:
@@ -118,104 +69,6 @@ def _reached(starts: Iterable[Any], neighbours: Any) -> set[Any]:
         seen.update(fresh)
         waiting.extend(fresh)
     return seen
-
-
-def follow_pixels(image: Any) -> list[Pixels]:
-    """Follow an image from its placeholder to each op that does more than carry it.
-
-    Carrying is: casts, reshapes, resizing, adding and multiplying constants, and the
-    loop of ``tf.map_fn``. Ops that need the shape only are left out.
-
-    Args:
-        image: the tensor that is fed.
-
-    Returns:
-        One entry for each op that is reached, nearest first.
-    """
-    ends: list[Pixels] = []
-    seen = {image.ref()}
-    waiting = deque([(image, Pixels())])
-    while waiting:
-        tensor, pixels = waiting.popleft()
-        for op in tensor.consumers():
-            if op.type in _SHAPES:
-                continue
-            carried = _carried(op, tensor, pixels)
-            if carried is None:
-                ends.append(replace(pixels, end=op))
-                continue
-            for output in op.outputs:
-                if output.ref() not in seen:
-                    seen.add(output.ref())
-                    waiting.append((output, carried))
-    return ends
-
-
-def _carried(op: Any, tensor: Any, pixels: Pixels) -> Pixels | None:
-    """Tell what the pixels are after ``op``, ``None`` where it does more than carry."""
-    inputs = list(op.inputs)
-    places = {place for place, item in enumerate(inputs) if item is tensor}
-    if op.type in RESIZERS and places == {0}:
-        return pixels if pixels.resizes else _after_resizer(pixels, inputs[1])
-    if op.type in _AFFINE and len(places) == 1:
-        return _after_affine(op, places.pop(), pixels)
-    if op.type == "StridedSlice" and places == {0} and _keeps_all(op):
-        return pixels
-    return pixels if places and places <= set(_CARRIERS.get(op.type, ())) else None
-
-
-def _keeps_all(op: Any) -> bool:
-    """Tell whether a slice takes everything: ``image[None]``, ``image[..., ::-1]``."""
-    strides = constant(op.inputs[3])
-    if strides is None or op.get_attr("shrink_axis_mask"):
-        return False
-    whole = op.get_attr("begin_mask") & op.get_attr("end_mask")
-    whole |= op.get_attr("new_axis_mask") | op.get_attr("ellipsis_mask")
-    return bool((np.abs(strides) == 1).all()) and whole == (1 << strides.size) - 1
-
-
-def _after_resizer(pixels: Pixels, size: Any) -> Pixels:
-    """Note the size of the first resizer, where it is constant."""
-    value = constant(size)
-    if value is None or value.shape != (2,):
-        return replace(pixels, resizes=True)
-    return replace(pixels, resizes=True, resized=(int(value[0]), int(value[1])))
-
-
-def _after_affine(op: Any, place: int, pixels: Pixels) -> Pixels | None:
-    """Apply an addition or multiplication of a constant number or one a channel."""
-    other = constant(op.inputs[1 - place])
-    if other is None or other.size not in {1, 3}:
-        return None
-    value = np.asarray(other, np.float64).reshape(-1)
-    if op.type in {"Add", "AddV2", "BiasAdd"}:
-        return replace(pixels, shift=pixels.shift + value)
-    if op.type == "Mul":
-        return replace(pixels, factor=pixels.factor * value, shift=pixels.shift * value)
-    if op.type == "Sub":
-        sign = 1.0 if place == 0 else -1.0
-        return replace(
-            pixels,
-            factor=pixels.factor * sign,
-            shift=sign * (pixels.shift - value),
-        )
-    if place == 1 or not value.all():
-        return None
-    return replace(pixels, factor=pixels.factor / value, shift=pixels.shift / value)
-
-
-def resized_inside(ends: Iterable[Pixels]) -> tuple[int, int] | None:
-    """Give the one constant ``(height, width)`` to which a graph resizes its image.
-
-    Args:
-        ends: what ``follow_pixels`` gave.
-
-    Returns:
-        ``None`` where some use of the image comes before a resizer, where the size is
-        computed from the image's own (``keep_aspect_ratio_resizer``), or they differ.
-    """
-    sizes = {pixels.resized for pixels in ends}
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 def placeholders(graph: Any) -> Iterator[Any]:

@@ -49,11 +49,12 @@ def one_sigmoid_classifier():
 
 
 def gray_classifier():
-    """A classifier of one channel, classes dark and bright."""
+    """A classifier of one channel in 0..1, classes dark and bright."""
     weights = np.array([[-5.0, 5.0]], np.float32)
     with building() as graph:
         image = v1.placeholder(tf.float32, (None, 8, 8, 1), "conv2d_input")
-        tf.nn.softmax(colour_logits(image, weights), name="dense/Softmax")
+        logits = tf.nn.bias_add(colour_logits(image, weights), [2.5, -2.5])
+        tf.nn.softmax(logits, name="dense/Softmax")
     return file_of(graph)
 
 
