@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from modelserver.registry import Stage
 from modelserver.settings import Settings
 
 SECONDS = 120
+
+# Slots, limits and devices are expected as on a CPU, also where there is a GPU and
+# TensorFlow for it. What tests of GPUs need they set themselves. Here, so that it comes
+# before TensorFlow, and so that what tests start inherits it.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.pop("REQUIRE_GPU", None)
 
 # A fixture for all files, and pytest's hooks that look at what was skipped.
 __all__ = [
