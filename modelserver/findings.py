@@ -50,6 +50,9 @@ CODES: dict[str, tuple[Level, str]] = {
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
+    "gpu-failed": ("error", "the card that the model was given cannot be used now"),
+    "gpu-unused": ("warning", "there is a card, and the model runs on the CPU"),
+    "gpu-compiles": ("note", "the card's kernels are compiled at first use"),
     "run-failed": ("error", "the model cannot be run on a photo"),
 }
 _SHOWN = 5

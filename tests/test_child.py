@@ -78,7 +78,8 @@ def answer(connection):
 def no_limits(monkeypatch):
     """Note the limits that would be set; they are for a process of its own."""
     calls = []
-    for name in ("forbid_core_dumps", "limit_loading", "lift_loading", "lift_all"):
+    names = ("forbid_core_dumps", "limit_loading", "lift_loading", "lift_all")
+    for name in (*names, "limit_files"):
         monkeypatch.setattr(limits, name, lambda *_, name=name: calls.append(name))
     return calls
 
@@ -112,27 +113,62 @@ def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "words"), [(None, "MODEL_MEMORY_MB"), ("0", "the device is full")]
+    ("on_gpu", "words"), [(False, "MODEL_MEMORY_MB"), (True, "the device is full")]
 )
-def test_a_child_tells_when_memory_did_not_do(gpu, words, front, monkeypatch):
+def test_a_child_tells_when_memory_did_not_do(
+    on_gpu, words, front, monkeypatch, no_limits
+):
     """Its own limit on a CPU, by name; on a GPU it sets none, and it is the device."""
     ours, _, inside = front
 
-    def full(_job):
-        raise errors.GraphError("the device is full") from errors.OutOfMemory()
+    def full(_job, chosen):
+        chosen(on_gpu)
+        kind = errors.DeviceFailed if on_gpu else errors.GraphError
+        raise kind("the device is full") from errors.OutOfMemory()
 
     monkeypatch.setattr(child, "open_session", full)
-    job = Job(name="m", kind="detection", graph="x", sidecar=None, gpu=gpu)
+    # A card that was given and is not used: the CPU's limits hold.
+    job = Job(name="m", kind="detection", graph="x", sidecar=None, gpu="0")
     ours.send(msgspec.msgpack.encode(job))
     assert inside.load() is None
-    assert words in answer(ours).reason
+    reply = answer(ours)
+    assert words in reply.reason
+    assert reply.kind == ("device" if on_gpu else "files")
+    assert ("MODEL_MEMORY_MB" in reply.reason) is not on_gpu
+    assert no_limits[0] == ("limit_files" if on_gpu else "limit_loading")
+
+
+def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monkeypatch):
+    """Every later run would fail, too."""
+
+    class Lost:
+        """A session whose card is gone."""
+
+        def run(self, frames):
+            raise errors.RunnerDied from ValueError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    class EndedError(Exception):
+        """Stands for the end of the process."""
+
+    def end(code):
+        raise EndedError(code)
+
+    ours, _, inside = front
+    monkeypatch.setattr(os, "_exit", end)
+    ours.send(msgspec.msgpack.encode(Run(7, [])))
+    with pytest.raises(EndedError, match="75"):
+        inside.work(Lost())
+    reply = answer(ours)
+    assert (reply.number, reply.lost, reply.out_of_memory) == (7, True, False)
+    assert "ILLEGAL_ADDRESS" in reply.reason
 
 
 def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
     """A MemoryError out of TensorFlow or Python is the same."""
     ours, _, inside = front
 
-    def full(_job):
+    def full(_job, chosen):
+        chosen(False)
         raise MemoryError("std::bad_alloc")
 
     monkeypatch.setattr(child, "open_session", full)

@@ -9,6 +9,7 @@ import pytest
 from fake_models import SECONDS, FakeFiles, World, entry, stage
 
 from modelserver.errors import (
+    DeviceFailed,
     GraphError,
     LabelMapError,
     ModelCrashed,
@@ -181,8 +182,12 @@ def test_what_served_before_is_tried_again_whatever_hindered_it(
 
 @pytest.mark.parametrize(
     "error",
-    [ModelCrashed("SIGKILL", from_outside=True), OSError("too many open files")],
-    ids=["killed", "no descriptors"],
+    [
+        ModelCrashed("SIGKILL", from_outside=True),
+        OSError("too many open files"),
+        DeviceFailed("GPU 0 failed: its memory is full."),
+    ],
+    ids=["killed", "no descriptors", "a full card"],
 )
 def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
     """Whoever kills a process, or a full machine, is not the graph's fault."""

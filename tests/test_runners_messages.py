@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver import errors
+from modelserver.findings import found
 from modelserver.runners import Job, ProcessRunner, process
 from modelserver.runners.channel import Channel
 from modelserver.runners.protocol import (
@@ -55,9 +56,10 @@ MESSAGES = st.one_of(
         number=NUMBERS,
         reason=st.text() | st.just(""),
         out_of_memory=st.booleans(),
+        lost=st.booleans(),
     ),
     st.builds(Said, level=NUMBERS, text=st.text()),
-    st.builds(LoadError, reason=st.text()),
+    st.builds(LoadError, reason=st.text(), kind=st.sampled_from(["files", "device"])),
     st.sampled_from([FACTS, Alive(), Imported()]),
 ).map(msgspec.msgpack.encode)
 
@@ -79,8 +81,8 @@ STREAMS = st.lists(
 class Wire:
     """A runner whose process is a socket that the test writes to."""
 
-    def __init__(self):
-        job = Job(name="m", kind="detection", graph="gone", sidecar=None)
+    def __init__(self, gpu=None):
+        job = Job(name="m", kind="detection", graph="gone", sidecar=None, gpu=gpu)
         self.runner = ProcessRunner(job, arena_bytes=1)
         ours, self.theirs = socket.socketpair()
         self.runner._child._channel = Channel(ours)
@@ -201,3 +203,86 @@ def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
         runner._heard_s = 1.0
         runner._settle(Alive())
         assert runner._signs().heard_s == 77.0
+
+
+PRINTED = b"""2026-11-28 19:00:00.100000: I tensorflow/core/util/port.cc:153] oneDNN and CUDA
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+E0000 00:00:1.2 7 cuda_dnn.cc:1] Unable to register cuDNN factory
+W0000 00:00:1.3 7 gpu_device.cc:2365] Cannot dlopen some GPU libraries.
+Skipping registering GPU devices...
+W0000 00:00:1.4 7 cpu_allocator.cc:9] Allocation of 9 exceeds 10% of memory
+E0000 00:00:1.5 7 cuda_platform.cc:5] failed call to cuInit: CUDA_ERROR_NO_DEVICE
+"""
+SAID = "Cannot dlopen some GPU libraries. | failed call to cuInit: CUDA_ERROR_NO_DEVICE"
+
+
+def test_a_card_that_is_not_used_is_told_with_tensorflows_words():
+    """What it printed, less what every import prints, in reason and finding alike."""
+    reason = "GPU 0 was assigned, but TensorFlow finds none."
+    unused = found("gpu-unused", "m", reason)
+    facts = msgspec.structs.replace(FACTS, device_reason=reason, findings=(unused,))
+    with Wire("0") as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(facts)))
+        loaded = wire.runner._load()
+    assert loaded.device_reason == f"{reason} TensorFlow's words: {SAID}"
+    assert loaded.findings[0].message == loaded.device_reason
+
+
+def test_words_about_cards_change_nothing_where_all_is_as_wanted():
+    """A CPU box's load is told as it is."""
+    with Wire() as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(FACTS)))
+        assert wire.runner._load() == FACTS
+
+
+def test_a_load_that_the_card_refused_is_the_cards():
+    """Not the files': the registry tries it again."""
+    refused = LoadError(reason="GPU 0 failed: full.", kind="device")
+    with Wire("0") as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(refused)))
+        with pytest.raises(
+            errors.DeviceFailed, match=r"full\. TensorFlow's words: Cannot"
+        ):
+            wire.runner._load()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "printed", "error", "words"),
+    [
+        (None, b"", errors.ModelCrashed, "MODEL_MEMORY_MB"),
+        ("0", b"Killed\n", errors.ModelCrashed, "on a GPU"),
+        (
+            "0",
+            b"F0000 0 7 x.cc:1] CUDA_ERROR_LAUNCH_FAILED\n",
+            errors.DeviceFailed,
+            "on",
+        ),
+        ("0", b"terminated: CUDA error: out of memory\n", errors.DeviceFailed, "CUDA"),
+    ],
+)
+def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
+    gpu, printed, error, words
+):
+    """And no advice about main memory is given on a card."""
+    with Wire(gpu) as wire:
+        wire.runner._child.output.feed(printed)
+        wire.say(b"")
+        with pytest.raises(error, match=words) as died:
+            wire.runner._load()
+    assert ("MODEL_MEMORY_MB" in str(died.value)) is (gpu is None)
+
+
+def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
+    """The run is answered first, so that its client tries again."""
+    lost = RunError(number=0, reason="CUDA_ERROR_X", out_of_memory=False, lost=True)
+    with Wire("0") as wire:
+        future = wire.runner.run([])
+        wire.say(framed(msgspec.msgpack.encode(lost)))
+        wire.runner._receive()
+        assert isinstance(future.exception(SECONDS), errors.RunnerDied)
+        assert wire.runner._child.verdict == (
+            "its GPU's context was lost: CUDA_ERROR_X"
+        )

@@ -7,7 +7,7 @@ import tiny_graphs
 from conftest import noise
 
 from modelserver import errors
-from modelserver.sessions import ModelSession, prepare, split
+from modelserver.sessions import Given, ModelSession, prepare, split
 from modelserver.signatures import Signature
 
 
@@ -76,9 +76,9 @@ def test_a_graph_that_cannot_batch_is_found_out(graph, kind, opened):
 
 
 def test_requiring_a_gpu_fails_a_model_without_one(opened):
-    """With what to do."""
-    with pytest.raises(errors.GraphError, match="REQUIRE_GPU"):
-        opened(tiny_graphs.echo_detector(), require_gpu=True)
+    """As the card's failure, not the files': it is tried again."""
+    with pytest.raises(errors.DeviceFailed, match="REQUIRE_GPU"):
+        opened(tiny_graphs.echo_detector(), given=Given(required=True))
 
 
 @pytest.mark.parametrize(

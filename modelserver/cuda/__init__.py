@@ -12,14 +12,24 @@ from modelserver.cuda.libraries import (
     preload,
     survey,
 )
+from modelserver.cuda.nodes import Listed, any_signs, hindrance, listed, nodes
 from modelserver.cuda.paths import without_cuda
+from modelserver.cuda.words import Fault, about_cards, fault
 
 __all__ = [
     "Build",
+    "Fault",
     "Library",
+    "Listed",
     "Report",
+    "about_cards",
+    "any_signs",
     "check",
+    "fault",
     "has_wheels",
+    "hindrance",
+    "listed",
+    "nodes",
     "preload",
     "read_build",
     "survey",

@@ -16,6 +16,7 @@ from modelserver import classification, detection, findings, golden, images, lab
 from modelserver.discovery import discover
 from modelserver.doctor.reports import FolderReport, ModelReport, Timing
 from modelserver.errors import (
+    DeviceFailed,
     LabelMapError,
     ModelCrashed,
     ModelError,
@@ -174,6 +175,9 @@ def _failure(name: str, err: ModelError) -> Finding:
         )
     if isinstance(err, SidecarError):
         return found("sidecar", name, sentence, "docs/sidecar.md lists the keys")
+    if isinstance(err, DeviceFailed):
+        fix = "python -m modelserver doctor gpu shows what the card lacks"
+        return found("gpu-failed", name, sentence, fix)
     if isinstance(err, ModelCrashed):
         return found(
             *("crashed", name, sentence),

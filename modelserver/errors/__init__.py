@@ -11,6 +11,7 @@ The tree:
     │   ├── LabelMapError
     │   ├── SidecarError
     │   ├── GraphError
+    │   ├── DeviceFailed      the card, not the files: tried again
     │   └── ModelCrashed
     └── RequestError          answers one request, as application/problem+json
         ├── MissingField 400 · BadRequest 400 · UntrustedHost 400
@@ -36,6 +37,7 @@ from modelserver.errors.base import (
     StartError,
 )
 from modelserver.errors.models import (
+    DeviceFailed,
     GraphError,
     LabelMapError,
     ModelCrashed,
@@ -79,6 +81,7 @@ __all__ = [
     "ConversionError",
     "CrossSite",
     "DeadlinePassed",
+    "DeviceFailed",
     "GraphError",
     "ImageTooLarge",
     "InstallError",

@@ -55,6 +55,13 @@ class GraphError(ModelError):
     """A graph cannot be served; the message says what is missing and what to do."""
 
 
+class DeviceFailed(ModelError):
+    """The card that a model was given cannot be used now; its files are not at fault.
+
+    It may pass, so the load is tried again.
+    """
+
+
 class ModelCrashed(ModelError):
     """The model's process died; the message names the signal or the exit code.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modelserver.errors import ModelCrashed, ModelError
+from modelserver.errors import DeviceFailed, ModelCrashed, ModelError
 
 if TYPE_CHECKING:
     from modelserver.registry.entries import Entry, Reading
@@ -30,7 +30,7 @@ def may_pass(error: Exception) -> bool:
     """
     if isinstance(error, ModelCrashed):
         return error.from_outside
-    if isinstance(error, FilesChangedError):
+    if isinstance(error, FilesChangedError | DeviceFailed):
         return True
     cause = error if isinstance(error, OSError) else error.__cause__
     # A file that is gone is no hindrance: the next look at the folder tells of it.

@@ -28,7 +28,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelserver.errors import ModelError, OutOfMemory, RequestError
+from modelserver.errors import (
+    DeviceFailed,
+    ModelError,
+    OutOfMemory,
+    RequestError,
+    RunnerDied,
+)
 from modelserver.runners import limits
 from modelserver.runners.channel import MAX_BYTES, Channel
 from modelserver.runners.frames import attach
@@ -56,6 +62,8 @@ if TYPE_CHECKING:
 # The front takes a process that was silent for five times as long for dead.
 _BEAT_S = 2.0
 _MAX_LINE_CHARS = 2000
+# EX_TEMPFAIL of sysexits.h: the next process may do better.
+_LOST = 75
 
 
 class Child:
@@ -72,6 +80,7 @@ class Child:
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(Run)
+        self._lost = False
 
     def send(self, reply: Reply) -> None:
         """Send one message. Thread-safe."""
@@ -87,23 +96,21 @@ class Child:
         import_tensorflow(job.gpu)
         self.send(Imported())
         allowed = limits.load_limit(job)
-        on_cpu = job.gpu is None
-        try:
-            if on_cpu:
+        limited = False
+
+        def limit(on_gpu: bool) -> None:  # noqa: FBT001 - the one thing it is told
+            nonlocal limited
+            limited = not on_gpu
+            if on_gpu:
+                limits.limit_files()
+            else:
                 limits.limit_loading(allowed)
-            session = open_session(job)
+
+        try:
+            session = open_session(job, limit)
         except (ModelError, MemoryError) as error:
             limits.lift_all()
-            full = isinstance(error, MemoryError) or isinstance(
-                error.__cause__, OutOfMemory
-            )
-            reason = str(error)
-            if full and on_cpu:
-                reason = (
-                    f"Loading it needs more than {allowed // limits.MIB} MiB of memory,"
-                    " which is all that it may use (MODEL_MEMORY_MB)."
-                )
-            self.send(LoadError(reason=reason))
+            self.send(_load_error(error, allowed if limited else None))
             return None
         limits.lift_loading()
         self.send(facts(session))
@@ -111,6 +118,8 @@ class Child:
 
     def work(self, session: ModelSession) -> None:
         """Take runs from the socket, one at a time, until it closes.
+
+        It ends the process after a run that lost the card's context.
 
         Each slot's thread does this. Whoever holds the lock waits for a message and
         then runs it itself, so a run changes no thread between socket and session.
@@ -122,6 +131,8 @@ class Child:
                 self._send(self.answer(session, self._decoder.decode(data)))
             except (EOFError, OSError):
                 return
+            if self._lost:
+                os._exit(_LOST)
 
     def answer(self, session: ModelSession, message: Run) -> bytes:
         """Run a graph on the images that a message names; returns an encoded reply."""
@@ -144,10 +155,13 @@ class Child:
         try:
             answers = timed(session, [self._frame(place) for place in message.places])
         except RequestError as error:
+            # No later run on this card would go well in this process.
+            self._lost = lost = isinstance(error, RunnerDied)
             return RunError(
                 number=message.number,
                 reason=str(error.__cause__ or error),
                 out_of_memory=isinstance(error, OutOfMemory),
+                lost=lost,
             )
         packed = [
             {role: Array.pack(array) for role, array in one.outputs.items()}
@@ -171,6 +185,21 @@ class Child:
             while not poll.poll(_BEAT_S * 1000):
                 self.send(Alive())
         os._exit(0)
+
+
+def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadError:
+    """Tell why a load failed; ``allowed``: bytes that it was limited to, if it was."""
+    full = isinstance(error, MemoryError) or isinstance(error.__cause__, OutOfMemory)
+    if full and allowed is not None:
+        reason = (
+            f"Loading it needs more than {allowed // limits.MIB} MiB of memory,"
+            " which is all that it may use (MODEL_MEMORY_MB)."
+        )
+        return LoadError(reason=reason)
+    if isinstance(error, MemoryError):
+        return LoadError(reason="There is not enough main memory to load it.")
+    device = isinstance(error, DeviceFailed)
+    return LoadError(reason=str(error), kind="device" if device else "files")
 
 
 class Sender(logging.Handler):

@@ -21,7 +21,7 @@ from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import Answer, Facts, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -130,15 +130,22 @@ def import_tensorflow(gpu: str | None = None) -> None:
     import modelserver.sessions  # noqa: F401, PLC0415
 
 
-def open_session(job: Job) -> ModelSession:
+def open_session(
+    job: Job, chosen: Callable[[bool], None] | None = None
+) -> ModelSession:
     """Import TensorFlow, load the job's graph and warm it up.
+
+    Args:
+        job: what to load.
+        chosen: told whether it will run on a card, before anything is read.
 
     Raises:
         GraphError, SidecarError: the files are at fault.
+        DeviceFailed: the card cannot be used now.
     """
     import_tensorflow(job.gpu)
     # TensorFlow must come into a process only when a session is opened in it.
-    from modelserver.sessions import ModelSession  # noqa: PLC0415
+    from modelserver.sessions import Given, ModelSession  # noqa: PLC0415
 
     session = ModelSession(
         job.name,
@@ -147,14 +154,14 @@ def open_session(job: Job) -> ModelSession:
         Path(job.sidecar) if job.sidecar else None,
         slots=job.slots,
         max_batch=job.max_batch,
-        require_gpu=job.require_gpu,
+        given=Given(job.gpu, job.card, job.no_gpu, job.require_gpu, job.gpu_memory_mb),
         rewrite=job.rewrite,
         score_floor=job.score_floor,
         trusted=job.trusted,
         export=job.export,
     )
     try:
-        session.open()
+        session.open(chosen)
     except BaseException:
         session.close()
         raise
@@ -166,6 +173,7 @@ def facts(session: ModelSession) -> Facts:
     return Facts(
         signature=session.signature,
         device=session.device,
+        device_reason=session.device_reason,
         slots=session.slots,
         max_batch=session.max_batch,
         load_ms=session.load_ms,

@@ -29,6 +29,8 @@ _BASE_MB, _COPIES = 4096, 3
 _SLOT_MB = 1024
 # Address space that a thread takes without using it: its stack and glibc's arena.
 _THREAD_BYTES = 72 * MIB
+# The most that CUDA_CACHE_MAXSIZE allows.
+_CACHE_BYTES = 4096 * MIB
 
 
 def load_limit(job: Job) -> int:
@@ -106,6 +108,14 @@ def limit_loading(nbytes: int) -> None:
     threads = os.cpu_count() or 1
     if mapped:
         _set_soft(resource.RLIMIT_AS, mapped + nbytes + threads * _THREAD_BYTES)
+
+
+def limit_files() -> None:
+    """Let this process write no file larger than CUDA's cache of kernels may be.
+
+    For a process that runs on a card: what CUDA compiles is kept in files.
+    """
+    _set_soft(resource.RLIMIT_FSIZE, _CACHE_BYTES)
 
 
 def lift_loading() -> None:

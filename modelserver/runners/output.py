@@ -14,6 +14,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from modelserver import cuda
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,6 +47,7 @@ class Output:
         self._rest = b""
         self._cutting = False
         self._last: deque[str] = deque(maxlen=_LAST)
+        self._about_cards: dict[str, None] = {}
         self._window = clock()
         self._said = 0
         self._dropped = 0
@@ -54,6 +57,12 @@ class Output:
         """The last lines that were printed, for the log only."""
         with self._lock:
             return " | ".join(self._last)
+
+    @property
+    def about_cards(self) -> str:
+        """What was warned of about cards: TensorFlow's reason for using none."""
+        with self._lock:
+            return " | ".join(self._about_cards)
 
     def start(self, descriptor: int) -> None:
         """Read a pipe in a thread until nobody can write to it; closes it then.
@@ -104,6 +113,9 @@ class Output:
         text = line[:_LINE_BYTES].decode("utf-8", "replace")
         with self._lock:
             self._last.append(text[:200])
+            warned = cuda.about_cards(text)
+            if warned and len(self._about_cards) < _LAST:
+                self._about_cards[warned] = None
         if self._may_say():
             fields = {"model": self._name, "line": text}
             log.info("a model's process printed", extra=fields)

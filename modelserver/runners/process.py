@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from modelserver import cuda
 from modelserver.errors import (
+    DeviceFailed,
     GraphError,
     ModelCrashed,
+    ModelError,
     OutOfMemory,
     RequestError,
     RunFailed,
     RunnerDied,
 )
+from modelserver.runners.fallback import told, with_words
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.limits import MIB, load_limit, serving_limit
 from modelserver.runners.protocol import (
@@ -57,6 +61,7 @@ _IMPORT_S = 300.0
 # free starts at once and does not wait for the front to hear of it.
 _AHEAD = 1
 _REASON_CHARS = 500
+_LOST_CHARS = 200
 
 
 class ProcessRunner:
@@ -155,12 +160,21 @@ class ProcessRunner:
         except (msgspec.DecodeError, ValueError) as error:
             raise ModelCrashed("The model's process sent nonsense.") from error
         if isinstance(reply, LoadError):
-            raise GraphError(reply.reason)
+            raise self._refused(reply)
         if not isinstance(reply, Facts):
             raise ModelCrashed("The model's process sent no facts first.")
-        return reply
+        return told(reply, self._child.output.about_cards)
 
-    def _crashed(self) -> ModelCrashed:
+    def _refused(self, reply: LoadError) -> ModelError:
+        """Return what is told of a child that could not load its model."""
+        if reply.kind == "files":
+            return GraphError(reply.reason)
+        # It ends by itself; what TensorFlow printed is there once it has.
+        self._child.reap()
+        self._child.output.join(_JOIN_S)
+        return DeviceFailed(with_words(reply.reason, self._child.output.about_cards))
+
+    def _crashed(self) -> ModelError:
         """Return what is told of a child that died before it was ready."""
         how = self._child.reap()
         self._log_last()
@@ -170,6 +184,13 @@ class ProcessRunner:
                 # Of the files it had seen nothing yet.
                 from_outside=self._start_up is self._importing,
             )
+        output = self._child.output
+        if self._job.gpu is not None:
+            died = f"The model's process died while loading it on a GPU: {how}."
+            if cuda.fault(output.last) or cuda.fault(output.about_cards):
+                words = output.about_cards or output.last
+                return DeviceFailed(with_words(died, words))
+            return ModelCrashed(died, from_outside=how == signal.SIGKILL.name)
         return ModelCrashed(
             f"The model's process died while loading it: {how}. It may use "
             f"{self._memory_limit // MIB} MiB of memory (MODEL_MEMORY_MB).",
@@ -253,8 +274,10 @@ class ProcessRunner:
         elif isinstance(reply, RunError):
             reason = reply.reason[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
-            error: RequestError = OutOfMemory() if reply.out_of_memory else RunFailed()
-            self._take(reply.number).set_exception(error)
+            self._take(reply.number).set_exception(_answer(reply))
+            if reply.lost:
+                # It ends itself, too, unless even that hangs.
+                self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
         elif isinstance(reply, Alive | Said):
             self._note(reply)
         else:
@@ -281,3 +304,10 @@ class ProcessRunner:
                 self._reader.join(_JOIN_S)
             self._child.close()
         self._arena.close()
+
+
+def _answer(reply: RunError) -> RequestError:
+    """Return what whoever waits for a failed run is told."""
+    if reply.lost:
+        return RunnerDied()
+    return OutOfMemory() if reply.out_of_memory else RunFailed()

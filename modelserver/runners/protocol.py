@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -52,6 +52,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         max_batch: images a run takes at most; 0 chooses by the device.
         gpu: which of the visible GPUs to use, as ``CUDA_VISIBLE_DEVICES`` names it;
             ``None`` leaves it to TensorFlow.
+        card: the same in words, such as ``GPU 0``.
+        no_gpu: why it was given none where there are signs of one.
+        gpu_memory_mb: MiB of the card that it may take; 0 for no limit.
         require_gpu: fail rather than run on the CPU.
         rewrite: run the graph rewritten, where that answers the same.
         score_floor: detections below it are never answered; 0 for none.
@@ -67,6 +70,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 0
     max_batch: int = 0
     gpu: str | None = None
+    card: str = ""
+    no_gpu: str = ""
+    gpu_memory_mb: int = 0
     require_gpu: bool = False
     rewrite: bool = True
     score_floor: float = 0.0
@@ -80,6 +86,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
+        device_reason: why it is the CPU though there is a card; empty where it is not.
         slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
         load_ms: from the start of reading the graph to the end of the warm-up.
         notes: a sentence for each choice worth a log line.
@@ -88,6 +95,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     signature: Signature
     device: str
+    device_reason: str = ""
     slots: _Count
     max_batch: _Count
     load_ms: float
@@ -114,6 +122,7 @@ class Runner(Protocol):
 
         Raises:
             GraphError, SidecarError: the files are at fault.
+            DeviceFailed: the card cannot be used now.
             ModelCrashed: the process died, or took too long or too much memory.
         """
 
@@ -190,11 +199,16 @@ class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a run failed; ``reason`` is for the log only."""
+    """Child to front: a run failed; ``reason`` is for the log only.
+
+    Attributes:
+        lost: the card's context is lost, so the child ends itself after this message.
+    """
 
     number: int
     reason: str
     out_of_memory: bool
+    lost: bool = False
 
 
 class Imported(msgspec.Struct, frozen=True, tag=True):
@@ -213,9 +227,15 @@ class Said(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: the model cannot be served, and why."""
+    """Child to front: the model cannot be served, and why.
+
+    Attributes:
+        kind: what is at fault: the ``files``, until they change; or the ``device``,
+            which may pass.
+    """
 
     reason: str
+    kind: Literal["files", "device"] = "files"
 
 
 Reply: TypeAlias = Facts | Ran | RunError | LoadError | Imported | Alive | Said

@@ -132,9 +132,13 @@ class ChildProcess:
         """Return the bytes of memory that it uses alone."""
         return private_bytes(self._process.pid) if self._process else 0
 
+    def blame(self, reason: str) -> None:
+        """Note why it is about to end; the first reason is kept."""
+        self._verdict = self._verdict or reason
+
     def kill(self, reason: str) -> None:
         """End it at once, also one that is stopped; the first reason is kept."""
-        self._verdict = self._verdict or reason
+        self.blame(reason)
         process = self._process
         if process is not None and process.poll() is None:
             # Its group, which it leads: whatever it may have started goes, too.

@@ -1,10 +1,13 @@
 """One model's graph in a TensorFlow session of its own.
 
 session   reads a graph, chooses how it is run, and runs it
+devices   the card that it was given, or the CPU
+faults    what an error on a card means
 running   a graph that can be run: what goes in and out of TensorFlow
 """
 
+from modelserver.sessions.devices import Given
 from modelserver.sessions.running import GraphRun, prepare, split
 from modelserver.sessions.session import ModelSession, give_memory_back
 
-__all__ = ["GraphRun", "ModelSession", "give_memory_back", "prepare", "split"]
+__all__ = ["Given", "GraphRun", "ModelSession", "give_memory_back", "prepare", "split"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from modelserver.sessions.faults import Faults
     from modelserver.signatures import Signature
 
     Outputs = Mapping[str, NDArray[np.generic]]
@@ -36,13 +37,21 @@ class GraphRun:
         signature: what is fed and fetched.
         config: the session's ``ConfigProto``.
         callers_thread: run each op in the thread that calls.
+        faults: tells a card's errors apart; ``None`` on a CPU.
     """
 
     def __init__(
-        self, graph: Any, signature: Signature, config: Any, *, callers_thread: bool
+        self,
+        graph: Any,
+        signature: Signature,
+        config: Any,
+        *,
+        callers_thread: bool,
+        faults: Faults | None = None,
     ) -> None:
         graph.finalize()
         self._signature = signature
+        self._faults = faults
         self._options = None
         if callers_thread:
             self._options = v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
@@ -64,6 +73,7 @@ class GraphRun:
 
         Raises:
             OutOfMemory: the device's memory did not do.
+            RunnerDied: the card's context is lost, and this process must end.
             RunFailed: TensorFlow refused; its words are in ``__cause__``.
             BadModelOutput: the outputs do not fit the batch.
         """
@@ -74,7 +84,10 @@ class GraphRun:
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemory from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise RunFailed from error
+            told = self._faults.told(error) if self._faults else RunFailed()
+            raise told from error
+        if self._faults is not None:
+            self._faults.went_well()
         return split(arrays, self._signature, len(frames))
 
     def close(self) -> None:

@@ -15,12 +15,14 @@ import tensorflow as tf
 from modelserver import graphs, rewriting
 from modelserver.errors import GraphError, RequestError
 from modelserver.findings import found
+from modelserver.sessions import faults
+from modelserver.sessions.devices import Device, Given, choose
 from modelserver.sessions.running import GraphRun
 from modelserver.sessions.steadiness import MOST_SPREAD, spread
 from modelserver.signatures import Signature, read_sidecar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -51,7 +53,7 @@ class ModelSession:
         graph: the frozen graph's file.
         sidecar: the optional ``<prefix>.json``.
         slots, max_batch: 0 chooses by the device.
-        require_gpu: refuse to load without one.
+        given: the card to use, if any.
         rewrite: run the graph rewritten, where that answers the same.
         score_floor: detections below it are never answered; 0 for none.
         trusted: SHA-256 of graph files that may use any op.
@@ -67,7 +69,7 @@ class ModelSession:
         *,
         slots: int = 0,
         max_batch: int = 0,
-        require_gpu: bool = False,
+        given: Given | None = None,
         rewrite: bool = True,
         score_floor: float = 0.0,
         trusted: Collection[str] = (),
@@ -77,30 +79,50 @@ class ModelSession:
         self._kind = kind
         self._path = graph
         self._sidecar = sidecar
-        self._require_gpu = require_gpu
+        self._given = given or Given()
         self._rewrite = rewrite
         self._score_floor = score_floor
         self._trusted = trusted
         self._export = export
         self.slots = slots
         self.max_batch = max_batch
-        self.device = "CPU"
-        self._on_gpu = False
+        self._device = Device()
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
         self.findings: tuple[Finding, ...] = ()
         self.signature: Signature
         self._run: GraphRun | None = None
 
-    def open(self) -> None:
+    def open(self, chosen: Callable[[bool], None] | None = None) -> None:
         """Read and check the graph, find what it takes and gives, and run it once.
+
+        Args:
+            chosen: told whether it will run on a card, before anything is read.
 
         Raises:
             GraphError, SidecarError: with what is wrong and what to do.
+            DeviceFailed: the card cannot be used now.
         """
         started = time.perf_counter()
-        sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         self._choose_device()
+        if chosen is not None:
+            chosen(self._device.on_gpu)
+        with faults.at_load(self._device):
+            self._open()
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    @property
+    def device(self) -> str:
+        """What it runs on, in words: ``CPU`` or ``GPU 0: NVIDIA H200``."""
+        return self._device.name
+
+    @property
+    def device_reason(self) -> str:
+        """Why it runs on the CPU though there is a card; empty where it does not."""
+        return self._device.reason
+
+    def _open(self) -> None:
+        sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         graph_def, repairs = graphs.read_repaired_graph(self._path, self._trusted)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(
@@ -111,12 +133,18 @@ class ModelSession:
         if self._rewrite:
             graph = self._rewritten(graph_def, graph)
         if self._run is None:
-            self._run = self._start(graph, self._config())
+            self._run = self._start(graph, self._device.config())
         self._warm_up()
         self._tell_unsteady()
         del graph_def, graph
         give_memory_back()
-        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _choose_device(self) -> None:
+        """Settle slots and batch size, which differ between GPU and CPU."""
+        device = self._device = choose(self._given)
+        self.findings = device.findings(self._name)
+        self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _cores())
+        self.max_batch = self.max_batch or (_GPU_BATCH if device.on_gpu else 1)
 
     def _tell_repairs(self, repairs: Sequence[str]) -> None:
         """Note what was repaired, for the log, ``/models`` and ``check``."""
@@ -126,7 +154,15 @@ class ModelSession:
             self.findings = (*self.findings, found("repaired", self._name, sentence))
 
     def _start(self, graph: Any, config: Any) -> GraphRun:
-        return GraphRun(graph, self.signature, config, callers_thread=not self._on_gpu)
+        on_gpu = self._device.on_gpu
+        self._device.pin(graph)
+        return GraphRun(
+            graph,
+            self.signature,
+            config,
+            callers_thread=not on_gpu,
+            faults=faults.Faults() if on_gpu else None,
+        )
 
     def _rewritten(self, graph_def: Any, graph: Any) -> Any:
         """Give the graph to run: the rewritten one if it answers the same.
@@ -153,7 +189,7 @@ class ModelSession:
 
     def _difference(self, graph: Any, faster: Any) -> str | None:
         """Run both graphs on the same images, on the CPU, which computes in full."""
-        config = self._config()
+        config = self._device.config()
         config.device_count["GPU"] = 0
         self._run = self._start(faster, config)
         unoptimised = v1.ConfigProto()
@@ -175,34 +211,9 @@ class ModelSession:
                     break
         finally:
             plain.close()
-        if self._on_gpu:
+        if self._device.on_gpu:
             self.close()
         return None
-
-    def _choose_device(self) -> None:
-        """Settle slots and batch size, which differ between GPU and CPU."""
-        gpus = tf.config.list_physical_devices("GPU")
-        if not gpus and self._require_gpu:
-            raise GraphError(
-                "REQUIRE_GPU is set and TensorFlow finds no GPU here; install "
-                "requirements.txt on a machine with an NVIDIA driver, or unset it."
-            )
-        if gpus:
-            details = tf.config.experimental.get_device_details(gpus[0])
-            name = details.get("device_name", "unknown")
-            self.device = f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '0')}: {name}"
-        self.slots = self.slots or (_GPU_SLOTS if gpus else _cores())
-        self.max_batch = self.max_batch or (_GPU_BATCH if gpus else 1)
-        self._on_gpu = bool(gpus)
-
-    def _config(self) -> Any:
-        config = v1.ConfigProto()
-        config.allow_soft_placement = True
-        config.gpu_options.allow_growth = True
-        if not self._on_gpu:
-            config.intra_op_parallelism_threads = 1
-            config.inter_op_parallelism_threads = 1
-        return config
 
     def _warm_up(self) -> None:
         """Run once, and once with two images, to see whether the graph can batch."""
