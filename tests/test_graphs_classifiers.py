@@ -156,7 +156,7 @@ def test_a_sidecars_output_must_be_floats():
     [
         (tiny_graphs.echo_detector, {}, "the graph is a detector"),
         (tiny_graphs.tensorflow_2_detector, {}, "the graph is a detector"),
-        (tiny_graphs.raw_heads, {}, "no class scores"),
+        (tiny_graphs.raw_heads, {}, "a detector without post-processing"),
         (tiny_graphs.cut_at_a_node, {}, "no class scores"),
         (tiny_graphs.classifier, {"input": "x"}, "its placeholders are: input"),
         (tiny_graphs.classifier, {"input": ""}, "the sidecar's input '' is not in"),

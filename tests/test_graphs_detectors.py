@@ -206,7 +206,7 @@ def test_a_sidecar_names_other_outputs():
     [
         ("no_placeholder", "has no placeholder, so nothing takes the image"),
         ("two_images", "several image inputs: a, b"),
-        ("raw_heads", "no detection_boxes, detection_scores, detection_classes; its"),
+        ("raw_heads", "is a detector without post-processing: it gives loc/concat"),
         ("raw_heads", "loc/concat (float32 [?, 48, 4])"),
         ("not_frozen", "it holds variables (weight)"),
         ("cut_at_a_node", "no detection_boxes"),

@@ -105,6 +105,17 @@ def _takes_the_one(op: Any) -> bool:
     return bool(shape) and shape is not None and shape[-1] == 1
 
 
+# Ops whose results are among their inputs' elements, or an average of them.
+_WITHIN = frozenset(
+    {
+        *("AvgPool", "GatherV2", "Max", "MaxPool", "Mean", "Min", "Slice"),
+        *("StridedSlice", "Tile"),
+    }
+)
+# Ops that make an average of several softmaxes.
+_MIXTURES = frozenset({"Add", "AddN", "AddV2", "Div", "Mul", "Pack", "RealDiv"})
+
+
 def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
     """Tell between which values a tensor's elements are, by the last few ops.
 
@@ -119,6 +130,8 @@ def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
         return _RANGES[op.type]
     if not depth or not op.inputs:
         return _UNKNOWN
+    if op.type in _WITHIN:
+        return bounds(op.inputs[0], depth - 1)
     first, *others = (bounds(one, depth - 1) for one in op.inputs)
     return _combined(op.type, first, others)
 
@@ -214,7 +227,7 @@ def _of_one_value(tensor: Any, op: Any, made: str) -> Meaning:
 
 def _of_several(tensor: Any, op: Any, made: str) -> Meaning:
     """Tell what several values are."""
-    if op.type == "Softmax" or _is_normalised(op):
+    if is_of_softmax(tensor) or _is_normalised(op):
         return Meaning()
     if op.type == "LogSoftmax" or _is_log_of_softmax(op):
         return Meaning(softmax=True, told=f"{made}: the server takes its exponential")
@@ -245,6 +258,21 @@ def is_probability(tensor: Any) -> bool:
     """Tell whether each value is within 0..1 whatever goes in."""
     low, high = bounds(tensor)
     return low >= -_SLACK and high <= 1 + _SLACK
+
+
+def is_of_softmax(tensor: Any, depth: int = _DEPTH) -> bool:
+    """Tell a softmax, a part of one, and an average of several or of many places."""
+    op = maker(tensor)
+    if op.type == "Softmax":
+        return True
+    if not depth or not op.inputs:
+        return False
+    if op.type in _WITHIN:
+        return is_of_softmax(op.inputs[0], depth - 1)
+    if op.type not in _MIXTURES:
+        return False
+    mixed = [one for one in op.inputs if constant(one) is None]
+    return bool(mixed) and all(is_of_softmax(one, depth - 1) for one in mixed)
 
 
 def _is_normalised(op: Any) -> bool:

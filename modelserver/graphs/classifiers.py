@@ -10,11 +10,13 @@ from modelserver.graphs.activations import (
     FORMS,
     LOGITS,
     features,
+    is_of_softmax,
     is_probability,
     maker,
     meaning,
     values_an_image,
 )
+from modelserver.graphs.tasks import measure, other_task
 from modelserver.graphs.walking import (
     descendants,
     last_part,
@@ -94,9 +96,9 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
     else:
         found = score_tensors(graph, image)
         if not found:
-            raise _no_scores(graph, image)
+            raise _no_scores(graph, image, other_task(graph))
         tensor, guesses = _chosen(found)
-        if reason := features(tensor):
+        if reason := _no_answer(tensor):
             raise _no_scores(graph, image, reason)
     tensor = _with_batch(tensor)
     classes = values_an_image(tensor, image)
@@ -119,7 +121,7 @@ def score_tensors(graph: Any, image: Any) -> list[Any]:
     reached = descendants(image)
     ops = [op for op in graph.get_operations() if op in reached]
     for is_final in (_is_final_softmax, _is_final_sigmoid):
-        found = [_tail(op.outputs[0]) for op in ops if is_final(op)]
+        found = [_answer(op.outputs[0]) for op in ops if is_final(op)]
         fitting = _last([tensor for tensor in found if _fits(tensor)])
         if fitting:
             return fitting
@@ -196,6 +198,24 @@ def _is_final_sigmoid(op: Any) -> bool:
     )
 
 
+def _answer(tensor: Any) -> Any:
+    """Follow a final activation to the answer: its tail, or the average it is part of.
+
+    An average over places or of several networks is the one loose end with as many
+    classes.
+    """
+    ends = [
+        end
+        for end in leaves(descendants(tensor))
+        if _fits(end) and is_of_softmax(end) and end.shape[-1:] == tensor.shape[-1:]
+    ]
+    return ends[0] if len(ends) == 1 and _mixes(ends[0]) else _tail(tensor)
+
+
+def _mixes(tensor: Any) -> bool:
+    return maker(tensor).type != "Softmax" and tensor.shape.rank not in {None, 0, 1}
+
+
 def _tail(tensor: Any) -> Any:
     """Follow scores through the ops that only change their form, to the last.
 
@@ -238,6 +258,13 @@ def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
     best = named[0] if named else shaped[-1]
     others = listed(tensor.name for tensor in found if tensor is not best)
     return best, (f"the output {best.name} was chosen over {others}",)
+
+
+def _no_answer(tensor: Any) -> str:
+    """Say why values are no class scores; empty where they may be."""
+    if is_probability(tensor) and maker(tensor).type != "Sigmoid":
+        return ""
+    return features(tensor) or measure(tensor)
 
 
 def _no_scores(graph: Any, image: Any, reason: str = "") -> GraphError:

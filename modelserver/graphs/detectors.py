@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
 from modelserver.graphs.places import NAMES, REQUIRED, place_of, roles_by_place
+from modelserver.graphs.tasks import other_task
 from modelserver.graphs.walking import (
     last_part,
     leaves,
@@ -27,8 +28,16 @@ _Found = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def has_detections(graph: Any) -> bool:
-    """Tell whether the graph has a detector's outputs, by name or order."""
-    return REQUIRED[0] in (_by_name(graph) or _by_order(graph)[0])
+    """Tell whether the graph has all outputs of a detector, by name or order."""
+    found = _by_name(graph)
+    if not found.keys() >= set(REQUIRED):
+        found |= _by_order(graph, found)[0]
+    return found.keys() >= set(REQUIRED)
+
+
+def has_boxes(graph: Any) -> bool:
+    """Tell whether the graph names a detector's boxes, whatever else it lacks."""
+    return REQUIRED[0] in _by_name(graph)
 
 
 def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
@@ -137,10 +146,12 @@ def _check(role: str, tensor: Any) -> None:
 def _incomplete(graph: Any, missing: list[str]) -> GraphError:
     """Say which outputs are missing, what is there, and what to do."""
     ends = leaves(graph.get_operations())
+    task = other_task(graph)
     there = listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in ends)
     return GraphError(
-        f"the graph has no {', '.join(missing)}; its outputs are: "
-        f"{there or 'none'}. A detector must hold its post-processing (decoded boxes, "
+        f"the graph has no {', '.join(missing)}{f': {task}' if task else ''}; its "
+        f"outputs are: {there or 'none'}. A detector must hold its post-processing "
+        "(decoded boxes, "
         "non-maximum suppression): export it with that, as the Object Detection API "
         'does, or, where it has it under other names, give them as "output" in the '
         "sidecar"

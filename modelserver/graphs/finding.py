@@ -19,6 +19,7 @@ from modelserver.graphs.inputs import (
 from modelserver.graphs.pixels import follow_pixels, resized_inside
 from modelserver.graphs.scaling import DEFAULT_SIDE, Scaling, known_architecture
 from modelserver.graphs.switches import switch_value
+from modelserver.graphs.tasks import no_post_processing, raw_heads
 from modelserver.graphs.walking import (
     ancestors,
     listed,
@@ -65,6 +66,8 @@ def find_signature(
 
 def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     """Find a detector's signature."""
+    if sidecar.output is None:
+        _refuse_raw_heads(graph)
     if sidecar.output is None and _is_classifier(graph):
         raise GraphError(
             "the graph is a classifier (one output, a score for each class), but the "
@@ -94,11 +97,14 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
 def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     """Find a classifier's signature."""
     if sidecar.output is None and detectors.has_detections(graph):
+        _find_detector(graph, sidecar, export)  # or it would fail once it is renamed
         raise GraphError(
             "the graph is a detector (it has detection_boxes), but the file's name is "
             "a classifier's: rename it to <prefix>.frozen.pb and its label map to "
             "<prefix>.label_map.pbtxt"
         )
+    if sidecar.output is None:
+        _refuse_raw_heads(graph)
     image = find_image(graph, sidecar)
     scores = classifiers.find_scores(graph, image, sidecar)
     feeds, fed = _feeds(image, _needed(image, [scores.tensor]))
@@ -144,6 +150,17 @@ def _signature(
         label_offset=sidecar.label_offset,
         **facts,
     )
+
+
+def _refuse_raw_heads(graph: Any) -> None:
+    """Refuse a detector whose post-processing is not in the graph, or not whole."""
+    if detectors.has_detections(graph):
+        return
+    if detectors.has_boxes(graph):
+        detectors.find_outputs(graph, Sidecar())
+    heads = raw_heads(graph)
+    if heads is not None:
+        raise GraphError(no_post_processing(heads))
 
 
 def _is_classifier(graph: Any) -> bool:
