@@ -47,6 +47,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "repaired": ("note", "what freezing or another machine left in it was repaired"),
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
+    "size-guessed": ("warning", "nothing tells which size of image the graph takes"),
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
@@ -238,6 +239,8 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
         code = "guessed"
         if _UNTOLD in guess and "is fed with (" in guess:
             code = "scaling-guessed"
+        if _UNTOLD in guess and "takes any size" in guess:
+            code = "size-guessed"
         if _SCORES_UNTOLD.search(guess):
             code = "scores-guessed"
         fix = f"if that is wrong, put {keys} into {name}.json" if keys else ""

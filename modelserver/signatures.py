@@ -30,7 +30,7 @@ Source = Literal[
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What decided how a graph is fed its pixels. Immutable.
+    """What decided how a graph is fed its pixels, or at which size. Immutable.
 
     Attributes:
         source: which evidence it was; ``from`` in JSON. ``default`` is none: a guess.
@@ -56,6 +56,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         channels: 3 (RGB) or 1 (gray) that the graph takes.
         size: ``(height, width)`` in pixels that the graph must be fed with, or
             ``None`` when it takes any size.
+        sizing: what decided ``size``; ``None`` where the graph itself fixes it, or
+            takes any.
         inner_size: ``(height, width)`` to which the graph itself resizes whatever it
             is fed, or ``None`` when it does not or this is not known. An image with
             fewer pixels than the upload may be fed as long as both sides stay at least
@@ -92,6 +94,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     channels: int = 3
     size: tuple[int, int] | None = None
+    sizing: Evidence | None = None
     inner_size: tuple[int, int] | None = None
     bgr: bool = False
     mean: tuple[float, ...] = (0.0,)

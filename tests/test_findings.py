@@ -122,6 +122,10 @@ GUESSES = {
         "mean",
     ),
     "the input x:0 takes any size: guessed 224 x 224, nothing in the graph tells": (
+        "size-guessed",
+        "size",
+    ),
+    "the input x:0 takes any size: guessed 96 x 96, node 'a' is of B": (
         "guessed",
         "size",
     ),
@@ -132,7 +136,7 @@ GUESSES = {
 
 @pytest.mark.parametrize(("guess", "expected"), GUESSES.items())
 def test_each_guess_names_what_overrides_it(guess, expected):
-    """A scaling that nothing tells is a warning, other guesses are notes."""
+    """A scaling or a size that nothing tells is a warning, other guesses are notes."""
     (found,) = findings.of_guesses("x", signature(guesses=(guess,)))
     assert found.code == expected[0]
     assert expected[1] in found.fix

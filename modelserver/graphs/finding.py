@@ -17,7 +17,8 @@ from modelserver.graphs.inputs import (
     several_images,
 )
 from modelserver.graphs.pixels import follow_pixels, resized_inside
-from modelserver.graphs.scaling import DEFAULT_SIDE, Scaling, known_architecture
+from modelserver.graphs.scaling import known_architecture
+from modelserver.graphs.sizes import Fit, SettledSize, named_size, settle_size
 from modelserver.graphs.switches import switch_value
 from modelserver.graphs.tasks import no_post_processing, raw_heads
 from modelserver.graphs.walking import (
@@ -27,11 +28,12 @@ from modelserver.graphs.walking import (
     shape_of,
     shape_text,
 )
-from modelserver.signatures import Sidecar, Signature
+from modelserver.signatures import Evidence, Sidecar, Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from modelserver.graphs.pixels import Pixels
     from modelserver.signatures import Kind
 
 
@@ -79,18 +81,21 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     feeds, fed = _feeds(image, _needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    settled = settle(Facts(described, ends, sidecar, export, "detection"))
+    facts = Facts(described, ends, sidecar, export, "detection")
+    settled = settle(facts)
+    sized = _size(described, ends, outputs.values(), facts)
     return _signature(
         described,
         settled,
         sidecar,
         kind="detection",
-        size=described.size,
+        size=sized.size,
+        sizing=sized.sizing,
         inner_size=resized_inside(ends),
         outputs={role: tensor.name for role, tensor in outputs.items()},
         feeds=feeds,
         batch=_batch(described, outputs),
-        guesses=guesses + fed + described.guesses + settled.guesses,
+        guesses=guesses + fed + described.guesses + settled.guesses + sized.guesses,
     )
 
 
@@ -110,16 +115,16 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     feeds, fed = _feeds(image, _needed(image, [scores.tensor]))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    known = known_architecture(graph)
-    settled = settle(Facts(described, ends, sidecar, export, "classification"))
-    sides = next(filter(None, (pixels.sides for pixels in ends)), None)
-    size, more = _classifier_size(described, resized_inside(ends), sides, known)
+    facts = Facts(described, ends, sidecar, export, "classification")
+    settled = settle(facts)
+    sized = _size(described, ends, [scores.tensor], facts)
     return _signature(
         described,
         settled,
         sidecar,
         kind="classification",
-        size=size,
+        size=sized.size,
+        sizing=sized.sizing,
         inner_size=resized_inside(ends),
         outputs={"scores": scores.tensor.name},
         feeds=feeds,
@@ -128,7 +133,11 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         independent=scores.independent,
         batch=_batch(described, {"scores": scores.tensor}, lone=scores.classes == 1),
         classes=scores.classes,
-        guesses=scores.guesses + fed + described.guesses + settled.guesses + more,
+        guesses=scores.guesses
+        + fed
+        + described.guesses
+        + settled.guesses
+        + sized.guesses,
     )
 
 
@@ -254,22 +263,37 @@ def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
     return needed
 
 
-def _classifier_size(
-    image: ImageInput,
-    inner_size: tuple[int, int] | None,
-    sides: tuple[int, int] | None,
-    known: Scaling | None,
-) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
-    """Settle a classifier's size; guess one where neither graph nor sidecar has any."""
-    if image.size or image.encoded or inner_size:
-        return image.size, ()
-    if sides:
-        return sides, ()
-    side = known.size if known and known.size else DEFAULT_SIDE
-    why = known.why if known and known.size else "nothing in the graph tells"
-    return (side, side), (
-        f"the input {image.tensor.name} takes any size: guessed {side} x {side}, {why}",
+def _size(
+    image: ImageInput, ends: list[Pixels], outputs: Iterable[Any], facts: Facts
+) -> SettledSize:
+    """Settle the size that is fed, where neither graph nor sidecar fixes it."""
+    resizes = resized_inside(ends) or any(pixels.resizes for pixels in ends)
+    if image.size is not None:
+        asked = facts.sidecar.height_width
+        return SettledSize(image.size, Evidence(source="sidecar") if asked else None)
+    if image.encoded or (resizes and facts.kind == "detection") or resized_inside(ends):
+        return SettledSize(None)
+    return settle_size(
+        image, outputs, kind=facts.kind, wishes=_told_sizes(image, ends, facts)
     )
+
+
+def _told_sizes(image: ImageInput, ends: list[Pixels], facts: Facts) -> Iterator[Fit]:
+    """Give the sizes that something tells: a mean image, files, names."""
+    for pixels in ends:
+        if pixels.sides is not None:
+            why = "a constant as large is subtracted from it"
+            yield Fit(pixels.sides, why, "arithmetic")
+    if facts.export.size is not None:
+        why = f"{listed(facts.export.told_by)} tells"
+        yield Fit(facts.export.size, why, "export files")
+    graph = image.tensor.graph
+    named = named_size(graph, image.tensor)
+    if named is not None:
+        yield named
+    known = known_architecture(graph)
+    if known is not None and known.size:
+        yield Fit((known.size, known.size), known.why, "architecture")
 
 
 def _batch(image: ImageInput, outputs: dict[str, Any], *, lone: bool = False) -> int:

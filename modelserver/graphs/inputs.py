@@ -49,13 +49,18 @@ _NO_AXIS, _LIST_AXES, _IMAGE_AXES, _BATCH_AXES = 0, 1, 3, 4
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a graph takes its image; the fields are those of ``Signature``."""
+    """How a graph takes its image; the fields are those of ``Signature``.
+
+    Attributes:
+        sides: height and width as far as the graph tells.
+    """
 
     tensor: Any
     layout: Layout
     channels: int
     size: tuple[int, int] | None
     batch: int
+    sides: tuple[int | None, int | None] = (None, None)
     guesses: tuple[str, ...] = ()
 
     @property
@@ -193,6 +198,7 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
         channels,
         _size(tensor, (height, width), sidecar),
         1 if len(shape) == _IMAGE_AXES else shape[0] or 0,
+        (height, width),
         guesses + guess,
     )
 
@@ -218,9 +224,9 @@ def _describe_file(tensor: Any) -> ImageInput:
     if rank not in {_NO_AXIS, _LIST_AXES}:
         raise GraphError(_odd(tensor, "neither one image's file nor a list of them"))
     if rank == _NO_AXIS:
-        return ImageInput(tensor, "encoded", 3, None, 1, guesses)
+        return ImageInput(tensor, "encoded", 3, None, 1, guesses=guesses)
     batch = (shape_of(tensor) or (None,))[0] or 0
-    return ImageInput(tensor, "encoded_batch", 3, None, batch, guesses)
+    return ImageInput(tensor, "encoded_batch", 3, None, batch, guesses=guesses)
 
 
 def _guessed_shape(tensor: Any) -> tuple[int | None, ...]:

@@ -106,7 +106,6 @@ _ARCHITECTURES: tuple[
         227,
     ),
 )
-DEFAULT_SIDE = 224
 
 
 def known_architecture(graph: Any) -> Scaling | None:
