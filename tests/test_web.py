@@ -91,15 +91,29 @@ def test_a_missing_field_is_named(detector):
         post_form(detector, "/detect", form({"modelname": "m"})), 400, "missing-field"
     )
     assert "file" in said
-    said = expect(
-        post_form(detector, "/detect", form({}, photo())), 400, "missing-field"
+    text = form({"modelname": "m", "file": "photo.jpg"})
+    said = expect(post_form(detector, "/detect", text), 400, "bad-request")
+    assert "'photo.jpg'" in said
+    assert "@" in said
+
+
+def test_a_name_is_needed_where_there_are_several_models(folder, serving):
+    """With one alone, whatever its state, that one is meant."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+    nameless = (
+        form({}, photo()),
+        form({"modelname": " "}, photo()),
+        form({"x": "y"}, photo()),
     )
-    assert "modelname" in said
-    expect(post(detector, "/detect", "", photo()), 400, "missing-field")
-    text = form({"modelname": "m", "file": "text"})
-    expect(post_form(detector, "/detect", text), 400, "missing-field")
-    other = form({"name": "m"}, photo())
-    expect(post_form(detector, "/detect", other), 400, "missing-field")
+    for body in nameless:
+        assert post_form(client, "/detect", body).status_code == 200
+    (folder / "broken.frozen.pb").write_bytes(b"nonsense")
+    client = serving()
+    for body in nameless:
+        said = expect(post_form(client, "/detect", body), 400, "missing-field")
+        assert "modelname" in said
+        assert "broken, m" in said
 
 
 def test_what_is_no_whole_form_is_400(detector):
@@ -139,7 +153,7 @@ def test_an_empty_model_folder_says_what_to_put_there(serving):
 
 def test_what_is_no_image_is_415_and_what_is_broken_is_422(detector):
     """Told by content, not by name."""
-    for file in (b"%PDF-1.7", b"", b"just text"):
+    for file in (b"%PDF-1.7", b"just text"):
         expect(post(detector, "/detect", "m", file), 415, "not-an-image")
     whole = photo(size=(200, 200), form="JPEG")
     expect(post(detector, "/detect", "m", whole[:200]), 422, "undecodable-image")

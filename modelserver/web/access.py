@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flask import g, request
+from werkzeug.exceptions import NotFound
 
 from modelserver import logs
 from modelserver.errors import LoopbackOnly, Unauthorized
@@ -63,6 +64,9 @@ def install(app: Flask, settings: Settings) -> None:
         backend().start()
         environ = request.environ
         hosts.check(environ)
+        if environ.get("PATH_INFO", "").startswith("//"):
+            # Werkzeug takes it for a path with one slash, and a proxy's rule does not.
+            raise NotFound
         asked = origins.preflight(request)
         if asked is not None:  # it carries no token
             return asked

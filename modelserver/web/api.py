@@ -65,7 +65,7 @@ def evaluate(kind: Kind) -> Response:
     own_s = own_limit()
     form = read_form(request, backend().spool)
     who = caller(own_s)
-    names, files = require(form)
+    names, files = require(form, (entry.name for entry in backend().registry))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
     picture = wanted_picture()

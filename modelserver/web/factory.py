@@ -47,6 +47,8 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
     # A byte more than is allowed: Werkzeug refuses a body that has reached the limit
     # when it is asked for more.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024 + 1
+    # What a proxy's rule for /metrics does not see must not be /metrics here.
+    app.url_map.merge_slashes = False
     app.extensions["modelserver"] = backend
     numbers.install(app)
     access.install(app, settings)

@@ -6,6 +6,7 @@ A body that is no form is the photo itself, where the query names the model.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -30,7 +31,7 @@ from modelserver.options import NAMES
 from modelserver.web.pacing import TooSlow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import IO
 
     from flask import Request
@@ -48,6 +49,18 @@ MAX_PARTS = 2 * MAX_FILES
 _MAX_TEXT_BYTES = 16 * 1024
 _FORM = "multipart/form-data"
 _FIELDS = frozenset({"modelname", *NAMES})
+# What clients of other servers, and people from memory, call the photo.
+_OTHER_NAMES = frozenset({"image", "images", "photo", "picture", "upload", "img"})
+_NAME_CHARS = 50
+# Whose body is taken for a photo where nothing names a model.
+_PHOTO_TYPES = ("image/", "application/octet-stream")
+# So many of a photo's first bytes tell whether it is text.
+_HEAD_BYTES = 64
+_DATA_URL = re.compile(rb"\s*[\"']?data:[\w.+-]*/[\w.+;=-]*,", re.IGNORECASE)
+# The first letters in base64 of JPEG, PNG, GIF, WebP, BMP, and AVIF or HEIC.
+_BASE64_PHOTO = re.compile(
+    rb"\s*[\"']?(/9j/|iVBOR|R0lGOD|UklGR|Qk[0-3]|AAAA[\w+/]{2}Z0eX)[\w+/=\s-]*$"
+)
 
 
 class File(NamedTuple):
@@ -69,10 +82,12 @@ class Form:
         files: the photos.
         fields: the values, of at most 16 KiB each, of the fields that mean something:
             ``modelname`` and the options; those that are missing were not there.
+        other: the name of a part that may have been meant as the photo.
     """
 
     files: list[File] = field(default_factory=list)
     fields: dict[str, list[str]] = field(default_factory=dict)
+    other: str | None = None
 
 
 def read_form(request: Request, spool: Spool) -> Form:
@@ -100,7 +115,9 @@ def read_form(request: Request, spool: Spool) -> Form:
     boundary = options.get("boundary")
     if kind == _FORM and boundary:
         _read_multipart(request, boundary, form, spool)
-    elif kind != _FORM and "modelname" in form.fields:
+    elif kind != _FORM and (
+        "modelname" in form.fields or kind.startswith(_PHOTO_TYPES)
+    ):
         _read_raw(request, form, spool)
     else:
         raise BadRequest(
@@ -114,8 +131,12 @@ def read_form(request: Request, spool: Spool) -> Form:
 def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -> None:
     reader = _Reader(form, spool)
     try:
+        # Names of files come as the client's system writes them; see _text.
         with PushMultipartParser(
-            boundary, max_segment_count=MAX_PARTS, strict=True
+            boundary,
+            max_segment_count=MAX_PARTS,
+            header_charset="latin-1",
+            strict=True,
         ) as parser:
             for piece in _pieces(request.stream):
                 for event in parser.parse(piece):
@@ -125,7 +146,25 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
     except ParserLimitReached as error:
         raise UploadTooLarge(f"The form is too large: {error}.") from error
     except (MultipartError, ParseException) as error:
-        raise BadRequest(f"The request's body is malformed: {error}") from error
+        raise _malformed(error) from error
+
+
+def _malformed(error: Exception) -> BadRequest:
+    """Say that a body cannot be read, in the parser's first words alone."""
+    said = str(error.args[0]) if error.args else type(error).__name__
+    return BadRequest(f"The request's body is malformed: {said}")
+
+
+def _text(name: str | None) -> str:
+    """Return a name of a part or file, which most clients write in UTF-8.
+
+    In another encoding (Latin-1, GBK, Shift-JIS) it is no reason to refuse a photo: it
+    is kept as Latin-1 reads it.
+    """
+    try:
+        return (name or "").encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return name or ""
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
@@ -151,17 +190,42 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
     """
     upload = spool.open()
     uploads().append(upload)
-    sent = False
+    head = b""
     try:
         while piece := request.stream.read(_READ_BYTES):
             upload.write(piece)
-            sent = True
+            head = head or piece[:_HEAD_BYTES]
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParseException as error:
-        raise BadRequest(f"The request's body is malformed: {error}") from error
-    if sent:
-        form.files.append(File("", upload))
+        raise _malformed(error) from error
+    if not head:
+        raise BadRequest("The body is empty: send the photo's bytes.")
+    _check_head(head)
+    form.files.append(File("", upload))
+
+
+def _check_head(head: bytes, *, named: bool = True) -> None:
+    """Refuse text in a photo's place, and say what was meant.
+
+    Args:
+        head: a photo's first bytes, 64 at most.
+        named: the client gave it a file's name, or it is the whole body.
+
+    Raises:
+        BadRequest: it is base64 or a data URL, or a word where a file was meant.
+    """
+    if _DATA_URL.match(head) or _BASE64_PHOTO.match(head):
+        raise BadRequest(
+            "The photo is text (base64 or a data URL): send the bytes themselves, as "
+            "curl -F file=@photo.jpg does."
+        )
+    if not named and len(head) < _HEAD_BYTES and head.isascii():
+        said = head.decode("ascii")[:_NAME_CHARS]
+        raise BadRequest(
+            f"The form field 'file' holds the text {said!r}, not a photo's bytes; curl "
+            "sends a file where its name has an @ before it, as in -F file=@photo.jpg."
+        )
 
 
 class _Reader:
@@ -173,6 +237,7 @@ class _Reader:
         self._part: MultipartSegment | None = None
         self._text: bytearray | None = None
         self._upload: Upload | None = None
+        self._head = b""
 
     def take(self, event: MultipartSegment | bytes | bytearray | None) -> None:
         """Take a part's head, some of its bytes, or ``None`` for its end."""
@@ -184,17 +249,20 @@ class _Reader:
             self._add(event)
 
     def _begin(self, part: MultipartSegment) -> None:
-        self._part, self._text, self._upload = part, None, None
-        if part.name == "file" and part.filename:
+        self._part, self._text, self._upload, self._head = part, None, None, b""
+        name = _text(part.name)
+        if name == "file":
             if len(self._form.files) >= MAX_FILES:
                 raise UploadTooLarge(
                     f"The form has more than {MAX_FILES} files; send several requests."
                 )
             self._upload = self._spool.open()
             uploads().append(self._upload)
-            self._form.files.append(File(part.filename, self._upload))
-        elif part.name in _FIELDS or not part.filename:
+            self._form.files.append(File(_text(part.filename), self._upload))
+        elif name in _FIELDS:
             self._text = bytearray()
+        elif part.filename or name.lower() in _OTHER_NAMES:
+            self._form.other = self._form.other or name[:_NAME_CHARS]
 
     def _add(self, data: bytes | bytearray) -> None:
         if self._text is not None:
@@ -203,26 +271,42 @@ class _Reader:
                 raise UploadTooLarge("The form is too large: a field is too long.")
         elif self._upload is not None:
             self._upload.write(data)
+            if len(self._head) < _HEAD_BYTES:
+                self._head += data[: _HEAD_BYTES - len(self._head)]
 
     def _end(self) -> None:
         part, self._part = self._part, None
-        if self._text is not None and part is not None and part.name in _FIELDS:
+        if self._text is not None and part is not None:
             text = self._text.decode("utf-8", "replace")
-            self._form.fields.setdefault(part.name, []).append(text)
+            self._form.fields.setdefault(_text(part.name), []).append(text)
+        elif self._upload is not None and part is not None:
+            if not self._head:
+                raise BadRequest("The file is empty: send a photo.")
+            _check_head(self._head, named=bool(part.filename))
 
 
-def require(form: Form) -> tuple[list[str], list[File]]:
+def require(form: Form, known: Iterable[str]) -> tuple[list[str], list[File]]:
     """Return the names of models, each once, and the photos; at least one of each.
+
+    Args:
+        form: as it was read.
+        known: the names of the models in the folder, whatever their states; where there
+            is one alone, no name is needed.
 
     Raises:
         MissingField: one of them is not there.
     """
-    names = [name for name in dict.fromkeys(form.fields.get("modelname", ())) if name]
+    given = (name.strip() for name in form.fields.get("modelname", ()))
+    names = [name for name in dict.fromkeys(given) if name]
     if not names:
-        raise MissingField("modelname", "send the name of a model, see GET /models.")
-    if not form.files:
-        raise MissingField("file", "send a photo, e.g. curl -F file=@photo.jpg.")
-    return names, form.files
+        names = list(known)
+        if len(names) != 1:
+            there = f"one of {', '.join(names)}" if names else "see GET /models"
+            raise MissingField("modelname", f"send the name of a model, {there}.")
+    if form.files:
+        return names, form.files
+    instead = f" as 'file', not as {form.other!r}" if form.other is not None else ""
+    raise MissingField("file", f"send a photo{instead}, e.g. curl -F file=@photo.jpg.")
 
 
 def uploads() -> list[Upload]:

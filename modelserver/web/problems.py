@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
-from flask import Response, g
+from flask import Response, g, request
 from werkzeug.exceptions import (
     HTTPException,
     MethodNotAllowed,
@@ -70,12 +70,31 @@ def http_error(error: HTTPException) -> Response:
             )
         )
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
-    response = problem(
-        status, error.name, (error.description or error.name).split("\n")[0]
-    )
+    detail = (error.description or error.name).split("\n")[0]
+    if isinstance(error, NotFound):
+        detail = _elsewhere(request.path) or detail
+    response = problem(status, error.name, detail)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response
+
+
+# Of the other task: its route, the app that answers it, and that one's default port.
+_OTHER_APPS = {
+    "/classify": ("app_classify", 5432),
+    "/detect": ("app", 5000),
+}
+
+
+def _elsewhere(path: str) -> str | None:
+    """Return who answers a path that is none here; ``None`` where nobody does."""
+    app, port = _OTHER_APPS.get(path.rstrip("/"), (None, None))
+    if app is None:
+        return None
+    return (
+        f"{path} is answered by {app}, the other app here, which listens on port "
+        f"{port} unless PORT says otherwise. GET /models lists what this one has."
+    )
 
 
 def unknown_error(error: Exception) -> Response:

@@ -147,6 +147,9 @@ def options(settings: Settings) -> dict[str, Any]:
         "limit_request_fields": 50,
         "limit_request_field_size": 4096,
         "forwarded_allow_ips": "127.0.0.1",
+        # Nothing may say by a header that the server's paths begin elsewhere: a proxy's
+        # rules for /metrics would not see it.
+        "forwarder_headers": "",
         "accesslog": None,
         # The worker's sign of life is a file's time: a slow disk would kill it.
         "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import http
+import re
 import selectors
 import signal
 import socket
@@ -293,7 +294,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         backend = self.wsgi.extensions["modelserver"]
         backend.count_unreadable(status)
         self.log.debug("Refused a request from %s: %s", addr, type(exc).__name__)
-        detail = f"The request cannot be read: {status.phrase}."
+        # InvalidHeaderName says it, less the capitals; its text may be anything.
+        reason = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
+        detail = f"The request cannot be read: {status.phrase} ({reason})."
         try:
             answer = plain_answer(status, detail, backend.unread_headers or "")
             util.write_nonblock(client, answer)
