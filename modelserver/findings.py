@@ -48,6 +48,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
     "size-guessed": ("warning", "nothing tells which size of image the graph takes"),
+    "white-on-black": ("warning", "a network for small gray images, such as digits"),
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
@@ -57,10 +58,13 @@ CODES: dict[str, tuple[Level, str]] = {
     "run-failed": ("error", "the model cannot be run on a photo"),
 }
 _SHOWN = 5
+# Sides of MNIST's images and its like are 28 to 32.
+_DIGIT_SIDE = 32
 # What a guess says, and the sidecar's keys that say otherwise.
 _OVERRIDES = (
     (re.compile(r"is fed with \("), '"mean", "scale" and "channels"'),
     (re.compile(r"takes any size"), '"size"'),
+    (re.compile(r"numbers an image"), '"size" and "channels"'),
     (re.compile(r"does not tell its channels"), '"channels"'),
     (re.compile(r"probability of its own|independent classes"), '"independent"'),
     (re.compile(r"taken for logits, a softmax"), '"output" or "independent"'),
@@ -68,6 +72,7 @@ _OVERRIDES = (
     (re.compile(r"has no known shape"), '"input"'),
 )
 _SCORES_UNTOLD = re.compile(r"taken for (a logit|probabilities)|by its name taken")
+_SIZE_UNTOLD = re.compile(r"takes any size|numbers an image")
 _UNTOLD = "nothing in the graph tells"
 
 
@@ -129,6 +134,7 @@ def of_model(
         *_of_classes(name, signature, label_map, classes),
         *of_guesses(name, signature),
         *_of_batch(name, signature),
+        *_of_digits(name, signature),
         *_of_golden(files),
     ]
 
@@ -239,7 +245,7 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
         code = "guessed"
         if _UNTOLD in guess and "is fed with (" in guess:
             code = "scaling-guessed"
-        if _UNTOLD in guess and "takes any size" in guess:
+        if _UNTOLD in guess and _SIZE_UNTOLD.search(guess):
             code = "size-guessed"
         if _SCORES_UNTOLD.search(guess):
             code = "scores-guessed"
@@ -257,6 +263,20 @@ def _of_batch(name: str, signature: Signature) -> Iterator[Finding]:
         yield found(
             *("batch-one", name, "the graph takes one image a run"),
             "nothing on a CPU; for a GPU export it with an open batch dimension",
+        )
+
+
+def _of_digits(name: str, signature: Signature) -> Iterator[Finding]:
+    """Say what networks for digits are trained with, which no graph tells."""
+    size = signature.size
+    if signature.channels == 1 and size is not None and max(size) <= _DIGIT_SIDE:
+        yield found(
+            *("white-on-black", name),
+            f"it takes small gray images ({size[1]} x {size[0]}): networks for digits "
+            "and letters are trained with white ones on black, so dark ink on paper is "
+            "answered wrongly",
+            f'send photos with a dark ground, or put {{"mean": 255, "scale": '
+            f"-0.00392}} into {name}.json, which turns them round",
         )
 
 

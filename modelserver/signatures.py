@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Kind = Literal["detection", "classification"]
-Layout = Literal["NHWC", "HWC", "encoded", "encoded_batch"]
+Layout = Literal[
+    "NHWC",
+    "HWC",
+    "NCHW",
+    "CHW",
+    "NHW",
+    "HW",
+    "flat",
+    "flat_CHW",
+    "encoded",
+    "encoded_batch",
+]
 Resize = Literal["stretch", "crop", "pad"]
 # What can tell how a graph wants its pixels, the first that speaks wins.
 Source = Literal[
@@ -52,6 +63,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         dtype: NumPy name of the fed tensor's dtype, e.g. ``uint8``, ``float32``;
             ``string`` for the encoded layouts.
         layout: ``NHWC`` a batch of images; ``HWC`` one image without a batch axis;
+            ``NCHW`` and ``CHW`` the same, channels first; ``NHW`` and ``HW`` gray ones
+            without an axis for channels; ``flat`` a batch of rows of all an image's
+            numbers, pixel by pixel, and ``flat_CHW`` channel by channel;
             ``encoded`` one scalar string; ``encoded_batch`` a vector of strings.
         channels: 3 (RGB) or 1 (gray) that the graph takes.
         size: ``(height, width)`` in pixels that the graph must be fed with, or

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
+from modelserver.graphs.layouts import Axes, looks_flat, read_axes, turns_channels
 from modelserver.graphs.switches import switch_value
 from modelserver.graphs.walking import (
     DECODERS,
@@ -115,6 +116,7 @@ def _candidates(graph: Any, needed: set[Any] | None) -> list[Any]:
     """Give the placeholder ops that can be the image's; at least one."""
     ops = [op for op in placeholders(graph) if needed is None or op in needed]
     images = [op for op in ops if is_image(op)]
+    images = images or [op for op in ops if _is_flat(op)]
     images = images or [op for op in ops if _may_be_image(op)]
     images = images or [op for op in graph.get_operations() if _is_decoded_constant(op)]
     if images:
@@ -154,6 +156,12 @@ def _may_be_image(op: Any) -> bool:
     )
 
 
+def _is_flat(op: Any) -> bool:
+    """Tell whether it takes an image's numbers without an image's axes."""
+    tensor = op.outputs[0]
+    return tensor.dtype.base_dtype.name in _NUMBERS and looks_flat(tensor)
+
+
 def _is_decoded_constant(op: Any) -> bool:
     """Tell whether it is the example photo that Inception of 2015 holds in its place.
 
@@ -185,21 +193,21 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     guesses: tuple[str, ...] = ()
     if shape is None:
         shape = _guessed_shape(tensor)
-        axes = "one image" if len(shape) == _IMAGE_AXES else "a batch of images"
-        guesses = (f"the input {tensor.name} has no known shape: taken for {axes}",)
-    if len(shape) not in {_IMAGE_AXES, _BATCH_AXES}:
+        what = "one image" if len(shape) == _IMAGE_AXES else "a batch of images"
+        guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
+    axes = read_axes(tensor, shape, sidecar)
+    if axes is None:
         raise GraphError(_odd(tensor, "not an image's axes, height, width, channels"))
-    height, width, depth = shape[-3:]
-    _refuse_channels_first(tensor, shape, ends)
-    channels, guess = _channels(tensor, depth, ends, sidecar)
+    _refuse_channels_first(axes, tensor, ends)
+    channels, guess = _channels(tensor, axes.depth, ends, sidecar)
     return ImageInput(
         tensor,
-        "HWC" if len(shape) == _IMAGE_AXES else "NHWC",
+        axes.layout,
         channels,
-        _size(tensor, (height, width), sidecar),
-        1 if len(shape) == _IMAGE_AXES else shape[0] or 0,
-        (height, width),
-        guesses + guess,
+        _size(tensor, axes.sides, sidecar),
+        axes.batch,
+        axes.sides,
+        guesses + axes.guesses + guess,
     )
 
 
@@ -235,13 +243,14 @@ def _guessed_shape(tensor: Any) -> tuple[int | None, ...]:
     return (None,) * (_IMAGE_AXES if single else _BATCH_AXES)
 
 
-def _refuse_channels_first(
-    tensor: Any, shape: tuple[int | None, ...], ends: list[Pixels]
-) -> None:
-    """Refuse ``[N, channels, height, width]``, which TensorFlow cannot run on a CPU."""
+def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
+    """Refuse filters over ``[N, channels, height, width]``: no CPU runs them.
+
+    A graph that takes its image so and turns it for its filters is as good as any.
+    """
     formats = {_attr(p.end, "data_format") for p in ends if p.end.type in _FILTERS}
-    by_shape = shape[-1] not in {None, *_CHANNELS} and shape[-3] in _CHANNELS
-    if by_shape or b"NCHW" in formats:
+    first = axes.layout in {"NCHW", "CHW"} and not turns_channels(tensor)
+    if first or b"NCHW" in formats:
         raise GraphError(
             _odd(tensor, "channels before height and width (NCHW)")
             + ", which TensorFlow does not run on every device; export it as NHWC"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelserver.graphs.constants import constant, is_dead
+from modelserver.graphs.layouts import channel_axis
 from modelserver.graphs.normalisations import Normalisation, fused, taken_apart
 from modelserver.graphs.walking import DECODERS, RESIZERS, shape_of
 
@@ -89,7 +90,7 @@ class _Walk:
     """One walk; ``known`` holds what each tensor reached makes of the pixels."""
 
     def __init__(self, image: Any) -> None:
-        self.known: dict[Any, Pixels] = {image.ref(): Pixels()}
+        self.known: dict[Any, Pixels] = {image.ref(): Pixels(axis=channel_axis(image))}
         self.waiting = deque([image])
         self.ends: list[Pixels] = []
         # Ops that join channels, until all that they join is known.

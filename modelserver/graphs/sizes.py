@@ -92,6 +92,10 @@ class SettledSize:
 _SHAPES: dict[str, Callable[[int], tuple[int | None, ...]]] = {
     "NHWC": lambda channels: (1, None, None, channels),
     "HWC": lambda channels: (None, None, channels),
+    "NCHW": lambda channels: (1, channels, None, None),
+    "CHW": lambda channels: (channels, None, None),
+    "NHW": lambda _: (1, None, None),
+    "HW": lambda _: (None, None),
 }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.sessions.faults import Faults
-    from modelserver.signatures import Signature
+    from modelserver.signatures import Layout, Signature
 
     Outputs = Mapping[str, NDArray[np.generic]]
     Frames = Sequence[NDArray[np.uint8]]
@@ -110,14 +110,23 @@ def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
     if signature.layout == "encoded_batch":
         return np.array([images.encode_png(frame) for frame in frames], dtype=object)
     batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
-    if signature.layout == "HWC":
-        batch = batch[0]
     if signature.dtype == "uint8":
-        return batch
+        return _laid_out(batch, signature.layout)
     feed = batch.astype(signature.dtype)
     feed -= np.asarray(signature.mean, signature.dtype)
     feed *= np.asarray(signature.scale, signature.dtype)
-    return feed
+    return _laid_out(feed, signature.layout)
+
+
+def _laid_out(batch: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """Bring images [N, height, width, channels] into a graph's layout."""
+    if layout.endswith("CHW"):
+        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+    elif layout.endswith("HW"):
+        batch = batch[..., 0]
+    if layout.startswith("flat"):
+        return batch.reshape(len(batch), -1)
+    return batch if layout.startswith("N") else batch[0]
 
 
 def split(
