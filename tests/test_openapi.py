@@ -159,6 +159,7 @@ def test_answers_are_what_the_types_say(folder, serving):
         (detector.get("/models/m"), schemas.ModelReport),
         (detector.get("/models/bad"), schemas.ModelReport),
         (classifier.get("/models/c"), schemas.ModelReport),
+        (classifier.get("/models/c/labels"), schemas.Labels),
         (detector.get("/livez"), schemas.Live),
         (detector.get("/readyz"), schemas.Ready),
         (detector.get("/problems/bad-request"), schemas.Meaning),

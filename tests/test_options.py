@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.errors import BadRequest
+from modelserver.errors import BadRequest, UnknownLabel
 from modelserver.options import NAMES, Options, read_options
 
 
@@ -88,3 +88,64 @@ def test_whatever_is_sent_is_read_or_refused_in_words(fields):
         return
     assert options.min_confidence is None or 0 <= options.min_confidence <= 1
     assert options.max_results is None or options.max_results >= 1
+
+
+KNOWN = ("tench, Tinca tinca", "Dog", "cat", "a", "a, b", "b,c ,d")
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (["tench, Tinca tinca"], {"tench, tinca tinca"}),
+        (["TENCH,tinca  tinca"], None),
+        (["TENCH,tinca tinca"], {"tench, tinca tinca"}),
+        (["dog,cat"], {"dog", "cat"}),
+        (["dog, tench, Tinca tinca , cat"], {"dog", "tench, tinca tinca", "cat"}),
+        (["dog", "tench, Tinca tinca"], {"dog", "tench, tinca tinca"}),
+        (["a, b"], {"a, b"}),
+        (["a, b, c, d"], None),
+        (["a", "b, c, d"], {"a", "b,c ,d"}),
+        (["a,,dog,"], {"a", "dog"}),
+        (["horse"], None),
+    ],
+)
+def test_labels_may_hold_commas(values, wanted):
+    """The longest that is a label wins; what is none is an error."""
+    options = read_options({"labels": values})
+    if wanted is None:
+        with pytest.raises(UnknownLabel):
+            options.among(KNOWN)
+        return
+    found = options.among(KNOWN)
+    assert found.labels == wanted
+    for label in KNOWN:
+        assert found.wants(label) == (label.casefold() in wanted)
+
+
+def test_an_unknown_label_is_answered_with_the_nearest():
+    """Also where there are very many, or the word is very long."""
+    with pytest.raises(UnknownLabel, match=r"'dgo'.*nearest: Dog"):
+        read_options({"labels": ["dgo"]}).among(KNOWN)
+    with pytest.raises(UnknownLabel, match="/models/NAME/labels"):
+        read_options({"labels": ["x" * 16_000]}).among(map(str, range(10_000)))
+
+
+@given(
+    st.lists(st.text(max_size=30), max_size=4),
+    st.lists(st.text(min_size=1, max_size=9)),
+)
+def test_any_labels_can_be_asked_for(values, known):
+    """They are found, or told to be unknown."""
+    options = read_options({"labels": values})
+    try:
+        found = options.among(known).labels
+    except UnknownLabel:
+        return
+    assert found is None or found <= {label.casefold() for label in known}
+
+
+def test_each_label_can_be_asked_for_by_itself():
+    """Whatever it holds."""
+    for label in KNOWN:
+        found = read_options({"labels": [label]}).among(KNOWN)
+        assert [one for one in KNOWN if found.wants(one)] == [label]

@@ -64,7 +64,8 @@ def test_labels_and_max_results_choose(detector):
     assert [one["label"] for one in both] == ["red", "second"]
     assert both == found(detector, low, ("labels", "second"), ("labels", "red"))
     assert found(detector, low, ("labels", "unknown:3"))[0]["class"] == 3
-    assert found(detector, low, ("labels", "dog")) == []
+    dog = send(detector, "/detect", ("modelname", "m"), FILE, ("labels", "dog"))
+    expect_problem(dog, 400, "unknown-label")
     assert found(detector, low, ("max_results", "2")) == both
 
 
@@ -170,3 +171,49 @@ def test_a_models_name_is_a_header_in_any_script(folder, serving):
         assert told[name].isascii()
         assert unquote(told[name]) == name
     assert told["plain name"] == "plain name"
+
+
+def test_a_label_that_no_asked_model_has_is_told(folder, serving):
+    """With the nearest; several models are asked together, and one without names knows all."""
+    for name, label in (("a", "red, or so"), ("b", "blue")):
+        tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+        (folder / f"{name}.label_map.pbtxt").write_text(
+            f'item {{ id: 21 name: "{label}" }}'
+        )
+    tiny_graphs.write(folder / "n.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+
+    def ask(labels, *models):
+        return send(
+            client,
+            "/detect",
+            *(("modelname", m) for m in models),
+            ("labels", labels),
+            FILE,
+        )
+
+    problem = expect_problem(ask("red, or sew", "a"), 400, "unknown-label")
+    assert "'red'" in problem
+    assert "red, or so" in problem
+    assert ask("red, or so", "a").status_code == 200
+    expect_problem(ask("blue", "a"), 400, "unknown-label")
+    assert ask("blue", "a", "b").status_code == 200
+    assert ask("anything", "n").status_code == 200
+    expect_problem(ask("blue", "x"), 404, "model-not-found")
+
+
+def test_a_models_labels_are_listed(folder, serving):
+    """In the file's order, for one that has failed too."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    text = 'item { id: 21 name: "red" } item { id: 3 name: "blue" }'
+    (folder / "m.label_map.pbtxt").write_text(text)
+    (folder / "bad.frozen.pb").write_bytes(b"nonsense")
+    (folder / "bad.label_map.pbtxt").write_text(text)
+    (folder / "odd.frozen.pb").write_bytes(b"nonsense")
+    (folder / "odd.label_map.pbtxt").write_text("item {")
+    client = serving()
+    wanted = {"labels": [{"id": 21, "name": "red"}, {"id": 3, "name": "blue"}]}
+    assert client.get("/models/m/labels").json == wanted
+    assert client.get("/models/bad/labels").json == wanted
+    expect_problem(client.get("/models/odd/labels"), 503, "model-failed")
+    expect_problem(client.get("/models/x/labels"), 404, "model-not-found")

@@ -15,6 +15,7 @@ The tree:
     │   └── ModelCrashed
     └── RequestError          answers one request, as application/problem+json
         ├── MissingField 400 · BadRequest 400 · UntrustedHost 400
+        ├── UnknownLabel 400
         ├── Unauthorized 401 · LoopbackOnly 403 · CrossSite 403
         ├── ModelNotFound 404 · BodyTooSlow 408
         ├── UploadTooLarge 413 · ImageTooLarge 413
@@ -68,6 +69,7 @@ from modelserver.errors.requests import (
     StorageUnavailable,
     Unauthorized,
     UndecodableImage,
+    UnknownLabel,
     UnsupportedEncoding,
     UntrustedHost,
     UploadTooLarge,
@@ -108,6 +110,7 @@ __all__ = [
     "StorageUnavailable",
     "Unauthorized",
     "UndecodableImage",
+    "UnknownLabel",
     "UnsupportedEncoding",
     "UntrustedHost",
     "UploadTooLarge",

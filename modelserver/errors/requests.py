@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from http import HTTPStatus
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 from modelserver.errors.base import ModelServerError
@@ -58,6 +60,34 @@ class MissingField(RequestError):
 
     def __init__(self, field: str, what: str) -> None:
         super().__init__(f"The form field {field!r} is missing: {what}")
+
+
+class UnknownLabel(RequestError):
+    """None of the models that were asked has a label that was asked for."""
+
+    status = HTTPStatus.BAD_REQUEST
+    title = "Unknown label"
+    slug = "unknown-label"
+
+    def __init__(self, label: str, known: Iterable[str]) -> None:
+        shown = label[:_LONGEST_LABEL]
+        # Comparing with more takes longer than an answer may.
+        names = list(islice(known, _MOST_COMPARED))
+        folded = {name[:_LONGEST_LABEL].casefold(): name for name in names}
+        part = shown.casefold()
+        holding = [name for name in folded if part and part in name]
+        near = (holding or get_close_matches(part, folded))[:_NEAREST]
+        listed = "; ".join(folded[name] for name in near)
+        nearest = f" The nearest: {listed}." if near else ""
+        super().__init__(
+            f"No model that was asked has the label {shown!r}.{nearest} "
+            "GET /models/NAME/labels lists a model's labels."
+        )
+
+
+_LONGEST_LABEL = 100
+_MOST_COMPARED = 2000
+_NEAREST = 3
 
 
 class Unauthorized(RequestError):

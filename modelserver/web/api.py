@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 
-from modelserver import discovery
+from modelserver import discovery, labels
 from modelserver.albums import Album
-from modelserver.errors import BadRequest, ModelNotFound
+from modelserver.errors import BadRequest, LabelMapError, ModelFailed, ModelNotFound
 from modelserver.options import Options, read_options
 from modelserver.registry import Stage
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
@@ -45,6 +45,7 @@ def blueprint(kind: Kind) -> Blueprint:
         routes.add_url_rule("/classify", view_func=classify, methods=["POST"])
     routes.add_url_rule("/models", view_func=models)
     routes.add_url_rule("/models/<name>", view_func=model)
+    routes.add_url_rule("/models/<name>/labels", view_func=model_labels)
     routes.add_url_rule("/livez", view_func=livez)
     routes.add_url_rule("/readyz", view_func=readyz)
     return routes
@@ -68,6 +69,7 @@ def evaluate(kind: Kind) -> Response:
     names, files = require(form, (entry.name for entry in backend().registry))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
+    options = _with_labels(options, names)
     picture = wanted_picture()
     single = len(names) == len(files) == 1 and names[0] != EVERY
     service = backend().service
@@ -83,6 +85,26 @@ def evaluate(kind: Kind) -> Response:
     if picture is None:
         return one(kind, seen, options)
     return drawn(kind, seen, files[0].upload.data(), picture, who)
+
+
+def _with_labels(options: Options, names: Sequence[str]) -> Options:
+    """Return the options with the labels that the asked models have.
+
+    Where one of them is not loaded, or has no label map, any label may be one of its.
+
+    Raises:
+        UnknownLabel: none of the models has one that was asked for.
+    """
+    if options.labels is None:
+        return options
+    asked = [e for e in backend().registry if EVERY in names or e.name in names]
+    models = [entry.loaded for entry in asked]
+    known: list[str] = []
+    for loaded in models:
+        if loaded is None or not loaded.labels.names:
+            return options
+        known += loaded.labels.names.values()
+    return options.among(known) if models else options
 
 
 def _several(
@@ -112,10 +134,33 @@ def models() -> Response:
 
 def model(name: str) -> Response:
     """``GET /models/<name>``: all that is known of one model."""
+    return answer(report(_entry(name)))
+
+
+def model_labels(name: str) -> Response:
+    """``GET /models/<name>/labels``: the ids and names of its label map."""
+    entry = _entry(name)
+    if entry.loaded is not None:
+        names = entry.loaded.labels.names
+    else:
+        try:
+            names = labels.read_labels(entry.files.labels).names
+        except LabelMapError as error:
+            raise ModelFailed(name) from error
+    listed = [{"id": number, "name": label} for number, label in names.items()]
+    return answer({"labels": listed})
+
+
+def _entry(name: str) -> Entry[Model]:
+    """Return a model by its name.
+
+    Raises:
+        ModelNotFound: this app has none of that name.
+    """
     entries = {entry.name: entry for entry in backend().registry}
     if name not in entries:
         raise ModelNotFound(name, entries, discovery.hint(backend().kind))
-    return answer(report(entries[name]))
+    return entries[name]
 
 
 def livez() -> Response:

@@ -226,6 +226,9 @@ def all_operations() -> dict[str, Operation]:
         "api.model": reading(
             "All about one model", ref(schemas.ModelReport), path="name"
         ),
+        "api.model_labels": reading(
+            "A model's ids and names", ref(schemas.Labels), path="name"
+        ),
         **{name: {**told, "security": []} for name, told in probes.items()},
         "documents.show": _page("This document, to read"),
         "page.show": _page("The page for people"),

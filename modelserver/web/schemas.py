@@ -151,6 +151,19 @@ class Models(Strict):
     models: list[Model]
 
 
+class Label(Strict):
+    """A class's name."""
+
+    id: int
+    name: str
+
+
+class Labels(Strict):
+    """A model's label map."""
+
+    labels: list[Label]
+
+
 class Live(Strict):
     """The front lives."""
 
@@ -181,6 +194,7 @@ _ALL = (
     Problem,
     Models,
     ModelReport,
+    Labels,
     Live,
     Ready,
     Meaning,
