@@ -45,6 +45,8 @@ CODES: dict[str, tuple[Level, str]] = {
     "batch-one": ("note", "the graph takes one image a run"),
     "unsteady": ("warning", "the same photo is answered differently from run to run"),
     "repaired": ("note", "what freezing or another machine left in it was repaired"),
+    "batch-mixed": ("warning", "images of one run change each other's answers"),
+    "device-differs": ("warning", "the GPU answers otherwise than the CPU"),
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
     "size-guessed": ("warning", "nothing tells which size of image the graph takes"),

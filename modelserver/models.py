@@ -99,6 +99,7 @@ class Model:
             capacity=settings.queue_length,
             max_wait_s=settings.max_queue_wait_s,
             key=lambda frame: frame.pixels.shape,
+            unusual=lambda answer: answer.first,
             delay_s=settings.batch_delay_ms / 1000,
         )
 
@@ -140,8 +141,9 @@ class Model:
     @property
     def _takes_any(self) -> bool:
         """Whether the graph is fed whatever was decoded."""
-        signature = self.facts.signature
-        return signature.size is None and signature.channels == _CHANNELS
+        facts = self.facts
+        anything = facts.signature.size is None and facts.sampling is None
+        return anything and facts.signature.channels == _CHANNELS
 
     @property
     def at_least(self) -> tuple[int, int] | None:
@@ -178,12 +180,16 @@ class Model:
     def _fitted(self, pixels: NDArray[np.uint8]) -> Frame:
         """Bring a picture to the size and the channels that the graph takes."""
         signature = self.facts.signature
-        height, width = signature.size or pixels.shape[:2]
-        frame = self._runner.allocate((height, width, signature.channels))
+        sampling, inner_size = self.facts.sampling, signature.inner_size
+        fed = signature.size or (inner_size if sampling else None) or pixels.shape[:2]
+        frame = self._runner.allocate((*fed, signature.channels))
         try:
             if signature.channels != _CHANNELS:
                 pixels = images.to_gray(pixels)
-            images.resize(pixels, (height, width), signature.resize, out=frame.pixels)
+            if signature.size is None and sampling is not None:
+                images.sample(pixels, fed, sampling, out=frame.pixels)
+            else:
+                images.resize(pixels, fed, signature.resize, out=frame.pixels)
         except BaseException:
             frame.release()
             raise

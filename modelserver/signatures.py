@@ -34,6 +34,10 @@ Layout = Literal[
     "encoded_batch",
 ]
 Resize = Literal["stretch", "crop", "pad"]
+Sampling = Literal["corner", "centre", "ends"]
+"""Where a plain bilinear resizer looks for output pixel i of n, among m input pixels:
+``corner`` at i m / n, ``centre`` at (i + 1/2) m / n - 1/2, ``ends`` at
+i (m - 1) / (n - 1). TensorFlow's neither, half_pixel_centers and align_corners."""
 # What can tell how a graph wants its pixels, the first that speaks wins.
 Source = Literal[
     "sidecar", "arithmetic", "export files", "architecture", "statistics", "default"

@@ -104,6 +104,29 @@ def test_before_a_rate_is_known_only_the_length_counts(runs):
         batcher.admit()
 
 
+def test_an_unusual_run_says_nothing_about_the_rate(runs):
+    """As the first of its shape on a GPU, which looks for the best way first."""
+    options = {"capacity": 50, "max_wait_s": 1.0}
+    batcher = measured(runs, 5.0, unusual=lambda result: result == "A", **options)
+    for number in range(1, 4):
+        batcher.submit(f"a{number}")
+    runs.finish(0.1)
+    assert batcher.refusal(4) is None
+
+
+def test_where_every_run_is_unusual_that_is_the_rate(runs):
+    """A graph that meets a new shape with each photo is as slow as it is."""
+    batcher = make(runs, capacity=50, max_wait_s=1.0, unusual=lambda _: True)
+    for number in range(9):
+        assert batcher.refusal(8) is None
+        batcher.submit(f"a{number}")
+        runs.finish(5.0)
+    batcher.submit("b1")
+    batcher.submit("b2")
+    with pytest.raises(Overloaded):
+        batcher.submit("b3")
+
+
 def test_a_failed_run_says_nothing_about_the_rate(runs):
     """It may have ended at once."""
     batcher = make(runs, capacity=50, max_wait_s=1.0)

@@ -35,6 +35,10 @@ class FakeSession:
     """Answers an image with its mean; refuses one that is all zero."""
 
     slots = 1
+    first = False
+
+    def is_first(self, frames):
+        return self.first
 
     def run(self, frames):
         means = [float(frame.mean()) for frame in frames]
@@ -202,10 +206,21 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
     assert not worker.is_alive()
 
 
+def test_a_first_run_of_its_shape_is_told(front):
+    """So that the front does not take its time for the usual one."""
+    _, arena, inside = front
+    frame = arena.allocate((4, 5, 3))
+    frame.pixels[:] = 7
+    session = FakeSession()
+    for session.first in (False, True):
+        message = Run(5, [Place(frame.offset, frame.pixels.shape)])
+        assert decoded(inside.answer(session, message)).first is session.first
+
+
 def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
     """It is told in words, instead of bytes that mean nothing to others."""
 
-    class Texts:
+    class Texts(FakeSession):
         """A session whose graph answers with text."""
 
         def run(self, frames):
@@ -235,6 +250,9 @@ def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
 
     class Broken:
         """A session that fails in a way of its own."""
+
+        def is_first(self, frames):
+            return False
 
         def run(self, frames):
             raise error

@@ -1,17 +1,22 @@
 """One model: from an upload to its frame, and from its files to what serves."""
 
+import threading
+
 import msgspec
 import numpy as np
 import pytest
 import tiny_graphs
 from conftest import make_settings, photo
+from standin_gpu import a_gpu
 
 from modelserver import discovery, errors, images
 from modelserver.findings import found
 from modelserver.models import Loader
 from modelserver.sessions import ModelSession
 
+__all__ = ["a_gpu"]
 LIMIT = 4096
+SECONDS = 60
 
 
 @pytest.fixture
@@ -181,8 +186,8 @@ def test_what_only_loading_shows_is_logged_and_told(
     """A session's own findings stand before those that the front makes itself."""
     doubt = msgspec.structs.replace(found("guessed", "m", "a doubt"), level="warning")
 
-    def open_and_find(session):
-        opened(session)
+    def open_and_find(session, *arguments):
+        opened(session, *arguments)
         session.findings = (found("batch-one", "m", "an odd thing", "a remedy"), doubt)
 
     opened = ModelSession.open
@@ -196,3 +201,40 @@ def test_what_only_loading_shows_is_logged_and_told(
     told = client.get("/models/m").json["findings"]
     assert [one["message"] for one in told[:2]] == ["an odd thing", "a doubt"]
     assert len(told) > 2
+
+
+def test_on_a_gpu_photos_of_unlike_sizes_run_together(loaded, a_gpu):
+    """Where the graph resizes all to one size, so does the server before it."""
+    model = loaded(tiny_graphs.resizing_detector(), "detection", SLOTS=1, MAX_BATCH=4)
+    assert model.facts.sampling == "corner"
+    began, gate = threading.Event(), threading.Event()
+
+    def wait(_run, _frames):
+        began.set()
+        gate.wait(SECONDS)
+
+    a_gpu.fail = wait
+    colours = [(200, 10, 20), (30, 200, 40), (50, 60, 200), (240, 240, 240)]
+    sizes = [(40, 30), (64, 48), (100, 50), (33, 77)]
+    prepared = [model.prepare(photo(*one)) for one in zip(colours, sizes, strict=True)]
+    assert {one.frame.pixels.shape for one in prepared} == {(6, 8, 3)}
+    assert [(one.width, one.height) for one in prepared] == sizes
+    first = model.submit(prepared[0].frame)
+    assert began.wait(SECONDS)
+    others = [model.submit(one.frame) for one in prepared[1:]]
+    gate.set()
+    done = [future.result(SECONDS) for future in (first, *others)]
+    assert [one.batch for one in done] == [1, 3, 3, 3]
+    assert a_gpu.sizes[-2:] == [1, 4]
+    for one, colour in zip(done, colours, strict=True):
+        _, score, box = tiny_graphs.echoed(*colour)
+        assert one.result.outputs["scores"].flat[0] == pytest.approx(score)
+        assert one.result.outputs["boxes"].reshape(-1, 4)[0] == pytest.approx(box)
+
+
+def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):
+    """Its own resizer sees every pixel that was decoded."""
+    model = loaded(tiny_graphs.resizing_detector(), "detection", FULL_DECODE="true")
+    prepared = model.prepare(photo(size=(40, 30)))
+    assert prepared.frame.pixels.shape == (30, 40, 3)
+    prepared.frame.release()

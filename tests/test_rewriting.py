@@ -239,7 +239,7 @@ def started(monkeypatch):
 def test_only_one_session_stays_open(opened, started):
     """The loser's memory is given back."""
     session = opened(fast_detector())
-    assert [one._closed for one in started] == [False, True]
+    assert [one._closed for one in started] == [True, False]
     session.close()
     assert all(one._closed for one in started)
 
@@ -279,7 +279,7 @@ def test_a_slow_graph_is_compared_on_one_image(opened, monkeypatch):
     monkeypatch.setattr(rewriting, "first_difference", counting)
     opened(fast_detector())
     assert len(asked) == 3
-    monkeypatch.setattr(sessions.session, "_COMPARE_S", 0.0)
+    monkeypatch.setattr(sessions.session, "_ASK_S", 0.0)
     opened(fast_detector())
     assert len(asked) == 4
 

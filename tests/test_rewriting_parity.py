@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modelserver.rewriting import first_difference, sample_images
+from modelserver.rewriting import NEAR, first_difference, sample_images
 from modelserver.signatures import Signature
 
 FLOOR = 0.1
@@ -147,3 +147,41 @@ def test_classifiers_are_compared_by_score_and_best_class(old, new, words):
         0,
     )
     assert found == words
+
+
+def near(old, new, **facts):
+    """What differs between the answers of two devices."""
+    return first_difference(old, new, signature(**facts), FLOOR / 10, NEAR)
+
+
+def test_another_device_may_round_otherwise():
+    """Scores by .02, boxes by .01, and no more."""
+    old = detections(*ROWS)
+    moved = [(score - 0.019, number, x + 0.009) for score, number, x in ROWS]
+    assert near(old, detections(*moved)) is None
+    assert "gone" in near(old, detections(*[(s - 0.03, n, x) for s, n, x in ROWS]))
+    assert "gone" in near(old, detections(*[(s, n, x + 0.02) for s, n, x in ROWS]))
+
+
+def test_another_device_may_keep_other_faint_boxes():
+    """One in ten of those below .1; never one above."""
+    faint = [(0.05, 1, number / 40) for number in range(20)]
+    other = [(0.05, 1, 0.9), (0.05, 1, 0.95), (0.05, 1, 0.85)]
+
+    def nearly(old, new):
+        return near(detections(*old, room=5), detections(*new, room=5))
+
+    assert nearly(faint, [*faint[2:], *other[:2]]) is None
+    assert "gone" in nearly(faint, [*faint[3:], *other])
+    assert "0.2" in nearly([(0.2, 1, 0.99), *faint], faint)
+
+
+def test_logits_of_another_device_are_compared_as_probabilities():
+    """Their size says nothing of what is answered."""
+    old = {"scores": np.array([9.0, 2.0, -30.0])}
+    new = {"scores": np.array([9.1, 2.3, -28.0])}
+    facts = {"kind": "classification", "softmax": True}
+    assert near(old, new, **facts) is None
+    assert near(old, {"scores": np.array([2.0, 9.0, -30.0])}, **facts)
+    assert near(old, {"scores": np.array([np.nan, 9.0, -30.0])}, **facts)
+    assert first_difference(old, new, signature(**facts), FLOOR)

@@ -12,6 +12,7 @@ This module knows neither TensorFlow nor HTTP: it takes a callable that starts a
 """
 
 from modelserver.batching.batcher import Batcher
+from modelserver.batching.filling import filled, run_sizes
 from modelserver.batching.places import Caller, Done, Place
 
-__all__ = ["Batcher", "Caller", "Done", "Place"]
+__all__ = ["Batcher", "Caller", "Done", "Place", "filled", "run_sizes"]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # Weight of the newest run in the moving average of a run's time: old load is forgotten
 # after about ten runs.
 _SMOOTHING = 0.2
+# Runs of unusual time that are left out of it one after the other: where every run is
+# unusual, that is how long they take.
+_MOST_UNUSUAL = 8
 
 
 class Batcher(Generic[Item, Result]):
@@ -44,6 +47,7 @@ class Batcher(Generic[Item, Result]):
         key: items are batched together only where this is equal (their shape).
         delay_s: how long the oldest item may wait for company while a slot is free.
         clock: seconds, monotonic.
+        unusual: whether a result says that its run took longer than its like will.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Batcher(Generic[Item, Result]):
         max_wait_s: float = math.inf,
         delay_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
+        unusual: Callable[[Result], bool] = lambda _: False,
     ) -> None:
         self._run = run
         self._slots = slots
@@ -74,6 +79,8 @@ class Batcher(Generic[Item, Result]):
         self._running = 0
         self._closed: RequestError | None = None
         self._item_s: float | None = None
+        self._unusual = unusual
+        self._left_out = 0
         # The item that a timer runs for: one timer for each, not one for each caller.
         self._awaited: Place[Item, Result] | None = None
         # So that those who are refused together do not come back together.
@@ -318,9 +325,7 @@ class Batcher(Generic[Item, Result]):
             self._running -= len(batch)
             again = error is not None and self._put_back(batch, error)
             if error is None:
-                each = seconds / len(batch)
-                mean = self._item_s if self._item_s is not None else each
-                self._item_s = mean + _SMOOTHING * (each - mean)
+                self._learn(seconds / len(batch), future.result()[0])
         if again:
             return
         for position, place in enumerate(batch):
@@ -331,6 +336,15 @@ class Batcher(Generic[Item, Result]):
                 result = future.result()[position]
                 done = Done(result, waited_ms, seconds * 1000, len(batch))
                 place.future.set_result(done)
+
+    def _learn(self, each: float, result: Result) -> None:
+        """Take an item's seconds into the moving average, unless they say nothing."""
+        if self._unusual(result) and self._left_out < _MOST_UNUSUAL:
+            self._left_out += 1
+            return
+        self._left_out = 0
+        mean = self._item_s if self._item_s is not None else each
+        self._item_s = mean + _SMOOTHING * (each - mean)
 
     def _put_back(self, batch: list[Place[Item, Result]], error: BaseException) -> bool:
         """Queue a failed batch again, in smaller parts, if that may help."""

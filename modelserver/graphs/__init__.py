@@ -3,6 +3,7 @@
 from modelserver.graphs.checking import read_checked_graph, read_repaired_graph
 from modelserver.graphs.finding import find_signature
 from modelserver.graphs.reading import import_graph, read_graph_def
+from modelserver.graphs.resizers import sampling_of
 
 __all__ = [
     "find_signature",
@@ -10,4 +11,5 @@ __all__ = [
     "read_checked_graph",
     "read_graph_def",
     "read_repaired_graph",
+    "sampling_of",
 ]

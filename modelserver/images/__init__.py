@@ -19,7 +19,13 @@ decoders release the GIL while they work.
 from modelserver.images.decoding import Allocate, Picture, decode, in_full
 from modelserver.images.drawing import Mark, annotate
 from modelserver.images.limits import Limits
-from modelserver.images.resizing import encode_png, resize, source_window, to_gray
+from modelserver.images.resizing import (
+    encode_png,
+    resize,
+    sample,
+    source_window,
+    to_gray,
+)
 
 __all__ = [
     "Allocate",
@@ -31,6 +37,7 @@ __all__ = [
     "encode_png",
     "in_full",
     "resize",
+    "sample",
     "source_window",
     "to_gray",
 ]

@@ -31,6 +31,8 @@ _REWRITES: tuple[tuple[Callable[[Draft], int], str], ...] = (
     (move_biases, "biases moved to their convolution: {}"),
     (fold_chains, "chains folded into kernel and bias: {}"),
 )
+# ResizeBilinear has no kernel for bytes on a GPU.
+_FOR_CPUS = (resize_bytes,)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Rewritten:
     notes: tuple[str, ...]
 
 
-def rewrite(graph_def: Any, signature: Signature, *, score_floor: float) -> Rewritten:
+def rewrite(
+    graph_def: Any, signature: Signature, *, score_floor: float, on_gpu: bool = False
+) -> Rewritten:
     """Rewrite a graph so that it runs faster and answers the same.
 
     Pure: the graph given is not changed. What is not known for sure to be equal is left
@@ -58,6 +62,7 @@ def rewrite(graph_def: Any, signature: Signature, *, score_floor: float) -> Rewr
         graph_def: a valid ``tf.compat.v1.GraphDef`` that ``signature`` is of.
         signature: what is fed and fetched keeps its name and its value.
         score_floor: detections below it may be dropped; 0 for none.
+        on_gpu: leave out what would move work from there to the CPU.
 
     Raises:
         ValueError, TypeError, KeyError, IndexError: a node is not as its op says.
@@ -67,6 +72,8 @@ def rewrite(graph_def: Any, signature: Signature, *, score_floor: float) -> Rewr
         clean(draft)
     notes = []
     for apply, words in _REWRITES:
+        if on_gpu and apply in _FOR_CPUS:
+            continue
         count = apply(draft)
         draft.drop_unused()
         if count:

@@ -167,7 +167,12 @@ class Child:
             {role: Array.pack(array) for role, array in one.outputs.items()}
             for one in answers
         ]
-        return Ran(number=message.number, outputs=packed, run_ms=answers[0].run_ms)
+        return Ran(
+            number=message.number,
+            outputs=packed,
+            run_ms=answers[0].run_ms,
+            first=answers[0].first,
+        )
 
     def _frame(self, place: Place) -> NDArray[np.uint8]:
         height, width, channels = place.shape

@@ -107,10 +107,11 @@ class InlineRunner:
 
 def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
     """Run a session and tell how long it took."""
+    first = session.is_first(images)
     started = time.perf_counter()
     outputs = session.run(images)
     run_ms = (time.perf_counter() - started) * 1000
-    return [Answer(one, run_ms) for one in outputs]
+    return [Answer(one, run_ms, first) for one in outputs]
 
 
 def import_tensorflow(gpu: str | None = None) -> None:
@@ -179,4 +180,5 @@ def facts(session: ModelSession) -> Facts:
         load_ms=session.load_ms,
         notes=session.notes,
         findings=session.findings,
+        sampling=session.sampling,
     )

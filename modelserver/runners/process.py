@@ -267,7 +267,11 @@ class ProcessRunner:
     def _settle(self, reply: Reply) -> None:
         if isinstance(reply, Ran):
             answers = [
-                Answer({role: a.unpack() for role, a in one.items()}, reply.run_ms)
+                Answer(
+                    {role: array.unpack() for role, array in one.items()},
+                    reply.run_ms,
+                    reply.first,
+                )
                 for one in reply.outputs
             ]
             self._take(reply.number).set_result(answers)

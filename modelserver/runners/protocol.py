@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from modelserver.exports import Export
 from modelserver.findings import Finding
-from modelserver.signatures import Kind, Signature
+from modelserver.signatures import Kind, Sampling, Signature
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,10 +37,12 @@ class Answer(NamedTuple):
 
     Attributes:
         run_ms: milliseconds that the graph ran, without waiting for a slot.
+        first: the run was the first of its shape on a GPU, so it took longer.
     """
 
     outputs: Outputs
     run_ms: float
+    first: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +93,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         load_ms: from the start of reading the graph to the end of the warm-up.
         notes: a sentence for each choice worth a log line.
         findings: what only loading or running the graph could show.
+        sampling: how photos are resized to the signature's ``inner_size`` before they
+            are sent, as the graph itself would; ``None``: sent as decoded.
     """
 
     signature: Signature
@@ -101,6 +105,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     load_ms: float
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    sampling: Sampling | None = None
 
 
 class Runner(Protocol):
@@ -191,11 +196,16 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a run's outputs, one dict an image, and how long it ran."""
+    """Child to front: a run's outputs, one dict an image, and how long it ran.
+
+    Attributes:
+        first: as in ``Answer``.
+    """
 
     number: int
     outputs: list[dict[str, Array]]
     run_ms: float
+    first: bool = False
 
 
 class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -1,9 +1,12 @@
 """One model's graph in a TensorFlow session of its own.
 
-session   reads a graph, chooses how it is run, and runs it
-devices   the card that it was given, or the CPU
-faults    what an error on a card means
-running   a graph that can be run: what goes in and out of TensorFlow
+session    reads a graph, chooses how it is run, and runs it
+devices    the card that it was given, or the CPU
+faults     what an error on a card means
+reference  what it answers on the CPU, to compare other ways with
+warming    what only running it on its device shows
+steadiness whether it answers one photo alike, run after run
+running    a graph that can be run: what goes in and out of TensorFlow
 """
 
 from modelserver.sessions.devices import Given

@@ -91,6 +91,8 @@ class Device(NamedTuple):
         """
         if self.number:
             for op in graph.get_operations():
+                if op.device:  # it is to run on the CPU
+                    continue
                 op._set_device(f"/device:GPU:{self.number}")  # noqa: SLF001 - what `tf.device` does
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from modelserver import graphs, rewriting
+from modelserver.batching import filled, run_sizes
 from modelserver.errors import GraphError, RequestError
 from modelserver.findings import found
-from modelserver.sessions import faults
+from modelserver.sessions import faults, warming
 from modelserver.sessions.devices import Device, Given, choose
+from modelserver.sessions.reference import Reference
 from modelserver.sessions.running import GraphRun
 from modelserver.sessions.steadiness import MOST_SPREAD, spread
 from modelserver.signatures import Signature, read_sidecar
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from modelserver.exports import Export
     from modelserver.findings import Finding
-    from modelserver.signatures import Kind
+    from modelserver.signatures import Kind, Sampling
 
 log = logging.getLogger(__name__)
 v1 = tf.compat.v1
@@ -37,9 +39,14 @@ v1 = tf.compat.v1
 # Warm-up image for a graph that takes any size: about what phones and cameras send
 # once reduced.
 _ANY_SIZE = (480, 640)
-# A rewritten graph is compared on one image at least, and on more up to this time: a
+# Other sizes of photos, to see on a GPU whether they may be resized before the graph.
+_MORE_SIZES = ((720, 540), (150, 200))
+# A graph is asked what it answers on one image at least, and on more up to this time: a
 # large model's run takes seconds.
-_COMPARE_S = 10.0
+_ASK_S = 5.0
+# Shapes of batches that are remembered: clients choose them where a graph takes any.
+_MOST_SHAPES = 4096
+_REASON_CHARS = 300
 _GPU_BATCH = 32
 _GPU_SLOTS = 2
 
@@ -85,13 +92,18 @@ class ModelSession:
         self._trusted = trusted
         self._export = export
         self.slots = slots
-        self.max_batch = max_batch
+        self.max_batch = self._wanted_batch = max_batch
         self._device = Device()
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
         self.findings: tuple[Finding, ...] = ()
         self.signature: Signature
         self._run: GraphRun | None = None
+        self._reference: Reference
+        self._made: list[NDArray[np.uint8]] = []
+        self._rewrites: tuple[str, ...] = ()
+        self._sizes: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
 
     def open(self, chosen: Callable[[bool], None] | None = None) -> None:
         """Read and check the graph, find what it takes and gives, and run it once.
@@ -130,13 +142,16 @@ class ModelSession:
         )
         self.notes = self.signature.guesses
         self._tell_repairs(repairs)
-        if self._rewrite:
-            graph = self._rewritten(graph_def, graph)
-        if self._run is None:
-            self._run = self._start(graph, self._device.config())
-        self._warm_up()
+        self._reference = Reference(self.signature, self._score_floor)
+        if self._device.on_gpu:
+            self._ask_beside_gpu(graph)
+        faster = self._rewritten(graph_def, graph) if self._rewrite else None
+        if faster is None or not self._serves(faster):
+            self._serve(graph)
         self._tell_unsteady()
-        del graph_def, graph
+        self._check_device()
+        self._made, self._reference.samples = [], []
+        del graph_def, graph, faster
         give_memory_back()
 
     def _choose_device(self) -> None:
@@ -145,13 +160,14 @@ class ModelSession:
         self.findings = device.findings(self._name)
         self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _cores())
         self.max_batch = self.max_batch or (_GPU_BATCH if device.on_gpu else 1)
+        self._wanted_batch = self.max_batch
 
     def _tell_repairs(self, repairs: Sequence[str]) -> None:
         """Note what was repaired, for the log, ``/models`` and ``check``."""
         if repairs:
             sentence = f"the graph was repaired: {'; '.join(repairs)}"
-            self.notes = (*self.notes, sentence)
-            self.findings = (*self.findings, found("repaired", self._name, sentence))
+            self._note(sentence)
+            self._find("repaired", sentence)
 
     def _start(self, graph: Any, config: Any) -> GraphRun:
         on_gpu = self._device.on_gpu
@@ -164,73 +180,155 @@ class ModelSession:
             faults=faults.Faults() if on_gpu else None,
         )
 
-    def _rewritten(self, graph_def: Any, graph: Any) -> Any:
-        """Give the graph to run: the rewritten one if it answers the same.
+    def _cpu_config(self) -> Any:
+        """Configure a session on the CPU, which computes in full, whatever serves."""
+        config = self._device.config()
+        config.device_count["GPU"] = 0
+        return config
+
+    def _ask(self, graph: Any) -> None:
+        """Learn on the CPU what the untouched graph answers, and how it resizes."""
+        config = self._cpu_config()
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        run = self._start(graph, config)
+        try:
+            self._reference.ask(run, self._images(), _ASK_S)
+            if self._device.on_gpu:
+                self._try_sampling(graph, run)
+        finally:
+            run.close()
+
+    def _images(self) -> list[NDArray[np.uint8]]:
+        """Make the images that the graph is tried on; once, as it takes a while."""
+        if not self._made:
+            more = _MORE_SIZES if self._device.on_gpu else ()
+            self._made = rewriting.sample_images(self.signature, more)
+        return self._made
+
+    def _ask_beside_gpu(self, graph: Any) -> None:
+        """Do so where there is a GPU, whose graphs need not run on the CPU."""
+        try:
+            self._ask(graph)
+        except RequestError as error:
+            self._note(
+                "the GPU's answers are not compared with the CPU's, which cannot run "
+                f"the graph: {_why(error)}"
+            )
+
+    def _try_sampling(self, graph: Any, run: GraphRun) -> None:
+        """See whether photos can be resized before the graph does it.
+
+        Of one size, they are run together.
+        """
+        sampling = graphs.sampling_of(graph, self.signature)
+        if sampling is None:
+            return
+        difference = self._reference.try_sampling(run, sampling)
+        if difference is not None:
+            self._note(
+                "photos of unlike sizes are not run together, as resized before the "
+                f"graph they are answered otherwise: {difference}"
+            )
+
+    def _rewritten(self, graph_def: Any, graph: Any) -> Any | None:
+        """Give the rewritten graph, if it is faster and answers the same.
 
         On a CPU its session is the one that serves, and is left open.
         """
         try:
             made = rewriting.rewrite(
-                graph_def, self.signature, score_floor=self._score_floor
+                graph_def,
+                self.signature,
+                score_floor=self._score_floor,
+                on_gpu=self._device.on_gpu,
             )
             if not made.notes:
-                return graph
+                return None
             faster = graphs.import_graph(made.graph_def)
             difference = self._difference(graph, faster)
         except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
-            cause = error.__cause__ if isinstance(error, RequestError) else error
-            difference = f"{type(cause).__name__}: {str(cause)[:300]}"
+            difference = _why(error)
         if difference is not None:
-            log.warning("%s is run as it is, not rewritten: %s", self._name, difference)
-            self.close()
-            return graph
-        self.notes = (*self.notes, f"rewritten: {', '.join(made.notes)}")
+            self._stay_plain(difference)
+            return None
+        self._rewrites = made.notes
         return faster
 
+    def _stay_plain(self, why: str) -> None:
+        log.warning("%s is run as it is, not rewritten: %s", self._name, why)
+        self.close()
+
     def _difference(self, graph: Any, faster: Any) -> str | None:
-        """Run both graphs on the same images, on the CPU, which computes in full."""
-        config = self._device.config()
-        config.device_count["GPU"] = 0
-        self._run = self._start(faster, config)
-        unoptimised = v1.ConfigProto()
-        unoptimised.CopyFrom(config)
-        unoptimised.graph_options.rewrite_options.disable_meta_optimizer = True
-        plain = self._start(graph, unoptimised)
-        started = time.perf_counter()
-        try:
-            for image in rewriting.sample_images(self.signature):
-                difference = rewriting.first_difference(
-                    plain([image])[0],
-                    self._run([image])[0],
-                    self.signature,
-                    self._score_floor,
-                )
-                if difference is not None:
-                    return difference
-                if time.perf_counter() - started > _COMPARE_S:
-                    break
-        finally:
-            plain.close()
+        """Ask both graphs the same, on the CPU; the faster one's session stays open."""
+        if not self._device.on_gpu:
+            self._ask(graph)
+        if not self._reference.samples:
+            return "the CPU cannot run the graph, to compare it with"
+        self._run = self._start(faster, self._cpu_config())
+        difference = self._reference.difference(self._run)
         if self._device.on_gpu:
             self.close()
-        return None
+        return difference
+
+    def _serves(self, faster: Any) -> bool:
+        """Serve a rewritten graph, if the device can run it."""
+        try:
+            self._serve(faster)
+        except GraphError as error:
+            self._stay_plain(str(error))
+            self._note(f"run as it is, not rewritten: {error}")
+            return False
+        self._note(f"rewritten: {', '.join(self._rewrites)}")
+        return True
+
+    def _serve(self, graph: Any) -> None:
+        """Run a graph on the device, until it is warm."""
+        if self._run is None:
+            self._run = self._start(graph, self._device.config())
+        self._sizes = ()
+        if self._device.on_gpu:
+            self._warm_up_sizes()
+        else:
+            self._warm_up()
+
+    def _note(self, sentence: str) -> None:
+        self.notes = (*self.notes, sentence)
+
+    def _find(self, code: str, message: str, fix: str = "") -> None:
+        self.findings = (*self.findings, found(code, self._name, message, fix))
 
     def _warm_up(self) -> None:
-        """Run once, and once with two images, to see whether the graph can batch."""
+        """Run once, and find out whether images can be run together."""
         height, width = self.signature.size or _ANY_SIZE
         image = np.full((height, width, self.signature.channels), 127, np.uint8)
         try:
             self.run([image])
         except RequestError as error:
             raise _unrunnable(image, error) from error
-        limit = self.signature.batch
-        self.max_batch = min(self.max_batch, limit) if limit else self.max_batch
-        if self.max_batch > 1 and not self._batches(image):
+        self.max_batch = self._most()
+        if self.max_batch > 1 and not self._batches():
             self.max_batch = 1
+
+    def _warm_up_sizes(self) -> None:
+        """Run all sizes that batches have on a GPU, and find out which it can."""
+        sizes = run_sizes(self._most())
+        photos = self._photos()
+        try:
+            fits = warming.fit(self.run, sizes, photos, self.slots)
+        except RequestError as error:
+            raise _unrunnable(photos[0], error) from error
+        self._sizes, self.max_batch = fits.sizes, fits.sizes[-1]
+        if fits.obstacle is not None:
+            self._note(
+                f"a run takes {self.max_batch} images at most: more cannot be run here:"
+                f" {_why(fits.obstacle)}"
+            )
+        if self.max_batch > 1 and not self._batches():
+            self._sizes, self.max_batch = fits.sizes[:1], fits.sizes[0]
 
     def _tell_unsteady(self) -> None:
         """Find a graph that answers the same photo differently from run to run."""
-        image = rewriting.sample_images(self.signature)[0]
+        image = self._photos()[0]
         try:
             gap = spread(lambda: self.run([image])[0], self.signature)
         except RequestError as error:
@@ -242,16 +340,62 @@ class ModelSession:
                 "the graph"
             )
             fix = "export it for inference (training=False), or do not trust its scores"
-            more = found("unsteady", self._name, sentence, fix)
-            self.findings = (*self.findings, more)
+            self._find("unsteady", sentence, fix)
 
-    def _batches(self, image: NDArray[np.uint8]) -> bool:
-        """Whether two images in one run give two answers."""
+    def _most(self) -> int:
+        """Images that one run may take, as far as settings and shapes tell."""
+        return min(self._wanted_batch, self.signature.batch or self._wanted_batch)
+
+    def _photos(self) -> list[NDArray[np.uint8]]:
+        """Give two photo-like images of the shape that is served, or is usual."""
+        return [self._reference.fed(image) for image in self._images()[:2]]
+
+    def _batches(self) -> bool:
+        """Whether two images in one run are answered as each alone."""
         try:
-            return len(self.run([image, image])) == 2  # noqa: PLR2004
+            mixed = warming.mixing(
+                self.run, self._photos(), self.signature, self._score_floor
+            )
         except RequestError:
             log.info("%s takes one image a run: its batch is fixed", self._name)
             return False
+        if mixed is not None:
+            self._find(
+                "batch-mixed",
+                "images of one run change each other's answers, so each is run alone: "
+                f"{mixed}",
+                "export the graph for inference, with batch norms that use "
+                "the averages of their training",
+            )
+        return mixed is None
+
+    def _check_device(self) -> None:
+        """Compare what a GPU answers with what the CPU does."""
+        if not self._device.on_gpu:
+            return
+        difference = self._reference.difference(self.run, rewriting.NEAR)
+        if difference is not None:
+            self._find(
+                "device-differs",
+                f"{self.device} answers otherwise than the CPU: {difference}",
+                "try NVIDIA_TF32_OVERRIDE=0, then REWRITE_GRAPHS=false, then another "
+                "driver; until it is gone, a CPU's answers are the right ones",
+            )
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How photos are resized before they are fed; see ``Facts``."""
+        return self._reference.sampling
+
+    def is_first(self, frames: Sequence[NDArray[np.uint8]]) -> bool:
+        """Tell whether a GPU meets this shape of batch for the first time.
+
+        It then looks for the best way to compute it, which takes seconds.
+        """
+        return self._device.on_gpu and self._shape(frames) not in self._seen
+
+    def _shape(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[int, ...]:
+        return len(filled(frames, self._sizes)), *frames[0].shape
 
     def run(
         self, frames: Sequence[NDArray[np.uint8]]
@@ -269,7 +413,15 @@ class ModelSession:
         """
         if self._run is None:
             raise RuntimeError("the session is not open")
-        return self._run(frames)
+        answers = self._run(filled(frames, self._sizes))
+        if self._device.on_gpu:
+            self._remember(self._shape(frames))
+        return answers[: len(frames)]
+
+    def _remember(self, shape: tuple[int, ...]) -> None:
+        if len(self._seen) >= _MOST_SHAPES:
+            self._seen.clear()
+        self._seen.add(shape)
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
@@ -297,6 +449,12 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _why(error: Exception) -> str:
+    """Say what went wrong: in TensorFlow's words, where it refused a run."""
+    cause = error.__cause__ if isinstance(error, RequestError) else error
+    return f"{type(cause).__name__}: {str(cause)[:_REASON_CHARS]}"
 
 
 def _cores() -> int:
