@@ -65,6 +65,12 @@ _OF_A_MODEL = (
         "gpu_bytes",
         "Memory that a model's process holds on its GPU.",
     ),
+    (
+        GaugeMetricFamily,
+        "gpu_fallback",
+        "gpu_fallback",
+        "1 where there is a GPU and the model runs on the CPU.",
+    ),
 )
 
 
@@ -79,6 +85,8 @@ class ModelNumbers(NamedTuple):
         dropped: images that were not run, by reason.
         resident_bytes: memory of its process, ``None`` where it has none.
         gpu_bytes: memory it holds on its GPU, ``None`` where it has none.
+        gpu_fallback: 1 where it runs on the CPU though there is a GPU, 0 where it does
+            not; ``None`` on a machine without any.
     """
 
     name: str
@@ -89,6 +97,7 @@ class ModelNumbers(NamedTuple):
     dropped: Mapping[str, int]
     resident_bytes: int | None = None
     gpu_bytes: int | None = None
+    gpu_fallback: int | None = None
 
 
 class _Tally:

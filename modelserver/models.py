@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from modelserver import images, labels
 from modelserver.batching import Batcher, Caller, Done, Place
-from modelserver.errors import ModelNotReady
+from modelserver.errors import DeviceFailed, ModelNotReady
 from modelserver.images import Limits, Picture
 from modelserver.runners import (
     Answer,
@@ -17,11 +18,14 @@ from modelserver.runners import (
     Job,
     ProcessRunner,
     Runner,
+    environment,
 )
+from modelserver.runners.cards import NO_CARDS
+from modelserver.runners.placement import Placement, expected_bytes
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     import numpy as np
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from modelserver.discovery import ModelFiles
     from modelserver.errors import Overloaded
     from modelserver.labels import LabelMap
+    from modelserver.runners.cards import Survey
+    from modelserver.runners.visible import Card
     from modelserver.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -81,12 +87,15 @@ class Model:
         settings: Settings,
         *,
         offset: int = 0,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
+        """Store what was loaded; ``closed`` is called once, when it is closed."""
         self.files = files
         self.facts = facts
         self.labels = label_map
         self.offset = offset
         self._runner = runner
+        self._closed: Callable[[], None] | None = closed
         self._full_decode = settings.full_decode
         self._limits = Limits(
             max_pixels=settings.max_image_pixels,
@@ -258,20 +267,27 @@ class Model:
         """Fail what waits, end the runner and free its memory. Idempotent."""
         self._batcher.close(ModelNotReady(self.files.name, "closing"))
         self._runner.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
 
 
 class Loader:
-    """Loads models, spreading them over the GPUs. Thread-safe.
+    """Loads models, spreading them over the cards. Thread-safe.
 
     Args:
         settings: the server's.
-        gpus: the visible GPUs; models take them in turn.
+        survey: the cards that may be used.
     """
 
-    def __init__(self, settings: Settings, gpus: tuple[str, ...] = ()) -> None:
+    def __init__(self, settings: Settings, survey: Survey = NO_CARDS) -> None:
         self._settings = settings
-        self._gpus = gpus
-        self._places: dict[str, int] = {}
+        self._no_gpu = survey.no_gpu
+        cards = survey.cards
+        if settings.isolation == "inline":
+            cards = environment.together(cards)
+        self._cards = cards
+        self._placement = Placement(cards)
 
     def __call__(self, files: ModelFiles) -> Model:
         """Load one model; blocks until it is warm.
@@ -282,13 +298,31 @@ class Loader:
         label_map = labels.read_labels(files.labels)
         for warning in label_map.warnings:
             log.warning("%s: %s", files.name, warning)
-        runner = self._runner(files)
-        facts = runner.open()
+        card = self._placement.take(files.name, self._expected(files))
+        try:
+            runner = self._runner(files, card)
+            facts = runner.open()
+        except DeviceFailed:
+            self._placement.failed(files.name)
+            raise
+        except BaseException:
+            self._placement.left(files.name)
+            raise
+        self._placement.loaded(files.name)
         try:
             return self._model(files, facts, label_map, runner)
         except BaseException:
             runner.close()
+            self._placement.left(files.name)
             raise
+
+    def _expected(self, files: ModelFiles) -> int:
+        """Return the bytes of a card that a model will about take."""
+        try:
+            size = files.graph.stat().st_size
+        except OSError:  # gone; the load will say so
+            size = 0
+        return expected_bytes(size, self._settings.gpu_memory_mb)
 
     def _model(
         self, files: ModelFiles, facts: Facts, label_map: LabelMap, runner: Runner
@@ -315,9 +349,17 @@ class Loader:
             facts.slots,
             facts.max_batch,
         )
-        return Model(files, facts, label_map, runner, self._settings, offset=offset)
+        return Model(
+            files,
+            facts,
+            label_map,
+            runner,
+            self._settings,
+            offset=offset,
+            closed=partial(self._placement.left, files.name),
+        )
 
-    def _runner(self, files: ModelFiles) -> Runner:
+    def _runner(self, files: ModelFiles, card: Card | None) -> Runner:
         settings = self._settings
         job = Job(
             name=files.name,
@@ -326,7 +368,10 @@ class Loader:
             sidecar=str(files.sidecar.resolve()) if files.sidecar else None,
             slots=settings.slots,
             max_batch=settings.max_batch,
-            gpu=self._gpu(files.name),
+            gpu=card.gpu if card else None,
+            card=card.words if card else "",
+            no_gpu=self._no_gpu,
+            gpu_memory_mb=settings.gpu_memory_mb,
             require_gpu=settings.require_gpu,
             rewrite=settings.rewrite_graphs,
             score_floor=_score_floor(settings),
@@ -336,6 +381,7 @@ class Loader:
         )
         arena_bytes = _CHANNELS * settings.max_pixels_in_flight + _FITTED_BYTES
         if settings.isolation == "inline":
+            environment.show(self._cards)
             return InlineRunner(job, arena_bytes=arena_bytes)
         return ProcessRunner(
             job,
@@ -343,13 +389,6 @@ class Loader:
             load_timeout_s=settings.load_timeout_s,
             run_timeout_s=settings.run_timeout_s,
         )
-
-    def _gpu(self, name: str) -> str | None:
-        """Return the model's GPU: the same at every load, the next one at its first."""
-        if not self._gpus:
-            return None
-        place = self._places.setdefault(name, len(self._places))
-        return self._gpus[place % len(self._gpus)]
 
 
 def _score_floor(settings: Settings) -> float:

@@ -17,9 +17,7 @@ def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
 def nvmlDeviceGetName(handle): return "NVIDIA L4"
 def nvmlDeviceGetMigMode(handle): raise NVMLError
 """
-COUNTS = (
-    "from modelserver.runners.devices import visible_gpus; print(len(visible_gpus()))"
-)
+COUNTS = "from modelserver.runners.cards import survey; print(len(survey().cards))"
 
 
 def cards(code, tmp_path):

@@ -1,6 +1,7 @@
 """One model: from an upload to its frame, and from its files to what serves."""
 
 import threading
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from standin_gpu import a_gpu
 from modelserver import discovery, errors, images
 from modelserver.findings import found
 from modelserver.models import Loader
+from modelserver.runners.cards import Survey
 from modelserver.sessions import ModelSession
 
 __all__ = ["a_gpu"]
@@ -173,13 +175,6 @@ def test_a_label_map_that_does_not_fit_is_warned_about(loaded, folder, caplog):
     assert model.offset == 0
 
 
-def test_models_take_the_gpus_in_turn_and_keep_theirs():
-    """Round robin by first load; a model that comes back stays where it was."""
-    loader = Loader(make_settings(), gpus=("0", "GPU-b"))
-    assert [loader._gpu(name) for name in "abcab"] == ["0", "GPU-b", "0", "0", "GPU-b"]
-    assert Loader(make_settings())._gpu("a") is None
-
-
 def test_what_only_loading_shows_is_logged_and_told(
     serving, folder, monkeypatch, caplog
 ):
@@ -238,3 +233,50 @@ def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):
     prepared = model.prepare(photo(size=(40, 30)))
     assert prepared.frame.pixels.shape == (30, 40, 3)
     prepared.frame.release()
+
+
+def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
+    """Also where it cannot be loaded, and whoever is at fault."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (files,) = discovery.discover(folder, "detection").models
+    calls, jobs = [], []
+
+    class Placed:
+        """Notes what is asked of it."""
+
+        def __getattr__(self, name):
+            return lambda *_: calls.append(name)
+
+    def opens(job, **_options):
+        jobs.append(job)
+        return SimpleNamespace(open=outcomes.pop(0), close=lambda: None)
+
+    def fails():
+        raise errors.DeviceFailed("GPU 0 failed")
+
+    def breaks():
+        raise errors.GraphError("no")
+
+    outcomes = [fails, breaks]
+    monkeypatch.setattr("modelserver.models.ProcessRunner", opens)
+    loader = Loader(make_settings(GPU_MEMORY_MB=7), Survey((), ("no driver",)))
+    monkeypatch.setattr(loader, "_placement", Placed())
+    for _ in range(2):
+        with pytest.raises(errors.ModelError):
+            loader(files)
+    assert calls == ["take", "failed", "take", "left"]
+    assert (jobs[0].gpu, jobs[0].no_gpu, jobs[0].gpu_memory_mb) == (
+        None,
+        "no driver",
+        7,
+    )
+
+
+def test_a_closed_model_gives_its_share_back_once(loaded):
+    """However often it is closed."""
+    calls = []
+    model = loaded(tiny_graphs.classifier())
+    model._closed = lambda: calls.append("left")
+    model.close()
+    model.close()
+    assert calls == ["left"]

@@ -18,7 +18,7 @@ from modelserver.errors import Overloaded
 from modelserver.metrics import ModelNumbers
 from modelserver.registry import Stage
 from modelserver.registry.entries import Entry, Version
-from modelserver.runners import devices
+from modelserver.runners import cards
 from modelserver.runners.limits import resident_bytes
 from modelserver.web.readings import read_all
 from modelserver.web.worker import Worker
@@ -161,6 +161,7 @@ class FakeModel:
     def __init__(self, pid):
         self.pid, self.waiting, self.dropped = pid, 4, {"left": 2}
         self.ended = Future()
+        self.facts = SimpleNamespace(device_reason="")
 
 
 def entry(pid=None):
@@ -194,9 +195,18 @@ def test_a_process_tells_its_memory(monkeypatch):
             SimpleNamespace(pid=-1, usedGpuMemory=None),
         ],
     )
-    monkeypatch.setattr(devices, "pynvml", driver)
+    monkeypatch.setattr(cards, "pynvml", driver)
     assert read_all([entry(pid)], gpus=True)[0].gpu_bytes == 201
     assert read_all([entry(pid + 1)], gpus=True)[0].gpu_bytes is None
+
+
+def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
+    """Nothing is counted where there is no sign of one."""
+    slow = entry(os.getpid())
+    slow.loaded.facts.device_reason = "GPU 0 was assigned, but ..."
+    told = read_all([entry(os.getpid()), slow], gpus=False, signs=True)
+    assert [one.gpu_fallback for one in told] == [0, 1]
+    assert read_all([slow], gpus=False)[0].gpu_fallback is None
 
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
@@ -208,7 +218,7 @@ def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypa
 
     driver = {"NVMLError": RuntimeError, "nvmlInit": int, "nvmlShutdown": int}
     driver[fails] = fail
-    monkeypatch.setattr(devices, "pynvml", SimpleNamespace(**driver))
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**driver))
     (one,) = read_all([entry(os.getpid())], gpus=True)
     assert one.resident_bytes
     assert one.gpu_bytes is None

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pynvml
 import pytest
 import tiny_graphs
 from conftest import SECONDS
 
 from modelserver import errors
-from modelserver.runners import InlineRunner, Job, ProcessRunner, devices
+from modelserver.runners import InlineRunner, Job, ProcessRunner
 from modelserver.runners.protocol import Array, Facts, Ran
 
 ARENA = 16 << 20
@@ -251,53 +250,3 @@ def test_arrays_cross_as_they_are_and_objects_never():
         Array.pack(np.array(["text"]))
     with pytest.raises(ValueError, match="cannot reshape"):
         Array("<f4", (3,), b"1234").unpack()
-
-
-class FakeNvml:
-    """Stands for the driver's library."""
-
-    NVMLError = pynvml.NVMLError
-
-    def __init__(self, count):
-        self.count = count
-        self.open = False
-
-    def nvmlInit(self):  # noqa: N802 - the library's name
-        if self.count is None:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-        self.open = True
-
-    def nvmlDeviceGetCount(self):  # noqa: N802 - the library's name
-        if self.count < 0:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
-        return self.count
-
-    def nvmlShutdown(self):  # noqa: N802 - the library's name
-        self.open = False
-
-
-@pytest.mark.parametrize(
-    ("count", "chosen", "visible"),
-    [
-        (None, None, ()),
-        (-1, None, ()),
-        (0, "0", ()),
-        (2, None, ("0", "1")),
-        (4, "2, 0", ("2", "0")),
-        (2, "", ()),
-        (2, "-1", ()),
-        (2, "1,7,0", ("1",)),
-        (2, "GPU-abc", ("GPU-abc",)),
-    ],
-)
-def test_the_visible_gpus_are_the_drivers_or_the_operators(
-    count, chosen, visible, monkeypatch
-):
-    """CUDA_VISIBLE_DEVICES is obeyed as CUDA itself obeys it."""
-    nvml = FakeNvml(count)
-    monkeypatch.setattr(devices, "pynvml", nvml)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert devices.visible_gpus() == visible
-    assert not nvml.open

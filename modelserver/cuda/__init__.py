@@ -12,7 +12,7 @@ from modelserver.cuda.libraries import (
     preload,
     survey,
 )
-from modelserver.cuda.nodes import Listed, any_signs, hindrance, listed, nodes
+from modelserver.cuda.nodes import Listed, any_signs, device_nodes, hindrance, listed
 from modelserver.cuda.paths import without_cuda
 from modelserver.cuda.words import Fault, about_cards, fault
 
@@ -25,11 +25,11 @@ __all__ = [
     "about_cards",
     "any_signs",
     "check",
+    "device_nodes",
     "fault",
     "has_wheels",
     "hindrance",
     "listed",
-    "nodes",
     "preload",
     "read_build",
     "survey",

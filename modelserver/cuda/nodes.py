@@ -34,10 +34,10 @@ class Listed(NamedTuple):
 
 def any_signs() -> bool:
     """Whether there is a sign of an NVIDIA card: a node in ``/dev``, or a driver."""
-    return bool(nodes()) or (_PROC / "version").exists()
+    return bool(device_nodes()) or (_PROC / "version").exists()
 
 
-def nodes() -> list[Path]:
+def device_nodes() -> list[Path]:
     """Find the nodes that programs reach cards by."""
     try:
         names = sorted(path.name for path in _DEV.iterdir())
@@ -74,7 +74,7 @@ def hindrance() -> str:
     Each node is opened, as a device controller such as systemd's refuses that whatever
     the file's rights say.
     """
-    found = nodes()
+    found = device_nodes()
     refused = [path.name for path in found if not _opens(path)]
     if refused:
         return (

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import modelserver
 from modelserver import cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelserver.runners.visible import Card
 
 log = logging.getLogger(__name__)
 
@@ -51,3 +58,21 @@ def of_cards(gpus: str) -> dict[str, str]:
         "CUDA_DEVICE_ORDER": _ORDER,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
+
+
+def together(cards: Sequence[Card]) -> tuple[Card, ...]:
+    """Return the cards that one process can use side by side.
+
+    Of MIG's instances CUDA shows a process the first one only.
+    """
+    first = next(iter(cards), None)
+    if first is not None and first.mig:
+        return (first,)
+    return tuple(card for card in cards if not card.mig)
+
+
+def show(cards: Sequence[Card]) -> None:
+    """Have this process see these cards, in their order, once it imports TensorFlow."""
+    if cards and "tensorflow" not in sys.modules:
+        os.environ.update(of_cards(",".join(card.gpu for card in cards)))
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _WARNINGS)

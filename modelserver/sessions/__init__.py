@@ -9,8 +9,16 @@ steadiness whether it answers one photo alike, run after run
 running    a graph that can be run: what goes in and out of TensorFlow
 """
 
-from modelserver.sessions.devices import Given
+from modelserver.sessions.devices import Given, choose
 from modelserver.sessions.running import GraphRun, prepare, split
 from modelserver.sessions.session import ModelSession, give_memory_back
 
-__all__ = ["Given", "GraphRun", "ModelSession", "give_memory_back", "prepare", "split"]
+__all__ = [
+    "Given",
+    "GraphRun",
+    "ModelSession",
+    "choose",
+    "give_memory_back",
+    "prepare",
+    "split",
+]

@@ -100,7 +100,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("BATCH_DELAY_MS", "0", Number(float, 0, 1000), "ms",
         "How long a run waits for more images to join it."),
     Setting("REQUIRE_GPU", "False", Flag(), "",
-        "Refuse to start when no GPU can be used."),
+        "Refuse to start when no GPU can be used, as a TensorFlow process that is"
+        " asked first tells; later, load no model on the CPU."),
+    Setting("GPU_MEMORY_MB", "0", _count(0, 16_777_216), "MiB",
+        "Memory of its GPU that one model's process may take for tensors; with"
+        " `ISOLATION=inline` all models together; 0: what it needs."),
     Setting("LOG_FORMAT", "auto", Choice(("auto", "text", "json")), "",
         "Lines on stderr: `text`, `json`, or `auto`: text on a terminal, else JSON."),
     Setting("THREADS", "0", _count(0, 4096), "threads",

@@ -41,6 +41,7 @@ class Settings:
     max_batch: int
     batch_delay_ms: float
     require_gpu: bool
+    gpu_memory_mb: int
     log_format: LogFormat
     threads: int
     queue_length: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, cast
@@ -14,7 +15,7 @@ from modelserver.hotfolder import HotFolder
 from modelserver.metrics import Metrics
 from modelserver.models import Loader, Model
 from modelserver.registry import Registry, Stage
-from modelserver.runners.devices import visible_gpus
+from modelserver.runners import cards, probe
 from modelserver.service import Service
 from modelserver.uploads import Spool
 from modelserver.web import greeting, traces
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from modelserver.settings import Settings
     from modelserver.signatures import Kind
 
+log = logging.getLogger(__name__)
+
+_NO_GPU = "REQUIRE_GPU is set and there is no NVIDIA driver with a visible GPU."
 _MORE_S = 5.0
 # Of the requests whose uploads are still arriving no more are taken for ones that come
 # soon: many slow clients must not look like many images.
@@ -52,18 +56,18 @@ class Backend:
     """
 
     def __init__(self, kind: Kind, settings: Settings) -> None:
-        gpus = visible_gpus()
-        if settings.require_gpu and not gpus:
-            raise StartError(
-                "REQUIRE_GPU is set and there is no NVIDIA driver with a visible GPU."
-            )
+        self._survey = survey = cards.survey()
+        if settings.require_gpu and not survey.cards:
+            raise StartError(" ".join((_NO_GPU, *survey.problems)))
         self.kind = kind
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
         self.registry: Registry[Model] = Registry(
             golden.checked(
-                Loader(settings, gpus), settings.min_confidence, settings.load_timeout_s
+                Loader(settings, survey),
+                settings.min_confidence,
+                settings.load_timeout_s,
             ),
             hint=discovery.hint(kind),
             loads=os.cpu_count() or 1,
@@ -75,7 +79,9 @@ class Backend:
             self._discover, self.registry, every_s=settings.reload_s
         )
         self.metrics = Metrics(
-            lambda: read_all(self.registry, gpus=bool(gpus)),
+            lambda: read_all(
+                self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
+            ),
             [stage.value for stage in Stage],
         )
         self.traces: traces.Traces | None = None
@@ -87,7 +93,8 @@ class Backend:
         """Sweep old uploads and start loading the models. Idempotent; returns soon.
 
         Raises:
-            StartError: the upload folder cannot be used; nothing has started.
+            StartError: the upload folder cannot be used, or a GPU is required and
+                TensorFlow uses none; nothing has started.
         """
         if self._started:
             return
@@ -101,11 +108,28 @@ class Backend:
                     f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
                     f"used: {error.__cause__ or error}"
                 ) from error
+            self._look_at_cards()
             for files in self._folder.first():
                 self.registry.add(files)
             self._folder.start()
             self.traces = traces.start(os.environ)
             self._started = True
+
+    def _look_at_cards(self) -> None:
+        """Say which cards there are; ask TensorFlow itself where one is required.
+
+        Raises:
+            StartError: it uses none.
+        """
+        measured = cards.memory(self._survey.cards) if self._survey.cards else {}
+        for card in self._survey.cards:
+            log.info("%s", cards.describe(card, measured[card.gpu]))
+        for problem in self._survey.problems:
+            log.warning("%s", problem)
+        if self.settings.require_gpu:
+            reason = probe.ask(self._survey.cards)
+            if reason:
+                raise StartError(f"REQUIRE_GPU is set, and no GPU is used. {reason}")
 
     def refusal(self, handled: int) -> RequestError | None:
         """Tell how a photo would be refused that came now, whatever its model.

@@ -78,11 +78,16 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def models() -> list[dict[str, str]]:
-    """Return name and state of every model; no state where it serves."""
+    """Return every model's name, state and why it is slow.
+
+    There is no state where it serves, and nothing is slow but what runs on the CPU of a
+    machine with a GPU.
+    """
     return [
         {
             "name": entry.files.name,
             "state": "" if entry.stage in _LOADED else entry.stage.value,
+            "slow": entry.loaded.facts.device_reason if entry.loaded else "",
         }
         for entry in backend().registry
     ]

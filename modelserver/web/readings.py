@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelserver.metrics import ModelNumbers
-from modelserver.runners.devices import memory_by_process
+from modelserver.runners.cards import memory_by_process
 from modelserver.runners.limits import resident_bytes
 
 if TYPE_CHECKING:
@@ -15,19 +15,27 @@ if TYPE_CHECKING:
     from modelserver.registry import Entry
 
 
-def read_all(entries: Iterable[Entry[Model]], *, gpus: bool) -> list[ModelNumbers]:
+def read_all(
+    entries: Iterable[Entry[Model]], *, gpus: bool, signs: bool = False
+) -> list[ModelNumbers]:
     """Look up every model's numbers.
 
     Args:
         entries: the models.
         gpus: whether the driver is asked what their processes hold on GPUs.
+        signs: whether there are signs of a GPU, so that it is told who uses none.
     """
     on_gpus = memory_by_process() if gpus else {}
-    return [_read(entry, on_gpus) for entry in entries]
+    return [_read(entry, on_gpus, signs=signs or gpus) for entry in entries]
 
 
-def _read(entry: Entry[Model], on_gpus: Mapping[int, int]) -> ModelNumbers:
+def _read(
+    entry: Entry[Model], on_gpus: Mapping[int, int], *, signs: bool
+) -> ModelNumbers:
     model = entry.loaded
+    fallback = None
+    if signs and model is not None:
+        fallback = int(bool(model.facts.device_reason))
     pid = model.pid if model is not None else None
     return ModelNumbers(
         name=entry.name,
@@ -38,4 +46,5 @@ def _read(entry: Entry[Model], on_gpus: Mapping[int, int]) -> ModelNumbers:
         dropped=model.dropped if model is not None else {},
         resident_bytes=resident_bytes(pid) if pid is not None else None,
         gpu_bytes=on_gpus.get(pid) if pid is not None else None,
+        gpu_fallback=fallback,
     )

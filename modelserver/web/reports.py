@@ -24,6 +24,7 @@ def describe(entry: Entry[Model]) -> dict[str, Any]:
         "reason": entry.reason,
         "reload_error": entry.reload_error or None,
         "device": facts.device if facts else None,
+        "device_reason": (facts.device_reason or None) if facts else None,
         "digest": entry.digest or None,
         "restarts": entry.restarts,
         "load_ms": round(facts.load_ms) if facts else None,

@@ -115,6 +115,9 @@ class Model(Strict):
         str | None, Meta(description="Why the files that lie there now do not serve.")
     ]
     device: str | None
+    device_reason: Annotated[
+        str | None, Meta(description="Why it runs on the CPU though there is a GPU.")
+    ]
     digest: Annotated[
         Digest | None, Meta(description="SHA-256 of graph, labels and sidecar.")
     ]

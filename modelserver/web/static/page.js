@@ -17,10 +17,7 @@ const slider = $("confidence");
 const json = { open: false, copy };
 const shots = [];
 const waiting = []; // [shot, model] to be asked
-let models = [...$("model").options].map(({ value, dataset }) => ({
-  name: value,
-  state: dataset.state,
-}));
+let models = [...$("model").options].map(({ value: name, dataset }) => ({ name, ...dataset }));
 let running = 0;
 let chosen = null; // the shot that is shown
 let token = "";
@@ -69,10 +66,9 @@ async function refreshModels() {
   }
   if (answer.status === 401) return askForToken();
   if (!answer.ok) return;
-  models = (await answer.json()).models.map(({ name, state }) => ({
-    name,
-    state: ["READY", "UNLOADED"].includes(state) ? "" : state,
-  }));
+  models = (await answer.json()).models.map(({ name, state, device_reason: slow }) => {
+    return { name, slow, state: ["READY", "UNLOADED"].includes(state) ? "" : state };
+  });
   $("token-form").hidden = true;
   listModels();
 }
@@ -92,6 +88,8 @@ function listModels() {
   const first = options.findIndex(({ disabled }) => !disabled);
   $("model").selectedIndex = all ? options.length - 1 : same < 0 ? first : same;
   $("no-models").hidden = models.length > 0;
+  const told = models.map(({ name, slow }) => (slow ? `${name} runs on the CPU: ${slow} ` : ""));
+  $("slow").textContent = told.join("");
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
   if (String(chosenModels()) !== before.models || $("same").hidden) modelChanged();
 }
