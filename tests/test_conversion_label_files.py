@@ -15,7 +15,11 @@ ANT_BEE = {0: "ant", 1: "bee"}
 FORMATS = {
     "names.txt": ("ant\nbee\n", ANT_BEE),
     "numbered.txt": ("0 ant\n1 bee\n", ANT_BEE),
-    "coral.txt": ("3  ant\n17  traffic light", {3: "ant", 17: "traffic light"}),
+    "coral.txt": (
+        "0  ant\n2  bee\n3  traffic light",
+        {0: "ant", 2: "bee", 3: "traffic light"},
+    ),
+    "no ids.txt": ("3  ant\n17  bee", {0: "3  ant", 1: "17  bee"}),
     "colon.txt": ("0: ant\n1: bee", ANT_BEE),
     "not all numbered.txt": ("1 ant\nbee", {0: "1 ant", 1: "bee"}),
     "numbered twice.txt": ("1 ant\n1 bee", {0: "1 ant", 1: "1 bee"}),
@@ -95,7 +99,7 @@ def test_whatever_is_written_is_read_back(tmp_path_factory, names):
     """Any name survives: quotes, backslashes, line ends, any script."""
     path = tmp_path_factory.mktemp("labels") / "x.pbtxt"
     label_files.write(path, names)
-    assert dict(labels.read_label_map(path).names) == names
+    assert dict(labels.read_labels(path).names) == names
 
 
 @given(st.binary(max_size=60))
@@ -115,7 +119,7 @@ def test_a_targets_name_says_where_ids_start(tmp_path, target, first):
     source = tmp_path / "labels.json"
     source.write_text(json.dumps(["ant"]))
     label_files.write_label_map(source, tmp_path / target)
-    assert labels.read_label_map(tmp_path / target).names == {first: "ant"}
+    assert labels.read_labels(tmp_path / target).names == {first: "ant"}
 
 
 def test_a_target_is_never_overwritten_unasked(tmp_path):

@@ -1,7 +1,9 @@
 """Reading label maps, and where a classifier's outputs stand in them."""
 
+import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,9 +16,7 @@ from modelserver.labels import (
     LabelMap,
     align,
     numbered,
-    read_label_map,
     read_labels,
-    read_labels_txt,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -180,8 +180,12 @@ GOOD = "item { id: 1 name: 'a' }\n"
         ("\n\n <!DOCTYPE html>\n<html>item { id: 1 }", 3, "this is a web page"),
         ("<HTML>", 1, "this is a web page"),
         ("version https://git-lfs.github.com/spec/v1\noid", 1, "this is a git-LFS pointer"),
-        ('{"1": "cat"}', 1, "this is JSON"),
-        ("\ufeff\n[1]", 2, "this is JSON"),
+        ("\ufeff\n[1]", None, "no list of class names: '1' is no name"),
+        ('{"1": "cat",\n "2" "dog"}', 2, "no list of class names"),
+        ('{"1": "a",\n"1": "b"}', 2, "'1' is there twice"),
+        ('{"cat": 1,\n"dog": 1}', 2, "the id 1 is already that of 'cat'"),
+        ('["a",\n " "]', 2, "has an empty name"),
+        ("{}", None, "holds no class name"),
         ('node {\n name: "x"\n}', 1, "this is a TensorFlow graph in text form"),
         ("# ids\nentry {\n target_class: 449\n}", 2, '"entry" is no field of a label map'),
         ("cat\ndog\n", 1, '"cat" is no field of a label map'),
@@ -208,7 +212,7 @@ GOOD = "item { id: 1 name: 'a' }\n"
         (GOOD + "\n" + GOOD, 3, "the id 1 is already that of the item in line 1"),
         (GOOD.encode() + b"# caf\xe9", 2, "this is not UTF-8 text"),
         (b"\x89PNG\r\n\x1a\n", 1, "this is not UTF-8 text"),
-        (GOOD.encode("utf-16"), 1, "this is UTF-16 text"),
+        (GOOD.encode("utf-16")[:-1], 1, "this is broken UTF-16 text"),
         (GOOD + " " * 1024 * 1024, None, "the file is larger than 1 MiB"),
         ("item { }\n" * 10_001, 10_001, "there are more than 10000 items"),
         (GOOD + "x:1\n" * 10_001, 10_002, "there are more than 10000 unknown fields"),
@@ -241,7 +245,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / "fifo.pbtxt", "this is not a file"),
     ]:
         with pytest.raises(LabelMapError, match=reason):
-            read_label_map(path)
+            read_labels(path)
 
 
 def test_the_largest_allowed_map_is_read(read):
@@ -273,7 +277,8 @@ def test_blank_lines_between_plain_names_keep_their_number(read):
         ("", None, "the file is empty"),
         ("<!doctype html>", 1, "this is a web page"),
         ("version https://git-lfs.github.com/spec/v1", 1, "this is a git-LFS pointer"),
-        ("\nitem {\n", 2, "this is protobuf text"),
+        ("\nitem {\n", 2, "not valid protobuf text"),
+        ("0 a\n1 b\n1 c", 3, "the id 1 is already that of line 2"),
         ("a\n" * 10_001, 10_001, "there are more than 10000 names"),
     ],
 )
@@ -282,6 +287,172 @@ def test_what_is_no_list_of_names_is_refused(read, text, line, reason):
     with pytest.raises(LabelMapError, match=reason) as caught:
         read(text, "x.labels.txt")
     assert caught.value.line == line
+
+
+CAT_DOG = {0: "cat", 1: "dog"}
+NUMBERED = {
+    "space": ("0 cat\n1 dog", CAT_DOG),
+    "spaces": ("0  cat\n1   dog", CAT_DOG),
+    "colon": ("0:cat\n1:dog", CAT_DOG),
+    "colon and space": ("0: cat\n1: dog\n\n", CAT_DOG),
+    "comma": ("0,cat\n1,dog", CAT_DOG),
+    "tab": ("0\tcat\n1\tdog", CAT_DOG),
+    "dot": ("0. cat\n1. dog", CAT_DOG),
+    "bracket": ("0) cat\n1) dog", CAT_DOG),
+    "dash": ("0 - cat\n1 - dog", CAT_DOG),
+    "equals": ("0=cat\n1=dog", CAT_DOG),
+    "from 1": ("1 cat\n2 dog", {1: "cat", 2: "dog"}),
+    "gaps": ("1 cat\n2 dog\n4 cow", {1: "cat", 2: "dog", 4: "cow"}),
+    "blank lines": ("0 cat\n\n1 dog", CAT_DOG),
+    "numbers in names": ("0 Class 1\n1 Class 2", {0: "Class 1", 1: "Class 2"}),
+    "digits": ("0 0\n1 1\n2 2", {0: "0", 1: "1", 2: "2"}),
+    "commas in names": (
+        "0:tench, Tinca tinca\n1:goldfish",
+        {0: "tench, Tinca tinca", 1: "goldfish"},
+    ),
+    "quoted names": ('0,"cat"\n1,"dog"', CAT_DOG),
+    "zeros before": ("000 cat\n001 dog", CAT_DOG),
+    "at the end": ("cat,0\ndog,1", CAT_DOG),
+    "at the end, tab": ("cat\t0\ndog\t1", CAT_DOG),
+    "header": ("id,name\n0,cat\n1,dog", CAT_DOG),
+    "header, at the end": ("label,index\ncat,0\ndog,1", CAT_DOG),
+    "comments": ("# our labels\n0 cat\n1 dog", CAT_DOG),
+    "another order": ("0 a\n1 b\n10 k\n2 c\n3 d\n4 e\n5 f\n6 g\n7 h\n8 i\n9 j",
+                      {n: "abcdefghijk"[n] for n in range(11)}),
+    "one": ("0 cat", {0: "cat"}),
+    "UTF-16": ("0 cat\r\n1 dog\r\n".encode("utf-16"), CAT_DOG),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NUMBERED)
+def test_numbers_before_names_are_ids(read, case):
+    """However they are parted; "0 cat" is never a name."""
+    text, names = NUMBERED[case]
+    assert read(text, "x.labels.txt").names == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10 rupees\n20 rupees\n50 rupees",
+        "1 rupee\n2 rupees\n5 rupees",
+        "1 person\n2 people\n3 people",
+        "1 class\n2 classes",
+        "1 euro\n2 euro\n1 cent\n2 cent",
+        "2 door\n4 wheel",
+        "0 cat\n1 dog\nfish",
+        "0 cat\n1 dog\n100 fish",
+        "1 cat",
+        "7 segments",
+        "Boeing 737\nBoeing 747",
+        "Type 1\nType 2",
+        "1.5 mm\n2.5 mm",
+        "0\n1\n2",
+    ],
+)
+def test_numbers_that_are_no_ids_are_part_of_the_names(read, text):
+    """Coins, counts and types keep their whole name."""
+    names = read(text, "x.labels.txt").names
+    assert names == dict(enumerate(text.split("\n")))
+
+
+def test_cocos_numbered_names_keep_their_gaps(read):
+    """80 of 90 ids, and 1,000 of ImageNet's of which some names are twice."""
+    gone = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    names = {n: f"thing {n}x" for n in range(1, 91) if n not in gone}
+    text = "\n".join(f"{n} {name}" for n, name in names.items())
+    assert read(text, "x.labels.txt").names == names
+    names = {n: f"thing {n % 990}x" for n in range(1000)}
+    text = "\n".join(f"{n}: {name}" for n, name in names.items())
+    assert read(text, "x.labels.txt").names == names
+
+
+PLAIN = {
+    "quotes": ('"cat"\n"dog"', CAT_DOG),
+    "commas and quotes": ('"cat",\n"dog",\n', CAT_DOG),
+    "commas": ("cat,\ndog,\n", CAT_DOG),
+    "single quotes": ("'cat'\n'dog'", CAT_DOG),
+    "WordNet": ("n02123045 cat\nn02084071 dog", CAT_DOG),
+    "comment": ("// our labels\ncat\ndog", CAT_DOG),
+    "not all quoted": ('"cat"\ndog', {0: '"cat"', 1: "dog"}),
+    "signs": ("#\n!\n//", {0: "#", 1: "!", 2: "//"}),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_what_stands_around_every_name_is_dropped(read, case):
+    """And nothing that stands around some of them."""
+    text, names = PLAIN[case]
+    assert read(text, "x.labels.txt").names == names
+
+
+JSON = {
+    "list": '["cat", "dog"]',
+    "by id": '{"0": "cat", "1": "dog"}',
+    "by name": '{"cat": 0, "dog": 1}',
+    "by name, as text": '{"cat": "0", "dog": "1"}',
+    "Keras": '{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"]}',
+    "Teachable Machine": '{"labels": ["cat", "dog"], "imageSize": 224}',
+    "Hugging Face": '{"id2label": {"0": "cat", "1": "dog"}}',
+    "COCO": '{"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}',
+    "objects": '[{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]',
+    "many lines": '{\n  "0": "cat",\n  "1": "dog"\n}\n',
+    "mark": '\ufeff["cat", "dog"]',
+    "Python's dict": "{0: 'cat', 1: 'dog'}",
+    "Python's dict, by name": "{'cat': 0, 'dog': 1}",
+    "Python's list": "['cat', 'dog']",
+    "comma too many": '["cat", "dog",]',
+}
+
+
+@pytest.mark.parametrize("name", ["x.labels.txt", "x.pbtxt", "x.json", "labels.txt"])
+@pytest.mark.parametrize("case", JSON)
+def test_json_is_read_both_ways_round(read, case, name):
+    """Whatever the file is called."""
+    assert read(JSON[case], name).names == CAT_DOG
+
+
+def test_a_list_without_numbers_counts_as_its_model_does(read, tmp_path):
+    """A detector's 0 is the background."""
+    assert read('["cat", "dog"]', "x.label_map.pbtxt").names == {1: "cat", 2: "dog"}
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog")
+    assert read_labels(path, 1).names == {1: "cat", 2: "dog"}
+
+
+def test_digits_by_their_names_are_no_ids(read):
+    """Keras's class_indices of folders named by numbers."""
+    assert read('{"1": 0, "2": 1}', "x.json").names == {0: "1", 1: "2"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "item { id : 1, name : 'cat', }",
+        "item: { id: 1; name: 'cat' }",
+        'item{id:1 name:"cat"} # cat',
+        "item {\r\n  name: 'c'\r\n  id: 1\r\n  display_name: 'cat'\r\n}\r\n",
+        "item [{ id: 1 name: 'cat' }]",
+    ],
+)
+def test_odd_forms_of_protobuf_text_are_read(read, text):
+    """Single quotes, spaces before colons, commas, lists."""
+    assert read(text).names == {1: "cat"}
+
+
+def test_a_hostile_list_is_read_in_time(read):
+    """Long runs of space and nested brackets neither hang nor kill the reader."""
+    for text in (
+        "0" + " " * 500_000 + "x",
+        "x" + " " * 500_000 + "1",
+        "[" + "0," * 400_000 + "]",
+        "[" * 300_000 + "]",
+        "[" + "-" * 300_000 + "1]",
+        "{" + "'a':1," * 9_000 + "}",
+        "\n".join(["0 " * 100] * 5000),
+    ):
+        with suppress(LabelMapError):
+            assert read(text, "x.labels.txt").names
 
 
 def ids(*spans):
@@ -372,7 +543,7 @@ def test_maps_come_back_as_they_were_written(names, data):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.pbtxt"
         path.write_bytes(text.encode())
-        assert read_label_map(path) == LabelMap(names)
+        assert read_labels(path) == LabelMap(names)
 
 
 words = """item item{ item: [ ] { } < > : , ; # id id:1 id:2 name: 'a' "b ' keypoints 1 - . +1
@@ -380,10 +551,31 @@ x x: x{ [a.b] [a.b/c] frequency:RARE é \u0661 \u0661item{ \\ \\x1 \\u005c \\N{ 
 words = st.sampled_from([*words.split(), " ", "\n", "\r", "\x0b", "\x1c"])
 likely = st.lists(words, max_size=30).map(lambda found: ("".join(found)).encode())
 inside = likely.map(lambda data: b"item{id:7 " + data + b"}")
+lines = st.lists(
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["0", "1", "2", "3", "10", "", "#", "n00000001", '"']),
+        st.sampled_from([" ", ":", ",", "\t", ". ", ") ", "", " - "]),
+        st.sampled_from(["cat", "cats", "dog", "0", "", '"', "cat,1", "é"]),
+    ),
+    max_size=8,
+).map(lambda found: "\n".join(found).encode())
+values = st.recursive(
+    st.one_of(st.integers(-1, 4), st.text(max_size=3), st.booleans(), st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["0", "1", "cat", "id", "name", "labels"]), inner
+        ),
+    ),
+)
+documents = st.one_of(
+    values.map(json.dumps), values.map(repr), values.map(lambda one: repr(one) + ",]")
+).map(str.encode)
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.one_of(st.binary(max_size=200), likely, inside))
+@given(st.one_of(st.binary(max_size=200), likely, inside, lines, documents))
 @example("x:\u0661item{id:2}item{id:3}".encode())
 @example("x:éitem{id:2}".encode())
 @example(b"item{id:1 x{[a.b]{item{id:2}}}}")
@@ -391,7 +583,7 @@ inside = likely.map(lambda data: b"item{id:7 " + data + b"}")
 def test_any_bytes_are_read_or_refused(data):
     """Whatever a file holds, the answer is names or a LabelMapError."""
     with TemporaryDirectory() as folder:
-        for name in ("x.pbtxt", "x.labels.txt"):
+        for name in ("x.pbtxt", "x.labels.txt", "x.json"):
             path = Path(folder) / name
             path.write_bytes(data)
             try:
@@ -415,19 +607,25 @@ def test_real_label_maps_are_read_or_refused_rightly(path):
     for start, (line, reason) in refused.items():
         if path.name.startswith(start):
             with pytest.raises(LabelMapError, match=reason) as caught:
-                read_label_map(path)
+                read_labels(path)
             assert caught.value.line == line
             return
-    labels = read_label_map(path)
+    labels = read_labels(path)
     assert len(labels.names) == len(re.findall(rb"(?m)^\s*item\b", path.read_bytes()))
     odd = ["mscoco_complete_label_map.pbtxt"] if labels.warnings else []
     assert odd == [path.name] * len(labels.warnings)
 
 
-def test_plain_reading_is_chosen_by_name(tmp_path):
-    """Only *.labels.txt is read as plain text."""
+def test_what_a_file_holds_says_how_it_is_read(tmp_path):
+    """A .pbtxt alone is never plain text, so that a wrong one is told."""
     path = tmp_path / "x.labels.txt"
     path.write_text("cat")
-    assert read_labels(path) == read_labels_txt(path)
-    with pytest.raises(LabelMapError):
-        read_label_map(path)
+    assert read_labels(path).names == {0: "cat"}
+    path.write_text("item { id: 7 name: 'cat' }")
+    assert read_labels(path).names == {7: "cat"}
+    path.write_text('["cat"]')
+    assert read_labels(path).names == {0: "cat"}
+    path = tmp_path / "x.pbtxt"
+    path.write_text("cat")
+    with pytest.raises(LabelMapError, match='"cat" is no field of a label map'):
+        read_labels(path)

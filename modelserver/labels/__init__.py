@@ -1,8 +1,9 @@
 """Label maps: which name belongs to which class id, and to which output.
 
-A label map is protobuf text (``StringIntLabelMap``, see ``label_map.proto``) or, beside
-a classifier, plain text with one name a line. Everything here is a function of a file's
-bytes or an immutable value, so it is safe to use from any thread.
+A label map is protobuf text (``StringIntLabelMap``, see ``label_map.proto``), plain
+text with one name a line, numbered or not, or JSON; one reader reads them all.
+Everything here is a function of a file's bytes or an immutable value, so it is safe to
+use from any thread.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from modelserver.labels.alignment import (
 from modelserver.labels.maps import (
     LabelMap,
     numbered,
-    read_label_map,
     read_labels,
-    read_labels_txt,
 )
 
 __all__ = [
@@ -30,7 +29,5 @@ __all__ = [
     "alignment_of",
     "numbered",
     "pair",
-    "read_label_map",
     "read_labels",
-    "read_labels_txt",
 ]

@@ -15,7 +15,7 @@ MAX_BYTES = 1024 * 1024
 HOLDS = 'a label map holds item { id: 1 name: "cat" } for each class'
 
 _Kinds = tuple[tuple[re.Pattern[str], str], ...]
-_FOREIGN: _Kinds = (
+FOREIGN: _Kinds = (
     (
         re.compile(r"<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE),
         "this is a web page, not the label map it shows; download the raw file",
@@ -26,42 +26,44 @@ _FOREIGN: _Kinds = (
     ),
 )
 NOT_PROTOBUF_TEXT: _Kinds = (
-    *_FOREIGN,
-    (re.compile(r"[{\[]"), f"this is JSON; {HOLDS}"),
+    *FOREIGN,
     (
         re.compile(r"node\s*:?\s*\{"),
         f"this is a TensorFlow graph in text form; {HOLDS}",
     ),
 )
-NOT_NAMES: _Kinds = (
-    *_FOREIGN,
-    (
-        re.compile(r"item\s*:?\s*\{"),
-        "this is protobuf text; name the file <prefix>.pbtxt",
-    ),
-)
+IS_PROTOBUF_TEXT = re.compile(r"item\s*:?\s*\{")
 
 
-def read_text(path: Path, foreign: _Kinds) -> str:
+def read_text(path: Path) -> str:
     r"""Return a label file's text with ``\n`` line ends and no byte order mark.
-
-    Args:
-        path: the file.
-        foreign: beginnings of files that are something else, each with its reason.
 
     Raises:
         LabelMapError: the file is not a regular file, cannot be read, is larger than
-            1 MiB, is not UTF-8, is empty, or begins as one of ``foreign`` does.
+            1 MiB, is neither UTF-8 nor UTF-16 with its mark, or is empty.
     """
     text = _decode(path, _read(path))
-    body = text.lstrip()
-    if not body:
+    if not text.strip():
         raise LabelMapError(path, None, "the file is empty")
+    return text
+
+
+def refuse(path: Path, text: str, foreign: _Kinds) -> None:
+    """Refuse what begins as something else does.
+
+    Args:
+        path: named in errors only.
+        text: the whole file's.
+        foreign: beginnings of files that are something else, each with its reason.
+
+    Raises:
+        LabelMapError: it is one of these.
+    """
+    body = text.lstrip()
     for pattern, reason in foreign:
         if pattern.match(body):
             line = text.count("\n", 0, len(text) - len(body)) + 1
             raise LabelMapError(path, line, reason)
-    return text
 
 
 def _read(path: Path) -> bytes:
@@ -79,11 +81,11 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise LabelMapError(path, 1, "this is UTF-16 text; save it as UTF-8")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode()
+        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-16" if wide else "utf-8")
     except UnicodeDecodeError as err:
         line = err.object.count(b"\n", 0, err.start) + 1
-        raise LabelMapError(path, line, "this is not UTF-8 text") from err
+        what = "this is broken UTF-16 text" if wide else "this is not UTF-8 text"
+        raise LabelMapError(path, line, f"{what}; save it as UTF-8") from err
     return text.replace("\r\n", "\n").replace("\r", "\n")

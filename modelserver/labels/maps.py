@@ -10,15 +10,22 @@ from google.protobuf import text_format
 
 from modelserver import _label_map_pb2
 from modelserver.errors import LabelMapError
-from modelserver.labels.files import NOT_NAMES, NOT_PROTOBUF_TEXT, read_text
-from modelserver.labels.outline import MAX_ITEMS, outline
+from modelserver.labels.documents import is_json, read_json
+from modelserver.labels.files import (
+    FOREIGN,
+    IS_PROTOBUF_TEXT,
+    NOT_PROTOBUF_TEXT,
+    read_text,
+    refuse,
+)
+from modelserver.labels.lines import read_lines
+from modelserver.labels.notes import MAX_NAME, Notes
+from modelserver.labels.outline import outline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-MAX_NAME = 200
-MAX_WARNINGS = 10
 _PLACE = re.compile(r"^\d+:\d+ : ")
 
 
@@ -47,69 +54,61 @@ def numbered() -> LabelMap:
     return LabelMap({}, fallback="")
 
 
-def read_labels(path: Path | None) -> LabelMap:
-    """Read whichever file a model has: protobuf text, ``<prefix>.labels.txt`` or none.
+def read_labels(path: Path | None, first_id: int | None = None) -> LabelMap:
+    """Read a model's labels, in whichever of the known formats they are.
+
+    Protobuf text, plain text with one name a line, numbered or not, or JSON: what a
+    file holds says which it is. Only a ``.pbtxt`` is never plain text, and a ``.json``
+    always JSON.
+
+    Args:
+        path: a regular file of at most 1 MiB with at most 10,000 labels, UTF-8 or
+            UTF-16 with its mark; ``None`` where a model has none.
+        first_id: id of the first name where the file has no numbers; ``None`` is 1 for
+            a detector's ``*.label_map.pbtxt``, whose 0 is the background, and else 0.
 
     Raises:
-        LabelMapError: as ``read_label_map`` and ``read_labels_txt``.
+        LabelMapError: the file cannot be read, is something else, or has an id twice,
+            below zero or none; with the line wherever it is known.
     """
     if path is None:
         return numbered()
-    if path.name.endswith(".labels.txt"):
-        return read_labels_txt(path)
-    return read_label_map(path)
+    if first_id is None:
+        first_id = int(path.name.endswith(".label_map.pbtxt"))
+    text = read_text(path)
+    plain = path.suffix not in {".pbtxt", ".json"}
+    if path.suffix == ".json" or is_json(text, named_so=not plain):
+        refuse(path, text, FOREIGN)
+        return _mapped(path, lambda notes: read_json(path, text, notes, first_id))
+    if not plain or IS_PROTOBUF_TEXT.match(text.lstrip()):
+        return _parsed(path, text)
+    refuse(path, text, FOREIGN)
+    return _mapped(path, lambda notes: read_lines(path, text, notes, first_id))
 
 
-def read_label_map(path: Path) -> LabelMap:
+def _mapped(path: Path, read: Callable[[Notes], dict[int, str]]) -> LabelMap:
+    notes = Notes(path)
+    names = read(notes)
+    return LabelMap(names, notes.sentences())
+
+
+def _parsed(path: Path, text: str) -> LabelMap:
     """Read a label map in protobuf text.
 
     Fields that ``StringIntLabelMap`` does not have are skipped with a warning, as real
     files have them. ``display_name`` wins over ``name`` unless it is blank.
-
-    Args:
-        path: a regular file of at most 1 MiB with at most 10,000 items.
-
-    Raises:
-        LabelMapError: the file cannot be read, is something else, or has an item
-            without an id, with one below zero, or with one that another item has; with
-            the line wherever it is known.
     """
-    text = read_text(path, NOT_PROTOBUF_TEXT)
+    refuse(path, text, NOT_PROTOBUF_TEXT)
     found = outline(path, text)
     message: Any = _label_map_pb2.StringIntLabelMap()  # type: ignore[attr-defined]  # protoc writes no types
     try:
         text_format.Parse(text, message, allow_unknown_field=True)
     except text_format.ParseError as err:
         raise LabelMapError(path, err.GetLine(), _reason(err, text)) from err
-    notes = _Notes(path)
+    notes = Notes(path)
     for unknown in found.unknown:
         notes.add(str(unknown), unknown.line)
     names = dict(_named(path, zip(message.item, found.items, strict=True), notes))
-    return LabelMap(names, notes.sentences())
-
-
-def read_labels_txt(path: Path) -> LabelMap:
-    """Read plain text with one name a line; the first line is id 0.
-
-    Space around a name is dropped, and so are blank lines at the end. A blank line
-    elsewhere keeps its number, so that the names after it stay right.
-
-    Args:
-        path: a regular file of at most 1 MiB with at most 10,000 lines.
-
-    Raises:
-        LabelMapError: the file cannot be read, is empty, or is something else.
-    """
-    lines = read_text(path, NOT_NAMES).rstrip().split("\n")
-    if len(lines) > MAX_ITEMS:
-        raise LabelMapError(
-            path, MAX_ITEMS + 1, f"there are more than {MAX_ITEMS} names"
-        )
-    notes = _Notes(path)
-    names = {
-        index: notes.fit(line.strip(), index, index + 1)
-        for index, line in enumerate(lines)
-    }
     return LabelMap(names, notes.sentences())
 
 
@@ -122,7 +121,7 @@ def _reason(err: text_format.ParseError, text: str) -> str:
 
 
 def _named(
-    path: Path, items: Iterator[tuple[Any, int]], notes: _Notes
+    path: Path, items: Iterator[tuple[Any, int]], notes: Notes
 ) -> Iterator[tuple[int, str]]:
     """Each item's id and name."""
     seen: dict[int, int] = {}
@@ -137,36 +136,3 @@ def _named(
         seen[item.id] = line
         name = item.display_name if item.display_name.strip() else item.name
         yield item.id, notes.fit(name, item.id, line)
-
-
-class _Notes:
-    """What is tolerated in one file: each kind once, with its first line and count."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lines: dict[str, list[int]] = {}
-
-    def add(self, what: str, line: int) -> None:
-        """Note something at a line."""
-        self._lines.setdefault(what, []).append(line)
-
-    def fit(self, name: str, class_id: int, line: int) -> str:
-        """A name that can be shown: not blank, and not longer than the limit."""
-        if not name.strip():
-            self.add("no name is given, so the id is shown", line)
-            return str(class_id)
-        if len(name) > MAX_NAME:
-            self.add(f"a name has more than {MAX_NAME} characters and is cut", line)
-            return name[: MAX_NAME - 1] + "…"
-        return name
-
-    def sentences(self) -> tuple[str, ...]:
-        """The warnings, bounded in number and length."""
-        said = []
-        for what, lines in list(self._lines.items())[:MAX_WARNINGS]:
-            more = f" (and {len(lines) - 1} more such)" if len(lines) > 1 else ""
-            said.append(f"{self._path.name}, line {lines[0]}: {what}{more}")
-        left = len(self._lines) - MAX_WARNINGS
-        if left > 0:
-            said.append(f"{self._path.name}: and {left} more kinds of warnings")
-        return tuple(said)
