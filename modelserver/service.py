@@ -253,11 +253,14 @@ class Service:
                 result = parse(begun.model, done.result.outputs, prepared.window)
             except (ValueError, KeyError) as error:
                 raise BadModelOutput(name, str(error)) from error
+        parsed = time.perf_counter()
+        if begun.caller.left(parsed) <= 0:
+            raise DeadlinePassed(begun.caller.seconds)
         timings = Timings(
             decode=(begun.decoded - begun.started) * 1000,
             queue=done.queue_ms + done.run_ms - done.result.run_ms,
             run=done.result.run_ms,
-            post=(time.perf_counter() - ran) * 1000,
+            post=(parsed - ran) * 1000,
         )
         report(
             f"{name} {timings.total:.1f} ms (decode {timings.decode:.1f}, "

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelserver.detection import parse, shortest, to_json
+from modelserver.detection import MOST, parse, shortest, to_json
 from modelserver.labels import LabelMap
 
 LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})
@@ -127,3 +127,15 @@ def test_boxes_of_a_padded_photo_are_moved_back_to_it():
     arrays = outputs([0.9], boxes=[[0.25, 0.5, 0.75, 1.0]])
     (one,) = parse(arrays, LABELS, window=(-0.5, 0.0, 1.5, 1.0))
     assert one.box == pytest.approx((0.5, 0.0, 1.0, 1.0))
+
+
+def test_of_millions_of_rows_the_best_ten_thousand_are_taken():
+    """None of the others becomes a Python object."""
+    count = 300_000
+    scores = np.linspace(0, 1, count, dtype=np.float32)
+    boxes = np.tile(np.float32([0.1, 0.2, 0.3, 0.4]), (count, 1))
+    outputs = {"scores": scores, "boxes": boxes, "classes": np.ones(count)}
+    found = parse(outputs, LabelMap({1: "one"}))
+    assert len(found) == MOST == 10_000
+    assert found[0].confidence == 1
+    assert found[-1].confidence == pytest.approx(1 - 10_000 / count, abs=1e-4)

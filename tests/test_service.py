@@ -149,6 +149,19 @@ def test_the_deadline_that_passed_is_told_as_the_client_gave_it(world):
         world.service.detect("m", b"photo", caller(0.01))
 
 
+def test_an_answer_that_came_too_late_is_none(world):
+    """Also where making it took the time."""
+    who = caller(0.2)
+
+    def slow(_model, _outputs, _window):
+        time.sleep(0.3)
+        return []
+
+    begun = world.service.begin("m", lambda model: model.prepare(b"photo"), who)
+    with pytest.raises(DeadlinePassed, match=r"within 0\.2 seconds"):
+        world.service.end(begun, slow)
+
+
 def test_without_a_caller_the_servers_limit_holds(world):
     """As where Python code evaluates by itself."""
     world.model.answer = None
