@@ -97,6 +97,7 @@ def named(graph_def: Any, image: str, outputs: Mapping[str, str]) -> bytes:
     nodes = sorted({name.partition(":")[0] for name in (*sources, image)})
     try:
         needed = v1.graph_util.extract_sub_graph(graph_def, nodes)
+        _free_from(needed, image)
         shape = _placeholder(needed, image)
         with tf.Graph().as_default() as graph:
             fed = v1.placeholder(shape.dtype, shape.shape, _input_name(image))
@@ -120,6 +121,17 @@ def named(graph_def: Any, image: str, outputs: Mapping[str, str]) -> bytes:
     # Attributes are a map, whose order is random unless it is asked for.
     data: bytes = result.SerializeToString(deterministic=True)
     return data
+
+
+def _free_from(graph_def: Any, image: str) -> None:
+    """Let no node wait for the input without reading it, as TF-Hub's constants do.
+
+    Such a wait would stay with the old placeholder, as a second input of the graph.
+    """
+    waits = _CONTROL + image.partition(":")[0]
+    for node in graph_def.node:
+        if waits in node.input:
+            node.input.remove(waits)
 
 
 def _placeholder(graph_def: Any, image: str) -> Any:
