@@ -31,7 +31,7 @@ MAX_BYTES = 1 << 20
 CUSTOM_VISION = "Azure Custom Vision"
 # Custom Vision's code brings the middle square to 256 x 256, and feeds its middle.
 CROP_FROM = 256
-_TEACHABLE = "Teachable Machine"
+TEACHABLE = "Teachable Machine"
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +208,7 @@ def _teachable(content: dict[str, Any]) -> Export:
     names = content.get("labels")
     listed = names if isinstance(names, list) else []
     return Export(
-        tool=_TEACHABLE,
+        tool=TEACHABLE,
         told_by=(METADATA,),
         kind="classification",
         domain=_word(content.get("modelName")),

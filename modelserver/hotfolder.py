@@ -64,6 +64,8 @@ class HotFolder:
         self._seen: dict[str, object] = {}
         self._told: dict[str, object] = {}
         self._warnings: frozenset[str] = frozenset()
+        # What to say where there is no model: what lies there, and what is missing.
+        self.hint = ""
         # A SimpleQueue, because a signal's handler may put into it whatever it has
         # interrupted.
         self._orders: queue.SimpleQueue[Literal["look", "end"]] = queue.SimpleQueue()
@@ -154,8 +156,9 @@ class HotFolder:
         found = self._look()
         if found.readable:
             self._seen = {f.name: f.stamp for f in found.models}
-        for warning in found.warnings:
-            if warning not in self._warnings:
-                log.warning("%s", warning)
-        self._warnings = frozenset(found.warnings)
+        for sentence in found.sentences:
+            if sentence not in self._warnings:
+                log.warning("%s", sentence)
+        self._warnings = frozenset(found.sentences)
+        self.hint = found.hint
         return found

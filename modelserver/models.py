@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from modelserver import images, labels
 from modelserver.batching import Batcher, Caller, Done, Place
 from modelserver.errors import DeviceFailed, ModelNotReady
+from modelserver.held import Held
 from modelserver.images import Limits, Picture
 from modelserver.runners import (
     Answer,
@@ -159,7 +160,8 @@ class Model:
         """Height and width to decode at least; ``None`` for a full decode."""
         signature = self.facts.signature
         target = signature.size or signature.inner_size
-        if target is None or self._full_decode:
+        # What crops from a square is measured from the whole photo, to the pixel.
+        if target is None or self._full_decode or signature.crop_from:
             return None
         return _REDUCE_TO * target[0], _REDUCE_TO * target[1]
 
@@ -197,6 +199,8 @@ class Model:
                 pixels = images.to_gray(pixels)
             if signature.size is None and sampling is not None:
                 images.sample(pixels, fed, sampling, out=frame.pixels)
+            elif signature.crop_from:
+                images.crop_from(pixels, signature.crop_from, fed, out=frame.pixels)
             else:
                 images.resize(pixels, fed, signature.resize, out=frame.pixels)
         except BaseException:
@@ -295,20 +299,11 @@ class Loader:
         Raises:
             ModelError: with the reason for ``/models``.
         """
-        label_map = labels.read_labels(files.labels)
-        for warning in label_map.warnings:
-            log.warning("%s: %s", files.name, warning)
-        card = self._placement.take(files.name, self._expected(files))
-        try:
-            runner = self._runner(files, card)
-            facts = runner.open()
-        except DeviceFailed:
-            self._placement.failed(files.name)
-            raise
-        except BaseException:
-            self._placement.left(files.name)
-            raise
-        self._placement.loaded(files.name)
+        with files.opened() as opened:
+            label_map = labels.read_labels(opened.labels)
+            for warning in label_map.warnings:
+                log.warning("%s: %s", files.name, warning)
+            runner, facts = self._placed(opened)
         try:
             return self._model(files, facts, label_map, runner)
         except BaseException:
@@ -323,6 +318,21 @@ class Loader:
         except OSError:  # gone; the load will say so
             size = 0
         return expected_bytes(size, self._settings.gpu_memory_mb)
+
+    def _placed(self, files: ModelFiles) -> tuple[Runner, Facts]:
+        """Open a model's runner on the card that it is given."""
+        card = self._placement.take(files.name, self._expected(files))
+        try:
+            runner = self._runner(files, card)
+            facts = runner.open()
+        except DeviceFailed:
+            self._placement.failed(files.name)
+            raise
+        except BaseException:
+            self._placement.left(files.name)
+            raise
+        self._placement.loaded(files.name)
+        return runner, facts
 
     def _model(
         self, files: ModelFiles, facts: Facts, label_map: LabelMap, runner: Runner
@@ -364,8 +374,8 @@ class Loader:
         job = Job(
             name=files.name,
             kind=files.kind,
-            graph=str(files.graph.resolve()),
-            sidecar=str(files.sidecar.resolve()) if files.sidecar else None,
+            graph=str(files.graph.absolute()),
+            sidecar=str(files.sidecar.absolute()) if files.sidecar else None,
             slots=settings.slots,
             max_batch=settings.max_batch,
             gpu=card.gpu if card else None,
@@ -378,6 +388,11 @@ class Loader:
             memory_mb=settings.model_memory_mb,
             trusted=settings.trusted_models,
             export=files.export(),
+            held={
+                role: path.descriptor
+                for role, path in (("graph", files.graph), ("sidecar", files.sidecar))
+                if isinstance(path, Held)
+            },
         )
         arena_bytes = _CHANNELS * settings.max_pixels_in_flight + _FITTED_BYTES
         if settings.isolation == "inline":

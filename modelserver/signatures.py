@@ -87,6 +87,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         scaling: what decided ``mean``, ``scale`` and ``bgr``; ``None`` where the input
             takes the pixels' bytes, or a file, as they are.
         resize: how an upload of another shape is brought to ``size``.
+        crop_from: for ``crop``, the side in pixels that the middle square is brought to
+            before ``size`` is cut out of its middle, as Custom Vision's own code does;
+            ``None`` brings the middle to ``size`` at once.
         outputs: role to tensor name. Detection: ``boxes`` float32 [N, M, 4] (ymin xmin
             ymax xmax, 0..1), ``scores`` float32 [N, M], ``classes`` [N, M] and, where
             the graph has it, ``count`` [N]. Classification: ``scores`` with one value
@@ -119,6 +122,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     scale: tuple[float, ...] = (1.0,)
     scaling: Evidence | None = None
     resize: Resize = "stretch"
+    crop_from: int | None = None
     outputs: dict[str, str]
     feeds: dict[str, bool | int | float] = {}
     softmax: bool = False

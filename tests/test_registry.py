@@ -29,7 +29,7 @@ def world():
 def registry(world):
     registry = Registry(
         world.load,
-        hint="Put models into the folder.",
+        hint=lambda: "Put models into the folder.",
         loads=2,
         clock=lambda: world.now,
         look_s=0.001,

@@ -1,21 +1,28 @@
-"""Looking into a folder: which files make a model, and which cannot be used."""
+"""Looking into a folder: which files make a model, and which cannot be used.
+
+What lies in the model folder itself comes first, by the names of the contract; then
+each folder in it that holds one export.
+"""
 
 from __future__ import annotations
 
 import os
-import stat
 import unicodedata
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from modelserver.discovery.files import ModelFiles, open_at_once
+from modelserver.discovery import folders, foreign
+from modelserver.discovery.files import ModelFiles
+from modelserver.discovery.following import NotFollowed, open_file
 from modelserver.exports import RECORD_END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from modelserver.discovery.foreign import Foreign
     from modelserver.signatures import Kind
 
 Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
@@ -40,6 +47,7 @@ _ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
     ),
     "classification": (
         (".frozen.pb", None),
+        ("frozen_inference_graph.pb", None),
         (".label_map.pbtxt", None),
         (".pb", "graph"),
         (".pbtxt", "labels"),
@@ -70,12 +78,21 @@ class Discovery:
         held: models of which a file is there and cannot be used, such as one that is
             not readable or too large, with a sentence about it. A version that serves
             goes on: what is there now is not what was meant to replace it.
+        foreign: models of other formats, which ``import`` turns into graphs.
+        hint: where there is no model, what lies there and what is missing.
     """
 
     models: tuple[ModelFiles, ...]
     warnings: tuple[str, ...]
     readable: bool = True
     held: Mapping[str, str] = field(default_factory=dict)
+    foreign: tuple[Foreign, ...] = ()
+    hint: str = ""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to log: the warnings, and what to do about other formats' models."""
+        return (*self.warnings, *(f"{one.sentence}: {one.fix}" for one in self.foreign))
 
 
 class _Part(NamedTuple):
@@ -103,7 +120,7 @@ def hint(kind: Kind) -> str:
 
 
 def discover(folder: Path, kind: Kind) -> Discovery:
-    """Find the models of one kind in a folder; subfolders are not looked into.
+    """Find the models of one kind in a folder, and in each folder that it holds.
 
     Never raises for what the folder holds or for its absence: that is a warning.
 
@@ -115,15 +132,136 @@ def discover(folder: Path, kind: Kind) -> Discovery:
         paths = sorted(folder.iterdir())
     except OSError as err:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
-        return Discovery((), (f"{why}; {hint(kind)}.",), readable=False)
-    root = os.path.realpath(folder)
-    parts = [part for path in paths if (part := _part(path, kind, root))]
-    warnings: list[str] = []
-    models = tuple(_models(parts, kind, warnings))
+        return Discovery(
+            (), (f"{why}; {hint(kind)}.",), readable=False, hint=hint(kind)
+        )
+    look = _Look(folder, kind, paths)
+    models = tuple(sorted(look.models(), key=lambda files: files.name))
+    missing = "" if models else look.missing()
     if not models:
-        warnings.append(f"There is no {kind} model in {str(folder)!r}; {hint(kind)}.")
-    held = {part.name: part.warning for part in parts if part.held}
-    return Discovery(models, tuple(warnings), held=held)
+        look.warnings.append(f"There is no {kind} model in {str(folder)!r}; {missing}.")
+    others = tuple(look.foreign())
+    return Discovery(
+        models, tuple(look.warnings), held=look.held, foreign=others, hint=missing
+    )
+
+
+class _Look:
+    """One look at a model folder."""
+
+    def __init__(self, folder: Path, kind: Kind, paths: list[Path]) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._paths = paths
+        self._inside = dict(self._entries())
+        self.warnings: list[str] = []
+        self.held: dict[str, str] = {}
+
+    def _entries(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """List the folders; one that cannot be listed holds no model."""
+        for path in self._paths:
+            if _bad_name(path.name, path.name, "") or not path.is_dir():
+                continue
+            if any(_part(path, kind, self._folder) for kind in _KINDS):
+                continue  # it stands in the place of a file
+            with suppress(OSError, NotFollowed):
+                yield path.name, folders.entries_of(self._folder, path.name)
+
+    def models(self) -> Iterator[ModelFiles]:
+        """Find the models: those of the contract's names, then those in folders."""
+        parts = [
+            part
+            for path in self._paths
+            if path.name not in self._inside
+            and (part := _part(path, self._kind, self._folder))
+        ]
+        self.held.update({part.name: part.warning for part in parts if part.held})
+        flat = {one.name: one for one in _models(parts, self._kind, self.warnings)}
+        yield from flat.values()
+        for name, found in self._in_folders(self._kind):
+            if name in flat:
+                self.warnings.append(
+                    f"The folder {name!r} is passed over: "
+                    f"{flat[name].graph.name!r} is the model of that name."
+                )
+                continue
+            self.warnings += found.warnings
+            if found.held:
+                self.held[name] = found.held
+            if found.files is not None:
+                yield found.files
+
+    def _in_folders(self, kind: Kind) -> Iterator[tuple[str, folders.Found]]:
+        """Give what each folder holds for an app, by the model's name."""
+        known: dict[str, str] = {}
+        for folder, entries in self._inside.items():
+            name = unicodedata.normalize("NFC", folder)
+            found = folders.look_into(self._folder, folder, entries, kind, name)
+            if found.files is None and not found.held:
+                continue
+            if name in known:
+                self.warnings.append(
+                    f"The folder {folder!a} is passed over: {known[name]!a} has the "
+                    "same name in another Unicode form."
+                )
+                continue
+            known[name] = folder
+            yield name, found
+
+    def foreign(self) -> Iterator[Foreign]:
+        """Find models of other formats."""
+        for path in self._paths:
+            if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+                continue
+            if path.name not in self._inside:
+                one = foreign.as_file(self._folder, path.name)
+            elif self._holds_graph(path.name):
+                one = None
+            else:
+                one = foreign.in_folder(
+                    self._folder, path.name, self._inside[path.name]
+                )
+            if one is not None:
+                yield one
+
+    def _holds_graph(self, name: str) -> bool:
+        entries = self._inside[name]
+        return any(any(folders.graphs_of(entries, kind)) for kind in _KINDS)
+
+    def missing(self) -> str:
+        """Say what lies in a folder without a model, and the one step that lacks."""
+        steps = [*self._others_kind(), *self._misnamed()]
+        steps += [f"{one.sentence}: {one.fix}" for one in self.foreign()]
+        return "; ".join((*steps[:_MOST_STEPS], hint(self._kind)))
+
+    def _others_kind(self) -> Iterator[str]:
+        """Name the models that the other app serves."""
+        other: Kind = "classification" if self._kind == "detection" else "detection"
+        parts = [_part(path, other, self._folder) for path in self._paths]
+        names = {one.name for one in _models(filter(None, parts), other, [])}
+        names |= {name for name, found in self._in_folders(other) if found.files}
+        if names:
+            listed = ", ".join(map(repr, sorted(names)[:_MOST_STEPS]))
+            yield (
+                f"what lies there is for {other}: {listed}; start "
+                f"'python {_APPS[other]}' for it"
+            )
+
+    def _misnamed(self) -> Iterator[str]:
+        """Name the graphs that an export tool wrote and nobody renamed."""
+        for path in self._paths:
+            if path.name == "frozen_inference_graph.pb":
+                yield (
+                    f"{path.name!r} is a detector as the Object Detection API exports "
+                    "it: name it NAME.frozen.pb and its label map "
+                    "NAME.label_map.pbtxt, or put both into a folder called NAME"
+                    + ("" if self._kind == "detection" else " of app.py's")
+                )
+
+
+_APPS: dict[Kind, str] = {"detection": "app.py", "classification": "app_classify.py"}
+_KINDS: tuple[Kind, ...] = ("detection", "classification")
+_MOST_STEPS = 3
 
 
 def _models(
@@ -200,7 +338,7 @@ def _golden(
     return None, None
 
 
-def _part(path: Path, kind: Kind, root: str) -> _Part | None:
+def _part(path: Path, kind: Kind, root: Path) -> _Part | None:
     """What a directory entry is to a model of this kind, ``None`` for nothing."""
     name = path.name
     unfinished = (end for end in _UNFINISHED if name.endswith(end))
@@ -233,20 +371,20 @@ def _bad_name(name: str, prefix: str, suffix: str) -> str | None:
     return None
 
 
-def _bad_file(path: Path, role: Role, root: str) -> str | None:
+def _bad_file(path: Path, role: Role, root: Path) -> str | None:
     """Why a file is not used, told from what it is."""
     try:
-        real = os.path.realpath(path, strict=True)
-        if os.path.commonpath((root, real)) != root:
-            return "is refused: it is a link to a place outside the model folder"
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "is skipped: it is not a regular file"
-        if role == "graph" and status.st_size > MAX_GRAPH_BYTES:
-            return "is skipped: it is larger than 2000 MiB"
-        os.close(open_at_once(path))
+        descriptor = open_file(root, path.name)
+        try:
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    except NotFollowed as err:
+        return str(err)
     except FileNotFoundError:
         return _GONE
     except OSError as err:
         return f"is skipped: it cannot be read ({err.strerror})"
+    if role == "graph" and size > MAX_GRAPH_BYTES:
+        return "is skipped: it is larger than 2000 MiB"
     return None

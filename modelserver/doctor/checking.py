@@ -29,7 +29,7 @@ from modelserver.models import Loader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from modelserver.discovery import ModelFiles
+    from modelserver.discovery import Discovery, ModelFiles
     from modelserver.findings import Finding
     from modelserver.models import Model
     from modelserver.settings import Settings
@@ -41,8 +41,6 @@ _TOP = 5
 _NOISE = (480, 640, 3)
 _LEVELS = ("error", "warning", "note")
 # What is no frozen graph but is put into model folders, by a file that it has.
-_IN_FOLDERS = ("saved_model.pb", "saved_model.pbtxt", "model.json")
-_KERAS = (".keras", ".h5", ".hdf5")
 
 
 class Photo(NamedTuple):
@@ -108,7 +106,7 @@ def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
     discoveries = [discover(folder, kind) for kind in KINDS]
     models = [files for one in discoveries for files in one.models]
     warnings = [warning for one in discoveries for warning in one.warnings]
-    known = list(_foreign(folder))
+    known = list(_foreign(discoveries[0]))
     if not models:
         known.append(found("no-models", "", warnings[0], "see docs/models.md"))
     # Each kind warns of the same file, and of its own absence, which is nothing here.
@@ -120,19 +118,10 @@ def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
     return models, known
 
 
-def _foreign(folder: Path) -> Iterator[Finding]:
-    """Find models of other formats, which the server passes over."""
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError:
-        return
-    for path in paths:
-        inside = path.is_dir() and any((path / one).is_file() for one in _IN_FOLDERS)
-        if inside or path.name in _IN_FOLDERS or path.name.endswith(_KERAS):
-            yield found(
-                *("not-frozen", "", f"{path.name} is a model, but no frozen graph"),
-                f"python -m modelserver import {path} --name {path.stem}",
-            )
+def _foreign(discovery: Discovery) -> Iterator[Finding]:
+    """Tell of models of other formats, which the server passes over."""
+    for one in discovery.foreign:
+        yield found("not-frozen", "", one.sentence, one.fix)
 
 
 def _checked(

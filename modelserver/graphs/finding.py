@@ -8,6 +8,7 @@ from modelserver.errors import GraphError
 from modelserver.exports import Export
 from modelserver.graphs import classifiers, detectors
 from modelserver.graphs.constants import constant
+from modelserver.graphs.crops import find_crop
 from modelserver.graphs.evidence import Facts, Settled, settle
 from modelserver.graphs.inputs import (
     ImageInput,
@@ -89,6 +90,7 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         settled,
         sidecar,
         kind="detection",
+        resize=sidecar.resize or "stretch",
         size=sized.size,
         sizing=sized.sizing,
         inner_size=resized_inside(ends),
@@ -118,6 +120,7 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     facts = Facts(described, ends, sidecar, export, "classification")
     settled = settle(facts)
     sized = _size(described, ends, [scores.tensor], facts)
+    crop = find_crop(graph, sized.size, sidecar, export)
     return _signature(
         described,
         settled,
@@ -125,6 +128,8 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         kind="classification",
         size=sized.size,
         sizing=sized.sizing,
+        resize=crop.resize,
+        crop_from=crop.crop_from,
         inner_size=resized_inside(ends),
         outputs={"scores": scores.tensor.name},
         feeds=feeds,
@@ -137,7 +142,8 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         + fed
         + described.guesses
         + settled.guesses
-        + sized.guesses,
+        + sized.guesses
+        + crop.guesses,
     )
 
 
@@ -155,7 +161,6 @@ def _signature(
         mean=scaled.mean,
         scale=scaled.scale,
         scaling=settled.evidence,
-        resize=sidecar.resize or "stretch",
         label_offset=sidecar.label_offset,
         **facts,
     )

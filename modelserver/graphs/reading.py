@@ -18,6 +18,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from modelserver.errors import GraphError
 from modelserver.graphs.quoting import shown
+from modelserver.held import open_at_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,7 @@ def read_graph_file(path: Path) -> GraphFile:
 def _read_bytes(path: Path) -> bytes:
     """Read a regular file whole; a named pipe or a device must not block the load."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_at_once(path)
         try:
             _refuse_other_kinds(path, os.fstat(descriptor))
             with os.fdopen(descriptor, "rb", closefd=False) as file:

@@ -13,6 +13,7 @@ decoders release the GIL while they work.
     units        the coded units within them
     decoding     which decoder, into whose memory
     resizing     stretch, crop, pad; gray; PNG for graphs that decode by themselves
+    squares      the middle of a photo as Custom Vision's own code cuts it out
     drawing      a photo with boxes and words over it
 """
 
@@ -26,6 +27,7 @@ from modelserver.images.resizing import (
     source_window,
     to_gray,
 )
+from modelserver.images.squares import crop_from
 
 __all__ = [
     "Allocate",
@@ -33,6 +35,7 @@ __all__ = [
     "Mark",
     "Picture",
     "annotate",
+    "crop_from",
     "decode",
     "encode_png",
     "in_full",

@@ -39,7 +39,7 @@ class Registry(Generic[L]):
 
     Args:
         loader: loads one model, in that model's supervising thread.
-        hint: what to say where there are no models at all.
+        hint: gives what to say where there are no models at all.
         loads: how many models may load at once.
         most: how many models may be in memory; 0 for any number.
         clock: seconds, monotonic.
@@ -53,7 +53,7 @@ class Registry(Generic[L]):
         self,
         loader: Callable[[ModelFiles], L],
         *,
-        hint: str = "",
+        hint: Callable[[], str] = str,
         loads: int = 1,
         most: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -228,7 +228,7 @@ class Registry(Generic[L]):
     def _serving(self, name: str) -> Version[L]:
         entry = self._entries.get(name)
         if entry is None:
-            raise ModelNotFound(name, sorted(self._entries), self._hint)
+            raise ModelNotFound(name, sorted(self._entries), self._hint())
         version, now = entry.version, self._clock()
         entry.used = now
         if entry.stage is Stage.READY and version is not None and not version.ended:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from modelserver import cuda
 from modelserver.errors import RequestError
+from modelserver.held import Held
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import Answer, Facts, Job
 
@@ -151,8 +152,8 @@ def open_session(
     session = ModelSession(
         job.name,
         job.kind,
-        Path(job.graph),
-        Path(job.sidecar) if job.sidecar else None,
+        _path(job, "graph", job.graph),
+        _path(job, "sidecar", job.sidecar) if job.sidecar else None,
         slots=job.slots,
         max_batch=job.max_batch,
         given=Given(job.gpu, job.card, job.no_gpu, job.require_gpu, job.gpu_memory_mb),
@@ -167,6 +168,12 @@ def open_session(
         session.close()
         raise
     return session
+
+
+def _path(job: Job, role: str, name: str) -> Path:
+    """Give a path that reads what was opened for the job, where something was."""
+    path = Path(name)
+    return Held.of(path, job.held[role]) if role in job.held else path
 
 
 def facts(session: ModelSession) -> Facts:

@@ -131,7 +131,7 @@ class ProcessRunner:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
         try:
             self._arena.open()
-            self._child.start(self._arena.descriptor)
+            self._child.start(self._arena.descriptor, tuple(self._job.held.values()))
             self._watchdog.start()
             facts = self._load()
             self._slots = facts.slots

@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         memory_mb: MiB that the process may use; 0 chooses by the graph's size.
         trusted: SHA-256 of graph files that may use any op, in small letters.
         export: what the files beside the graph tell of it.
+        held: descriptors that ``graph`` and ``sidecar`` were opened by, under these
+            names; what they read is loaded, whatever the paths lead to by then.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     trusted: tuple[str, ...] = ()
     export: Export | None = None
+    held: dict[str, int] = {}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -52,8 +52,13 @@ class ChildProcess:
         """Whether it was started and not told to end yet."""
         return self._socket is not None
 
-    def start(self, arena: int) -> None:
-        """Start it with the arena's descriptor, in a session of its own."""
+    def start(self, arena: int, held: tuple[int, ...] = ()) -> None:
+        """Start it with the arena's descriptor, in a session of its own.
+
+        Args:
+            arena: the memory that images lie in.
+            held: files that the job opened, for it to read; it inherits them.
+        """
         started: Future[subprocess.Popen[bytes]] = Future()
         with contextlib.ExitStack() as ours:
             self._socket, theirs = socket.socketpair()
@@ -64,7 +69,7 @@ class ChildProcess:
             self.output.start(printed)
             threading.Thread(
                 target=self._be_parent,
-                args=(started, (theirs.fileno(), arena), printing),
+                args=(started, (theirs.fileno(), arena), held, printing),
                 name=f"parent-{self._name}",
                 daemon=True,
             ).start()
@@ -74,6 +79,7 @@ class ChildProcess:
         self,
         started: Future[subprocess.Popen[bytes]],
         descriptors: tuple[int, int],
+        held: tuple[int, ...],
         printing: int,
     ) -> None:
         """Start the process and stay until it is gone.
@@ -88,7 +94,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=printing,
                 stderr=printing,
-                pass_fds=descriptors,
+                pass_fds=(*descriptors, *held),
                 env=of_child(self._gpu),
                 start_new_session=True,
             )

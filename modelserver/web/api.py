@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 
-from modelserver import discovery, labels
+from modelserver import labels
 from modelserver.albums import Album
-from modelserver.errors import BadRequest, LabelMapError, ModelFailed, ModelNotFound
+from modelserver.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
 from modelserver.options import Options, read_options
 from modelserver.registry import Stage
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
@@ -144,8 +144,9 @@ def model_labels(name: str) -> Response:
         names = entry.loaded.labels.names
     else:
         try:
-            names = labels.read_labels(entry.files.labels).names
-        except LabelMapError as error:
+            with entry.files.opened() as files:
+                names = labels.read_labels(files.labels).names
+        except ModelError as error:
             raise ModelFailed(name) from error
     listed = [{"id": number, "name": label} for number, label in names.items()]
     return answer({"labels": listed})
@@ -159,7 +160,7 @@ def _entry(name: str) -> Entry[Model]:
     """
     entries = {entry.name: entry for entry in backend().registry}
     if name not in entries:
-        raise ModelNotFound(name, entries, discovery.hint(backend().kind))
+        raise ModelNotFound(name, entries, backend().hint)
     return entries[name]
 
 

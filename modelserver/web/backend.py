@@ -69,7 +69,7 @@ class Backend:
                 settings.min_confidence,
                 settings.load_timeout_s,
             ),
-            hint=discovery.hint(kind),
+            hint=lambda: self.hint,
             loads=os.cpu_count() or 1,
             most=settings.max_models,
             # Longer than a request may take.
@@ -201,6 +201,12 @@ class Backend:
         Returns at once, and may be called from a signal's handler.
         """
         self._folder.rescan()
+
+    @property
+    def hint(self) -> str:
+        """What to say where there is no model: what is there and what is missing."""
+        hint = self._folder.hint or discovery.hint(self.kind)
+        return f"{hint[0].upper()}{hint[1:]}."
 
     def _discover(self) -> Discovery:
         return discovery.discover(self.settings.model_folder, self.kind)
