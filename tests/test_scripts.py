@@ -500,6 +500,17 @@ def test_the_test_script_takes_the_build(project):
     assert project.calls("-m pytest") == ["python -m pytest -x"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "build"), [((), "GPU"), (("--cpu", "--quick"), "CPU")]
+)
+def test_the_proof_script_sets_up_for_the_card(project, arguments, build):
+    """Without --cpu its TensorFlow is the one with CUDA; all is handed on."""
+    assert project.run("script/gpu-proof", *arguments)[0] == 0
+    assert project.built() == build
+    (call,) = project.calls("gpu_proof")
+    assert call == " ".join(["python -m benchmarks.gpu_proof", *arguments])
+
+
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format", "mypy"])
 def test_the_check_script_fails_with_any_tool(project, tool):
     """script/check runs all three tools and fails when one does."""

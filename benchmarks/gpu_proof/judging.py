@@ -1,0 +1,374 @@
+"""The expectations, as functions of what was measured. Nothing here asks a machine."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.gpu_proof.outcomes import Check
+from modelserver.web.serving import START_FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+# What two devices' answers may differ by, as for golden images: confidence, and a box's
+# corners as shares of the photo's sides.
+CONFIDENCE, BOX = 0.02, 0.01
+# Answers this sure count; just below one device may have what the other has not.
+SURE = 0.5
+# A load on a card whose kernels are ready, and the longest of any card.
+READY_S, COMPILED_S = 120.0, 600.0
+# A run that was warmed up has no tuning left: its first is like its third, but for
+# this.
+FIRST_FACTOR, FIRST_MS = 5.0, 250.0
+# Memory of an ended process: how soon it must be back, and the MiB that may be others'.
+BACK_S, BACK_MIB = 10.0, 200
+# The longest that a killed, changed or removed model may take to be another or gone.
+REPLACED_S = 120.0
+REFUSALS = frozenset({"503"})
+
+
+class Seen(NamedTuple):
+    """One answer of a photo: a label, how sure, and where (none for a classifier)."""
+
+    label: str
+    confidence: float
+    box: tuple[float, ...] = ()
+
+
+class Gaps(NamedTuple):
+    """How far the answers of two devices are from each other.
+
+    Attributes:
+        confidence, box: the largest differences.
+        compared: how many answers.
+        unmatched: those that one device alone has, as sentences.
+    """
+
+    confidence: float
+    box: float
+    compared: int
+    unmatched: tuple[str, ...]
+
+
+def gaps(ours: Sequence[Sequence[Seen]], theirs: Sequence[Sequence[Seen]]) -> Gaps:
+    """Compare the answers for some photos, both ways round."""
+    confidence = box = 0.0
+    compared, unmatched = 0, []
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        for mine, yours, who in ((one, other, "GPU"), (other, one, "CPU")):
+            for seen in mine:
+                if seen.confidence < SURE + CONFIDENCE:
+                    continue
+                nearest = _nearest(seen, yours)
+                if nearest is None:
+                    told = f"{seen.label} {seen.confidence:.3f} on {who} only"
+                    unmatched.append(f"photo {number}: {told}")
+                    continue
+                compared += 1
+                confidence = max(confidence, abs(seen.confidence - nearest.confidence))
+                box = max(box, _apart(seen, nearest))
+    return Gaps(confidence, box, compared, tuple(unmatched))
+
+
+def _nearest(seen: Seen, others: Sequence[Seen]) -> Seen | None:
+    same = [one for one in others if one.label == seen.label]
+    return min(same, key=lambda one: _apart(seen, one), default=None)
+
+
+def _apart(one: Seen, other: Seen) -> float:
+    pairs = zip(one.box, other.box, strict=True)
+    return max((abs(a - b) for a, b in pairs), default=0.0)
+
+
+def answers(found: Gaps, photos: int, about: str) -> list[Check]:
+    """Judge the answers of the card against the CPU's."""
+    told = "; ".join(found.unmatched[:5]) or "the same labels"
+    return [
+        Check(
+            f"{about}: the same labels for {photos} photos", told, not found.unmatched
+        ),
+        Check(
+            f"{about}: something is seen in the photos",
+            f"{found.compared} answers",
+            found.compared > 0,
+        ),
+        _at_most(f"{about}: confidence within", CONFIDENCE, found.confidence),
+        _at_most(f"{about}: boxes within", BOX, found.box),
+    ]
+
+
+def _at_most(
+    what: str, limit: float, seen: float, unit: str = "", *, must: bool = True
+) -> Check:
+    return Check(f"{what} {limit:g}{unit}", f"{seen:.4g}{unit}", seen <= limit, must)
+
+
+def card(shown: Mapping[str, Any]) -> list[Check]:
+    """Judge what the driver and the kernel show."""
+    lines, nodes = shown["nvidia-smi"], shown["/dev"]
+    named = [line.split()[-1] for line in shown["/proc/devices"]]
+    on_wsl = "dxg" in nodes
+    cards = [name for name in nodes if re.fullmatch(r"nvidia\d+", name)]
+    shut = [name for name, rights in nodes.items() if "NOT" in rights and _counts(name)]
+    checks = [
+        Check(
+            "nvidia-smi lists a card",
+            "; ".join(lines) or "nothing",
+            bool(lines) and not lines[0].startswith("failed"),
+        )
+    ]
+    if not on_wsl:
+        checks += [
+            Check(
+                "/proc/devices names the driver's devices, nvidia-uvm among them",
+                ", ".join(named) or "none",
+                "nvidia-uvm" in named
+                and bool({"nvidia", "nvidia-frontend"} & set(named)),
+            ),
+            Check("/dev has a card", ", ".join(nodes) or "none", bool(cards)),
+        ]
+    usable = not shut and bool(nodes)
+    told = ", ".join(f"{name} {nodes[name]}" for name in shut) or f"{len(nodes)} nodes"
+    return [*checks, Check("this user may read and write its nodes", told, usable)]
+
+
+def _counts(name: str) -> bool:
+    """Whether CUDA needs a node; that of mode setting is the screen's."""
+    return name != "nvidia-modeset"
+
+
+def listing(
+    plain: Mapping[str, Any], opened: Mapping[str, Any], *, gpu: bool
+) -> list[Check]:
+    """Judge what TensorFlow lists as it is, and with the libraries opened first."""
+    seen = len(opened["gpus"])
+    if not gpu:
+        return [Check("without a card TensorFlow lists none", f"{seen}", seen == 0)]
+    reason = "; ".join(opened["said"][-2:]) or "it says nothing"
+    told = f"{seen} cards" if seen else f"none; {reason}"
+    needed = ", ".join(opened["opened"]) or "none"
+    return [
+        Check("TensorFlow lists a card, its libraries opened first", told, seen > 0),
+        Check(
+            "TensorFlow alone lists none where a library had to be opened first",
+            f"{len(plain['gpus'])} cards alone; opened first: {needed}",
+            bool(plain["gpus"]) != bool(opened["opened"]),
+            must=False,
+        ),
+    ]
+
+
+def ready(
+    models: Mapping[str, Any], seconds: float, device: str, limit_s: float
+) -> list[Check]:
+    """Judge a start: every model READY, on the device, soon enough."""
+    bad = [
+        f"{name} {one['state']} on {one['device']}: {one['reason']}"
+        for name, one in models.items()
+        if one["state"] != "READY" or not str(one["device"]).startswith(device)
+    ]
+    state = "; ".join(bad) or ("all of them" if models else "no model, or no server")
+    return [
+        Check(f"every model is READY on a {device}", state, bool(models) and not bad),
+        _at_most("READY within", limit_s, seconds, " s"),
+    ]
+
+
+def caches(cold_s: float, warm_s: float) -> Check:
+    """Judge a second start with CUDA's cache of the first: it compiles nothing."""
+    return Check(
+        "a start with CUDA's cache is no slower than one without",
+        f"{warm_s:.1f} s, without {cold_s:.1f} s",
+        warm_s <= cold_s * 1.2 + 3.0,
+        must=False,
+    )
+
+
+def runs(told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool) -> list[Check]:
+    """Judge the times of runs by the number of images in them."""
+    done = {one["size"]: one for one in told["runs"]}
+    wanted = [size for size in sizes if size <= told["max_batch"]]
+    short = [
+        str(size)
+        for size in wanted
+        if size not in done or done[size]["answers"] != size
+    ]
+    slow = [
+        f"{size}: {one['ms'][0]:.0f} ms, then {one['ms'][-1]:.0f}"
+        for size, one in done.items()
+        if one["ms"][0] > one["ms"][-1] * FIRST_FACTOR + FIRST_MS
+    ]
+    checks = [
+        Check("each run answers every image", ", ".join(short) or "it does", not short),
+        Check(
+            "the first run of a size needs no tuning: the load did it",
+            "; ".join(slow) or "none does",
+            not slow,
+            must=False,
+        ),
+        _at_most(
+            "a batch answers as its images alone, within", CONFIDENCE, told["gap"]
+        ),
+    ]
+    if gpu and len(done) > 1:
+        small, large = min(done), max(done)
+        each = [done[size]["ms"][-1] / size for size in (small, large)]
+        checks.append(
+            Check(
+                f"an image of {large} takes less than one of {small}",
+                f"{each[1]:.2f} ms, {each[0]:.2f} ms",
+                each[1] < each[0],
+                must=False,
+            )
+        )
+    return checks
+
+
+def rates(figures: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Judge photos a second: no error, and more clients are not answered less."""
+    bad = {
+        f"{one['clients']} clients": one["errors"] for one in figures if one["errors"]
+    }
+    best = max((one["per_second"] for one in figures), default=0.0)
+    last = figures[-1]["per_second"] if figures else 0.0
+    return [
+        Check("every answer is a 200", str(bad or "all are"), not bad),
+        Check(
+            "the most clients are answered as fast as any number, within a tenth",
+            f"{last:.1f} photos/s, best {best:.1f}",
+            best > 0 and last >= best * 0.9,
+            must=False,
+        ),
+    ]
+
+
+def rewriting(plain: Mapping[str, Any], rewritten: Mapping[str, Any]) -> list[Check]:
+    """Judge whether rewritten graphs are worth it on this device."""
+    fast, slow = (
+        {one["size"]: one["ms"][-1] for one in each["runs"]}
+        for each in (rewritten, plain)
+    )
+    lost = [
+        f"{size}: {fast[size]:.2f} ms rewritten, {slow[size]:.2f} ms plain"
+        for size in fast
+        if size in slow and fast[size] > slow[size] * 1.05
+    ]
+    return [
+        Check(
+            "a rewritten graph is not slower than the plain one",
+            "; ".join(lost) or "it is not",
+            not lost,
+            must=False,
+        )
+    ]
+
+
+def full(
+    before: Mapping[str, Any], after_s: float, statuses: Mapping[str, int], again: int
+) -> list[Check]:
+    """Judge a card that another program holds.
+
+    Args:
+        before: what ``/models`` said of the model while it was full.
+        after_s: seconds from the end of the other program to READY.
+        statuses: of photos that were sent while it was full, by how often.
+        again: status of one that was sent after that.
+    """
+    reason = str(before.get("reason"))
+    blamed = "MODEL_MEMORY_MB" in reason or "died" in reason
+    odd = set(statuses) - {"200"} - REFUSALS
+    return [
+        Check(
+            "on a full card a load fails as the card's fault, or finds room",
+            f"{before.get('state')}: {reason}",
+            not blamed,
+        ),
+        _at_most(
+            "the model comes by itself once there is room, within",
+            COMPILED_S,
+            after_s,
+            " s",
+        ),
+        Check(
+            "a run on a full card is answered with 200 or 503",
+            str(dict(statuses)),
+            not odd,
+        ),
+        Check("answers are 200 again once there is room", str(again), again == 200),  # noqa: PLR2004
+    ]
+
+
+def back(what: str, before: int | None, after: int | None, seconds: float) -> Check:
+    """Judge whether a process's memory on the card came back."""
+    if before is None or after is None:
+        return Check(
+            f"{what}: its memory comes back",
+            "the driver does not tell memory here",
+            ok=False,
+            must=False,
+        )
+    seen = f"{after} MiB held, {before} before, after {seconds:.1f} s"
+    ok = after <= before + BACK_MIB and seconds <= BACK_S
+    return Check(f"{what}: its memory comes back within {BACK_S:g} s", seen, ok)
+
+
+def replaced(
+    what: str, told: Mapping[str, Any], both: int | None, *, refusals: bool
+) -> list[Check]:
+    """Judge a process that had to be replaced by another.
+
+    Args:
+        told: seconds, statuses and the card's memory before, at most and after.
+        both: MiB held by two models; ``None`` where there is no card, or none is told.
+    """
+    checks = [
+        undisturbed(what, told["statuses"], refusals=refusals),
+        _at_most(f"{what}: others serve within", REPLACED_S, told["seconds"], " s"),
+    ]
+    if both is not None:
+        checks.append(back(what, told["before"], told["after"], told["back"]))
+    return checks
+
+
+def removed(told: Mapping[str, Any]) -> list[Check]:
+    """Judge the removal of one of two models."""
+    what = "removed"
+    checks = [_at_most(f"{what}: it is gone in", REPLACED_S, told["seconds"], " s")]
+    if told["gpu"]:
+        checks.append(back(what, told["before"], told["after"], told["back"]))
+    return checks
+
+
+def undisturbed(what: str, statuses: Mapping[str, int], *, refusals: bool) -> Check:
+    """Judge the answers while something happened: no 500, and only allowed refusals."""
+    allowed = {"200", *REFUSALS} if refusals else {"200"}
+    ok = not set(statuses) - allowed and statuses.get("200", 0) > 0
+    which = "200 or 503" if refusals else "200"
+    expected = f"{what}: photos are answered meanwhile, each with {which}"
+    return Check(expected, str(dict(statuses)), ok)
+
+
+def together(alone: float, both: float) -> Check:
+    """Judge two models at once against one: they share, and lose little."""
+    share = both / alone if alone else math.nan
+    return Check(
+        "two models at once answer as many photos as one, but for a third",
+        f"{both:.1f} photos/s, one alone {alone:.1f}",
+        share >= 2 / 3,
+        must=False,
+    )
+
+
+def refused(
+    name: str, value: str, code: int | None, log: str, *, usable: bool
+) -> Check:
+    """Judge a start with a choice of cards in the environment and REQUIRE_GPU."""
+    last = (log.splitlines() or ["nothing"])[-1][:200]
+    seen = f"exit code {code}: {last}" if code is not None else "it serves"
+    if usable:
+        return Check(f"{name}={value!r} serves", seen, code is None)
+    return Check(
+        f"{name}={value!r} with REQUIRE_GPU is refused", seen, code == START_FAILED
+    )

@@ -1,0 +1,243 @@
+"""The steps that do harm: a full card, killed processes, changed and removed models."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu_proof import cards, judging, photos
+from benchmarks.gpu_proof.outcomes import Check, Outcome
+from benchmarks.gpu_proof.plans import ONLY_CARD
+from benchmarks.gpu_proof.servers import ROOT, Server, started
+from modelserver.client.errors import ClientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from benchmarks.gpu_proof.plans import Plan
+
+# What another program leaves free of the card: less than a process needs to begin with,
+# and so little that one that runs has none left to grow.
+_FULL_MIB, _TIGHT_MIB = 300, 64
+
+
+@contextlib.contextmanager
+def holding(free_mib: int) -> Iterator[int]:
+    """Have another process hold all of the card but so much; gives the MiB it took."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.gpu_proof.holder", str(free_mib)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line.strip().isdigit():
+                raise RuntimeError("the process that was to fill the card failed")
+            yield int(line)
+        finally:
+            process.kill()
+
+
+def full(plan: Plan) -> Outcome:
+    """Load and run a model while another program holds the card."""
+    if not plan.gpu:
+        return Outcome(skipped=ONLY_CARD)
+    folder = plan.folder("full", ("model", plan.detector))
+    files = photos.make(plan.samples, 10)
+    statuses: collections.Counter[str] = collections.Counter()
+    with contextlib.ExitStack() as later:
+        held = contextlib.ExitStack()
+        later.callback(held.close)
+        took = held.enter_context(holding(_FULL_MIB))
+        environ = {**plan.environ, "REQUIRE_GPU": "false"}
+        server = later.enter_context(started(folder, environ=environ, wait_s=120))
+        before = server.models().get("model", {})
+        held.close()
+        after_s = server.wait(lambda: _serves_on(server, "GPU"), judging.COMPILED_S)
+        with holding(_TIGHT_MIB):
+            statuses.update(ask_at_once(server, "model", files, 32))
+        server.wait(lambda: _serves_on(server, "GPU"), judging.REPLACED_S)
+        again = ask(server, "model", files[0])
+    checks = judging.full(before, after_s, statuses, 200 if again == "200" else 0)
+    facts = {
+        "taken": took,
+        "before": before,
+        "ready after": after_s,
+        "runs": dict(statuses),
+    }
+    state = before.get("state")
+    line = f"{state} while full, READY {after_s:.1f} s after; {dict(statuses)}"
+    return Outcome(facts, tuple(checks), line)
+
+
+def _serves_on(server: Server, device: str) -> bool:
+    told = server.models().get("model", {})
+    return told.get("state") == "READY" and str(told.get("device")).startswith(device)
+
+
+def ask(server: Server, model: str, data: bytes) -> str:
+    """POST a photo; returns the status, or what went wrong instead."""
+    try:
+        with server.client() as client:
+            client.detect(model, data)
+    except ClientError as error:
+        return str(error.problem.status) if error.problem else type(error).__name__
+    return "200"
+
+
+def ask_at_once(
+    server: Server, model: str, files: Sequence[bytes], count: int
+) -> list[str]:
+    """POST so many photos at a time; returns their statuses."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        turns = [files[number % len(files)] for number in range(count)]
+        return list(pool.map(lambda data: ask(server, model, data), turns))
+
+
+@contextlib.contextmanager
+def load(
+    server: Server, model: str, files: Sequence[bytes]
+) -> Iterator[collections.Counter[str]]:
+    """Have four clients ask for as long as this is open; gives statuses, counted."""
+    counted: collections.Counter[str] = collections.Counter()
+    over = threading.Event()
+
+    def client(number: int) -> None:
+        while not over.is_set():
+            status = ask(server, model, files[number % len(files)])
+            counted[status] += 1
+            if status != "200":
+                # Who is refused waits, as Retry-After has it.
+                over.wait(0.2)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield counted
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def faults(plan: Plan) -> Outcome:
+    """Kill the models' processes, change a model, remove it; each under load."""
+    folder = plan.folder("faults", ("model", plan.detector), ("other", plan.detector))
+    files = photos.make(plan.samples, 5)
+    empty = held(plan)
+    facts: dict[str, Any] = {}
+    checks: list[Check] = []
+    with started(folder, environ={**plan.environ, "RELOAD_S": "0.5"}) as server:
+        checks += judging.ready(
+            server.models(), server.ready_s, plan.device, judging.COMPILED_S
+        )
+        both = held(plan)
+        for name, act in (("killed", _kill), ("reloaded", _change)):
+            one = facts[name] = _replace(plan, server, files, act, folder)
+            checks += judging.replaced(name, one, both, refusals=name == "killed")
+        one = facts["removed"] = _remove(plan, server, folder, empty, both)
+        checks += judging.removed(one)
+    line = ", ".join(f"{name} {one['seconds']:.1f} s" for name, one in facts.items())
+    memory = f"; MiB {empty} empty, {both} with two" if plan.gpu else ""
+    return Outcome(facts, tuple(checks), f"{line}{memory}")
+
+
+def _replace(
+    plan: Plan,
+    server: Server,
+    files: Sequence[bytes],
+    act: Callable[[Server, Path], int],
+    folder: Path,
+) -> dict[str, Any]:
+    """Do something that has processes replaced, under load; watch the card's memory."""
+    before, start = server.runners(), held(plan)
+    memory = [start]
+
+    def over() -> bool:
+        memory.append(held(plan))
+        return _replaced(server, before, gone)
+
+    with load(server, "other", files) as counted:
+        time.sleep(0.5)
+        gone = act(server, folder)
+        took = server.wait(over, judging.REPLACED_S)
+    seconds, after = memory_back(plan, start)
+    return {
+        "seconds": took,
+        "statuses": dict(counted),
+        "before": start,
+        "most": max((one for one in memory if one is not None), default=None),
+        "after": after,
+        "back": seconds,
+    }
+
+
+def _remove(
+    plan: Plan, server: Server, folder: Path, empty: int | None, both: int | None
+) -> dict[str, Any]:
+    """Remove one of two models; half of their memory must come back."""
+    wanted = None if empty is None or both is None else empty + (both - empty) // 2
+    for path in folder.glob("other.*"):
+        path.unlink()
+    took = server.wait(
+        lambda: "other" not in server.models() and len(server.runners()) == 1,
+        judging.REPLACED_S,
+    )
+    seconds, after = memory_back(plan, wanted)
+    told = {"seconds": took, "gpu": plan.gpu, "back": seconds}
+    return {**told, "before": wanted, "after": after}
+
+
+def _kill(server: Server, _folder: Path) -> int:
+    """Kill the processes of all models; returns how many."""
+    victims = sorted(server.runners())
+    for pid in victims:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    return len(victims)
+
+
+def _change(_server: Server, folder: Path) -> int:
+    """Change a model's label map by a blank line: another version."""
+    (labels, *_) = folder.glob("other.l*")
+    with labels.open("a") as file:
+        file.write("\n")
+    return 1
+
+
+def _replaced(server: Server, before: set[int], gone: int) -> bool:
+    """Whether so many of the processes are others now, and all models serve."""
+    now = server.runners()
+    states = [one["state"] for one in server.models().values()]
+    same = len(now) == len(before) and len(now - before) >= gone
+    return same and bool(states) and set(states) == {"READY"}
+
+
+def held(plan: Plan) -> int | None:
+    """Return the MiB held on all cards; ``None`` where nobody tells."""
+    return cards.held() if plan.gpu else None
+
+
+def memory_back(plan: Plan, wanted: int | None) -> tuple[float, int | None]:
+    """Wait until no more is held than that; returns the seconds, and what is held."""
+    began = time.monotonic()
+    last = held(plan)
+    while wanted is not None and last is not None and last > wanted + judging.BACK_MIB:
+        if time.monotonic() - began > judging.BACK_S:
+            break
+        time.sleep(0.2)
+        last = held(plan)
+    return time.monotonic() - began, last

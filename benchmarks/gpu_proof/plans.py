@@ -1,0 +1,105 @@
+"""What is to be proved on what machine, and what the steps share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.gpu_proof.servers import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modelserver.discovery import ModelFiles
+
+ONLY_CARD = "only a card can show it"
+# Settings of servers that never refuse for want of patience.
+PATIENT = {"MAX_QUEUE_WAIT_S": "60", "QUEUE_LENGTH": "256", "REQUEST_TIMEOUT_S": "120"}
+_WORKER_S = 900.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be proved, and how thoroughly.
+
+    Attributes:
+        gpu: on a card; otherwise the same steps on the CPU, as far as they go.
+        samples: folder of photos to make the others of.
+        detector, classifier: the models' files.
+        photos: how many are compared.
+        sizes: numbers of images in a run.
+        clients: numbers of clients of the load.
+        seconds, rounds: of the load.
+        place: a folder for what is made meanwhile.
+    """
+
+    gpu: bool
+    samples: Path
+    detector: ModelFiles
+    classifier: ModelFiles
+    place: Path
+    photos: int = 50
+    sizes: tuple[int, ...] = (32, 16, 8, 4, 2, 1)
+    clients: tuple[int, ...] = (1, 8, 32, 64)
+    seconds: float = 3.0
+    rounds: int = 3
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Settings of each server: on a card or refused, and never out of patience."""
+        if not self.gpu:
+            return {"CUDA_VISIBLE_DEVICES": "-1", **PATIENT}
+        return {
+            "REQUIRE_GPU": "true",
+            "CUDA_CACHE_PATH": str(self.place / "cache"),
+            **PATIENT,
+        }
+
+    @property
+    def device(self) -> str:
+        """How the name of the device begins."""
+        return "GPU" if self.gpu else "CPU"
+
+    def folder(self, name: str, *models: tuple[str, ModelFiles]) -> Path:
+        """Make a model folder with copies of some models, under new names."""
+        made = self.place / name
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        for prefix, files in models:
+            for path in files.paths:
+                end = path.name.removeprefix(files.name)
+                shutil.copy(path, made / f"{prefix}{end}")
+        return made
+
+
+def work(plan: Plan, *words: str, **environ: str) -> dict[str, Any]:
+    """Have the worker do something in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; with the last that it said.
+    """
+    given = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **environ}
+    if not plan.gpu:
+        given["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif "CUDA_CACHE_PATH" not in given:
+        given["CUDA_CACHE_PATH"] = str(plan.place / "cache")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_proof.worker", *words],
+        cwd=ROOT,
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=_WORKER_S,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode:
+        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said[-1:]}")
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**told, "said": said[-20:]}
