@@ -1,5 +1,7 @@
 """Which cards are used, and which model goes to which; with a stand-in for the driver."""
 
+from types import SimpleNamespace
+
 import pytest
 from fake_nvml import GIB, FakeCard, FakeNvml
 
@@ -470,3 +472,19 @@ class TestTheNodes:
         (dev / "dxg").touch()
         assert cuda.any_signs()
         assert cuda.hindrance() == ""
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [("550.54.14", "550.54.14"), (b"535.1", "535.1"), (None, "")],
+)
+def test_the_drivers_version_is_told_where_nvml_knows_it(monkeypatch, told, version):
+    """Old libraries give bytes; one that fails gives nothing."""
+    known = {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None}
+    known["nvmlSystemGetDriverVersion"] = lambda: told
+    known["NVMLError"] = RuntimeError
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**known))
+    assert cards.driver() == version
+    del known["nvmlInit"]
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**known))
+    assert cards.driver() == ""

@@ -35,6 +35,12 @@ ELSEWHERE = [
     ("", "script/test", "test_scripts.py::test_the_test_script_hands_on"),
     ("", "script/check", "test_scripts.py::test_the_check_script_fails"),
     ("", "script/bootstrap", "test_scripts.py::test_a_fresh_clone_is_set_up"),
+    ("", "script/gpu-proof", "test_scripts.py::test_the_proof_script_sets_up"),
+    (
+        "",
+        "python -m modelserver doctor gpu",
+        "test_doctor_gpu.py::test_this_machine_can_be_asked",
+    ),
 ]
 # Not run: document, how the command begins, why.
 NOT_RUN = [

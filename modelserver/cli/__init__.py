@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from modelserver.cli.default_models import models
+from modelserver.cli.doctoring import doctor_group
 from modelserver.cli.importing import convert_labels, import_model
 from modelserver.cli.inspecting import check_folder, inspect_graph
 from modelserver.cli.measuring import measure
@@ -27,3 +28,4 @@ main.add_command(import_model)
 main.add_command(convert_labels)
 main.add_command(inspect_graph)
 main.add_command(check_folder)
+main.add_command(doctor_group)

@@ -15,6 +15,8 @@ from modelserver import doctor
 from modelserver.cli.shared import SAMPLE, Sentence, quiet_tensorflow, reporting
 from modelserver.doctor.checking import Photo
 from modelserver.errors import ModelServerError
+from modelserver.runners import cards
+from modelserver.runners.cards import NO_CARDS
 from modelserver.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from modelserver.runners.cards import Survey
     from modelserver.signatures import Kind
 
 # No line of a table is to be broken for a program that reads it.
@@ -69,6 +72,7 @@ def inspect_graph(
     help="To run the models on; golden images, a sample or noise otherwise.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.option("--gpu", is_flag=True, help="Run them on a GPU; on the CPU otherwise.")
 @_json
 @click.pass_context
 def check_folder(
@@ -77,29 +81,47 @@ def check_folder(
     folder: Path | None,
     photo: Path | None,
     strict: bool,
+    gpu: bool,
     as_json: bool,
 ) -> None:
     """Load and run every model in FOLDER (MODEL_FOLDER, else ./models).
 
-    The server's own settings hold. Exits with 1 when a finding keeps a model from
-    serving.
+    The server's own settings hold, and with --gpu its choice of cards. Exits with 1
+    when a finding keeps a model from serving.
     """
     try:
         settings = Settings.from_environ(os.environ)
         if folder is not None:
             settings = replace(settings, model_folder=folder)
+        survey = _cards() if gpu else NO_CARDS
+        settings = replace(settings, require_gpu=gpu)
         given = _photo(photo)
         sample = _photo(SAMPLE if SAMPLE.is_file() else None)
         with (
             reporting(Console(), quiet=True) as report_progress,
-            quiet_tensorflow(),
+            quiet_tensorflow(warnings=gpu),
         ):
-            report = doctor.check_folder(settings, given, sample, report_progress)
+            report = doctor.check_folder(
+                settings, given, sample, report_progress, survey=survey
+            )
     except ModelServerError as err:
         raise Sentence(str(err)) from err
     _show(report, doctor.folder_tables(report), as_json=as_json)
     failing = {"error", "warning"} if strict else {"error"}
     ctx.exit(any(one.level in failing for one in report.findings))
+
+
+def _cards() -> Survey:
+    """Find the cards to check models on.
+
+    Raises:
+        Sentence: there is none.
+    """
+    survey = cards.survey()
+    if not survey.cards:
+        why = survey.no_gpu or "No GPU is seen here, or none is to be used."
+        raise Sentence(f"{why} python -m modelserver doctor gpu tells more.")
+    return survey
 
 
 def _photo(path: Path | None) -> Photo | None:

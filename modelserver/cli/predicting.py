@@ -71,6 +71,7 @@ _RETRIES = 5
     help="What boxes are in; 0..1 by default.",
 )
 @click.option("--top-k", type=int, help="With --classify: so many classes.")
+@click.option("--gpu", is_flag=True, help="Only if the server runs it on a GPU.")
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -85,6 +86,7 @@ def predict(
     workers: int,
     classify: bool,
     recursive: bool,
+    gpu: bool,
     **asked: Any,
 ) -> None:
     """Write what a running server finds in PHOTOS, which are files and folders.
@@ -98,6 +100,8 @@ def predict(
     url = url or f"http://127.0.0.1:{5432 if classify else 5000}"
     try:
         with Client(url, token or None, retries=_RETRIES) as client:
+            if gpu:
+                _require_gpu(client, model)
             many = client.classify_folder if classify else client.detect_folder
             outcomes = many(
                 photos[0] if len(photos) == 1 else photos,
@@ -112,6 +116,22 @@ def predict(
     except ClientError as error:
         raise Sentence(str(error)) from error
     ctx.exit(1 if failed else 0)
+
+
+def _require_gpu(client: Client, model: str) -> None:
+    """See that a model is not run on the CPU.
+
+    Raises:
+        Sentence: it is, or it is not there.
+    """
+    devices = {one.name: one.facts.get("device") for one in client.models()}
+    device = devices.get(model)
+    if not str(device).startswith("GPU"):
+        where = f"on {device}" if device else "nowhere"
+        raise Sentence(
+            f"The server runs {model} {where}, and --gpu was asked for. On its machine "
+            "python -m modelserver doctor gpu tells why."
+        )
 
 
 def _options(asked: dict[str, Any], *, classify: bool) -> dict[str, Any]:

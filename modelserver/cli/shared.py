@@ -72,13 +72,18 @@ def reporting(
 
 
 @contextmanager
-def quiet_tensorflow() -> Iterator[None]:
+def quiet_tensorflow(*, warnings: bool = False) -> Iterator[None]:
     """Keep TensorFlow off the GPU, which may be full, and off the terminal.
 
     Its libraries write to the descriptor itself; what went wrong is an error of ours.
     What our own modules would warn of is in a command's report.
+
+    Args:
+        warnings: let TensorFlow say why it uses no card; models' processes that are
+            given one have their own words read.
     """
-    environ = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    words = "1" if warnings else "3"
+    environ = {"TF_CPP_MIN_LOG_LEVEL": words, "CUDA_VISIBLE_DEVICES": "-1"}
     before = {name: os.environ.get(name) for name in environ}
     os.environ.update(environ)
     loggers = [logging.getLogger(name) for name in ("tensorflow", "modelserver")]

@@ -12,7 +12,14 @@ from modelserver.cuda.libraries import (
     preload,
     survey,
 )
-from modelserver.cuda.nodes import Listed, any_signs, device_nodes, hindrance, listed
+from modelserver.cuda.nodes import (
+    Listed,
+    any_signs,
+    device_nodes,
+    hindrance,
+    listed,
+    opens,
+)
 from modelserver.cuda.paths import without_cuda
 from modelserver.cuda.words import Fault, about_cards, fault
 
@@ -30,6 +37,7 @@ __all__ = [
     "has_wheels",
     "hindrance",
     "listed",
+    "opens",
     "preload",
     "read_build",
     "survey",

@@ -6,6 +6,7 @@ Importing this package imports no TensorFlow; ``inspecting`` does.
     tables      the same, for people
     inspecting  one graph, read and not run
     checking    all models of a folder, loaded and run as the server does
+    gpu         this machine's NVIDIA cards, from the driver up to TensorFlow
 """
 
 from modelserver.doctor.checking import check_folder

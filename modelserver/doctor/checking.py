@@ -25,6 +25,7 @@ from modelserver.errors import (
 )
 from modelserver.findings import found
 from modelserver.models import Loader
+from modelserver.runners.cards import NO_CARDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from modelserver.discovery import Discovery, ModelFiles
     from modelserver.findings import Finding
     from modelserver.models import Model
+    from modelserver.runners.cards import Survey
     from modelserver.settings import Settings
     from modelserver.signatures import Kind
 
@@ -71,6 +73,8 @@ def check_folder(
     photo: Photo | None = None,
     sample: Photo | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    *,
+    survey: Survey = NO_CARDS,
 ) -> FolderReport:
     """Load and run every model of ``MODEL_FOLDER`` and tell what is worth a look.
 
@@ -79,6 +83,7 @@ def check_folder(
         photo: to run the models on; their golden images otherwise.
         sample: for those that have none; noise otherwise.
         progress: told before each model and at the end.
+        survey: the cards to run them on; on the CPU without any.
     """
     folder = Path(settings.model_folder)
     models, known = _discovered(folder)
@@ -87,7 +92,7 @@ def check_folder(
         if progress:
             progress(done, len(models), f"checking {files.name}")
         shown = photo or _golden(files) or sample or noise()
-        report, more = _checked(files, settings, shown)
+        report, more = _checked(files, settings, shown, survey)
         reports.append(report)
         known += more
     if progress:
@@ -125,13 +130,13 @@ def _foreign(discovery: Discovery) -> Iterator[Finding]:
 
 
 def _checked(
-    files: ModelFiles, settings: Settings, photo: Photo
+    files: ModelFiles, settings: Settings, photo: Photo, survey: Survey
 ) -> tuple[ModelReport, list[Finding]]:
     """Check one model."""
     report = ModelReport(name=files.name, kind=files.kind, serves=False)
     try:
         label_map = labels.read_labels(files.labels)
-        model = Loader(settings)(files)
+        model = Loader(settings, survey)(files)
     except ModelError as err:
         return report, [_failure(files.name, err)]
     try:

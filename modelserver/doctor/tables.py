@@ -87,7 +87,8 @@ def _image(signature: Signature) -> str:
 
 def folder_tables(report: FolderReport) -> Iterator[Table]:
     """Give what a folder holds: its models, and what is worth a look."""
-    models = _table(report.folder, "model", "task", "serves", "run", "answers")
+    columns = ("model", "task", "serves", "device", "run", "answers")
+    models = _table(report.folder, *columns)
     for one in report.models:
         models.add_row(*map(Text, _row(one)))
     yield models
@@ -102,10 +103,10 @@ def folder_tables(report: FolderReport) -> Iterator[Table]:
 def _row(model: ModelReport) -> tuple[str, ...]:
     serves = "yes" if model.serves else "NO"
     if model.timing is None:
-        return model.name, model.kind, serves, "", ""
+        return model.name, model.kind, serves, model.device, "", ""
     answers = ", ".join(f"{name} {sure:.2f}" for name, sure in model.timing.answers[:3])
     run = f"{model.timing.run_ms:.1f} ms ({model.timing.photo})"
-    return model.name, model.kind, serves, run, answers
+    return model.name, model.kind, serves, model.device, run, answers
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -196,6 +196,12 @@ def describe(card: Card, told: Memory | None) -> str:
     return f"{words}, {told.free / _GIB:.1f} of {told.total / _GIB:.1f} GiB free"
 
 
+def driver() -> str:
+    """Return the driver's version, as NVML tells it; empty where it does not."""
+    with _nvml() as failure:
+        return _text(_ask("nvmlSystemGetDriverVersion")) if failure is None else ""
+
+
 def memory_by_process() -> dict[int, int]:
     """Return the bytes that each process holds on all cards together, by process id.
 
