@@ -45,6 +45,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "batch-one": ("note", "the graph takes one image a run"),
     "unsteady": ("warning", "the same photo is answered differently from run to run"),
     "repaired": ("note", "what freezing or another machine left in it was repaired"),
+    "batch-filled": ("note", "the graph takes a number of images a run, no fewer"),
     "batch-mixed": ("warning", "images of one run change each other's answers"),
     "device-differs": ("warning", "the GPU answers otherwise than the CPU"),
     "guessed": ("note", "something was guessed that the sidecar can say"),

@@ -103,6 +103,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
             ``classes`` is 1 the label map decides: two labels exclude each other.
         batch: images one run takes at most; 1 for a graph with a fixed batch of one,
             0 where the graph sets no limit.
+        fill: images that a run must have, where the graph was exported for so many;
+            fewer are filled up with copies of them. 0 where it takes any number or one.
         classes: number of a classifier's outputs; ``None`` when not known.
         label_offset: from the sidecar: label id = output index + label_offset; ``None``
             leaves the choice to the label map's ids.
@@ -129,6 +131,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     sigmoid: bool = False
     independent: bool = False
     batch: int = 0
+    fill: int = 0
     classes: int | None = None
     label_offset: int | None = None
     guesses: tuple[str, ...] = ()

@@ -156,6 +156,7 @@ def _signature(
         input=image.tensor.name,
         dtype=image.tensor.dtype.base_dtype.name,
         layout=image.layout,
+        fill=image.batch if image.batch > 1 else 0,
         channels=image.channels,
         bgr=bool(scaled.bgr),
         mean=scaled.mean,

@@ -246,10 +246,12 @@ def _guessed_shape(tensor: Any) -> tuple[int | None, ...]:
 def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
     """Refuse filters over ``[N, channels, height, width]``: no CPU runs them.
 
-    A graph that takes its image so and turns it for its filters is as good as any.
+    A graph that takes its image so and turns it for its filters is as good as any, and
+    of one channel there is nothing to turn.
     """
     formats = {_attr(p.end, "data_format") for p in ends if p.end.type in _FILTERS}
-    first = axes.layout in {"NCHW", "CHW"} and not turns_channels(tensor)
+    first = axes.layout in {"NCHW", "CHW"} and axes.depth != 1
+    first = first and not turns_channels(tensor)
     if first or b"NCHW" in formats:
         raise GraphError(
             _odd(tensor, "channels before height and width (NCHW)")

@@ -113,7 +113,10 @@ def settle_size(
     Raises:
         GraphError: none of the usual sizes fits what follows.
     """
-    trials = Trials(image.tensor, outputs, _SHAPES[image.layout](image.channels))
+    shape = _SHAPES[image.layout](image.channels)
+    if image.layout.startswith("N"):
+        shape = (image.batch or 1, *shape[1:])
+    trials = Trials(image.tensor, outputs, shape, image.batch or 1)
     wishes = [one for one in wishes if _agrees(one.size, image.sides)]
     if not trials.possible:
         fit = next(iter(wishes), None)
@@ -153,16 +156,24 @@ class Trials:
     Args:
         image: the placeholder's tensor.
         outputs: what is fetched.
-        shape: of one image as it is fed; ``None`` for its height and its width.
+        shape: as it is fed; ``None`` for its height and its width.
+        batch: images that are fed.
     """
 
     def __init__(
-        self, image: Any, outputs: Iterable[Any], shape: tuple[int | None, ...]
+        self,
+        image: Any,
+        outputs: Iterable[Any],
+        shape: tuple[int | None, ...],
+        batch: int = 1,
     ) -> None:
         outputs = list(outputs)
         self._shape = shape
-        self._outputs = [tensor.name for tensor in outputs]
+        self._batch = batch
         self._skeleton = _skeleton(image, outputs)
+        # A detector's number of boxes may be a constant, which is no part of it.
+        nodes = {node.name for node in self._skeleton.node} if self._skeleton else ()
+        self._outputs = [tensor.name for tensor in outputs if tensor.op.name in nodes]
         self._ends = time.monotonic() + _LONGEST_S
 
     @property
@@ -181,10 +192,15 @@ class Trials:
             return None
         graph = self._inferred(size)
         if graph is None or not all(
-            _is_one(graph.get_tensor_by_name(name)) for name in self._outputs
+            self._is_fed(graph.get_tensor_by_name(name)) for name in self._outputs
         ):
             return None
         return sum(map(_rests, graph.get_operations()))
+
+    def _is_fed(self, tensor: Any) -> bool:
+        """Tell whether an output is of as many images as were fed."""
+        shape = shape_of(tensor)
+        return not shape or len(shape) == 1 or shape[0] in {self._batch, None}
 
     def _inferred(self, size: Size | None) -> Any:
         """Import the skeleton with a size; ``None`` where TensorFlow finds a fault."""
@@ -254,12 +270,6 @@ def named_size(graph: Any, image: Any) -> Fit | None:
                 why = f"the node {text!r} tells"
                 return Fit((side, side), why, "architecture")
     return None
-
-
-def _is_one(tensor: Any) -> bool:
-    """Tell whether an output is of one image, which was fed."""
-    shape = shape_of(tensor)
-    return not shape or len(shape) == 1 or shape[0] in {1, None}
 
 
 def _skeleton(image: Any, outputs: Iterable[Any]) -> Any:

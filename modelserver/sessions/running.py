@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from modelserver import images
+from modelserver.batching import filled
 from modelserver.errors import OutOfMemory, RunFailed
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class GraphRun:
             RunFailed: TensorFlow refused; its words are in ``__cause__``.
             BadModelOutput: the outputs do not fit the batch.
         """
-        feed = prepare(frames, self._signature)
+        batch = filled(frames, (self._signature.fill,))
+        feed = prepare(batch, self._signature)
         feeds = self._signature.feeds.values()
         try:
             arrays = self._call(feed, *feeds, options=self._options)
@@ -88,7 +90,7 @@ class GraphRun:
             raise told from error
         if self._faults is not None:
             self._faults.went_well()
-        return split(arrays, self._signature, len(frames))
+        return split(arrays, self._signature, len(batch))[: len(frames)]
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
     from modelserver.exports import Export
     from modelserver.findings import Finding
-    from modelserver.signatures import Kind, Sampling
+    from modelserver.signatures import Kind, Sampling, Sidecar
 
 log = logging.getLogger(__name__)
 v1 = tf.compat.v1
+
+# What comes of a node that is not as its op says.
+_ODD_NODES = (ValueError, TypeError, KeyError, IndexError)
 
 # Warm-up image for a graph that takes any size: about what phones and cameras send
 # once reduced.
@@ -92,7 +95,7 @@ class ModelSession:
         self._trusted = trusted
         self._export = export
         self.slots = slots
-        self.max_batch = self._wanted_batch = max_batch
+        self.max_batch = self._wanted_batch = self._asked_batch = max_batch
         self._device = Device()
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
@@ -140,8 +143,10 @@ class ModelSession:
         self.signature = graphs.find_signature(
             graph, self._kind, sidecar, export=self._export
         )
-        self.notes = self.signature.guesses
         self._tell_repairs(repairs)
+        if self.signature.fill:
+            graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
+        self.notes = (*self.signature.guesses, *self.notes)
         self._reference = Reference(self.signature, self._score_floor)
         if self._device.on_gpu:
             self._ask_beside_gpu(graph)
@@ -169,12 +174,63 @@ class ModelSession:
             self._note(sentence)
             self._find("repaired", sentence)
 
-    def _start(self, graph: Any, config: Any) -> GraphRun:
+    def _with_any_batch(
+        self, graph_def: Any, graph: Any, sidecar: Sidecar | None
+    ) -> tuple[Any, Any]:
+        """Open a batch that is fixed, if that is answered alike; else fill it."""
+        count = self.signature.fill
+        try:
+            made = graphs.open_batch(graph_def, graph, self.signature.input)
+            opened = graphs.import_graph(made)
+            signature = graphs.find_signature(
+                opened, self._kind, sidecar, export=self._export
+            )
+            difference: str | None = "a part of the graph is for so many images"
+            if not signature.batch:
+                difference = self._opened_differs(graph, opened, signature)
+        except (*_ODD_NODES, GraphError, RequestError) as error:
+            difference = _why(error)
+        if difference is None:
+            self.signature = signature
+            self._note(f"its batch, fixed at {count} images, was opened to any number")
+            return made, opened
+        log.info("%s keeps its batch of %d: %s", self._name, count, difference)
+        self._find(
+            "batch-filled",
+            f"a run takes {count} images, no fewer: a photo alone is run with copies "
+            f"of itself, which takes as long as {count} photos",
+            "export it with an open batch dimension",
+        )
+        return graph_def, graph
+
+    def _opened_differs(
+        self, graph: Any, opened: Any, signature: Signature
+    ) -> str | None:
+        """Run images alone and together, filled up and not, and compare."""
+        first, second, *_ = self._images()
+        fixed = self._start(graph, self._cpu_config())
+        free = self._start(opened, self._cpu_config(), signature)
+        try:
+            for batch in ([first], [second], [first, second]):
+                for before, after in zip(fixed(batch), free(batch), strict=True):
+                    difference = rewriting.first_difference(
+                        before, after, signature, self._score_floor
+                    )
+                    if difference is not None:
+                        return difference
+        finally:
+            fixed.close()
+            free.close()
+        return None
+
+    def _start(
+        self, graph: Any, config: Any, signature: Signature | None = None
+    ) -> GraphRun:
         on_gpu = self._device.on_gpu
         self._device.pin(graph)
         return GraphRun(
             graph,
-            self.signature,
+            signature or self.signature,
             config,
             callers_thread=not on_gpu,
             faults=faults.Faults() if on_gpu else None,
@@ -311,7 +367,8 @@ class ModelSession:
 
     def _warm_up_sizes(self) -> None:
         """Run all sizes that batches have on a GPU, and find out which it can."""
-        sizes = run_sizes(self._most())
+        fill = self.signature.fill
+        sizes = (fill,) if fill else run_sizes(self._most())
         photos = self._photos()
         try:
             fits = warming.fit(self.run, sizes, photos, self.slots)
@@ -344,6 +401,10 @@ class ModelSession:
 
     def _most(self) -> int:
         """Images that one run may take, as far as settings and shapes tell."""
+        fill = self.signature.fill
+        if fill:
+            # They cost no more than one.
+            return min(self._asked_batch or fill, fill)
         return min(self._wanted_batch, self.signature.batch or self._wanted_batch)
 
     def _photos(self) -> list[NDArray[np.uint8]]:
