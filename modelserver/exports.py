@@ -83,7 +83,7 @@ def merged(parts: Iterable[Export]) -> Export | None:
             value = getattr(part, field)
             if value not in (None, "", ()):
                 whole.setdefault(field, value)
-    return Export(**{**whole, "told_by": tuple(told_by)}) if told_by else None
+    return Export(**{**whole, "told_by": tuple(told_by)}) if whole else None
 
 
 def read(files: Mapping[str, bytes]) -> Export | None:

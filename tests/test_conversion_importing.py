@@ -265,12 +265,12 @@ OTHERS = {
     "model.tflite": (b"TFL3", "TensorFlow Lite"),
     "model.onnx": (b"x", "ONNX"),
     "graph.pb": (b"x", "a graph already"),
-    "model.zip": (b"PK", "unpack it"),
+    "model.zip": (b"PK", "cannot be unpacked"),
     "model.keras": (b"no zip", "does not load"),
     "model.h5": (b"no hdf5", "does not load"),
     "notes.txt": (b"x", "no model that can be imported"),
     "saved_model.pb": (b"no model", "is not a whole SavedModel"),
-    "model.json": (b'{"modelTopology": {"model_config": {}}}', "layers model"),
+    "model.json": (b'{"modelTopology": {"model_config": {}}}', "does not load"),
 }
 
 

@@ -83,9 +83,10 @@ def import_model(
 ) -> None:
     """Turn the model at SOURCE into a frozen graph that this server runs.
 
-    SOURCE is a SavedModel's folder, a Keras file (.keras, .h5) or the folder of a
-    TensorFlow.js graph model. Nothing is written unless the graph answers as the
-    original does.
+    SOURCE is a SavedModel's folder, a Keras file (.keras, .h5), a TensorFlow.js model
+    (its folder or its model.json), a frozen graph in text form (.pbtxt), or a .zip of
+    one of these, as Teachable Machine hands it out. Nothing is written unless the graph
+    answers as the original does.
     """
     if photo is None and SAMPLE.is_file():
         photo = SAMPLE

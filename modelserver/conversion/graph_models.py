@@ -17,6 +17,7 @@ from modelserver.conversion.opened import (
     Opened,
     plain_session,
     session_run,
+    shortened,
 )
 from modelserver.conversion.tfjs_fused import unfused
 from modelserver.errors import ConversionError
@@ -53,30 +54,59 @@ def opened(source: Path | Described) -> Iterator[Opened]:
         signature = tfjs.signature_of(model)
     unfused(writer.graph)
     writer.serialise()
-    inputs = signature[0] or _placeholders(writer.graph)
-    outputs = signature[1] or _ends(writer.graph)
+    with opened_graph(writer.graph, "TensorFlow.js model", signature) as original:
+        yield original
+
+
+@contextmanager
+def opened_graph(
+    definition: Any, what: str, signature: _Signature = ({}, {})
+) -> Iterator[Opened]:
+    """Open a graph of plain nodes; closed with the context.
+
+    Args:
+        definition: a ``GraphDef`` without variables.
+        what: the format, for a sentence.
+        signature: its inputs and outputs; where it has none, placeholders and what
+            nobody uses.
+
+    Raises:
+        ConversionError: TensorFlow refuses it, or it takes more than an image.
+    """
+    inputs = signature[0] or _placeholders(definition)
+    outputs = signature[1] or _ends(definition)
     if len(inputs) != 1 or not outputs:
+        kind = "graph model" if what.startswith("TensorFlow.js") else what
         raise ConversionError(
-            f"the graph model takes {', '.join(sorted(inputs)) or 'nothing'}, but a "
+            f"the {kind} takes {', '.join(sorted(inputs)) or 'nothing'}, but a "
             "model is served with one image"
         )
     image = next(iter(inputs.values())).name
     graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(writer.graph, name="")
+    try:
+        with graph.as_default():
+            tf.import_graph_def(definition, name="")
+    except (ValueError, TypeError, KeyError, tf.errors.OpError) as err:
+        raise ConversionError(
+            f"TensorFlow refuses the {what}: {shortened(err)}"
+        ) from err
     with closing(plain_session(graph)) as session:
-        yield _opened(graph, session, image, outputs)
+        yield _opened(graph, session, image, outputs, what)
 
 
 def _opened(
-    graph: Any, session: Any, image: str, outputs: Mapping[str, tfjs.Tensor]
+    graph: Any,
+    session: Any,
+    image: str,
+    outputs: Mapping[str, tfjs.Tensor],
+    what: str,
 ) -> Opened:
     """Put together what is known of a graph that a session holds."""
     tensors = {key: _tensor(graph, one.name) for key, one in outputs.items()}
     names = {key: one.name for key, one in outputs.items()}
     _tensor(graph, image)
     return Opened(
-        what="TensorFlow.js model",
+        what=what,
         graph_def=graph.as_graph_def(),
         input=image,
         outputs=names,

@@ -9,34 +9,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from modelserver import graphs, labels
-from modelserver.conversion import (
-    freezing,
-    graph_models,
-    label_files,
-    parity,
-    roles,
-    saved_models,
-    tfjs_files,
-)
+from modelserver import exports, graphs, labels
+from modelserver.conversion import freezing, label_files, parity, roles, sources
 from modelserver.conversion.names import ENDINGS, OUTPUT_NAMES
-from modelserver.conversion.scalings import SCALINGS, known_scaling
+from modelserver.conversion.scalings import (
+    SCALINGS,
+    known_scaling,
+    refuse_contradiction,
+)
 from modelserver.discovery import discover
 from modelserver.errors import ConversionError, ModelError
+from modelserver.exports import Export
 from modelserver.signatures import read_sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from modelserver.conversion.opened import Opened
-    from modelserver.conversion.tfjs_files import Described
     from modelserver.discovery import ModelFiles
     from modelserver.signatures import Kind, Signature
 
@@ -44,19 +39,8 @@ Progress = Callable[[int, int, str], None]
 """Told before each step and at the end: steps done, steps in all, what comes next."""
 
 STEPS = 5
-KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
-_NOT_THESE: dict[str, str] = {
-    ".tflite": "a TensorFlow Lite model; import the SavedModel or Keras file that it "
-    "was made of",
-    ".pb": "a graph already; if it is frozen, put it into the model folder as "
-    "NAME.frozen.pb (a detector) or NAME.pb (a classifier)",
-    ".onnx": "an ONNX model; export it as a SavedModel (onnx2tf)",
-    ".pt": "a PyTorch model; export it as a SavedModel",
-    ".pth": "a PyTorch model; export it as a SavedModel",
-    ".zip": "an archive; unpack it and import what is in it",
-    ".gz": "an archive; unpack it and import what is in it",
-    ".tar": "an archive; unpack it and import what is in it",
-}
+# What Teachable Machine and Custom Vision call their labels.
+_LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -72,6 +56,7 @@ class Wish:
         scaling: one of ``SCALINGS``; ``None`` leaves it to what the graph tells.
         photo: bytes of an image to compare on, beside noise and a painted scene.
         force: overwrite files that are there.
+        names: labels that lie beside the model, in their order, without a file.
     """
 
     kind: Kind | None = None
@@ -82,6 +67,7 @@ class Wish:
     scaling: str | None = None
     photo: bytes | None = None
     force: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,8 @@ def import_model(
     """Turn a model into a frozen graph, a label map and a sidecar in ``folder``.
 
     Args:
-        source: a SavedModel's folder, a Keras file, or a TensorFlow.js model's folder.
+        source: a SavedModel's folder, a Keras file, a TensorFlow.js model's folder or
+            description, a graph in text form, or an archive of one of these.
         name: the model's, the prefix of its files.
         folder: made if it is not there.
         wish: what the operator says.
@@ -120,11 +107,13 @@ def import_model(
         progress(0, STEPS, f"reading {source.name}")
         with (
             tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as scratch,
-            _opened(source, wish.signature) as original,
+            sources.opened(source, wish.signature) as (original, found),
         ):
-            return _import(
+            wish, notes = _with_labels(wish, original, found)
+            made = _import(
                 original, name, Path(scratch), folder, wish=wish, progress=progress
             )
+            return replace(made, notes=(*made.notes, *notes))
     except ModelError as err:
         raise ConversionError(f"the converted graph cannot be served: {err}") from err
     except OSError as err:
@@ -147,7 +136,8 @@ def _import(
     kind, outputs = roles.chosen(
         list(original.outputs), wish.kind, wish.outputs, placed
     )
-    targets = [folder / (name + end) for end in (*reversed(ENDINGS[kind]), ".json")]
+    ends = (*reversed(ENDINGS[kind]), ".json", exports.RECORD_END)
+    targets = [folder / (name + end) for end in ends]
     _refuse_existing(targets, wish)
     progress(1, STEPS, f"freezing the {original.what}")
     graph = scratch / (name + ENDINGS[kind][0])
@@ -156,54 +146,20 @@ def _import(
         for role, output in outputs.items()
     }
     _write(graph, freezing.named(original.graph_def, original.input, tensors))
-    if wish.labels is not None:
-        first_id = label_files.FIRST_IDS[kind]
-        first_id = first_id if wish.first_id is None else wish.first_id
-        names = label_files.read(wish.labels, first_id)
+    if names := _labels(wish, kind):
         label_files.write(scratch / (name + ENDINGS[kind][1]), names)
+    if original.seen != Export():
+        _write(scratch / (name + exports.RECORD_END), exports.record(original.seen))
     progress(2, STEPS, "finding out what it takes and gives")
-    signature = _signature(graph, name, kind, wish)
+    signature = _signature(graph, name, kind, wish, original.seen)
     files = _found(scratch, name, kind)
     progress(3, STEPS, "comparing it with the original")
     parity.compare(original, files, outputs, wish.photo)
-    notes = (*signature.guesses, *_label_notes(files, signature))
+    notes = (*original.seen.notes, *signature.guesses, *_label_notes(files, signature))
     progress(4, STEPS, f"moving it to {folder}")
     paths = _moved(scratch, targets, wish)
     progress(STEPS, STEPS, f"{paths[-1]} answers as the {original.what} does")
     return Imported(kind, paths, notes)
-
-
-def _opened(source: Path, signature: str | None) -> AbstractContextManager[Opened]:
-    """Choose who opens a source."""
-    if source.name in {"saved_model.pb", "saved_model.pbtxt"}:
-        source = source.parent
-    if saved_models.is_saved_model(source):
-        return saved_models.opened(source, signature)
-    if tfjs_files.find(source):
-        return _opened_tfjs(tfjs_files.read(source))
-    ending = source.suffix.lower()
-    if source.is_file() and ending in KERAS_ENDINGS:
-        # Keras takes seconds to import, which the other formats need not wait for.
-        from modelserver.conversion import keras_files  # noqa: PLC0415
-
-        return keras_files.opened(source)
-    what = f"{source.name} is {_NOT_THESE.get(ending, 'no model that can be imported')}"
-    if not source.exists():
-        what = f"{source} is not there"
-    raise ConversionError(
-        f"{what}; what can be imported: a SavedModel's folder, a .keras or .h5 file, "
-        "a folder with a TensorFlow.js graph model"
-    )
-
-
-def _opened_tfjs(model: Described) -> AbstractContextManager[Opened]:
-    """Choose who opens a TensorFlow.js model."""
-    if model.is_layers_model:
-        # Keras again.
-        from modelserver.conversion import layers_models  # noqa: PLC0415
-
-        return layers_models.opened(model)
-    return graph_models.opened(model)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -214,17 +170,50 @@ def _write(path: Path, data: bytes) -> None:
         raise ConversionError(f"{path.name!r} cannot be a file's name: {err}") from err
 
 
-def _signature(graph: Path, name: str, kind: Kind, wish: Wish) -> Signature:
+def _signature(
+    graph: Path, name: str, kind: Kind, wish: Wish, seen: Export
+) -> Signature:
     """Find out what a frozen graph takes and gives; write the sidecar that it needs."""
     imported = graphs.import_graph(graphs.read_checked_graph(graph))
+    if wish.scaling is not None:
+        refuse_contradiction(imported, kind, wish.scaling, seen)
     sidecar: Mapping[str, Any] = SCALINGS.get(wish.scaling or "", {})
-    sidecar = sidecar or known_scaling(imported, kind)
+    sidecar = sidecar or known_scaling(imported, kind, seen)
     path = graph.with_name(f"{name}.json")
     if sidecar:
         _write(path, msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
     return graphs.find_signature(
-        imported, kind, read_sidecar(path) if sidecar else None
+        imported, kind, read_sidecar(path) if sidecar else None, export=seen
     )
+
+
+def _with_labels(
+    wish: Wish, original: Opened, found: Path
+) -> tuple[Wish, tuple[str, ...]]:
+    """Take the labels that lie beside a model, where none are asked for."""
+    if wish.labels is not None:
+        return wish, ()
+    if original.seen.names:
+        count = len(original.seen.names)
+        return (
+            replace(wish, names=original.seen.names),
+            (f"its {count} labels are those of {exports.METADATA}",),
+        )
+    for folder in (found.parent, found.parent.parent):
+        beside = folder / _LABELS
+        if beside.is_file():
+            note = f"its labels are those of {_LABELS} beside it (--labels FILE)"
+            return replace(wish, labels=beside), (note,)
+    return wish, ()
+
+
+def _labels(wish: Wish, kind: Kind) -> dict[int, str]:
+    """Give class id to name, where there are labels."""
+    first_id = label_files.FIRST_IDS[kind]
+    first_id = first_id if wish.first_id is None else wish.first_id
+    if wish.labels is not None:
+        return label_files.read(wish.labels, first_id)
+    return dict(enumerate(wish.names, first_id))
 
 
 def _found(scratch: Path, name: str, kind: Kind) -> ModelFiles:
@@ -259,12 +248,12 @@ def _moved(scratch: Path, targets: list[Path], wish: Wish) -> tuple[Path, ...]:
     A sidecar of the model that is overwritten would be taken for this one's.
     """
     _refuse_existing(targets, wish)
-    labels_target, graph_target, sidecar = targets
+    labels_target, graph_target, *beside = targets
     moved = []
-    for target in (labels_target, sidecar, graph_target):
+    for target in (labels_target, *beside, graph_target):
         made = scratch / target.name
         if made.exists():
             moved.append(made.replace(target))
-        elif target is sidecar:
+        elif target in beside:
             target.unlink(missing_ok=True)
     return tuple(moved)

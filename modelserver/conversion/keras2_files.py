@@ -18,7 +18,7 @@ from modelserver.conversion.opened import shortened
 from modelserver.errors import ConversionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # Their code, or the name of a function of TensorFlow's, stands in the file.
@@ -63,6 +63,13 @@ def keras_2(name: str) -> Any:
             f"Keras 2 wrote {name}, and is needed to read it: {_INSTALL}"
         ) from err
     return tf_keras
+
+
+def keras_of(topology: Mapping[str, Any], name: str) -> Any:
+    """Choose the Keras that wrote a description: 3 where it shows, else 2."""
+    if str(topology.get("keras_version", "2")).startswith("3") or "module" in topology:
+        return tf.keras
+    return keras_2(name)
 
 
 def load(path: Path) -> Any:

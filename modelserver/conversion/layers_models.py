@@ -10,8 +10,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
-
 from modelserver import exports
 from modelserver.conversion import keras2_files, keras_files, tfjs_files
 from modelserver.errors import ConversionError
@@ -43,19 +41,12 @@ def opened(model: Described) -> Iterator[Opened]:
     described = topology.get("model_config", topology)
     if not isinstance(described, dict):
         raise ConversionError(f"{model.path.name} describes no layers")
-    keras = keras_of({**described, **topology}, model.path.name)
+    keras = keras2_files.keras_of({**described, **topology}, model.path.name)
     built = keras2_files.build(described, keras, model.path.name)
     _refuse_no_image(built, model.path.name)
     set_weights(built, tfjs_files.weights(model))
     with keras_files.opened_model(built, model.path.name, WHAT, seen) as original:
         yield original
-
-
-def keras_of(topology: Mapping[str, Any], name: str) -> Any:
-    """Choose the Keras that wrote a description: 3 where it shows, else 2."""
-    if str(topology.get("keras_version", "2")).startswith("3") or "module" in topology:
-        return tf.keras
-    return keras2_files.keras_2(name)
 
 
 def _metadata(path: Path) -> Export | None:

@@ -47,12 +47,12 @@ def compare(
         slots=1,
         max_batch=1,
         rewrite=False,
+        export=files.export(),
     )
     try:
         session.open()
         for what, image in _images(session.signature, photo):
-            fed = prepare([image], session.signature)
-            run = original.run(fed)
+            run = original.run(_own_feed(original, image, session.signature))
             before = {role: run[name] for role, name in outputs.items()}
             difference = _difference(before, session.run([image])[0], session.signature)
             if difference is not None:
@@ -63,6 +63,20 @@ def compare(
         raise ConversionError(f"the converted graph cannot be run: {err}") from err
     finally:
         session.close()
+
+
+def _own_feed(original: Opened, image: Any, signature: Signature) -> Any:
+    """Feed an image to the original as its own source would, where that is told.
+
+    Otherwise nothing tells it but the server's own reading, by which both are fed.
+    """
+    told = original.seen
+    plain = signature.dtype == "float32" and signature.layout == "NHWC"
+    if told.mean is None or told.scale is None or not plain:
+        return prepare([image], signature)
+    pixels = image[None, ..., ::-1] if told.bgr else image[None]
+    mean, scale = (np.asarray(one, np.float32) for one in (told.mean, told.scale))
+    return (pixels.astype(np.float32) - mean) * scale
 
 
 def _difference(before: Any, after: Any, signature: Signature) -> str | None:

@@ -68,18 +68,22 @@ def find(source: Path) -> Path | None:
     A folder's ``model.json`` is first; else the only file there that describes one.
     """
     if source.is_file():
-        return source if source.suffix.lower() == ".json" and _is_one(source) else None
+        return (
+            source
+            if source.suffix.lower() == ".json" and is_description(source)
+            else None
+        )
     if (source / DESCRIPTION).is_file():
         return source / DESCRIPTION
     if not source.is_dir():
         return None
     others = sorted(source.glob("*.json"))[:_MAX_LOOKED_INTO]
-    found = [path for path in others if path.is_file() and _is_one(path)]
+    found = [path for path in others if path.is_file() and is_description(path)]
     return found[0] if len(found) == 1 else None
 
 
-def _is_one(path: Path) -> bool:
-    """Tell whether a file's beginning or end looks like a description."""
+def is_description(path: Path) -> bool:
+    """Tell by a file's beginning and end whether it describes a model."""
     with path.open("rb") as file:
         start = file.read(1 << 20)
         file.seek(max(0, path.stat().st_size - (1 << 20)))

@@ -46,10 +46,18 @@ class Foreign(NamedTuple):
     @property
     def fix(self) -> str:
         """What to do."""
+        return self._fix(str(self.path))
+
+    @property
+    def told(self) -> str:
+        """What it is and what to do, for clients: without the machine's own paths."""
+        return f"{self.sentence}: {self._fix('/'.join(self.path.parts[-2:]))}"
+
+    def _fix(self, source: str) -> str:
         if not self.name:
             return "export the model that it was made of as a SavedModel, and import it"
-        source, name = shlex.quote(str(self.path)), shlex.quote(self.name)
-        return f"python -m modelserver import {source} --name {name}"
+        quoted, name = shlex.quote(source), shlex.quote(self.name)
+        return f"python -m modelserver import {quoted} --name {name}"
 
 
 def in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None:

@@ -231,7 +231,7 @@ class _Look:
     def missing(self) -> str:
         """Say what lies in a folder without a model, and the one step that lacks."""
         steps = [*self._others_kind(), *self._misnamed()]
-        steps += [f"{one.sentence}: {one.fix}" for one in self.foreign()]
+        steps += [one.told for one in self.foreign()]
         return "; ".join((*steps[:_MOST_STEPS], hint(self._kind)))
 
     def _others_kind(self) -> Iterator[str]:

@@ -51,6 +51,7 @@ def blueprint(kind: Kind) -> Blueprint:
             root=request.script_root,
             token=token,
             models=[] if token else models(),
+            hint="" if token else backend().hint,
             min_confidence=settings.min_confidence,
             lowest=min(_LOWEST_CONFIDENCE, settings.min_confidence),
             max_upload_mb=settings.max_upload_mb,
