@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_graphs
+from conftest import SECONDS
 
 from modelserver import cuda, errors, findings
+from modelserver.runners import InlineRunner, Job
 from modelserver.sessions import Given, ModelSession, devices
 from modelserver.sessions.faults import Faults, at_load
 
@@ -278,3 +280,23 @@ def test_a_session_on_a_card_tells_its_errors_apart(cards, tmp_path, monkeypatch
         with pytest.raises(kind):
             session.run([image])
     session.close()
+
+
+def test_without_a_process_of_its_own_a_lost_card_ends_the_runner(tmp_path):
+    """So that it is told; only a restart of the server helps."""
+    path = tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())
+    job = Job(name="m", kind="detection", graph=str(path), sidecar=None)
+    runner = InlineRunner(job, arena_bytes=1 << 20)
+    runner.open()
+
+    def lost(_frames):
+        raise errors.RunnerDied from tf.errors.InternalError(None, None, LOST[0])
+
+    runner._session.run = lost
+    frame = runner.allocate((8, 8, 3))
+    with pytest.raises(errors.RunnerDied):
+        runner.run([frame]).result(SECONDS)
+    assert "ILLEGAL_ADDRESS" in runner.ended.result(SECONDS)
+    assert "restart of the server" in runner.ended.result()
+    frame.release()
+    runner.close()

@@ -16,6 +16,7 @@ from modelserver import errors
 from modelserver.findings import found
 from modelserver.runners import Job, ProcessRunner, process
 from modelserver.runners.channel import Channel
+from modelserver.runners.fallback import with_words
 from modelserver.runners.protocol import (
     Alive,
     Array,
@@ -286,3 +287,16 @@ def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
         assert wire.runner._child.verdict == (
             "its GPU's context was lost: CUDA_ERROR_X"
         )
+
+
+def test_what_tensorflow_says_at_each_level_is_told_once():
+    """Nor again what is part of the reason."""
+    words = [
+        "Failed to create session: INTERNAL: cudaGetDevice() failed.",
+        "INTERNAL: cudaGetDevice() failed.",
+        "INTERNAL: another.",
+    ]
+    assert with_words("It failed: cudaGetDevice() failed.", words) == (
+        "It failed: cudaGetDevice() failed. TensorFlow's words: INTERNAL: another."
+    )
+    assert with_words("It failed.", ()) == "It failed."

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from modelserver.runners.protocol import Facts
 
 _CODE = "gpu-unused"
@@ -18,12 +20,22 @@ _CODE = "gpu-unused"
 _CHARS = 400
 
 
-def with_words(reason: str, words: str) -> str:
-    """Add what TensorFlow printed to a reason."""
-    return f"{reason} TensorFlow's words: {words[:_CHARS]}" if words else reason
+def with_words(reason: str, words: Iterable[str]) -> str:
+    """Add what TensorFlow printed to a reason, as far as it is not in there already."""
+    kept: list[str] = []
+    for one in sorted(words, key=len):
+        if not any(_core(one) in said for said in (reason, *kept)):
+            kept.append(one)
+    told = " | ".join(kept)[:_CHARS]
+    return f"{reason} TensorFlow's words: {told}" if told else reason
 
 
-def told(facts: Facts, words: str) -> Facts:
+def _core(words: str) -> str:
+    """Return what follows the kind of an error: each level says it again."""
+    return words.rpartition(": INTERNAL: ")[2].removeprefix("INTERNAL: ")
+
+
+def told(facts: Facts, words: Sequence[str]) -> Facts:
     """Add what TensorFlow printed to why a model runs on the CPU, if it does."""
     if not facts.device_reason or not words:
         return facts

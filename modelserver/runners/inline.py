@@ -6,17 +6,18 @@ crashes takes the whole server with it. Otherwise use the process runner.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver import cuda
-from modelserver.errors import RequestError
+from modelserver.errors import RequestError, RunnerDied
 from modelserver.held import Held
 from modelserver.runners.frames import Arena, Frame
 from modelserver.runners.protocol import Answer, Facts, Job
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REASON_CHARS = 500
+# No process can be replaced here, and the context is the process's.
+_LOST = "a lost GPU context, which needs a restart of the server"
 
 
 class InlineRunner:
@@ -54,7 +57,7 @@ class InlineRunner:
 
     @property
     def ended(self) -> Future[str]:
-        """Resolves when the runner is closed; this process's end is its only other."""
+        """Resolves when the runner is closed, or its GPU's context is lost."""
         return self._ended
 
     @property
@@ -93,7 +96,14 @@ class InlineRunner:
         except RequestError as error:
             reason = str(error.__cause__ or error)[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
+            if isinstance(error, RunnerDied):
+                self._end(f"{_LOST}: {reason}")
             raise
+
+    def _end(self, how: str) -> None:
+        """Tell the end once, whoever comes to it first."""
+        with contextlib.suppress(InvalidStateError):
+            self._ended.set_result(how)
 
     def close(self) -> None:
         """Wait for the runs under way, then close the session. Idempotent."""
@@ -102,8 +112,7 @@ class InlineRunner:
         if self._session is not None:
             self._session.close()
         self._arena.close()
-        if not self._ended.done():
-            self._ended.set_result("closed")
+        self._end("closed")
 
 
 def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:

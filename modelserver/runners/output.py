@@ -59,10 +59,10 @@ class Output:
             return " | ".join(self._last)
 
     @property
-    def about_cards(self) -> str:
-        """What was warned of about cards: TensorFlow's reason for using none."""
+    def about_cards(self) -> tuple[str, ...]:
+        """What was warned of about cards: TensorFlow's reasons for using none."""
         with self._lock:
-            return " | ".join(self._about_cards)
+            return tuple(self._about_cards)
 
     def start(self, descriptor: int) -> None:
         """Read a pipe in a thread until nobody can write to it; closes it then.

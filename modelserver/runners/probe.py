@@ -76,7 +76,7 @@ def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
         )
     lines = done.stderr.decode("utf-8", "replace").splitlines()
     warned = list(dict.fromkeys(filter(None, map(cuda.about_cards, lines))))
-    words = " | ".join(warned[:_SHOWN])
+    words = warned[:_SHOWN]
     last = (done.stdout.splitlines() or [b""])[-1]
     with contextlib.suppress(msgspec.DecodeError):
         told = msgspec.json.decode(last, type=Told)
@@ -85,7 +85,7 @@ def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
         return told
     ended = f"A TensorFlow process that was to use {card.words} ended with "
     ended += f"{done.returncode} and told nothing."
-    return Told(reason=with_words(ended, words or " | ".join(lines[-_SHOWN:])))
+    return Told(reason=with_words(ended, words or lines[-_SHOWN:]))
 
 
 def main(gpu: str, words: str) -> None:

@@ -187,8 +187,8 @@ class ProcessRunner:
         output = self._child.output
         if self._job.gpu is not None:
             died = f"The model's process died while loading it on a GPU: {how}."
-            if cuda.fault(output.last) or cuda.fault(output.about_cards):
-                words = output.about_cards or output.last
+            words = output.about_cards or (output.last,)
+            if any(map(cuda.fault, words)) or cuda.fault(output.last):
                 return DeviceFailed(with_words(died, words))
             return ModelCrashed(died, from_outside=how == signal.SIGKILL.name)
         return ModelCrashed(
