@@ -214,7 +214,8 @@ def test_a_kept_cache_must_not_cost_time(cold, warm, ok):
 def told(sizes, third=lambda size: 5 + size, first=lambda size: 6 + size, **more):
     """What the worker tells of its runs."""
     runs = [{"size": n, "ms": [first(n), third(n)], "answers": n} for n in sizes]
-    return {"runs": runs, "max_batch": 32, "gap": 0.0, **more}
+    device = "GPU 0: NVIDIA L4"
+    return {"runs": runs, "max_batch": 32, "gap": 0.0, "device": device, **more}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,7 @@ def told(sizes, third=lambda size: 5 + size, first=lambda size: 6 + size, **more
         (told([8, 1]), 1),
         (told([32, 8, 1], first=lambda _: 4000), 1),
         (told([32, 8, 1], gap=0.1), 1),
+        (told([32, 8, 1], device="CPU"), 1),
         (told([32, 8, 1], third=lambda size: 5 * size**1.1), 1),
     ],
 )
@@ -472,7 +474,7 @@ def test_the_phases_are_parts_of_a_load():
     """The methods that are timed are there: a renamed one would tell nothing."""
     from modelserver.sessions import ModelSession
 
-    for method in worker.PHASES.values():
+    for method in worker.PHASES:
         assert callable(getattr(ModelSession, method))
 
 

@@ -201,6 +201,7 @@ def runs(told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool) -> list[Ch
         if one["ms"][0] > one["ms"][-1] * FIRST_FACTOR + FIRST_MS
     ]
     checks = [
+        on_device(told, gpu=gpu),
         Check("each run answers every image", ", ".join(short) or "it does", not short),
         Check(
             "the first run of a size needs no tuning: the load did it",
@@ -224,6 +225,13 @@ def runs(told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool) -> list[Ch
             )
         )
     return checks
+
+
+def on_device(told: Mapping[str, Any], *, gpu: bool) -> Check:
+    """Judge where a process of the proof itself has run a model."""
+    device = "GPU" if gpu else "CPU"
+    seen = str(told["device"])
+    return Check(f"the graph is run on a {device}", seen, seen.startswith(device))
 
 
 def rates(figures: Sequence[Mapping[str, Any]]) -> list[Check]:

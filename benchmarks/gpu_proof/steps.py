@@ -65,6 +65,7 @@ def ready(plan: Plan) -> Outcome:
     ]
     if all(check.ok or not check.must for check in checks):
         seen["phases"] = work(plan, "phases", "detection", str(plan.detector.graph))
+        checks.append(judging.on_device(seen["phases"], gpu=plan.gpu))
         parts = seen["phases"]["seconds"]
         line = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
     else:

@@ -24,21 +24,23 @@ import numpy as np
 from benchmarks.gpu_proof import cards
 from modelserver import cuda
 from modelserver.runners import Job
+from modelserver.runners.cards import survey
+from modelserver.runners.environment import show
 from modelserver.runners.inline import import_tensorflow, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelserver.sessions import ModelSession
     from modelserver.signatures import Kind
 
 ROUNDS = 3
 _ANY_SIZE = (480, 640)
 # Parts of a load, by the methods of ``ModelSession`` that do them.
 PHASES = {
-    "session": "_start",
-    "parity": "_rewritten",
-    "warm-up": "_warm_up",
+    "_start": "session",
+    "_rewritten": "parity",
+    "_warm_up": "warm-up",
+    "_warm_up_sizes": "warm-up",
 }
 
 
@@ -65,15 +67,16 @@ def phases(kind: Kind, graph: str) -> dict[str, Any]:
 
     A part's time has those within it: comparing a rewritten graph starts sessions.
     """
+    job = _job(kind, graph)
     started = time.perf_counter()
-    import_tensorflow()
+    import_tensorflow(job.gpu)
     took = {"import": time.perf_counter() - started}
     from modelserver.sessions import ModelSession  # noqa: PLC0415
 
-    for name, method in PHASES.items():
+    for method, name in PHASES.items():
         setattr(ModelSession, method, _timed(getattr(ModelSession, method), name, took))
     started = time.perf_counter()
-    session = _open(kind, graph)
+    session = open_session(job)
     took["load"] = time.perf_counter() - started
     told = {"device": session.device, "notes": list(session.notes)}
     return {"seconds": {key: round(value, 3) for key, value in took.items()}, **told}
@@ -90,28 +93,31 @@ def _timed(method: Callable[..., Any], name: str, took: dict[str, float]) -> Any
     return call
 
 
-def _open(
-    kind: Kind, graph: str, *, rewrite: bool = True, batch: int = 0
-) -> ModelSession:
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpu = given if given not in (None, "", "-1") else None
-    job = Job(
+def _job(kind: Kind, graph: str, *, rewrite: bool = True, batch: int = 0) -> Job:
+    """Say what to load, on the first card that may be used; on the CPU without one."""
+    found = survey().cards[:1]
+    show(found)
+    card = found[0] if found else None
+    return Job(
         name="proof",
         kind=kind,
         graph=graph,
         sidecar=None,
-        gpu=gpu,
+        gpu=card.gpu if card else None,
+        card=card.words if card else "",
+        require_gpu=card is not None,
         rewrite=rewrite,
         max_batch=batch,
     )
-    return open_session(job)
 
 
 def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[str, Any]:
     """Run batches of each size, and compare the largest with its images alone."""
-    session = _open(kind, graph, rewrite=rewrite, batch=max(sizes))
-    height, width = session.signature.size or _ANY_SIZE
-    shape = (height, width, session.signature.channels)
+    session = open_session(_job(kind, graph, rewrite=rewrite, batch=max(sizes)))
+    signature = session.signature
+    inside = signature.inner_size if session.sampling else None
+    height, width = signature.size or inside or _ANY_SIZE
+    shape = (height, width, signature.channels)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, shape, np.uint8) for _ in range(max(sizes))]
     runs = []
