@@ -73,6 +73,7 @@ _OVERRIDES = (
     (re.compile(r"taken for logits, a softmax"), '"output" or "independent"'),
     (re.compile(r"was chosen over|have no names|comes from|one value"), '"output"'),
     (re.compile(r"has no known shape"), '"input"'),
+    (re.compile(r"middle square of an upload"), '"resize"'),
 )
 _SCORES_UNTOLD = re.compile(r"taken for (a logit|probabilities)|by its name taken")
 _SIZE_UNTOLD = re.compile(r"takes any size|numbers an image")

@@ -223,18 +223,18 @@ def test_a_signature_without_plain_outputs_is_refused():
             saved_models._tensors(info)
 
 
-def test_a_scaling_is_known_by_the_architecture():
-    """Channels that are fed blue first are said too; what takes bytes needs no word."""
+def test_a_scaling_goes_to_the_sidecar_only_where_the_graph_does_it():
+    """An architecture's name is evidence, which the server tells as that at each load."""
     with building() as graph:
         image = v1.placeholder(tf.float32, [None, 224, 224, 3], "input_1")
         end = tf.identity(image, "conv2_block1_out")
         tf.nn.softmax(tf.reduce_mean(end, [1, 2]), name="probs")
-    known = known_scaling(graph, "classification")
-    assert known == {
-        "mean": (103.939, 116.779, 123.68),
-        "scale": 1.0,
-        "channels": "bgr",
-    }
+    assert known_scaling(graph, "classification") == {}
+    with building() as graph:
+        image = v1.placeholder(tf.float32, [None, 224, 224, 3], "input_1")
+        scaled = image / 127.5 - 1.0
+        tf.nn.softmax(tf.reduce_mean(scaled, [1, 2]), name="probs")
+    assert known_scaling(graph, "classification") == {"mean": 0.0, "scale": 1.0}
     assert known_scaling(tf.Graph(), "classification") == {}
     with building() as graph:
         image = v1.placeholder(tf.uint8, [None, 8, 8, 3], "input_1")

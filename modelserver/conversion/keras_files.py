@@ -174,8 +174,10 @@ def opened_model(
     with tempfile.TemporaryDirectory(prefix="modelserver-keras-") as scratch:
         folder = Path(scratch) / "saved_model"
         try:
-            # Keras 2 exports nothing else, and says so in words only.
-            model.export(folder)
+            # Keras 2 exports nothing else, and says so in words only; Keras 3 would
+            # tell of each of its variables.
+            keras_2 = type(model).__module__.startswith("tf_keras")
+            model.export(folder, **({} if keras_2 else {"verbose": False}))
         except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
             raise ConversionError(
                 f"{name} cannot be exported: {shortened(err)}"

@@ -27,8 +27,9 @@ _SIDECARS: tuple[Mapping[str, Any], ...] = (
     {"mean": _CAFFE, "scale": 1.0, "channels": "bgr"},
     {"mean": _TORCH_MEAN, "scale": tuple(1 / one for one in _TORCH_DEVIATION)},
 )
-# What a graph tells; its statistics are evidence that the server weighs at each load.
-_TOLD = {"arithmetic", "architecture"}
+# What a graph says itself. Names and statistics are evidence that the server weighs at
+# each load, and tells as what it is: written down they would pass for the operator's.
+_TOLD = {"arithmetic"}
 _CERTAIN = {"arithmetic", "export files"}
 SCALINGS = dict(zip(SCALING_NAMES, _SIDECARS, strict=True))
 

@@ -149,8 +149,8 @@ def _refuse_other_files(path: Path, data: bytes) -> None:
         raise GraphError(f"{path.name} is a TensorFlow Lite model, not a frozen graph")
     if _TEXT_START.match(data[:4096]):
         raise GraphError(
-            f"{path.name} is a graph in text form; write it in binary form "
-            "(tf.io.write_graph with as_text=False)"
+            f"{path.name} is a graph in text form; python -m modelserver import makes "
+            "a binary one of it (or tf.io.write_graph with as_text=False)"
         )
 
 
