@@ -70,7 +70,7 @@ def parse(
             no probability.
     """
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
-    scores = _activated(scores, softmax=softmax, sigmoid=sigmoid)
+    scores = probabilities(scores, softmax=softmax, sigmoid=sigmoid)
     ids: Sequence[int] = range(offset, offset + len(scores))
     if len(scores) == 1:
         ids, scores = _of_one_value(labels, offset, scores)
@@ -89,13 +89,21 @@ def parse(
     ]
 
 
-def _activated(
+def probabilities(
     scores: NDArray[np.float64], *, softmax: bool, sigmoid: bool
 ) -> NDArray[np.float64]:
-    """Make probabilities of logits; what is no number becomes minus infinity."""
+    """Make probabilities of one image's scores.
+
+    Args:
+        scores: of any shape; what is no number becomes minus infinity.
+        softmax, sigmoid: as of ``parse``; without either they are probabilities.
+
+    Raises:
+        ValueError: none is a number.
+    """
     finite = np.isfinite(scores)
     if not finite.any():
-        raise ValueError(f"none of its {len(scores)} scores is a number")
+        raise ValueError(f"none of its {scores.size} scores is a number")
     scores = np.where(finite, scores, -np.inf)
     if softmax:
         powers = np.exp(scores - scores.max())
@@ -104,8 +112,8 @@ def _activated(
         return scores
     # exp(-x) is infinite for logits below -709, whose probability is 0.
     with np.errstate(over="ignore"):
-        probabilities: NDArray[np.float64] = 1 / (1 + np.exp(-scores))
-    return np.where(finite, probabilities, scores)
+        each: NDArray[np.float64] = 1 / (1 + np.exp(-scores))
+    return np.where(finite, each, scores)
 
 
 def _of_one_value(

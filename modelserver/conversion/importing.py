@@ -24,7 +24,7 @@ from modelserver.conversion.scalings import (
     refuse_contradiction,
 )
 from modelserver.discovery import discover
-from modelserver.errors import ConversionError, ModelError
+from modelserver.errors import ConversionError, GraphError, ModelError
 from modelserver.exports import Export
 from modelserver.signatures import read_sidecar
 
@@ -230,9 +230,14 @@ def _label_notes(files: ModelFiles, signature: Signature) -> Iterator[str]:
     """Say how the label map fits, where that is known."""
     if files.labels is None:
         yield "there is no label map: class ids are given as labels (--labels FILE)"
-    elif signature.classes is not None:
-        names = labels.read_labels(files.labels)
-        yield labels.align(names, signature.classes, signature.label_offset).sentence
+        return
+    try:
+        aligned = labels.alignment_of(labels.read_labels(files.labels), signature)
+    except GraphError as err:
+        yield f"the server will refuse it: {err}"
+        return
+    if aligned is not None:
+        yield aligned.sentence
 
 
 def _refuse_existing(targets: list[Path], wish: Wish) -> None:

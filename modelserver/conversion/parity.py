@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modelserver import images, rewriting
+from modelserver import classification, images, rewriting
 from modelserver.errors import ConversionError, RequestError
 from modelserver.sessions import ModelSession, prepare
 
@@ -81,15 +81,21 @@ def _own_feed(original: Opened, image: Any, signature: Signature) -> Any:
 
 def _difference(before: Any, after: Any, signature: Signature) -> str | None:
     """Compare one image's outputs; logits as the probabilities that clients see."""
-    if signature.softmax:
-        before, after = _softmax(before), _softmax(after)
+    if signature.softmax or signature.sigmoid:
+        before = _probabilities(before, signature)
+        after = _probabilities(after, signature)
     return rewriting.first_difference(before, after, signature, 0.0)
 
 
-def _softmax(outputs: Any) -> dict[str, NDArray[np.float64]]:
-    logits = np.asarray(outputs["scores"], np.float64)
-    powers = np.exp(logits - logits.max())
-    return {"scores": powers / powers.sum()}
+def _probabilities(outputs: Any, signature: Signature) -> Any:
+    scores = np.asarray(outputs["scores"], np.float64)
+    if not np.isfinite(scores).any():
+        return outputs
+    return {
+        "scores": classification.probabilities(
+            scores, softmax=signature.softmax, sigmoid=signature.sigmoid
+        )
+    }
 
 
 def _images(
