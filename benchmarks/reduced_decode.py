@@ -38,7 +38,9 @@ def detect(model: Model, key: int, file: bytes) -> tuple[Boxes, bool]:
     photo = model.prepare(file)
     reduced = photo.frame.pixels.shape[:2] != (photo.height, photo.width)
     done = model.submit(photo.frame).result()
-    found = detection.parse(done.result.outputs, model.labels)
+    found = detection.detections_of(
+        model.facts.signature, done.result.outputs, model.labels
+    )
     scale = np.tile([photo.height, photo.width], 2)
     boxes = np.array([one.box for one in found]).reshape(-1, 4)[:, [1, 0, 3, 2]] * scale
     scores = np.array([one.confidence for one in found])

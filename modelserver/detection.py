@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from modelserver.labels import LabelMap
     from modelserver.options import Options
+    from modelserver.signatures import Signature
 
 
 # As many as ``max_results`` may ask for. Rows become Python objects one by one, which
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 MOST = 10_000
 # Label ids are int32 in a label map; a class beyond is no number of any label.
 _MAX_CLASS = 2**31
+# Boxes of 0..1 may stick out of the photo, but not so far, and not most of the sure.
+_BEYOND = 4.0
+_SURE = 0.3
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,56 @@ def parse(
             ids, shortest(scores[rows]), zip(*sides, strict=True), strict=True
         )
     ]
+
+
+def detections_of(
+    signature: Signature,
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: LabelMap,
+    least: float = 0.0,
+    window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+) -> list[Detection]:
+    """Turn one image's arrays into detections as the signature says.
+
+    The arguments are those of ``parse``.
+
+    Raises:
+        ValueError: as ``parse``; or the boxes are in pixels.
+    """
+    arrays = dict(outputs)
+    boxes = np.asarray(outputs["boxes"], np.float32).reshape(-1, 4)
+    if signature.box_order == "xyxy":
+        boxes = boxes[:, [1, 0, 3, 2]]
+    arrays["boxes"] = boxes
+    offset = _offset(signature, labels)
+    if offset:
+        arrays["classes"] = np.asarray(outputs["classes"], np.float64) + offset
+    _refuse_pixels(boxes, outputs["scores"])
+    return parse(arrays, labels, least, window)
+
+
+def _offset(signature: Signature, labels: LabelMap) -> int:
+    """Give what leads from a detector's class to the label's id."""
+    if signature.label_offset is not None:
+        return signature.label_offset
+    # The graph counts from 0, the label map from 1.
+    counts = signature.first_class == 0 and labels.names and 0 not in labels.names
+    return 1 if counts else 0
+
+
+def _refuse_pixels(boxes: NDArray[np.float32], scores: NDArray[np.generic]) -> None:
+    """Refuse boxes in pixels, which would be clipped to the photo's last corner."""
+    if not boxes.size or not boxes.max() > _BEYOND:
+        return
+    sure = np.asarray(scores, np.float32).reshape(-1) >= _SURE
+    if len(sure) != len(boxes):
+        return
+    far = boxes[sure].max(axis=1)
+    if far.size and np.median(far) > _BEYOND:
+        raise ValueError(
+            f"its boxes reach to {np.median(far):g}: they are in pixels, and must be "
+            "0..1 of the photo's height and width"
+        )
 
 
 def _in_photo(

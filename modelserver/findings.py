@@ -71,6 +71,7 @@ _OVERRIDES = (
     (re.compile(r"does not tell its channels"), '"channels"'),
     (re.compile(r"probability of its own|independent classes"), '"independent"'),
     (re.compile(r"taken for logits, a softmax"), '"output" or "independent"'),
+    (re.compile(r"of the suppression|as Azure"), '"box_order" and "label_offset"'),
     (re.compile(r"was chosen over|have no names|comes from|one value"), '"output"'),
     (re.compile(r"has no known shape"), '"input"'),
     (re.compile(r"middle square of an upload"), '"resize"'),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelserver.detection import Detection
     from modelserver.discovery import ModelFiles
     from modelserver.labels import LabelMap
-    from modelserver.runners import Answer, Facts, Frame
+    from modelserver.runners import Answer, Facts, Frame, Outputs
 
 CONFIDENCE_WITHIN = 0.02
 BOX_WITHIN = 0.01
@@ -50,6 +50,13 @@ class ExpectedClass(msgspec.Struct, frozen=True):
     """What ``/classify`` answers; more fields are passed over."""
 
     name: str | None = msgspec.field(name="class")
+
+
+class Seen(NamedTuple):
+    """What a model gave for its golden image; see ``detection.parse``."""
+
+    outputs: Outputs
+    window: tuple[float, float, float, float]
 
 
 class Testable(Protocol):
@@ -114,17 +121,8 @@ def check(
     try:
         prepared = model.prepare(photo)
         outputs = model.submit(prepared.frame).result(timeout_s).result.outputs
-        if files.kind == "detection":
-            wanted = _decode(expected, list[ExpectedDetection], files.expected)
-            found = detection.parse(outputs, model.labels, window=prepared.window)
-            difference = detections_differ(wanted, found, min_confidence)
-        else:
-            one = _decode(expected, ExpectedClass, files.expected)
-            signature = model.facts.signature
-            best = classification.classes_of(
-                signature, outputs, model.labels, model.offset, top=1
-            )
-            difference = class_differs(one.name, classification.answer_of(best))
+        seen = Seen(outputs, prepared.window)
+        difference = _difference(files.expected, expected, model, seen, min_confidence)
     except FutureTimeoutError:
         raise ModelError(f"{name} was not evaluated within {timeout_s:g} s.") from None
     except RunnerDied as error:
@@ -139,6 +137,24 @@ def check(
         raise ModelError(f"{name} could not be evaluated: {error}") from error
     if difference:
         raise ModelError(f"{name} does not come out as expected: {difference}.")
+
+
+def _difference(
+    path: Path, answer: bytes, model: Testable, seen: Seen, least: float
+) -> str:
+    """Say how what a model gave differs from the answer that is expected."""
+    signature = model.facts.signature
+    if signature.kind == "detection":
+        wanted = _decode(answer, list[ExpectedDetection], path)
+        found = detection.detections_of(
+            signature, seen.outputs, model.labels, window=seen.window
+        )
+        return detections_differ(wanted, found, least)
+    one = _decode(answer, ExpectedClass, path)
+    best = classification.classes_of(
+        signature, seen.outputs, model.labels, model.offset, top=1
+    )
+    return class_differs(one.name, classification.answer_of(best))
 
 
 def class_differs(wanted: str | None, found: str | None) -> str:

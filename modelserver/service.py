@@ -177,11 +177,16 @@ class Service:
             least = max(options.min_confidence, floor)
 
         def parse(model: Model, outputs: Outputs, window: Window) -> list[Detection]:
+            signature = model.facts.signature
             if settings.debug:
-                for one in detection.parse(outputs, model.labels, window=window):
+                for one in detection.detections_of(
+                    signature, outputs, model.labels, window=window
+                ):
                     where = f"{one.label} {one.confidence} {list(one.box)}"
                     report(f"{model.files.name} {where}")
-            found = detection.parse(outputs, model.labels, least, window)
+            found = detection.detections_of(
+                signature, outputs, model.labels, least, window
+            )
             return detection.select(found, options)
 
         return parse

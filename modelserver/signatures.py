@@ -34,6 +34,7 @@ Layout = Literal[
     "encoded_batch",
 ]
 Resize = Literal["stretch", "crop", "pad"]
+BoxOrder = Literal["yxyx", "xyxy"]
 Sampling = Literal["corner", "centre", "ends"]
 """Where a plain bilinear resizer looks for output pixel i of n, among m input pixels:
 ``corner`` at i m / n, ``centre`` at (i + 1/2) m / n - 1/2, ``ends`` at
@@ -106,6 +107,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         fill: images that a run must have, where the graph was exported for so many;
             fewer are filled up with copies of them. 0 where it takes any number or one.
         classes: number of a classifier's outputs; ``None`` when not known.
+        box_order: how a detector's boxes are written: ymin xmin ymax xmax, or the
+            other way, xmin ymin xmax ymax.
+        first_class: the number of a detector's first class, where the graph tells.
         label_offset: from the sidecar: label id = output index + label_offset; ``None``
             leaves the choice to the label map's ids.
         guesses: a sentence for each guess, for the log and ``/models``.
@@ -133,6 +137,8 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 0
     fill: int = 0
     classes: int | None = None
+    box_order: BoxOrder = "yxyx"
+    first_class: int | None = None
     label_offset: int | None = None
     guesses: tuple[str, ...] = ()
 
@@ -172,7 +178,9 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             number or one a channel. Where only one is given the other is 0 or 1.
         channels: 3 (RGB), 1 (gray), or ``bgr``.
         resize: how an upload of another shape is brought to ``size``.
-        label_offset: label id = output index + label_offset.
+        label_offset: label id = output index + label_offset; for a detector label id =
+            class + label_offset.
+        box_order: how a detector's boxes are written; see ``Signature``.
         independent: a classifier's classes do not exclude each other, or do.
     """
 
@@ -185,6 +193,7 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     resize: Resize | None = None
     label_offset: int | None = None
     independent: bool | None = None
+    box_order: BoxOrder | None = None
 
     def __post_init__(self) -> None:
         """Check the values; msgspec turns the error into one of its own.
@@ -280,4 +289,8 @@ def _explained(message: str) -> str:
     return f"{key}: {text}" if key else text
 
 
-_CHOICES = {"channels": '1, 3, "bgr"', "resize": '"stretch", "crop", "pad"'}
+_CHOICES = {
+    "box_order": '"yxyx", "xyxy"',
+    "channels": '1, 3, "bgr"',
+    "resize": '"stretch", "crop", "pad"',
+}

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelserver.detection import MOST, parse, shortest, to_json
-from modelserver.labels import LabelMap
+from modelserver.detection import MOST, detections_of, parse, shortest, to_json
+from modelserver.labels import LabelMap, numbered
+from modelserver.signatures import Signature
 
 LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})
 
@@ -139,3 +140,55 @@ def test_of_millions_of_rows_the_best_ten_thousand_are_taken():
     assert len(found) == MOST == 10_000
     assert found[0].confidence == 1
     assert found[-1].confidence == pytest.approx(1 - 10_000 / count, abs=1e-4)
+
+
+def signature(**facts):
+    """A detector's signature."""
+    return Signature(
+        kind="detection",
+        input="x:0",
+        dtype="uint8",
+        layout="NHWC",
+        outputs={role: role for role in ("boxes", "scores", "classes")},
+        **facts,
+    )
+
+
+def test_boxes_of_the_other_order_come_out_the_same():
+    """X first or y first: the graph's way does not show."""
+    rows = [[0.1, 0.2, 0.3, 0.4]]
+    usual = outputs([0.9], boxes=rows)
+    other = outputs([0.9], boxes=[[0.2, 0.1, 0.4, 0.3]])
+    (one,) = detections_of(signature(), usual, LABELS)
+    (same,) = detections_of(signature(box_order="xyxy"), other, LABELS)
+    assert one == same
+    assert one.box == pytest.approx((0.2, 0.1, 0.4, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("facts", "labels", "label"),
+    [
+        ({}, {1: "cat", 2: "dog"}, "cat"),
+        ({"first_class": 0}, {1: "cat", 2: "dog"}, "dog"),
+        ({"first_class": 0}, {0: "cat", 1: "dog"}, "dog"),
+        ({"first_class": 0}, {}, "1"),
+        ({"label_offset": 1}, {1: "cat", 2: "dog"}, "dog"),
+        ({"first_class": 0, "label_offset": 0}, {1: "cat", 2: "dog"}, "cat"),
+    ],
+)
+def test_a_class_leads_to_its_label(facts, labels, label):
+    """Classes from 0 and ids from 1 are one apart; the sidecar wins."""
+    names = LabelMap(labels) if labels else numbered()
+    (one,) = detections_of(signature(**facts), outputs([0.9], classes=[1]), names)
+    assert one.label == label
+
+
+def test_boxes_in_pixels_are_an_error():
+    """They would all be clipped to one corner; one that sticks out is none."""
+    with pytest.raises(ValueError, match="its boxes reach to 300: they are in pixels"):
+        detections_of(signature(), outputs([0.9], boxes=[[10, 20, 200, 300]]), LABELS)
+    rows = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 9]]
+    found = detections_of(signature(), outputs([0.9, 0.8, 0.7], boxes=rows), LABELS)
+    assert len(found) == 3
+    unsure = outputs([0.9, 0.1], boxes=[[0, 0, 1, 1], [0, 0, 99, 99]])
+    assert len(detections_of(signature(), unsure, LABELS)) == 2

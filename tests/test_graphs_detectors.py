@@ -201,6 +201,50 @@ def test_a_sidecar_names_other_outputs():
         find_signature(graph, "detection", Sidecar(input="b", output=parts))
 
 
+def custom_vision():
+    """A Custom Vision detector: one image, boxes x first, classes from 0."""
+    with tiny_graphs.building() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (1, 8, 8, 3), "image_tensor")
+        red = tf.reduce_mean(image[:, :, :, 0]) / 255
+        tf.stack([[0.2, 0.1, 0.4, red]], name="detected_boxes")
+        tf.reshape(red, [1], name="detected_scores")
+        tf.constant([1], tf.int64, name="classes")
+        tf.identity(graph.get_tensor_by_name("classes:0"), name="detected_classes")
+    return graph.as_graph_def().SerializeToString()
+
+
+def test_a_custom_vision_detector_is_known_by_its_names():
+    """Its boxes are the other way round, and its classes count from 0."""
+    signature = find(custom_vision())
+    assert signature.outputs["boxes"] == "detected_boxes:0"
+    assert (signature.box_order, signature.first_class) == ("xyxy", 0)
+    assert (signature.scale, signature.batch) == ((1.0,), 1)
+    assert "as Azure Custom Vision calls them" in signature.guesses[0]
+    assert find(custom_vision(), box_order="yxyx").box_order == "yxyx"
+    with pytest.raises(GraphError, match="the graph is a detector"):
+        find(custom_vision(), kind="classification")
+
+
+def test_a_suppression_that_gives_everything_is_a_detectors_end():
+    """Whatever its outputs are called; the guess is told."""
+    with tiny_graphs.building() as graph:
+        image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "image")
+        boxes = tf.reshape(image, [-1, 48, 1, 4]) / 255
+        found = tf.image.combined_non_max_suppression(
+            boxes, tf.reshape(image, [-1, 48, 4])[:, :, :2] / 255, 3, 5
+        )
+        for number, each in enumerate(found):
+            tf.identity(each, name=f"out_{number}")
+    data = graph.as_graph_def().SerializeToString()
+    signature = find(data)
+    assert (signature.box_order, signature.first_class) == ("yxyx", 0)
+    assert "its classes for counted from 0" in signature.guesses[0]
+    feed = np.random.default_rng(1).uniform(0, 255, (2, 8, 8, 3))
+    answer = run(data, feed)
+    assert answer["boxes"].shape == (2, 5, 4)
+    assert answer["count"].shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

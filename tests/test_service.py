@@ -22,12 +22,18 @@ from modelserver.labels import LabelMap
 from modelserver.models import Prepared
 from modelserver.runners import Answer
 from modelserver.service import Service
+from modelserver.signatures import Signature
 
 GOOD = {
     "boxes": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32),
     "scores": np.array([0.9], np.float32),
     "classes": np.array([1.0], np.float32),
 }
+
+
+SIGNATURE = Signature(
+    kind="detection", input="x:0", dtype="uint8", layout="NHWC", outputs={}
+)
 
 
 class FakeModel:
@@ -41,6 +47,7 @@ class FakeModel:
 
     def __init__(self):
         self.labels = LabelMap({1: "one"}, ())
+        self.facts = SimpleNamespace(signature=SIGNATURE)
         self.batcher = Batcher(
             self.run, slots=1, max_batch=1, capacity=1, key=lambda _: None
         )

@@ -232,7 +232,12 @@ def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
     answer = model.submit(prepared.frame).result(timeout_s).result
     answers: list[tuple[str, float]]
     if model.files.kind == "detection":
-        seen = detection.parse(answer.outputs, model.labels, window=prepared.window)
+        seen = detection.detections_of(
+            model.facts.signature,
+            answer.outputs,
+            model.labels,
+            window=prepared.window,
+        )
         answers = [(one.label, one.confidence) for one in seen]
     else:
         signature = model.facts.signature

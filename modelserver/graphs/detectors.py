@@ -17,22 +17,71 @@ from modelserver.graphs.walking import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
-    from modelserver.signatures import DetectionOutputs, Sidecar
+    from modelserver.signatures import BoxOrder, DetectionOutputs, Sidecar
 
 # Ranks that a role may have; without the batch's axis one less.
 _RANKS = {"boxes": (3, 2), "scores": (2, 1), "classes": (2, 1), "count": (1, 0, 2)}
+
+# What Azure Custom Vision calls the outputs of its detectors with post-processing. Its
+# README says that their boxes are x1 y1 x2 y2, and its code counts classes from 0.
+_CUSTOM_VISION = {
+    "boxes": "detected_boxes",
+    "scores": "detected_scores",
+    "classes": "detected_classes",
+}
+_SUPPRESSION = "CombinedNonMaxSuppression"
+_ROLES = ("boxes", "scores", "classes", "count")
 
 _Found = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def has_detections(graph: Any) -> bool:
     """Tell whether the graph has all outputs of a detector, by name or order."""
+    return _found(graph)[0].keys() >= set(REQUIRED)
+
+
+def _found(graph: Any) -> _Found:
+    """Find the outputs by name, else by order, else by what others call them."""
+    guesses: tuple[str, ...] = ()
     found = _by_name(graph)
     if not found.keys() >= set(REQUIRED):
-        found |= _by_order(graph, found)[0]
-    return found.keys() >= set(REQUIRED)
+        more, guesses = _by_order(graph, found)
+        found |= more
+    if found.keys() >= set(REQUIRED):
+        return found, guesses
+    theirs = _named_as(graph, _CUSTOM_VISION)
+    if theirs.keys() >= set(REQUIRED):
+        return theirs, ("the outputs are called as Azure Custom Vision calls them",)
+    return _by_suppression(graph) or (found, guesses)
+
+
+def _by_suppression(graph: Any) -> _Found | None:
+    """Find the outputs of the one op that suppresses and gives all of them."""
+    ops = [op for op in graph.get_operations() if op.type == _SUPPRESSION]
+    if len(ops) != 1:
+        return None
+    guess = (
+        f"the outputs are those of the suppression {ops[0].name}: its boxes are taken "
+        "for ymin xmin ymax xmax, its classes for counted from 0"
+    )
+    return dict(zip(_ROLES, ops[0].outputs, strict=True)), (guess,)
+
+
+def habits(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
+    """Tell how a detector writes its boxes and where it counts its classes from.
+
+    Args:
+        outputs: as ``find_outputs`` gave them.
+
+    Returns:
+        The order, and the first class where the graph tells it.
+    """
+    boxes = outputs["boxes"]
+    if last_part(boxes.name) == _CUSTOM_VISION["boxes"]:
+        return "xyxy", 0
+    return "yxyx", 0 if boxes.op.type == _SUPPRESSION else None
 
 
 def has_boxes(graph: Any) -> bool:
@@ -58,10 +107,7 @@ def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
     if sidecar.output is not None:
         found = _by_sidecar(graph, sidecar.output)
     else:
-        found = _by_name(graph)
-        if not found.keys() >= set(REQUIRED):
-            more, guesses = _by_order(graph, found)
-            found |= more
+        found, guesses = _found(graph)
     missing = [NAMES[role] for role in REQUIRED if role not in found]
     if missing:
         raise _incomplete(graph, missing)
@@ -93,8 +139,12 @@ def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
 
 def _by_name(graph: Any) -> dict[str, Any]:
     """Find the outputs by name, at the top or else in the one scope that has it."""
+    return _named_as(graph, NAMES)
+
+
+def _named_as(graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
     found = {}
-    for role, name in NAMES.items():
+    for role, name in names.items():
         top = tensor_named(graph, name)
         scoped = [op for op in graph.get_operations() if last_part(op.name) == name]
         if top is not None:

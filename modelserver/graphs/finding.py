@@ -78,6 +78,7 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
             "to <prefix>.pbtxt"
         )
     outputs, guesses = detectors.find_outputs(graph, sidecar)
+    order, first_class = detectors.habits(outputs)
     image = find_image(graph, sidecar, ancestors(outputs.values()))
     feeds, fed = _feeds(image, _needed(image, outputs.values()))
     ends = follow_pixels(image)
@@ -95,6 +96,8 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         sizing=sized.sizing,
         inner_size=resized_inside(ends),
         outputs={role: tensor.name for role, tensor in outputs.items()},
+        box_order=sidecar.box_order or order,
+        first_class=first_class,
         feeds=feeds,
         batch=_batch(described, outputs),
         guesses=guesses + fed + described.guesses + settled.guesses + sized.guesses,
