@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 from fake_nvml import GIB, FakeCard, FakeNvml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelserver import cuda
 from modelserver.cuda import nodes
 from modelserver.runners import cards, environment, visible
 from modelserver.runners.cards import Memory, Survey
 from modelserver.runners.placement import Placement, expected_bytes
+from modelserver.runners.visible import Card
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +236,19 @@ class TestVisibleDevices:
         numbers = [card.number for card in found.cards]
         assert numbers == list(dict.fromkeys(numbers))
         assert "twice" in found.problems[0]
+
+    @given(st.text(st.sampled_from("0123-,GPUMIGgpu-/ ab\u00b2x\n"), max_size=30))
+    def test_whatever_is_written_is_read(self, chosen):
+        """Each card once at most, and a reason wherever none is left."""
+        those = [
+            Card(one.uuid, "w", "n", number, one.uuid)
+            for number, one in enumerate(FOUR)
+        ]
+        found = visible.choose(those, chosen)
+        assert len(set(found.cards)) == len(found.cards)
+        assert set(found.cards) <= set(those)
+        assert found.cards or found.problems or found.unwanted
+        assert all(problem.isprintable() for problem in found.problems)
 
 
 class TestMemory:

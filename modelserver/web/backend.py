@@ -58,7 +58,8 @@ class Backend:
     def __init__(self, kind: Kind, settings: Settings) -> None:
         self._survey = survey = cards.survey()
         if settings.require_gpu and not survey.cards:
-            raise StartError(" ".join((_NO_GPU, *survey.problems)))
+            unwanted = ("CUDA_VISIBLE_DEVICES says to use none.",) * survey.unwanted
+            raise StartError(" ".join((_NO_GPU, *survey.problems, *unwanted)))
         self.kind = kind
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
