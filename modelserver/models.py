@@ -384,6 +384,7 @@ class Loader:
             gpu_memory_mb=settings.gpu_memory_mb,
             require_gpu=settings.require_gpu,
             rewrite=settings.rewrite_graphs,
+            suppression_on_cpu=settings.suppression_on_cpu,
             score_floor=_score_floor(settings),
             memory_mb=settings.model_memory_mb,
             trusted=settings.trusted_models,
@@ -402,6 +403,7 @@ class Loader:
             job,
             arena_bytes=arena_bytes,
             load_timeout_s=settings.load_timeout_s,
+            gpu_load_timeout_s=settings.gpu_load_timeout_s,
             run_timeout_s=settings.run_timeout_s,
         )
 

@@ -31,6 +31,19 @@ def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypat
     assert environ["LD_LIBRARY_PATH"] == "/mine"
 
 
+def test_nvidias_own_variables_reach_a_process_with_a_card(monkeypatch):
+    """How it rounds, and where it keeps what it compiles; of that much, unless told."""
+    own = {"NVIDIA_TF32_OVERRIDE": "0", "CUDA_CACHE_PATH": "/kept"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_CACHE_MAXSIZE", raising=False)
+    environ = environment.of_child("0")
+    assert own.items() <= environ.items()
+    assert environ["CUDA_CACHE_MAXSIZE"] == str(4 << 30)
+    monkeypatch.setenv("CUDA_CACHE_MAXSIZE", "5")
+    assert environment.of_child("0")["CUDA_CACHE_MAXSIZE"] == "5"
+
+
 def test_without_wheels_a_systems_cuda_stays(toolkit, monkeypatch):
     """Then it is all there is."""
     monkeypatch.setattr(cuda, "has_wheels", lambda: False)

@@ -61,7 +61,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(Said, level=NUMBERS, text=st.text()),
     st.builds(LoadError, reason=st.text(), kind=st.sampled_from(["files", "device"])),
-    st.sampled_from([FACTS, Alive(), Imported()]),
+    st.sampled_from([FACTS, Alive(), Imported(), Imported(on_gpu=True)]),
 ).map(msgspec.msgpack.encode)
 
 
@@ -182,6 +182,21 @@ def test_runs_are_timed_in_the_order_they_were_sent():
         runner._take(0)
         assert [task.key for task in runner._signs().tasks] == [1, 2]
         assert runner._signs().tasks[0].limit_s == 60.0
+
+
+def test_a_load_on_a_gpu_has_a_limit_of_its_own():
+    """One that is ended by it is tried again: what was compiled by then is kept."""
+    with Wire() as wire:
+        runner = wire.runner
+        runner._note(Imported(on_gpu=True))
+        (task,) = runner._signs().tasks
+        assert (task.key, task.limit_s) == ("load", 600.0)
+        assert "GPU_LOAD_TIMEOUT_S" in task.sentence
+        assert "CUDA_CACHE_PATH" in task.sentence
+        runner._child._verdict = task.sentence
+        assert runner._crashed().from_outside
+        runner._start_up = runner._loading
+        assert not runner._crashed().from_outside
 
 
 def test_an_import_that_is_told_twice_starts_no_load_anew():

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standin_gpu import a_gpu
 from test_rewriting import fast_detector
+from test_rewriting_suppression import CLASSES, one_image
 from tiny_graphs import building, file_of
 
 from modelserver import errors, images, rewriting
@@ -320,3 +321,49 @@ def test_a_cpu_is_spared_all_this(opened):
     assert session.sampling is None
     assert (session._sizes, session._seen) == ((), set())
     assert not session.is_first([of((1, 2, 3))])
+
+
+def old_detector():
+    """A detector that suppresses each class by itself, as those of 2018."""
+    with building(old_loops=True) as graph:
+        image = v1.placeholder(tf.uint8, (None, None, None, 3), "image_tensor")
+        colour = tf.reduce_mean(tf.cast(image, tf.float32), [1, 2]) / 255
+        scores = tf.stack([colour[:, :CLASSES], colour[:, :CLASSES] / 2], 1)
+        places = tf.constant([[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9]]])
+        boxes = tf.tile(places, [tf.shape(image)[0], 1, 1])
+
+        def each(image):
+            with tf.name_scope("MultiClassNonMaxSuppression/"):
+                return one_image("V3", *image, 1e-8, 0.0)
+
+        with tf.name_scope("Postprocessor/BatchMultiClassNonMaxSuppression"):
+            types = (*[tf.float32] * 3, tf.int32)
+            boxes, scores, classes, count = tf.map_fn(each, (boxes, scores), types)
+        tf.identity(boxes, name="detection_boxes")
+        tf.identity(scores, name="detection_scores")
+        tf.add(classes, 1, name="detection_classes")
+        tf.cast(count, tf.float32, name="num_detections")
+    return file_of(graph)
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_suppressions_of_one_class_each_stay_on_the_cpu(rewrite, opened, a_gpu):
+    """Of the graph that serves, rewritten or not; a setting leaves them be."""
+    options = {"rewrite": rewrite, "max_batch": 2, "score_floor": 0.01}
+    session = opened(old_detector(), **options)
+    assert f"{CLASSES} suppressions, one a class, are run on the CPU" in session.notes
+    ops = session._run._session.graph.get_operations()
+    inside = [op for op in ops if "BatchMultiClassNonMaxSuppression/" in op.name]
+    assert inside
+    assert {op.device for op in inside} == {"/device:CPU:0"}
+    (answer,) = session.run([of((200, 100, 50))])
+    assert answer["scores"].flat[0] == pytest.approx(200 / 255, abs=1e-3)
+    session = opened(old_detector(), suppression_on_cpu=False, **options)
+    assert not any(op.device for op in session._run._session.graph.get_operations())
+    assert "suppressions, one a class" not in " ".join(session.notes)
+
+
+def test_on_a_cpu_no_op_is_told_where_to_run(opened):
+    """There is no other place."""
+    session = opened(old_detector())
+    assert not any(op.device for op in session._run._session.graph.get_operations())

@@ -7,6 +7,7 @@ from modelserver.rewriting.parity import (
     first_difference,
     sample_images,
 )
+from modelserver.rewriting.placing import keep_suppression_on_cpu
 from modelserver.rewriting.rewriter import Rewritten, rewrite
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Rewritten",
     "Tolerance",
     "first_difference",
+    "keep_suppression_on_cpu",
     "rewrite",
     "sample_images",
 ]

@@ -94,13 +94,13 @@ class Child:
         """Receive the job, load it within its limits and tell how it went."""
         job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
         import_tensorflow(job.gpu)
-        self.send(Imported())
         allowed = limits.load_limit(job)
         limited = False
 
         def limit(on_gpu: bool) -> None:  # noqa: FBT001 - the one thing it is told
             nonlocal limited
             limited = not on_gpu
+            self.send(Imported(on_gpu=on_gpu))
             if on_gpu:
                 limits.limit_files()
             else:

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 # TensorFlow's levels: 1 shows warnings, which is where it says why it uses no card; 2
 # shows errors only. What is printed is limited to so many lines a minute anyway.
 _WARNINGS, _ERRORS = "1", "2"
+# What the driver keeps of compiled kernels, at most: its own default is a quarter of
+# it, which TensorFlow may fill on a card that is newer than its kernels.
+_CACHE_BYTES = str(4 << 30)
 # Cards are counted as nvidia-smi counts them, not by speed.
 _ORDER = "PCI_BUS_ID"
 
@@ -40,6 +43,7 @@ def of_child(gpu: str | None) -> dict[str, str]:
     environ.pop("API_TOKEN", None)
     if gpu is not None:
         environ |= of_cards(gpu)
+        environ.setdefault("CUDA_CACHE_MAXSIZE", _CACHE_BYTES)
         search, dropped = cuda.without_cuda(environ.get("LD_LIBRARY_PATH", ""))
         if dropped and cuda.has_wheels():
             log.debug("models' processes do without %s", os.pathsep.join(dropped))

@@ -167,6 +167,7 @@ def open_session(
         max_batch=job.max_batch,
         given=Given(job.gpu, job.card, job.no_gpu, job.require_gpu, job.gpu_memory_mb),
         rewrite=job.rewrite,
+        suppression_on_cpu=job.suppression_on_cpu,
         score_floor=job.score_floor,
         trusted=job.trusted,
         export=job.export,

@@ -83,6 +83,7 @@ class ProcessRunner:
         *,
         arena_bytes: int,
         load_timeout_s: float = 120.0,
+        gpu_load_timeout_s: float = 600.0,
         run_timeout_s: float = 60.0,
     ) -> None:
         self._job = job
@@ -108,6 +109,13 @@ class ProcessRunner:
             "load",
             load_timeout_s,
             f"it was not ready after {load_timeout_s:g} s (LOAD_TIMEOUT_S)",
+        )
+        self._compiling = Task(
+            "load",
+            gpu_load_timeout_s,
+            f"it was not ready after {gpu_load_timeout_s:g} s (GPU_LOAD_TIMEOUT_S); for"
+            " a card that is newer than this TensorFlow the driver compiles each kernel"
+            " first. It keeps them (CUDA_CACHE_PATH), so the next try gets further",
         )
         self._start_up: Task | None = self._importing
         self._watchdog = Watchdog(
@@ -181,8 +189,8 @@ class ProcessRunner:
         if verdict := self._child.verdict:
             return ModelCrashed(
                 f"The model's process was ended while loading it: {verdict}.",
-                # Of the files it had seen nothing yet.
-                from_outside=self._start_up is self._importing,
+                # Of the files it had seen nothing yet, or what it did may be kept.
+                from_outside=self._start_up in {self._importing, self._compiling},
             )
         output = self._child.output
         if self._job.gpu is not None:
@@ -204,7 +212,7 @@ class ProcessRunner:
         elif isinstance(reply, Said):
             self._child.output.say(reply.level, reply.text)
         elif self._start_up is self._importing:
-            self._start_up = self._loading
+            self._start_up = self._compiling if reply.on_gpu else self._loading
 
     def _signs(self) -> Signs:
         """Return what the watchdog looks at."""

@@ -59,6 +59,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         gpu_memory_mb: MiB of the card that it may take; 0 for no limit.
         require_gpu: fail rather than run on the CPU.
         rewrite: run the graph rewritten, where that answers the same.
+        suppression_on_cpu: keep suppressions of one class each off a GPU.
         score_floor: detections below it are never answered; 0 for none.
         memory_mb: MiB that the process may use; 0 chooses by the graph's size.
         trusted: SHA-256 of graph files that may use any op, in small letters.
@@ -79,6 +80,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_mb: int = 0
     require_gpu: bool = False
     rewrite: bool = True
+    suppression_on_cpu: bool = True
     score_floor: float = 0.0
     memory_mb: int = 0
     trusted: tuple[str, ...] = ()
@@ -225,7 +227,13 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Imported(msgspec.Struct, frozen=True, tag=True):
-    """Child to front: TensorFlow is imported, from here on loading is timed."""
+    """Child to front: TensorFlow is imported, from here on loading is timed.
+
+    Attributes:
+        on_gpu: it will run on a card.
+    """
+
+    on_gpu: bool = False
 
 
 class Alive(msgspec.Struct, frozen=True, tag=True):

@@ -65,6 +65,8 @@ class ModelSession:
         slots, max_batch: 0 chooses by the device.
         given: the card to use, if any.
         rewrite: run the graph rewritten, where that answers the same.
+        suppression_on_cpu: where there is a GPU, keep suppressions that are done for
+            each class by itself off it.
         score_floor: detections below it are never answered; 0 for none.
         trusted: SHA-256 of graph files that may use any op.
         export: what the files beside the graph tell of it.
@@ -81,6 +83,7 @@ class ModelSession:
         max_batch: int = 0,
         given: Given | None = None,
         rewrite: bool = True,
+        suppression_on_cpu: bool = True,
         score_floor: float = 0.0,
         trusted: Collection[str] = (),
         export: Export | None = None,
@@ -91,6 +94,7 @@ class ModelSession:
         self._sidecar = sidecar
         self._given = given or Given()
         self._rewrite = rewrite
+        self._suppression_on_cpu = suppression_on_cpu
         self._score_floor = score_floor
         self._trusted = trusted
         self._export = export
@@ -139,6 +143,7 @@ class ModelSession:
     def _open(self) -> None:
         sidecar = read_sidecar(self._sidecar) if self._sidecar else None
         graph_def, repairs = graphs.read_repaired_graph(self._path, self._trusted)
+        kept = self._keep_suppression(graph_def)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(
             graph, self._kind, sidecar, export=self._export
@@ -147,6 +152,8 @@ class ModelSession:
         if self.signature.fill:
             graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
         self.notes = (*self.signature.guesses, *self.notes)
+        if kept:
+            self._note(f"{kept} suppressions, one a class, are run on the CPU")
         self._reference = Reference(self.signature, self._score_floor)
         if self._device.on_gpu:
             self._ask_beside_gpu(graph)
@@ -173,6 +180,12 @@ class ModelSession:
             sentence = f"the graph was repaired: {'; '.join(repairs)}"
             self._note(sentence)
             self._find("repaired", sentence)
+
+    def _keep_suppression(self, graph_def: Any) -> int:
+        """Keep suppressions of one class each off a GPU, unless told not to."""
+        if not self._device.on_gpu or not self._suppression_on_cpu:
+            return 0
+        return rewriting.keep_suppression_on_cpu(graph_def)
 
     def _with_any_batch(
         self, graph_def: Any, graph: Any, sidecar: Sidecar | None
@@ -300,6 +313,7 @@ class ModelSession:
             )
             if not made.notes:
                 return None
+            self._keep_suppression(made.graph_def)
             faster = graphs.import_graph(made.graph_def)
             difference = self._difference(graph, faster)
         except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve

@@ -96,7 +96,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SLOTS", "0", _count(0, 256), "runs",
         "Runs side by side for each model; 0: on a CPU one for each core, on a GPU 2."),
     Setting("MAX_BATCH", "0", _count(0, 1024), "images",
-        "The most images in one run; 0 chooses by device."),
+        "The most images in one run; 0: on a CPU 1, on a GPU 32, where runs are filled"
+        " up to 1, 2, 4, 8 ... or this many."),
     Setting("BATCH_DELAY_MS", "0", Number(float, 0, 1000), "ms",
         "How long a run waits for more images to join it."),
     Setting("REQUIRE_GPU", "False", Flag(), "",
@@ -131,8 +132,14 @@ SETTINGS: tuple[Setting, ...] = (
         " `MIN_CONFIDENCE` asks for."),
     Setting("REWRITE_GRAPHS", "True", Flag(), "",
         "Rewrite graphs at load so that they run faster; off runs them untouched."),
+    Setting("SUPPRESSION_ON_CPU", "True", Flag(), "",
+        "On a GPU, keep the suppression of old detectors, which is done for each class"
+        " by itself, on the CPU."),
     Setting("LOAD_TIMEOUT_S", "120", Number(float, 1, 3600), "s",
         "The longest a model may take to load, once TensorFlow is imported."),
+    Setting("GPU_LOAD_TIMEOUT_S", "600", Number(float, 1, 7200), "s",
+        "The same where it runs on a GPU: one that is newer than this TensorFlow has"
+        " all its kernels compiled first."),
     Setting("RUN_TIMEOUT_S", "60", Number(float, 0.1, 3600), "s",
         "A run that takes longer has its model's process killed and started anew."),
     Setting("MODEL_MEMORY_MB", "0", _count(0, 16_777_216), "MiB",

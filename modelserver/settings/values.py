@@ -53,7 +53,9 @@ class Settings:
     full_decode: bool
     score_floor: float
     rewrite_graphs: bool
+    suppression_on_cpu: bool
     load_timeout_s: float
+    gpu_load_timeout_s: float
     run_timeout_s: float
     model_memory_mb: int
     trusted_models: tuple[str, ...]
