@@ -333,7 +333,7 @@ def old_detector():
         boxes = tf.tile(places, [tf.shape(image)[0], 1, 1])
 
         def each(image):
-            with tf.name_scope("MultiClassNonMaxSuppression/"):
+            with tf.name_scope("MultiClassNonMaxSuppression"):
                 return one_image("V3", *image, 1e-8, 0.0)
 
         with tf.name_scope("Postprocessor/BatchMultiClassNonMaxSuppression"):

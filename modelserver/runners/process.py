@@ -61,6 +61,10 @@ _IMPORT_S = 300.0
 # free starts at once and does not wait for the front to hear of it.
 _AHEAD = 1
 _REASON_CHARS = 500
+_COMPILES = (
+    "; for a card that is newer than this TensorFlow the driver compiles each kernel"
+    " first. It keeps them (CUDA_CACHE_PATH), so the next try gets further"
+)
 _LOST_CHARS = 200
 
 
@@ -72,6 +76,7 @@ class ProcessRunner:
         arena_bytes: memory for all images in flight.
         load_timeout_s: a child that is not ready by then, counted from the end of
             TensorFlow's import, is killed.
+        gpu_load_timeout_s: the same for a child that runs on a card.
         run_timeout_s: a child whose run takes longer is killed.
     """
 
@@ -105,18 +110,8 @@ class ProcessRunner:
         self._importing = Task(
             "import", _IMPORT_S, f"TensorFlow was not imported after {_IMPORT_S:g} s"
         )
-        self._loading = Task(
-            "load",
-            load_timeout_s,
-            f"it was not ready after {load_timeout_s:g} s (LOAD_TIMEOUT_S)",
-        )
-        self._compiling = Task(
-            "load",
-            gpu_load_timeout_s,
-            f"it was not ready after {gpu_load_timeout_s:g} s (GPU_LOAD_TIMEOUT_S); for"
-            " a card that is newer than this TensorFlow the driver compiles each kernel"
-            " first. It keeps them (CUDA_CACHE_PATH), so the next try gets further",
-        )
+        self._loading = _load("(LOAD_TIMEOUT_S)", load_timeout_s)
+        self._compiling = _load("(GPU_LOAD_TIMEOUT_S)", gpu_load_timeout_s, _COMPILES)
         self._start_up: Task | None = self._importing
         self._watchdog = Watchdog(
             f"watch-{job.name}",
@@ -323,3 +318,9 @@ def _answer(reply: RunError) -> RequestError:
     if reply.lost:
         return RunnerDied()
     return OutOfMemory() if reply.out_of_memory else RunFailed()
+
+
+def _load(setting: str, limit_s: float, more: str = "") -> Task:
+    """Make the task of loading, which a setting limits."""
+    sentence = f"it was not ready after {limit_s:g} s {setting}{more}"
+    return Task("load", limit_s, sentence)

@@ -395,7 +395,7 @@ class ModelSession:
                 f" {_why(fits.obstacle)}"
             )
         if self.max_batch > 1 and not self._batches():
-            self._sizes, self.max_batch = fits.sizes[:1], fits.sizes[0]
+            self._sizes, self.max_batch = fits.sizes[:1], 1
 
     def _tell_unsteady(self) -> None:
         """Find a graph that answers the same photo differently from run to run."""
