@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 _Signature: TypeAlias = tuple[dict[str, tfjs.Tensor], dict[str, tfjs.Tensor]]
 
-_PLACEHOLDERS = {"Placeholder", "PlaceholderWithDefault", "PlaceholderV2"}
+_PLACEHOLDERS = {"Placeholder", "PlaceholderV2"}
+_DEFAULTED = "PlaceholderWithDefault"
+_NO_ENDS = {"Const", "NoOp", _DEFAULTED, *_PLACEHOLDERS}
 _SSDLITE = {ssdlite.INPUT, ssdlite.BOXES, ssdlite.SCORES}
 
 
@@ -129,12 +131,20 @@ def _tensor(graph: Any, name: str) -> Any:
 
 
 def _placeholders(graph: Any) -> dict[str, tfjs.Tensor]:
-    """Give the inputs of a graph model that was written without a signature."""
-    return {
-        node.name: tfjs.Tensor(f"{node.name}:0", None)
-        for node in graph.node
-        if node.op in _PLACEHOLDERS
-    }
+    """Give the inputs of a graph model that was written without a signature.
+
+    One that has a default beside one that has none is a door that training used, such
+    as the bottleneck of TensorFlow's retrain script.
+    """
+    plain, defaulted = (
+        {
+            node.name: tfjs.Tensor(f"{node.name}:0", None)
+            for node in graph.node
+            if node.op in ops
+        }
+        for ops in (_PLACEHOLDERS, {_DEFAULTED})
+    )
+    return plain or defaulted
 
 
 def _ends(graph: Any) -> dict[str, tfjs.Tensor]:
@@ -147,5 +157,5 @@ def _ends(graph: Any) -> dict[str, tfjs.Tensor]:
     return {
         node.name: tfjs.Tensor(f"{node.name}:0", None)
         for node in graph.node
-        if node.name not in used and node.op not in {"Const", "NoOp", *_PLACEHOLDERS}
+        if node.name not in used and node.op not in _NO_ENDS
     }
