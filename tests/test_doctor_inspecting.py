@@ -198,3 +198,10 @@ def test_a_process_of_its_own_prints_the_report_and_no_more(tmp_path):
     )
     assert json.loads(done.stdout)["file"] == "x.frozen.pb"
     assert done.stderr == ""
+
+
+def test_what_an_exports_files_tell_is_told_as_the_server_reads_it(tmp_path):
+    """The record of an import is evidence beside the graph."""
+    path = put(tmp_path, "m.pb", tiny_graphs.logits_classifier())
+    (tmp_path / "m.import.json").write_text('{"tool": "T", "resize": "crop"}')
+    assert inspect(path).signature.resize == "crop"

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from modelserver import graphs
+from modelserver import exports, graphs
 from modelserver.doctor.reports import GraphReport, Guess, Refused
 from modelserver.errors import ModelError
 from modelserver.findings import override
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from modelserver.exports import Export
     from modelserver.graphs.bodies import Body
     from modelserver.signatures import Kind, Sidecar, Signature
 
@@ -33,16 +34,39 @@ _SUPPRESSION = "CombinedNonMaxSuppression"
 _RAW_SCORES = ("raw_detection_scores", "detection_multiclass_scores")
 
 
+_OBJECT_DETECTION = "frozen_inference_graph.pb"
+
+
 def kind_of(path: Path) -> Kind:
     """Tell by a graph's name which task it does."""
-    return "detection" if path.name.endswith(".frozen.pb") else "classification"
+    detects = path.name.endswith(".frozen.pb") or path.name == _OBJECT_DETECTION
+    return "detection" if detects else "classification"
 
 
 def sidecar_of(path: Path) -> Path | None:
     """Give the sidecar beside a graph, ``None`` where there is none."""
-    end = ".frozen.pb" if kind_of(path) == "detection" else ".pb"
-    beside = path.with_name(f"{path.name.removesuffix(end)}.json")
+    beside = path.with_name(f"{_prefix(path)}.json")
     return beside if beside.is_file() else None
+
+
+def export_of(path: Path) -> Export | None:
+    """Read what the tool that made a graph wrote down beside it.
+
+    Raises:
+        ModelError: a file is none of its kind.
+    """
+    names = (*exports.NAMES, f"{_prefix(path)}{exports.RECORD_END}")
+    found = {}
+    for beside in map(path.with_name, names):
+        if beside.is_file():
+            with beside.open("rb") as file:
+                found[beside.name] = file.read(exports.MAX_BYTES + 1)
+    return exports.read(found)
+
+
+def _prefix(path: Path) -> str:
+    end = ".frozen.pb" if path.name.endswith(".frozen.pb") else ".pb"
+    return path.name.removesuffix(end)
 
 
 def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
@@ -82,7 +106,7 @@ def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
             return GraphReport(**facts, refused=refused, error=why)
         found = sidecar_of(path)
         sidecar = read_sidecar(found) if found else None
-        signed = _signed(graph_def, kind, sidecar)
+        signed = _signed(graph_def, kind, sidecar, export_of(path))
         return GraphReport(**facts, repairs=repairs, **signed)
     except ModelError as err:
         return GraphReport(**facts, error=str(err))
@@ -114,12 +138,14 @@ def _refused(bodies: Iterable[Body]) -> tuple[Refused, ...]:
     return tuple(Refused(op, count) for op, count in ops.most_common())
 
 
-def _signed(graph_def: Any, kind: Kind, sidecar: Sidecar | None) -> dict[str, Any]:
+def _signed(
+    graph_def: Any, kind: Kind, sidecar: Sidecar | None, export: Export | None
+) -> dict[str, Any]:
     """Find what a checked graph takes and gives, or why it cannot be told."""
     graph = graphs.import_graph(graph_def)
     fed = tuple(f"{op.name} {shape_text(op.outputs[0])}" for op in placeholders(graph))
     try:
-        signature = graphs.find_signature(graph, kind, sidecar)
+        signature = graphs.find_signature(graph, kind, sidecar, export=export)
     except ModelError as err:
         return {"placeholders": fed, "error": str(err)}
     return {
