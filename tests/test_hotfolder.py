@@ -272,3 +272,40 @@ def test_what_the_sink_could_not_take_is_told_again(folder, hot, sink, monkeypat
             hot.poll()
     hot.poll()
     assert sink.told == ["put m"]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_folder_comes_changes_and_goes_like_a_file(
+    folder, hot, sink, tmp_path, linked
+):
+    """An export's folder, or a link to one that is moved to another version."""
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        write(tmp_path / version, "model.pb", version)
+        write(tmp_path / version, "labels.txt", version)
+    hot.first()
+    place = folder / "cats"
+    for version in ("v1", "v2"):
+        if linked:
+            (tmp_path / "new").symlink_to(tmp_path / version)
+            (tmp_path / "new").replace(place)
+        elif place.exists():
+            write(place, "model.pb", version)
+        else:
+            (tmp_path / version).rename(place)
+        assert hot.poll()
+        assert not hot.poll()
+    assert sink.told == ["put cats", "put cats"]
+    place.unlink() if linked else place.rename(tmp_path / "away")
+    for _ in range(2):
+        hot.poll()
+    assert sink.told == ["put cats", "put cats", "remove cats"]
+
+
+def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
+    hot.first()
+    assert hot.hint == discovery.hint("classification")
+    (folder / "pets").mkdir()
+    write(folder / "pets", "frozen_inference_graph.pb")
+    hot.poll()
+    assert "'pets'; start 'python app.py'" in hot.hint
