@@ -20,8 +20,9 @@ from modelserver.graphs.scaling import (
     formula,
     inner_scaling,
     known_architecture,
+    known_layers,
 )
-from modelserver.graphs.statistics import trained_with
+from modelserver.graphs.statistics import Verdict, trained_with
 from modelserver.graphs.walking import last_part, listed
 from modelserver.signatures import Evidence
 
@@ -83,13 +84,17 @@ def settle(facts: Facts) -> Settled:
         said = unused * bool(sidecar.scaling)
         return Settled(replace(RAW, bgr=bgr), None, said)
     found = list(_found(facts))
+    verdict = trained_with(facts.ends, thorough=not found)
+    if verdict is not None and verdict.scaling is not None:
+        found.append(verdict.scaling)
+    elif (layers := known_layers(image.tensor.graph)) is not None:
+        found.append(layers)
     winner, *later = found or [_habit(facts.kind)]
     told = _ordered(winner, sidecar, later)
-    evidence = Evidence(
-        source=winner.source,
-        why=winner.why,
-        against=tuple(_against(told, winner, later)),
-    )
+    against = list(_against(told, winner, later))
+    if verdict is not None and verdict.blue_first not in {None, bool(told.bgr)}:
+        against.append(_tinted(verdict))
+    evidence = Evidence(source=winner.source, why=winner.why, against=tuple(against))
     if winner.source == "sidecar":
         return Settled(told, evidence, ())
     sentence = f"the input {image.tensor.name} is fed with {formula(told)}: {told.why}"
@@ -97,13 +102,15 @@ def settle(facts: Facts) -> Settled:
 
 
 def _found(facts: Facts) -> Iterator[Scaling]:
-    """Give what each evidence says, the strongest first; all fit the input."""
+    """Give what each evidence says, the strongest first; all fit the input.
+
+    The network's statistics are asked after these.
+    """
     for scaling in (
         _of_sidecar(facts),
         inner_scaling(facts.ends),
         _of_export(facts.export),
         _of_names(facts),
-        trained_with(facts.ends),
     ):
         if scaling is None:
             continue
@@ -185,6 +192,15 @@ def _against(told: Scaling, winner: Scaling, later: list[Scaling]) -> Iterator[s
         elif one.bgr is not None and one.bgr != bool(told.bgr):
             order = "blue first (BGR)" if one.bgr else "red first (RGB)"
             yield f"{one.source} would feed {order}: {one.why}"
+
+
+def _tinted(verdict: Verdict) -> str:
+    """Say that the mean pixel is that of the other order."""
+    order, key = ("blue", '"bgr"') if verdict.blue_first else ("red", "3")
+    return (
+        f"statistics: {verdict.why}, which looks as if {order} were fed first; if "
+        f'colours are mixed up, put "channels": {key} into the sidecar'
+    )
 
 
 def _differ(one: Scaling, other: Scaling) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,9 @@ _TORCH = (
 _SQUEEZE = ((104.0, 117.0, 123.0), (1.0,))
 # LITE: efficientnet-lite's MEAN_RGB 127 and STDDEV_RGB 128.
 _LITE = ((127.0,), (1 / 128,))
+
+TORCH = Scaling(*_TORCH, bgr=False)
+CAFFE = Scaling(*_CAFFE, bgr=True)
 
 # Node name patterns, the first that matches some node wins: what it is; mean and scale;
 # BGR; the side in pixels. Sources: slim's preprocessing_factory and its README (ResNet
@@ -119,6 +123,25 @@ def known_architecture(graph: Any) -> Scaling | None:
             why = f"node {node!r} is of {what}"
             return Scaling(mean, scale, bgr, size, why, "architecture")
     return None
+
+
+# Depthwise convolutions of MobileNet v1 and v2; both have ReLU6 behind them.
+_SEPARABLE = {13: "MobileNet v1", 17: "MobileNet v2"}
+
+
+def known_layers(graph: Any) -> Scaling | None:
+    """Recognise a MobileNet whose nodes have lost their names, by its layers.
+
+    Exports to TensorFlow Lite and back keep layers only. Those of slim and of Keras,
+    which all public weights come from, take [-1, 1]; PyTorch's keep their batch
+    normalisations, which tell by themselves.
+    """
+    kinds = Counter(op.type for op in graph.get_operations())
+    what = _SEPARABLE.get(kinds["DepthwiseConv2dNative"])
+    if what is None or kinds["Relu6"] < 2 * kinds["DepthwiseConv2dNative"] - 1:
+        return None
+    why = f"its layers are those of {what}"
+    return Scaling(*_INCEPTION, bgr=False, size=224, why=why, source="architecture")
 
 
 def inner_scaling(ends: list[Pixels]) -> Scaling | None:
