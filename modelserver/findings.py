@@ -6,6 +6,7 @@ stays the same, which ``docs/doctor.md`` lists. All functions are pure.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import pairwise
@@ -50,6 +51,8 @@ CODES: dict[str, tuple[Level, str]] = {
     "device-differs": ("warning", "the GPU answers otherwise than the CPU"),
     "guessed": ("note", "something was guessed that the sidecar can say"),
     "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
+    "scaling-against": ("warning", "evidence speaks against how the model is fed"),
+    "scaling-changed": ("note", "the last version fed the model otherwise"),
     "size-guessed": ("warning", "nothing tells which size of image the graph takes"),
     "white-on-black": ("warning", "a network for small gray images, such as digits"),
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
@@ -138,6 +141,7 @@ def of_model(
         *of_labels(files, label_map),
         *_of_classes(name, signature, label_map, classes),
         *of_guesses(name, signature),
+        *of_scaling(name, signature),
         *_of_batch(name, signature),
         *_of_digits(name, signature),
         *_of_golden(files),
@@ -255,7 +259,62 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
         if _SCORES_UNTOLD.search(guess):
             code = "scores-guessed"
         fix = f"if that is wrong, put {keys} into {name}.json" if keys else ""
+        if code == "scaling-guessed":
+            fix = _remedy(name, signature)
         yield found(code, name, guess, fix)
+
+
+def _remedy(name: str, signature: Signature) -> str:
+    """Say what settles a scaling that nothing tells."""
+    now = sidecar_line(signature)
+    other = '{"mean": 127.5, "scale": 0.00784313725490196}'
+    return (
+        f"put the right one into {name}.json: {now} is what is fed now, {other} would "
+        "be [-1, 1]; python -m modelserver check --photo P --label L shows which one "
+        "sees L; for a model of your own, import --scaling writes it"
+    )
+
+
+def sidecar_line(signature: Signature) -> str:
+    """Write the sidecar that fixes how a model is fed."""
+    numbers = {
+        key: values[0] if len(values) == 1 else values
+        for key, values in (("mean", signature.mean), ("scale", signature.scale))
+    }
+    order = {"channels": "bgr"} if signature.bgr else {}
+    return json.dumps({**numbers, **order})
+
+
+def of_scaling(name: str, signature: Signature) -> Iterator[Finding]:
+    """Tell what speaks against a model's scaling, and whether it is another now."""
+    scaling = signature.scaling
+    if scaling is None:
+        return
+    for sentence in scaling.against:
+        yield found(
+            *("scaling-against", name),
+            f"it is fed as {_SAYS[scaling.source]}, but {sentence}",
+            "python -m modelserver check --photo P --label L shows which scaling sees "
+            f"L; put that line into {name}.json",
+        )
+    if scaling.formerly:
+        yield found(
+            *("scaling-changed", name),
+            f"the last version fed it with {scaling.formerly}; {scaling.source} "
+            f"decides now: {scaling.why}",
+            f"if the answers are worse now, say the scaling in {name}.json",
+        )
+
+
+# Who says how a model is fed, for a sentence.
+_SAYS = {
+    "sidecar": "the sidecar says",
+    "arithmetic": "the graph's own arithmetic says",
+    "export files": "the files of its export say",
+    "architecture": "its architecture is known to be fed",
+    "statistics": "its own statistics say",
+    "default": "most networks are",
+}
 
 
 def override(guess: str) -> str:

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from modelserver import images, labels
+from modelserver import findings, images, labels
 from modelserver.batching import Batcher, Caller, Done, Place
 from modelserver.errors import DeviceFailed, ModelNotReady
 from modelserver.held import Held
@@ -344,13 +344,7 @@ class Loader:
             level = logging.WARNING if alignment.warning else logging.INFO
             log.log(level, "%s: %s", files.name, alignment.sentence)
             offset = alignment.offset
-        for note in facts.notes:
-            log.info("%s: %s", files.name, note)
-        for one in facts.findings:
-            if one.message in facts.notes:
-                continue
-            level = logging.INFO if one.level == "note" else logging.WARNING
-            log.log(level, "%s: %s", files.name, one.message)
+        _tell(files.name, facts)
         log.info(
             "%s is ready on %s after %.1f s: %d runs side by side, batches up to %d",
             files.name,
@@ -406,6 +400,27 @@ class Loader:
             gpu_load_timeout_s=settings.gpu_load_timeout_s,
             run_timeout_s=settings.run_timeout_s,
         )
+
+
+def _tell(name: str, facts: Facts) -> None:
+    """Log what loading a model found out; loudly what may make its answers wrong."""
+    signature = facts.signature
+    loud = [
+        one
+        for one in findings.of_guesses(name, signature)
+        if one.code == "scaling-guessed"
+    ]
+    said = {one.message for one in loud}
+    for note in facts.notes:
+        if note not in said:
+            log.info("%s: %s", name, note)
+    for one in (*loud, *findings.of_scaling(name, signature)):
+        level = logging.INFO if one.level == "note" else logging.WARNING
+        log.log(level, "%s: %s; %s", name, one.message, one.fix)
+    for one in facts.findings:
+        if one.message not in facts.notes:
+            level = logging.INFO if one.level == "note" else logging.WARNING
+            log.log(level, "%s: %s", name, one.message)
 
 
 def _score_floor(settings: Settings) -> float:

@@ -52,11 +52,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         source: which evidence it was; ``from`` in JSON. ``default`` is none: a guess.
         why: what it says, for a sentence.
         against: what later evidence says otherwise, a sentence each.
+        formerly: how the last version fed it, where that was otherwise.
     """
 
     source: Source = msgspec.field(name="from")
     why: str = ""
     against: tuple[str, ...] = ()
+    formerly: str = ""
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):

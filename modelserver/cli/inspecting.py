@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -40,17 +40,38 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     type=click.Choice(["detection", "classification"]),
     help="Which task it is to do; told by its name otherwise.",
 )
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="To show as the model is fed it; with --out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write that picture, a PNG.",
+)
 @_json
 @click.pass_context
 def inspect_graph(
-    ctx: click.Context, *, graph: Path, kind: Kind | None, as_json: bool
+    ctx: click.Context,
+    *,
+    graph: Path,
+    kind: Kind | None,
+    photo: Path | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Tell what the frozen GRAPH takes and gives, and what was guessed.
 
     It is read, with the sidecar beside it, and not run. Exits with 1 when it cannot be
-    served.
+    served. With --photo and --out it is loaded, and the photo written as it is fed.
     """
+    if (photo is None) != (out is None):
+        raise click.UsageError("--photo and --out go together")
     try:
+        if photo is not None and out is not None:
+            _show_fed(graph, kind, photo, out)
+            return
         with quiet_tensorflow():
             # It must not come into the process of any other command.
             from modelserver.doctor.inspecting import inspect  # noqa: PLC0415
@@ -71,6 +92,10 @@ def inspect_graph(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="To run the models on; golden images, a sample or noise otherwise.",
 )
+@click.option(
+    "--label",
+    help="What the photo shows: which scaling of the pixels sees it is tried.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.option("--gpu", is_flag=True, help="Run them on a GPU; on the CPU otherwise.")
 @_json
@@ -80,6 +105,7 @@ def check_folder(
     *,
     folder: Path | None,
     photo: Path | None,
+    label: str | None,
     strict: bool,
     gpu: bool,
     as_json: bool,
@@ -88,7 +114,13 @@ def check_folder(
 
     The server's own settings hold, and with --gpu its choice of cards. Exits with 1
     when a finding keeps a model from serving.
+
+    With --photo and --label, every model that knows the label is run under every
+    scaling of the pixels, and the sidecar's line that says each is printed. Exits with
+    1 when none sees the label.
     """
+    if label is not None and photo is None:
+        raise click.UsageError("--label needs the --photo that shows it")
     try:
         settings = Settings.from_environ(os.environ)
         if folder is not None:
@@ -101,11 +133,20 @@ def check_folder(
             reporting(Console(), quiet=True) as report_progress,
             quiet_tensorflow(warnings=gpu),
         ):
-            report = doctor.check_folder(
-                settings, given, sample, report_progress, survey=survey
-            )
+            if given is not None and label is not None:
+                tries = doctor.try_scalings(settings, given, label, report_progress)
+            else:
+                report = doctor.check_folder(
+                    settings, given, sample, report_progress, survey=survey
+                )
     except ModelServerError as err:
         raise Sentence(str(err)) from err
+    if label is not None:
+        if not tries:
+            raise Sentence(f"no model in {settings.model_folder} knows {label!r}")
+        _show(tries, doctor.tries_tables(tries), as_json=as_json)
+        seen = any(one.sees for report in tries for one in report.tries)
+        ctx.exit(0 if seen else 1)
     _show(report, doctor.folder_tables(report), as_json=as_json)
     failing = {"error", "warning"} if strict else {"error"}
     ctx.exit(any(one.level in failing for one in report.findings))
@@ -124,12 +165,25 @@ def _cards() -> Survey:
     return survey
 
 
+def _show_fed(graph: Path, kind: Kind | None, photo: Path, out: Path) -> None:
+    """Write a photo as a model is fed it."""
+    with quiet_tensorflow():
+        # It must not come into the process of any other command.
+        from modelserver.doctor.showing import picture_fed  # noqa: PLC0415
+
+        settings = Settings.from_environ(os.environ)
+        given = Photo(photo.name, photo.read_bytes())
+        picture, sentence = picture_fed(graph, kind, settings, given)
+    out.write_bytes(picture)
+    click.echo(f"wrote {out}: {sentence}")
+
+
 def _photo(path: Path | None) -> Photo | None:
     """Read a photo, if there is one."""
     return Photo(path.name, path.read_bytes()) if path else None
 
 
-def _show(report: msgspec.Struct, tables: Iterable[Table], *, as_json: bool) -> None:
+def _show(report: Any, tables: Iterable[Table], *, as_json: bool) -> None:
     """Print a report for people or for programs."""
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report)))

@@ -7,17 +7,27 @@ Importing this package imports no TensorFlow; ``inspecting`` does.
     inspecting  one graph, read and not run
     checking    all models of a folder, loaded and run as the server does
     gpu         this machine's NVIDIA cards, from the driver up to TensorFlow
+    trying      a model under every scaling, on a photo of known content
 """
 
 from modelserver.doctor.checking import check_folder
-from modelserver.doctor.reports import FolderReport, GraphReport, ModelReport
-from modelserver.doctor.tables import folder_tables, graph_tables
+from modelserver.doctor.reports import (
+    FolderReport,
+    GraphReport,
+    ModelReport,
+    ModelTries,
+)
+from modelserver.doctor.tables import folder_tables, graph_tables, tries_tables
+from modelserver.doctor.trying import try_scalings
 
 __all__ = [
     "FolderReport",
     "GraphReport",
     "ModelReport",
+    "ModelTries",
     "check_folder",
     "folder_tables",
     "graph_tables",
+    "tries_tables",
+    "try_scalings",
 ]

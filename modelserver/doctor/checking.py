@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 KINDS: tuple[Kind, ...] = ("detection", "classification")
 ROUNDS = 3
 _TOP = 5
+# More than any label map has names.
+_EVERY = 1_000_000
 _NOISE = (480, 640, 3)
 _LEVELS = ("error", "warning", "note")
 # What is no frozen graph but is put into model folders, by a file that it has.
@@ -230,24 +232,35 @@ def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
     prepared = model.prepare(photo.data)
     decode_ms = (time.perf_counter() - started) * 1000
     answer = model.submit(prepared.frame).result(timeout_s).result
-    answers: list[tuple[str, float]]
-    if model.files.kind == "detection":
-        seen = detection.detections_of(
-            model.facts.signature,
-            answer.outputs,
-            model.labels,
-            window=prepared.window,
-        )
-        answers = [(one.label, one.confidence) for one in seen]
-    else:
-        signature = model.facts.signature
-        best = classification.classes_of(
-            signature, answer.outputs, model.labels, model.offset
-        )
-        answers = [(one.label, one.confidence) for one in best]
+    answers = _answers(model, answer.outputs, prepared.window, _TOP)
     return Timing(
         photo=photo.name,
         decode_ms=decode_ms,
         run_ms=answer.run_ms,
-        answers=tuple(answers[:_TOP]),
+        answers=tuple(answers),
     )
+
+
+def answers_of(model: Model, photo: Photo, timeout_s: float) -> list[tuple[str, float]]:
+    """Run a model on a photo, on a request's way.
+
+    Returns:
+        Every label with its confidence, best first.
+    """
+    prepared = model.prepare(photo.data)
+    answer = model.submit(prepared.frame).result(timeout_s).result
+    return _answers(model, answer.outputs, prepared.window, _EVERY)
+
+
+def _answers(
+    model: Model, outputs: Any, window: Any, most: int
+) -> list[tuple[str, float]]:
+    """Give what a run's outputs say, best first."""
+    signature = model.facts.signature
+    if model.files.kind == "detection":
+        seen = detection.detections_of(signature, outputs, model.labels, window=window)
+        return [(one.label, one.confidence) for one in seen[:most]]
+    best = classification.classes_of(
+        signature, outputs, model.labels, model.offset, top=most
+    )
+    return [(one.label, one.confidence) for one in best]

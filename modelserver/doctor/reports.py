@@ -118,3 +118,33 @@ class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     models: tuple[ModelReport, ...]
     findings: tuple[Finding, ...]
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model sees in a photo under one scaling.
+
+    Attributes:
+        scaling: its name, and the order of the channels.
+        sidecar: the line that says it, with what the sidecar says already.
+        sees: the label is its best answer.
+        confidence: of the label.
+        best, best_confidence: its best answer.
+        error: why it could not be run.
+    """
+
+    scaling: str
+    sidecar: str
+    sees: bool = False
+    confidence: float = 0.0
+    best: str = ""
+    best_confidence: float = 0.0
+    error: str = ""
+
+
+class ModelTries(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model sees under every scaling, the ones that see the label first."""
+
+    name: str
+    label: str
+    tries: tuple[Try, ...] = ()
+    error: str = ""

@@ -8,9 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from modelserver.doctor.reports import FolderReport, GraphReport, ModelReport
+    from modelserver.doctor.reports import (
+        FolderReport,
+        GraphReport,
+        ModelReport,
+        ModelTries,
+    )
     from modelserver.signatures import Signature
 
 _MOST_OPS = 20
@@ -98,6 +103,21 @@ def folder_tables(report: FolderReport) -> Iterator[Table]:
             cells = (line.code, line.model, line.message, line.fix)
             found.add_row(Text(line.level, _STYLES[line.level]), *map(Text, cells))
         yield found
+
+
+def tries_tables(reports: Iterable[ModelTries]) -> Iterator[Table]:
+    """Give what each model sees under each scaling, with the sidecar that says it."""
+    for report in reports:
+        title = f"{report.name}: which scaling sees {report.label!r}"
+        table = _table(title, "scaling", "sees it", "confidence", "best", "sidecar")
+        if report.error:
+            table.add_row(Text(report.error))
+        for one in report.tries:
+            sure = f"{one.confidence:.3f}"
+            best = one.error or f"{one.best} {one.best_confidence:.3f}"
+            sees = "yes" if one.sees else "no"
+            table.add_row(*map(Text, (one.scaling, sees, sure, best, one.sidecar)))
+        yield table
 
 
 def _row(model: ModelReport) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modelserver.errors import GraphError
+from modelserver.graphs.formerly import fed_before
 from modelserver.graphs.scaling import (
     RAW,
+    SYMMETRIC,
     UNIT,
     Scaling,
     formula,
@@ -94,7 +96,12 @@ def settle(facts: Facts) -> Settled:
     against = list(_against(told, winner, later))
     if verdict is not None and verdict.blue_first not in {None, bool(told.bgr)}:
         against.append(_tinted(verdict))
-    evidence = Evidence(source=winner.source, why=winner.why, against=tuple(against))
+    evidence = Evidence(
+        source=winner.source,
+        why=winner.why,
+        against=tuple(against),
+        formerly=_formerly(facts, told),
+    )
     if winner.source == "sidecar":
         return Settled(told, evidence, ())
     sentence = f"the input {image.tensor.name} is fed with {formula(told)}: {told.why}"
@@ -201,6 +208,19 @@ def _tinted(verdict: Verdict) -> str:
         f"statistics: {verdict.why}, which looks as if {order} were fed first; if "
         f'colours are mixed up, put "channels": {key} into the sidecar'
     )
+
+
+def _formerly(facts: Facts, told: Scaling) -> str:
+    """Say how the last version fed it, where it is fed otherwise now."""
+    if told.source == "sidecar" or facts.sidecar.channels is not None:
+        return ""
+    tensor = facts.image.tensor
+    raw = last_part(tensor.name) in _RAW_INPUTS
+    was = fed_before(tensor.graph, facts.ends, facts.kind, raw=raw)
+    if max(len(was.mean), len(was.scale)) > facts.image.channels:
+        was = SYMMETRIC
+    same = bool(was.bgr) == bool(told.bgr) and not _differ(was, told)
+    return "" if same else formula(was)
 
 
 def _differ(one: Scaling, other: Scaling) -> bool:

@@ -72,6 +72,7 @@ class Pixels:
             where that size is computed.
         end: the op that first does something else with them.
         scaled_by: the constant tensor that they were last multiplied by.
+        formerly: factor and shift where the last version stopped reading.
     """
 
     factor: Any = 1.0
@@ -84,6 +85,7 @@ class Pixels:
     resized: tuple[int, int] | None = None
     end: Any = None
     scaled_by: Any = None
+    formerly: tuple[Any, Any] | None = None
 
 
 class _Walk:
@@ -119,10 +121,25 @@ class _Walk:
         if carried is None:
             self.ends.append(replace(pixels, end=op))
             return
+        if not _was_read(op):
+            was = pixels.formerly or (pixels.factor, pixels.shift)
+            carried = [one and replace(one, formerly=was) for one in carried]
         for output, one in zip(op.outputs, carried, strict=False):
             if one and output.ref() not in self.known and not is_dead(output):
                 self.known[output.ref()] = one
                 self.waiting.append(output)
+
+
+def _was_read(op: Any) -> bool:
+    """Tell whether the last version understood an op, for a note of what changed."""
+    if op.type in _AFFINE:
+        plain = [
+            one.shape.num_elements() for one in op.inputs if one.op.type == "Const"
+        ]
+        return bool(plain in ([1], [_COLOURS]))
+    if op.type in {"EnsureShape", "Snapshot", "StridedSlice"}:
+        return bool(op.type == "StridedSlice")
+    return op.type in _CARRIERS or op.type in {*_RESHAPERS, *RESIZERS, *DECODERS}
 
 
 def follow_pixels(image: Any) -> list[Pixels]:

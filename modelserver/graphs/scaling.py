@@ -57,6 +57,7 @@ _TORCH = (
 # those before May 2018, has no normalisation ("data_bn"), and feeds blue first; its
 # domain "Retail" subtracts nothing, which no node tells.
 _SQUEEZE = ((104.0, 117.0, 123.0), (1.0,))
+SQUEEZE_NODE = "Custom Vision's SqueezeNet"
 # LITE: efficientnet-lite's MEAN_RGB 127 and STDDEV_RGB 128.
 _LITE = ((127.0,), (1 / 128,))
 
@@ -104,7 +105,7 @@ _ARCHITECTURES: tuple[
     (r"(^|/)block1_conv1(_\d+)?(/|$)", "Keras VGG", _CAFFE, True, 224),
     (
         r"(^|/)fire2_squeeze1x1(/|$)",
-        "Custom Vision's SqueezeNet",
+        SQUEEZE_NODE,
         _SQUEEZE,
         True,
         227,

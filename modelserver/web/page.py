@@ -11,6 +11,7 @@ from flask import Blueprint, render_template, request, url_for
 
 from modelserver.registry import Stage
 from modelserver.web.backend import backend
+from modelserver.web.reports import decided_by
 
 if TYPE_CHECKING:
     from flask import Response
@@ -79,16 +80,18 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def models() -> list[dict[str, str]]:
-    """Return every model's name, state and why it is slow.
+    """Return every model's name, state, why it is slow and whether it is guessed at.
 
-    There is no state where it serves, and nothing is slow but what runs on the CPU of a
-    machine with a GPU.
+    There is no state where it serves, nothing is slow but what runs on the CPU of a
+    machine with a GPU, and ``scaling`` is ``guessed`` where nothing tells how a model
+    wants its pixels.
     """
     return [
         {
             "name": entry.files.name,
             "state": "" if entry.stage in _LOADED else entry.stage.value,
             "slow": entry.loaded.facts.device_reason if entry.loaded else "",
+            "scaling": "guessed" if decided_by(entry) == "default" else "",
         }
         for entry in backend().registry
     ]

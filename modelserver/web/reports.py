@@ -11,6 +11,7 @@ from modelserver import findings, labels
 if TYPE_CHECKING:
     from modelserver.models import Model
     from modelserver.registry import Entry
+    from modelserver.signatures import Source
 
 
 def describe(entry: Entry[Model]) -> dict[str, Any]:
@@ -31,8 +32,15 @@ def describe(entry: Entry[Model]) -> dict[str, Any]:
         "slots": facts.slots if facts else None,
         "max_batch": facts.max_batch if facts else None,
         "input_size": facts.signature.size if facts else None,
+        "scaling": decided_by(entry),
         "notes": list(facts.notes) if facts else [],
     }
+
+
+def decided_by(entry: Entry[Model]) -> Source | None:
+    """Return what decided a loaded model's scaling, if it takes scaled pixels."""
+    scaling = entry.loaded.facts.signature.scaling if entry.loaded else None
+    return scaling.source if scaling else None
 
 
 def report(entry: Entry[Model]) -> dict[str, Any]:

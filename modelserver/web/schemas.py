@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from modelserver.findings import Finding
-from modelserver.signatures import Kind, Signature
+from modelserver.signatures import Kind, Signature, Source
 
 Confidence = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -128,6 +128,10 @@ class Model(Strict):
     input_size: Annotated[
         tuple[int, int] | None,
         Meta(description="Height and width; null where any is taken."),
+    ]
+    scaling: Annotated[
+        Source | None,
+        Meta(description="What decided how pixels are scaled; default is a guess."),
     ]
     notes: list[str]
 

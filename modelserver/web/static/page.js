@@ -66,9 +66,12 @@ async function refreshModels() {
   }
   if (answer.status === 401) return askForToken();
   if (!answer.ok) return;
-  models = (await answer.json()).models.map(({ name, state, device_reason: slow }) => {
-    return { name, slow, state: ["READY", "UNLOADED"].includes(state) ? "" : state };
-  });
+  models = (await answer.json()).models.map(({ name, state, device_reason: slow, scaling }) => ({
+    name,
+    slow,
+    scaling: scaling === "default" ? "guessed" : "",
+    state: ["READY", "UNLOADED"].includes(state) ? "" : state,
+  }));
   $("token-form").hidden = true;
   listModels();
 }
@@ -76,8 +79,9 @@ async function refreshModels() {
 function listModels() {
   const before = { models: String(chosenModels()), value: $("model").value };
   const all = $("model").selectedOptions[0]?.dataset.all;
-  const options = models.map(({ name, state }) => {
-    const words = state ? `${name} (${state.toLowerCase()})` : name;
+  const options = models.map(({ name, state, scaling }) => {
+    const mark = scaling ? ` (scaling: ${scaling})` : "";
+    const words = (state ? `${name} (${state.toLowerCase()})` : name) + mark;
     return make("option", { value: name, disabled: state === "FAILED" }, words);
   });
   if (usable().length > 1) {
@@ -90,6 +94,7 @@ function listModels() {
   $("no-models").hidden = models.length > 0;
   const told = models.map(({ name, slow }) => (slow ? `${name} runs on the CPU: ${slow} ` : ""));
   $("slow").textContent = told.join("");
+  tellGuesses();
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
   if (String(chosenModels()) !== before.models || $("same").hidden) modelChanged();
 }
@@ -102,7 +107,14 @@ function chosenModels() {
   return option.dataset.all ? usable().map(({ name }) => name) : [option.value];
 }
 
+// A model that is fed by habit says so, where its answers are read.
+function tellGuesses() {
+  const asked = chosenModels();
+  $("guessed").hidden = !models.some(({ name, scaling }) => scaling && asked.includes(name));
+}
+
 function modelChanged() {
+  tellGuesses();
   for (const shot of shots) askAll(shot);
   showResults();
   showSnippet();
