@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelserver import findings
 from modelserver.discovery import ModelFiles
 from modelserver.labels import LabelMap, numbered
-from modelserver.signatures import Signature
+from modelserver.signatures import Evidence, Signature
 
 ROOT = Path(__file__).parent.parent
 
@@ -141,6 +141,29 @@ def test_each_guess_names_what_overrides_it(guess, expected):
     assert found.code == expected[0]
     assert expected[1] in found.fix
     assert bool(found.fix) == bool(expected[1])
+
+
+def test_a_scaling_that_nothing_tells_has_its_remedy():
+    """The sidecar's line for what is fed now, the other one, and the ways to find out."""
+    guess = next(iter(GUESSES))
+    model = signature(guesses=(guess,), mean=(0.0,), scale=(1 / 255,))
+    (found,) = findings.of_guesses("x", model)
+    assert '{"mean": 0.0, "scale": 0.00392156862745098}' in found.fix
+    assert "--label" in found.fix
+    assert "import --scaling" in found.fix
+
+
+def test_what_speaks_against_a_scaling_is_a_warning():
+    """Whoever said it; and a model that is fed otherwise now is named."""
+    scaling = Evidence(
+        source="sidecar", why="w", against=("statistics would feed y",), formerly="z"
+    )
+    against, changed = findings.of_scaling("x", signature(scaling=scaling))
+    assert (against.code, against.level) == ("scaling-against", "warning")
+    assert "the sidecar says, but statistics would feed y" in against.message
+    assert (changed.code, changed.level) == ("scaling-changed", "note")
+    assert "the last version fed it with z" in changed.message
+    assert list(findings.of_scaling("x", signature())) == []
 
 
 @given(

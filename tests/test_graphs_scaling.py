@@ -186,6 +186,26 @@ def test_what_decided_is_told(graph, sidecar, source):
     assert msgspec.to_builtins(scaling)["from"] == source
 
 
+@pytest.mark.parametrize(
+    ("graph", "formerly"),
+    [
+        (network("x"), "(pixel - [127.5])"),
+        (network("x", before=lambda x: x / 255.0), ""),
+        (network("MobilenetV1/x"), ""),
+        (network("fire2_squeeze1x1/x"), "(pixel - [127.5])"),
+        (network("x", before=lambda x: x - tf.identity([104.0, 117, 123])), "127.5"),
+        (network("x", before=lambda x: x - [104.0, 117, 123]), "(pixel - [0]) * [1]"),
+        (network("x", before=lambda x: x - [123.0, 117, 104]), ""),
+    ],
+    ids=["default", "same", "names", "squeeze", "unread", "order", "order as before"],
+)
+def test_what_is_fed_otherwise_than_before_is_told(graph, formerly):
+    """A running server's operator must hear of it."""
+    scaling = find(graph).scaling
+    assert bool(scaling.formerly) == bool(formerly)
+    assert formerly in scaling.formerly
+
+
 def test_the_order_of_channels_takes_the_mean_along():
     """Where the sidecar turns the channels, a guessed mean is turned as well."""
     assert find(network("vgg_16/x"), channels="bgr").mean == VGG[::-1]

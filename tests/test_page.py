@@ -155,6 +155,19 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
             assert (one.get("src") or one["href"]).startswith("/vision/")
 
 
+def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
+    """Beside the model; one whose scaling is told has no mark."""
+    write(folder / "guess.pb", tiny_graphs.classifier())
+    told = tiny_graphs.classifier(before=lambda image: image / 255.0)
+    write(folder / "told.pb", told)
+    response = serving(kind="classification").get("/")
+    options = {one["value"]: one for one in parsed(response).all("option")}
+    assert options["guess"]["data-scaling"] == "guessed"
+    assert "data-scaling" not in options["told"]
+    assert "guess (scaling: guessed)" in response.text
+    assert "<code>--scaling</code>" in response.text
+
+
 def test_names_are_text_and_states_are_told(folder, serving):
     """A model that cannot serve cannot be chosen."""
     write(folder / '"><b>.frozen.pb', tiny_graphs.echo_detector())

@@ -20,10 +20,11 @@ from modelserver.runners.cards import NO_CARDS
 from modelserver.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rich.table import Table
 
+    from modelserver.doctor import ModelTries
     from modelserver.runners.cards import Survey
     from modelserver.signatures import Kind
 
@@ -116,8 +117,7 @@ def check_folder(
     when a finding keeps a model from serving.
 
     With --photo and --label, every model that knows the label is run under every
-    scaling of the pixels, and the sidecar's line that says each is printed. Exits with
-    1 when none sees the label.
+    scaling, and the sidecar that says each is printed. Exits with 1 when none sees it.
     """
     if label is not None and photo is None:
         raise click.UsageError("--label needs the --photo that shows it")
@@ -142,14 +142,20 @@ def check_folder(
     except ModelServerError as err:
         raise Sentence(str(err)) from err
     if label is not None:
-        if not tries:
-            raise Sentence(f"no model in {settings.model_folder} knows {label!r}")
-        _show(tries, doctor.tries_tables(tries), as_json=as_json)
-        seen = any(one.sees for report in tries for one in report.tries)
-        ctx.exit(0 if seen else 1)
+        ctx.exit(_shown_tries(tries, settings, as_json=as_json))
     _show(report, doctor.folder_tables(report), as_json=as_json)
     failing = {"error", "warning"} if strict else {"error"}
     ctx.exit(any(one.level in failing for one in report.findings))
+
+
+def _shown_tries(
+    tries: Sequence[ModelTries], settings: Settings, *, as_json: bool
+) -> int:
+    """Print what models see under every scaling; give the exit code."""
+    if not tries:
+        raise Sentence(f"no model in {settings.model_folder} knows that label")
+    _show(tries, doctor.tries_tables(tries), as_json=as_json)
+    return 0 if any(one.sees for report in tries for one in report.tries) else 1
 
 
 def _cards() -> Survey:

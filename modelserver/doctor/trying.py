@@ -151,11 +151,27 @@ class _Trial(NamedTuple):
         )
 
     def _answers(self, line: str) -> list[tuple[str, float]]:
+        """Lay the model's files into a folder of their own, with that sidecar."""
         with tempfile.TemporaryDirectory() as folder:
             sidecar = Path(folder) / f"{self.files.name}.json"
             sidecar.write_text(line, encoding="utf-8")
-            model = Loader(self.settings)(replace(self.files, sidecar=sidecar))
+            files = replace(
+                self.files,
+                graph=_linked(self.files.graph, folder),
+                labels=self.files.labels and _linked(self.files.labels, folder),
+                facts=tuple(_linked(path, folder) for path in self.files.facts),
+                sidecar=sidecar,
+                inside=False,
+            )
+            model = Loader(self.settings)(files)
             try:
                 return answers_of(model, self.photo, self.settings.load_timeout_s)
             finally:
                 model.close()
+
+
+def _linked(path: Path, folder: str) -> Path:
+    """Link to a file from a folder."""
+    link = Path(folder) / path.name
+    link.symlink_to(path.resolve())
+    return link

@@ -43,9 +43,9 @@ _OCTAVES, _LEVELS = 0.5, 35.0
 _FITS, _LEADS = 2.0, 3.0
 # The means' fit may be off by so much of a deviation.
 _RESIDUAL = 0.35
-# Rule B: the same of the distance, over so many normalisations, the first of them
-# behind so many convolutions at most.
-_NEAR, _AHEAD = 0.5, 0.25
+# Rule B: the same of its distance, behind one convolution and behind more; over so
+# many normalisations, the first of them behind so many convolutions at most.
+_NEAR, _NEAR_IN_DEPTH, _AHEAD = 0.5, 0.25, 0.25
 _LAYERS, _DEEPEST = 3, 3
 _PATCHES, _PATCH = 8, 26
 # The mean pixel's red less its blue, in levels, that tells an order.
@@ -73,7 +73,7 @@ def trained_with(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None
 
     Args:
         ends: what ``follow_pixels`` gave for its image.
-        thorough: ask rule B too where rule A is silent, for up to half a second more.
+        thorough: ask rule B where rule A does not apply, for up to half a second more.
 
     Returns:
         ``None`` where no normalisation tells anything.
@@ -83,9 +83,8 @@ def trained_with(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None
         if stem is None:
             continue
         verdict = _by_means(stem)
-        if (verdict is None or verdict.scaling is None) and thorough:
-            verdict = _by_layers(stem) or verdict
-        return verdict
+        # Where rule A can judge and finds no photos, rule B would only guess.
+        return _by_layers(stem) if verdict is None and thorough else verdict
     return None
 
 
@@ -191,35 +190,41 @@ def _by_layers(stem: _Stem) -> Verdict | None:
     """Rule B: what photos' moments bring to the first normalisations."""
     depth = stem.kernel.shape[2]
     fields = photos.fields(_PATCHES, _PATCH, stem.side, depth)
-    distances = []
+    distances, near = [], _NEAR
     for name, scaling in _candidates(depth):
         fed = (fields - np.asarray(scaling.mean)) * np.asarray(scaling.scale)
         here = fed * stem.pixels.factor + stem.pixels.shift
-        apart = _distance(stem, here)
-        if apart is None or not np.isfinite(apart):
+        found = _distance(stem, here)
+        if found is None or not np.isfinite(found[0]):
             return None
-        distances.append((apart, name))
+        distances.append((found[0], name))
+        near = _NEAR if found[1] <= 1 else _NEAR_IN_DEPTH
     (best, name), (second, _) = sorted(distances)[:2]
     why = (
         f"its first normalisations stored what photos in {name} bring: at a distance "
         f"of {best:.2g}, the next at {second:.2g}"
     )
-    if best >= _NEAR or second - best <= _AHEAD:
+    if best >= near or second - best <= _AHEAD:
         return Verdict(None, None, why)
     told = replace(CANDIDATES[name], why=why, source="statistics")
     return Verdict(told, None, why)
 
 
-def _distance(stem: _Stem, values: Any) -> float | None:
+def _distance(stem: _Stem, values: Any) -> tuple[float, int] | None:
     """Give how far what was stored is from what values make of it.
 
     Over channels the median of log(1 + the symmetric Kullback-Leibler divergence): an
     activation may have left some of them dead. Over the normalisations the mean.
+
+    Returns:
+        That, and how many convolutions stand in front of the first.
     """
     found: list[float] = []
+    depth = 0
     with np.errstate(all="ignore"):
         for seen in layers.normalised(stem.op, values):
-            if not found and seen.depth > _DEEPEST:
+            depth = depth or seen.depth
+            if depth > _DEEPEST:
                 return None
             flat = seen.values.reshape(-1, seen.values.shape[-1]).astype(np.float64)
             mean, variance = flat.mean(axis=0), flat.var(axis=0) + 1e-12
@@ -229,4 +234,4 @@ def _distance(stem: _Stem, values: Any) -> float | None:
             found.append(float(np.median(np.log1p(np.maximum(apart, 0)))))
             if len(found) == _LAYERS:
                 break
-    return float(np.mean(found)) if found else None
+    return (float(np.mean(found)), depth) if found else None

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 _STATIC = Path(__file__).parent / "static"
 # What the script imports, for the browser to fetch at once rather than one after the
 # other. Imports name no digests, so browsers ask whether theirs are the same.
-_MODULES = ("asking.js", "camera.js", "drawing.js", "keeping.js", "snippets.js")
+_MODULES = (
+    "asking.js",
+    "camera.js",
+    "drawing.js",
+    "keeping.js",
+    "listing.js",
+    "snippets.js",
+)
 _DIGEST_LENGTH = 12
 # A year, the most that is of use: the address changes with the content.
 _FOREVER = "public, max-age=31536000, immutable"

@@ -5,6 +5,7 @@ import { credentials, evaluate, server, wantedAt } from "./asking.js";
 import { offerCamera } from "./camera.js";
 import { NONE, highlight, make, objects, percent, resultOf } from "./drawing.js";
 import { keep, kept } from "./keeping.js";
+import { heard, isGuessed, wordsFor } from "./listing.js";
 import { copyText, snippets } from "./snippets.js";
 
 const AT_A_TIME = 4; // requests; more would only wait in the server's queue
@@ -66,12 +67,7 @@ async function refreshModels() {
   }
   if (answer.status === 401) return askForToken();
   if (!answer.ok) return;
-  models = (await answer.json()).models.map(({ name, state, device_reason: slow, scaling }) => ({
-    name,
-    slow,
-    scaling: scaling === "default" ? "guessed" : "",
-    state: ["READY", "UNLOADED"].includes(state) ? "" : state,
-  }));
+  models = (await answer.json()).models.map(heard);
   $("token-form").hidden = true;
   listModels();
 }
@@ -79,11 +75,9 @@ async function refreshModels() {
 function listModels() {
   const before = { models: String(chosenModels()), value: $("model").value };
   const all = $("model").selectedOptions[0]?.dataset.all;
-  const options = models.map(({ name, state, scaling }) => {
-    const mark = scaling ? ` (scaling: ${scaling})` : "";
-    const words = (state ? `${name} (${state.toLowerCase()})` : name) + mark;
-    return make("option", { value: name, disabled: state === "FAILED" }, words);
-  });
+  const options = models.map((one) =>
+    make("option", { value: one.name, disabled: one.state === "FAILED" }, wordsFor(one)),
+  );
   if (usable().length > 1) {
     options.push(make("option", { "data-all": "1" }, "All models, side by side"));
   }
@@ -94,7 +88,7 @@ function listModels() {
   $("no-models").hidden = models.length > 0;
   const told = models.map(({ name, slow }) => (slow ? `${name} runs on the CPU: ${slow} ` : ""));
   $("slow").textContent = told.join("");
-  tellGuesses();
+  $("guessed").hidden = !isGuessed(models, chosenModels());
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
   if (String(chosenModels()) !== before.models || $("same").hidden) modelChanged();
 }
@@ -107,14 +101,8 @@ function chosenModels() {
   return option.dataset.all ? usable().map(({ name }) => name) : [option.value];
 }
 
-// A model that is fed by habit says so, where its answers are read.
-function tellGuesses() {
-  const asked = chosenModels();
-  $("guessed").hidden = !models.some(({ name, scaling }) => scaling && asked.includes(name));
-}
-
 function modelChanged() {
-  tellGuesses();
+  $("guessed").hidden = !isGuessed(models, chosenModels());
   for (const shot of shots) askAll(shot);
   showResults();
   showSnippet();
