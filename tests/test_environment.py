@@ -8,6 +8,15 @@ import pytest
 from modelserver import cuda
 from modelserver.runners import environment, inline
 
+MIXED = cuda.Library(
+    name="libcublas.so.12",
+    needed=True,
+    package="nvidia-cublas-cu12",
+    path="/wheel",
+    how="opened",
+    detail="LD_LIBRARY_PATH has another one: /sys",
+)
+
 
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch):
@@ -66,13 +75,20 @@ def test_the_operators_log_level_is_obeyed(monkeypatch):
 
 
 @pytest.mark.parametrize(("gpu", "times"), [("0", 1), (None, 0)])
-def test_what_tensorflow_would_miss_is_opened_before_it(gpu, times, monkeypatch):
+def test_what_tensorflow_would_miss_is_opened_before_it(
+    gpu, times, monkeypatch, caplog
+):
     """Only in a process that was given a card: others need none of it."""
     calls = []
-    monkeypatch.setattr(
-        cuda, "preload", lambda: calls.append("tensorflow" in sys.modules)
-    )
+
+    def preload():
+        calls.append("tensorflow" in sys.modules)
+        return cuda.Report(build=cuda.Build(), libraries=(MIXED,))
+
+    monkeypatch.setattr(cuda, "preload", preload)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     monkeypatch.setitem(sys.modules, "modelserver.sessions", cuda)
     inline.import_tensorflow(gpu)
     assert calls == [False] * times
+    told = "libcublas.so.12 is taken from /wheel: LD_LIBRARY_PATH has another one: /sys"
+    assert [record.getMessage() for record in caplog.records] == [told] * times

@@ -46,7 +46,11 @@ def of_child(gpu: str | None) -> dict[str, str]:
         environ.setdefault("CUDA_CACHE_MAXSIZE", _CACHE_BYTES)
         search, dropped = cuda.without_cuda(environ.get("LD_LIBRARY_PATH", ""))
         if dropped and cuda.has_wheels():
-            log.debug("models' processes do without %s", os.pathsep.join(dropped))
+            log.info(
+                "models' processes do without %s of LD_LIBRARY_PATH, as the installed "
+                "packages have CUDA",
+                os.pathsep.join(dropped),
+            )
             environ["LD_LIBRARY_PATH"] = search
     return environ
 

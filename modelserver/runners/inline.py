@@ -136,7 +136,12 @@ def import_tensorflow(gpu: str | None = None) -> None:
     except FileNotFoundError:  # nothing can be written; TensorFlow only wants a name
         tempfile.tempdir = os.sep
     if gpu is not None and "tensorflow" not in sys.modules:
-        cuda.preload()
+        for library in cuda.preload().libraries:
+            if library.how == "opened" and library.detail:
+                log.warning(
+                    "%s is taken from %s: %s",
+                    *(library.name, library.path, library.detail),
+                )
     # TensorFlow must come into a process only when a session is opened in it.
     import modelserver.sessions  # noqa: F401, PLC0415
 
