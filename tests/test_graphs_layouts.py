@@ -195,6 +195,36 @@ def test_a_name_or_the_sidecar_tells_a_row():
     assert (asked.layout, asked.size, asked.channels) == ("flat", (20, 40), 1)
 
 
+@pytest.mark.parametrize(
+    "lay_out", [None, lambda x: tf.reshape(x, [-1, 28, 28, 1])], ids=["dense", "laid"]
+)
+def test_rows_of_unknown_shape_are_told_by_what_follows(lay_out, answers):
+    """Exporters for phones drop the shape of rows as they do that of images."""
+    layer = (lambda x: x) if lay_out is None else lay_out
+    with tiny_graphs.building() as graph:
+        row = layer(v1.placeholder(tf.float32, None, "x"))
+        half = np.repeat([0.0, 1.0], 392)
+        weights = np.stack([1 - half, half], 1).astype(np.float32) / 28
+        row = row if lay_out is None else tf.reshape(row, [-1, 784])
+        logits = tf.raw_ops.MatMul(a=row, b=weights)
+        tf.nn.softmax(logits, name="softmax")
+    data = tiny_graphs.file_of(graph)
+    signature = find(data)
+    assert (signature.layout, signature.size) == ("flat", (28, 28))
+    assert "taken for a batch of rows" in str(signature.guesses)
+    assert answers(data, halves()) == [0, 1]
+
+
+def test_rows_that_are_no_images_are_refused_in_words():
+    """Thirteen numbers of a patient, say."""
+    with tiny_graphs.building() as graph:
+        row = v1.placeholder(tf.float32, None, "x")
+        logits = tf.raw_ops.MatMul(a=row, b=np.ones((13, 3), np.float32))
+        tf.nn.softmax(logits, name="softmax")
+    with pytest.raises(GraphError, match="not an image's axes"):
+        find(tiny_graphs.file_of(graph))
+
+
 def test_a_bottleneck_beside_an_image_is_none():
     """Where something has an image's axes, no row is asked."""
     with tiny_graphs.building() as graph:
@@ -214,6 +244,12 @@ def test_channels_first_over_filters_are_refused_as_before():
 
     with pytest.raises(GraphError, match=r"\(NCHW\)"):
         find(graph_of((None, 3, 32, 32), convolve))
+
+    def turned(image):
+        return convolve(tf.transpose(image, [0, 3, 1, 2]))
+
+    with pytest.raises(GraphError, match=r"the filters behind it take .*\(NCHW\)"):
+        find(graph_of((None, 32, 32, 3), turned))
 
 
 def test_a_size_that_is_open_is_tried_in_any_layout():

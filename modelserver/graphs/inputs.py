@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelserver.errors import GraphError
-from modelserver.graphs.layouts import Axes, looks_flat, read_axes, turns_channels
+from modelserver.graphs.layouts import (
+    Axes,
+    looks_flat,
+    read_axes,
+    row_behind,
+    turns_channels,
+)
 from modelserver.graphs.switches import switch_value
 from modelserver.graphs.walking import (
     DECODERS,
@@ -45,6 +51,10 @@ _KNOWN_NAMES = (
 _NUMBERS = frozenset({"uint8", "int32", "int64", "float16", "float32", "float64"})
 _FILTERS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
 _CHANNELS = (1, 3)
+_CHANNELS_FIRST = (
+    "channels before height and width (NCHW), which TensorFlow does not run on every "
+    "device; export it as NHWC"
+)
 _NO_AXIS, _LIST_AXES, _IMAGE_AXES, _BATCH_AXES = 0, 1, 3, 4
 
 
@@ -194,6 +204,7 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     if shape is None:
         shape = _guessed_shape(tensor)
         what = "one image" if len(shape) == _IMAGE_AXES else "a batch of images"
+        what = what if len(shape) >= _IMAGE_AXES else "a batch of rows"
         guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
     axes = read_axes(tensor, shape, sidecar)
     if axes is None:
@@ -239,6 +250,9 @@ def _describe_file(tensor: Any) -> ImageInput:
 
 def _guessed_shape(tensor: Any) -> tuple[int | None, ...]:
     """Guess the axes of an input of unknown shape by who uses it."""
+    row = row_behind(tensor)
+    if row is not None:
+        return row
     single = any(user.type == "ExpandDims" for user in tensor.consumers())
     return (None,) * (_IMAGE_AXES if single else _BATCH_AXES)
 
@@ -249,14 +263,16 @@ def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
     A graph that takes its image so and turns it for its filters is as good as any, and
     of one channel there is nothing to turn.
     """
-    formats = {_attr(p.end, "data_format") for p in ends if p.end.type in _FILTERS}
     first = axes.layout in {"NCHW", "CHW"} and axes.depth != 1
-    first = first and not turns_channels(tensor)
-    if first or b"NCHW" in formats:
-        raise GraphError(
-            _odd(tensor, "channels before height and width (NCHW)")
-            + ", which TensorFlow does not run on every device; export it as NHWC"
-        )
+    if first and not turns_channels(tensor):
+        raise GraphError(_odd(tensor, _CHANNELS_FIRST))
+    if any(_attr(p.end, "data_format") == b"NCHW" for p in _filters(ends)):
+        what = f"the filters behind it take {_CHANNELS_FIRST}"
+        raise GraphError(_odd(tensor, what))
+
+
+def _filters(ends: list[Pixels]) -> list[Pixels]:
+    return [pixels for pixels in ends if pixels.end.type in _FILTERS]
 
 
 def _attr(op: Any, name: str) -> Any:

@@ -126,6 +126,28 @@ def looks_flat(tensor: Any) -> bool:
     )
 
 
+def row_behind(tensor: Any) -> Shape | None:
+    """Tell by what follows that an input of unknown shape takes rows.
+
+    Returns:
+        ``[N, numbers of an image]``; ``None`` where nothing says so.
+    """
+    op = _first_reshaper(tensor)
+    made = _image_of(_laid_out(tensor)) if op and op.type == "Reshape" else None
+    if made is not None:
+        return None, math.prod(made)
+    for _ in range(_STEPS):
+        users = list(tensor.consumers())
+        if len(users) != 1 or users[0].type not in _PASSED | {"MatMul"}:
+            return None
+        if users[0].type == "MatMul":
+            weights = shape_of(users[0].inputs[1]) or (None,)
+            rows = users[0].inputs[0] is tensor and not users[0].get_attr("transpose_b")
+            return (None, weights[0]) if rows else None
+        tensor = users[0].outputs[0]
+    return None
+
+
 def _sides(shape: Shape, first: int) -> Sides:
     return shape[first], shape[first + 1]
 
