@@ -5,6 +5,7 @@ import json
 import pytest
 
 from modelserver.discovery import discover
+from modelserver.errors import ModelError
 
 ITEM = b'item { id: 1 name: "cat" }\n'
 GRAPH_TEXT = b'node {\n  name: "image_tensor"\n  op: "Placeholder"\n}\n'
@@ -221,3 +222,21 @@ def test_a_folder_may_have_any_name_that_a_model_may(tmp_path):
     assert {files.name: files.graph.name for files in found.models} == {
         name: f"{name}.pb" for name in ("[a]", "x*", "ünï", "a.b")
     }
+
+
+def test_labels_that_nobody_renamed_are_named(tmp_path):
+    """An export laid flat into the model folder is served, with ids as labels."""
+    fill(tmp_path, *CUSTOM_VISION)
+    found = discover(tmp_path, "classification")
+    assert [files.name for files in found.models] == ["model"]
+    assert any("'labels.txt' belongs to no model" in line for line in found.warnings)
+    (tmp_path / "labels.txt").rename(tmp_path / "model.labels.txt")
+    assert not discover(tmp_path, "classification").warnings
+
+
+def test_a_problem_is_said_before_anything_is_opened(tmp_path):
+    fill(tmp_path / "m", "a.pb", "b.pb")
+    files = model(tmp_path)
+    for use in (files.digest, files.opened().__enter__):
+        with pytest.raises(ModelError, match=r"may be its graph: 'a\.pb' and 'b\.pb'"):
+            use()

@@ -87,8 +87,10 @@ class ModelFiles:
 
         Raises:
             ModelError: a file is gone, cannot be read or may not be followed, or they
-                keep changing.
+                keep changing; or there is a problem.
         """
+        if self.problem:
+            raise ModelError(self.problem)
         for _ in range(_TRIES):
             with ExitStack() as stack:
                 held = {path: self._held(path, stack) for path in self.paths}

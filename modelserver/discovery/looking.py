@@ -177,6 +177,7 @@ class _Look:
         ]
         self.held.update({part.name: part.warning for part in parts if part.held})
         flat = {one.name: one for one in _models(parts, self._kind, self.warnings)}
+        self.warnings += self._nobodys_labels(flat.values())
         yield from flat.values()
         for name, found in self._in_folders(self._kind):
             if name in flat:
@@ -190,6 +191,18 @@ class _Look:
                 self.held[name] = found.held
             if found.files is not None:
                 yield found.files
+
+    def _nobodys_labels(self, models: Iterable[ModelFiles]) -> Iterator[str]:
+        """Name labels that an export tool wrote, beside a graph that has none."""
+        if all(one.labels for one in models):
+            return
+        for path in self._paths:
+            if path.name in _LOOSE_LABELS:
+                yield (
+                    f"{path.name!r} belongs to no model by its name: call it "
+                    "NAME.labels.txt, or put it with its graph into a folder called "
+                    "NAME."
+                )
 
     def _in_folders(self, kind: Kind) -> Iterator[tuple[str, folders.Found]]:
         """Give what each folder holds for an app, by the model's name."""
@@ -261,6 +274,7 @@ class _Look:
 
 _APPS: dict[Kind, str] = {"detection": "app.py", "classification": "app_classify.py"}
 _KINDS: tuple[Kind, ...] = ("detection", "classification")
+_LOOSE_LABELS = ("labels.txt", "retrained_labels.txt", "output_labels.txt")
 _MOST_STEPS = 3
 
 
