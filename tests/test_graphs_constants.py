@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_graphs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelserver.graphs import constants
 from modelserver.graphs.constants import constant, is_dead
@@ -244,6 +246,31 @@ def test_what_grows_without_measure_is_none(made):
     """Its size is known before it is computed."""
     with tiny_graphs.building():
         assert constant(made()) is None
+
+
+HOSTILE = st.sampled_from([-(2**31), -5, -1, 0, 1, 2, 3, 1 << 20, 2**31 - 1])
+
+
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(st.sampled_from(CASES), st.data())
+def test_whatever_an_op_is_given_it_stays_within_the_limits(case, data):
+    """An array of at most the largest size, or none, and no error."""
+    name, given_to = case
+
+    def hostile(value):
+        if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.kind != "i":
+            return value
+        numbers = data.draw(st.lists(HOSTILE, min_size=value.size, max_size=value.size))
+        return np.array(numbers, value.dtype).reshape(np.shape(value))
+
+    with tiny_graphs.building():
+        try:
+            made = built(name, tuple(map(hostile, given_to)))
+        except (ValueError, OverflowError):
+            return  # TensorFlow itself does not build it
+        for output in made if isinstance(made, list) else [made]:
+            value = constant(output)
+            assert value is None or value.nbytes <= constants.MAX_BYTES
 
 
 def test_a_graph_may_cost_a_second_and_no_more(monkeypatch):
