@@ -285,3 +285,17 @@ def test_a_malformed_constant_tells_nothing():
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     assert find(graph).scaling.source == "default"
+
+
+def test_fake_quantisation_changes_no_range():
+    """A TF-Hub module made for quantisation doubles, shifts, and rounds in between."""
+
+    def hub_input(image):
+        doubled = tf.quantization.fake_quant_with_min_max_args(image * 2.0, 0.0, 2.0)
+        shifted = doubled - 1.0
+        return tf.quantization.fake_quant_with_min_max_args(shifted, -1.0, 1.0)
+
+    found = find(network("MobilenetV1/Conv2d_0/weights", before=hub_input))
+    assert found.scaling.source == "arithmetic"
+    np.testing.assert_allclose(found.scale, 1 / 255)
+    np.testing.assert_allclose(found.mean, 0, atol=1e-6)
