@@ -148,6 +148,9 @@ def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monke
     class Lost:
         """A session whose card is gone."""
 
+        def is_first(self, frames):
+            return False
+
         def run(self, frames):
             raise errors.RunnerDied from ValueError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
