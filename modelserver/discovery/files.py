@@ -80,10 +80,11 @@ class ModelFiles:
 
     @contextmanager
     def opened(self) -> Iterator[ModelFiles]:
-        """Open every file once, all of one version; closed with the context.
+        """Open what is loaded once, all of one version; closed with the context.
 
-        Gives the same files, whose paths read what was opened. A volume whose link is
-        moved to another version meanwhile gives all of the old one or all of the new.
+        Gives the same files, whose paths read what was opened; golden ones are read
+        when the model is warm. A volume whose link is moved to another version
+        meanwhile gives all of the old one or all of the new.
 
         Raises:
             ModelError: a file is gone, cannot be read or may not be followed, or they
@@ -93,11 +94,17 @@ class ModelFiles:
             raise ModelError(self.problem)
         for _ in range(_TRIES):
             with ExitStack() as stack:
-                held = {path: self._held(path, stack) for path in self.paths}
+                held = {path: self._held(path, stack) for path in self._loaded}
                 if all(map(self._leads_to, held.values())):
                     yield self._with(held)
                     return
         raise ModelError("its files keep changing")
+
+    @property
+    def _loaded(self) -> tuple[Path, ...]:
+        """The files that the model is made of."""
+        found = (self.graph, self.labels, self.sidecar, *self.facts)
+        return tuple(path for path in found if path is not None)
 
     def _with(self, held: dict[Path, Held]) -> ModelFiles:
         """Put paths that were opened in the place of the names."""
@@ -106,8 +113,6 @@ class ModelFiles:
             graph=held[self.graph],
             labels=held[self.labels] if self.labels else None,
             sidecar=held[self.sidecar] if self.sidecar else None,
-            image=held[self.image] if self.image else None,
-            expected=held[self.expected] if self.expected else None,
             facts=tuple(held[path] for path in self.facts),
         )
 
