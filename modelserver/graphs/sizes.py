@@ -113,10 +113,7 @@ def settle_size(
     Raises:
         GraphError: none of the usual sizes fits what follows.
     """
-    shape = _SHAPES[image.layout](image.channels)
-    if image.layout.startswith("N"):
-        shape = (image.batch or 1, *shape[1:])
-    trials = Trials(image.tensor, outputs, shape, image.batch or 1)
+    trials = _trials(image, outputs, kind)
     wishes = [one for one in wishes if _agrees(one.size, image.sides)]
     if not trials.possible:
         fit = next(iter(wishes), None)
@@ -145,6 +142,16 @@ def settle_size(
     return SettledSize(fit.size, Evidence(source=fit.source, why=fit.why), (guess,))
 
 
+def _trials(image: ImageInput, outputs: Iterable[Any], kind: Kind) -> Trials:
+    """Make the trials of a graph's input, for the batch that it takes."""
+    shape = _SHAPES[image.layout](image.channels)
+    if image.layout.startswith("N"):
+        shape = (image.batch or 1, *shape[1:])
+    # A detector's boxes may lack the batch's axis, [M, 4].
+    rank = 3 if kind == "detection" else 2
+    return Trials(image.tensor, outputs, shape, image.batch or 1, rank)
+
+
 def _agrees(size: Size, sides: tuple[int | None, int | None]) -> bool:
     """Tell whether a size has the sides that are known."""
     return all(known in {None, side} for side, known in zip(size, sides, strict=True))
@@ -158,6 +165,7 @@ class Trials:
         outputs: what is fetched.
         shape: as it is fed; ``None`` for its height and its width.
         batch: images that are fed.
+        rank: from which on an output's first axis is the batch.
     """
 
     def __init__(
@@ -166,10 +174,12 @@ class Trials:
         outputs: Iterable[Any],
         shape: tuple[int | None, ...],
         batch: int = 1,
+        rank: int = 2,
     ) -> None:
         outputs = list(outputs)
         self._shape = shape
         self._batch = batch
+        self._rank = rank
         self._skeleton = _skeleton(image, outputs)
         # A detector's number of boxes may be a constant, which is no part of it.
         nodes = {node.name for node in self._skeleton.node} if self._skeleton else ()
@@ -200,7 +210,7 @@ class Trials:
     def _is_fed(self, tensor: Any) -> bool:
         """Tell whether an output is of as many images as were fed."""
         shape = shape_of(tensor)
-        return not shape or len(shape) == 1 or shape[0] in {self._batch, None}
+        return not shape or len(shape) < self._rank or shape[0] in {self._batch, None}
 
     def _inferred(self, size: Size | None) -> Any:
         """Import the skeleton with a size; ``None`` where TensorFlow finds a fault."""
