@@ -145,7 +145,7 @@ def test_a_child_tells_when_memory_did_not_do(
 def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monkeypatch):
     """Every later run would fail, too."""
 
-    class Lost:
+    class Lost(FakeSession):
         """A session whose card is gone."""
 
         def is_first(self, frames):
