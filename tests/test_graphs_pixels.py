@@ -236,6 +236,19 @@ def test_a_mean_image_in_units_is_of_units():
     assert find(network(lambda x: x - image)).scale == (pytest.approx(1 / 255),)
 
 
+def test_rounding_to_few_levels_keeps_the_pixels():
+    """As networks do that were trained to be quantized: a TF-Hub module in a graph."""
+
+    def before(image):
+        doubled = image * tf.identity(2.0)
+        rounded = tf.quantization.fake_quant_with_min_max_args(doubled, 0, 2)
+        return tf.quantization.fake_quant_with_min_max_args(rounded - 1.0, -1, 1)
+
+    signature = find(network(before))
+    assert signature.scale == (pytest.approx(1 / 255),)
+    assert signature.scaling.source == "arithmetic"
+
+
 def test_the_branch_for_training_is_not_followed():
     """What a training switch keeps from running says nothing of the pixels."""
 

@@ -48,6 +48,12 @@ _CARRIERS: dict[str, tuple[int, ...]] = {
     "TensorArrayScatterV3": (2, 3),
     "TensorArrayWriteV3": (2, 3),
 }
+_NEWLY_CARRIED = frozenset(
+    {
+        *("EnsureShape", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"),
+        "Snapshot",
+    }
+)
 # Ops that lay the pixels out anew, and keep each.
 _RESHAPERS = frozenset({"ExpandDims", "Reshape", "Squeeze"})
 _PADDERS = frozenset({"MirrorPad", "Pad", "PadV2"})
@@ -140,8 +146,10 @@ def _was_read(op: Any) -> bool:
             one.shape.num_elements() for one in op.inputs if one.op.type == "Const"
         ]
         return bool(plain in ([1], [_COLOURS]))
-    if op.type in {"EnsureShape", "Snapshot", "StridedSlice"}:
-        return bool(op.type == "StridedSlice")
+    if op.type in _NEWLY_CARRIED:
+        return False
+    if op.type == "StridedSlice":
+        return True
     return op.type in _CARRIERS or op.type in {*_RESHAPERS, *RESIZERS, *DECODERS}
 
 

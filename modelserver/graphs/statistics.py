@@ -138,7 +138,9 @@ def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
 
 def _by_means(stem: _Stem) -> Verdict | None:
     """Rule A: the mean pixel by least squares, the gain by the variances."""
-    first = next((one.first for one in follow_pixels(stem.op.outputs[0])), None)
+    # Of a pair, one for training and one for inference, only the latter stores.
+    behind = (one.first for one in follow_pixels(stem.op.outputs[0]))
+    first = next((norm for norm in behind if norm is not None), None)
     depth, filters = stem.kernel.shape[2:]
     if first is None or np.size(first.mean) != filters or filters < depth + 2:
         return None
