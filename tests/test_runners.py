@@ -71,7 +71,7 @@ def test_images_cross_and_arrays_come_back(isolation, opened):
     assert runner.facts.device == "CPU"
     colours = [(10, 20, 30), (200, 20, 30)]
     frames = [frame_of(runner, colour) for colour in colours]
-    for (outputs, run_ms), colour in zip(
+    for (outputs, run_ms, *_), colour in zip(
         runner.run(frames).result(SECONDS), colours, strict=True
     ):
         assert outputs["classes"].reshape(-1)[0] == tiny_graphs.echoed(*colour)[0]
@@ -86,7 +86,7 @@ def test_many_runs_at_once_are_not_mixed_up(isolation, opened):
     def one(red):
         frame = frame_of(runner, (red, 0, 0))
         try:
-            ((outputs, _),) = runner.run([frame]).result(SECONDS)
+            ((outputs, *_),) = runner.run([frame]).result(SECONDS)
         finally:
             frame.release()
         return outputs["classes"].reshape(-1)[0]
