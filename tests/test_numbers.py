@@ -87,7 +87,7 @@ def test_a_thousand_names_of_no_model_make_no_series(detector):
     detector.get("/x")
     before = len(numbers(detector))
     for number in range(1000):
-        assert post(detector, "/detect", f"x{number}", b"").status_code == 404
+        assert post(detector, "/detect", f"x{number}", b"x").status_code == 404
     for number in range(100):
         detector.get(f"/x{number}")
         detector.get(f"/problems/x{number}")
