@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny_graphs
-from conftest import photo, post
+from conftest import form, photo, post, post_form
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver import logs
@@ -100,7 +100,7 @@ def test_a_thousand_names_of_no_model_make_no_series(detector):
 def test_refusals_are_counted_by_their_type(detector):
     """With the model that was asked for, where there is one."""
     post(detector, "/detect", "m", b"no image")
-    post(detector, "/detect", "", photo())
+    post_form(detector, "/detect", form({"modelname": "m"}))
     assert value(detector, "refusals_total", reason="not-an-image") == 1
     assert value(detector, "refusals_total", reason="missing-field") == 1
     assert requests(detector, status="415") == 1
