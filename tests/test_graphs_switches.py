@@ -7,7 +7,7 @@ import tiny_graphs
 from classifier_runs import RED, find, scores
 
 from modelserver.sessions import ModelSession
-from modelserver.sessions.steadiness import MOST_SPREAD, spread
+from modelserver.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
 from modelserver.signatures import Signature
 
 
@@ -155,3 +155,26 @@ def test_logits_are_compared_as_probabilities():
     waiting = [[900.0, 0.0], [900.5, 0.0]] * 20
     runs = lambda: {"scores": np.array([waiting.pop(0)])}  # noqa: E731 - one line
     assert spread(runs, signature_of("classification", softmax=True)) < MOST_SPREAD
+
+
+def test_what_draws_no_numbers_is_run_twice():
+    """More often only where something is drawn, in a function too."""
+    calls = []
+
+    def run():
+        calls.append(None)
+        return {"scores": np.array([0.2, 0.8])}
+
+    spread(run, signature_of("classification"), draws=False)
+    assert len(calls) == 2
+
+    @tf.function(autograph=False)
+    def noisy(image):
+        return image + tf.random.normal(tf.shape(image))
+
+    for inside in (noisy, tf.nn.relu):
+        with tiny_graphs.building() as graph:
+            image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
+            inside(image)
+        graph_def = graph.as_graph_def()
+        assert draws_numbers(graph_def) == (inside is noisy)

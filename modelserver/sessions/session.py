@@ -20,7 +20,7 @@ from modelserver.sessions import faults, warming
 from modelserver.sessions.devices import Device, Given, choose
 from modelserver.sessions.reference import Reference
 from modelserver.sessions.running import GraphRun
-from modelserver.sessions.steadiness import MOST_SPREAD, spread
+from modelserver.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
 from modelserver.signatures import Signature, read_sidecar
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class ModelSession:
         faster = self._rewritten(graph_def, graph) if self._rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
-        self._tell_unsteady()
+        self._tell_unsteady(draws=draws_numbers(graph_def))
         self._check_device()
         self._made, self._reference.samples = [], []
         del graph_def, graph, faster
@@ -397,11 +397,11 @@ class ModelSession:
         if self.max_batch > 1 and not self._batches():
             self._sizes, self.max_batch = fits.sizes[:1], 1
 
-    def _tell_unsteady(self) -> None:
+    def _tell_unsteady(self, *, draws: bool) -> None:
         """Find a graph that answers the same photo differently from run to run."""
         image = self._photos()[0]
         try:
-            gap = spread(lambda: self.run([image])[0], self.signature)
+            gap = spread(lambda: self.run([image])[0], self.signature, draws=draws)
         except RequestError as error:
             raise _unrunnable(image, error) from error
         if gap > MOST_SPREAD:
