@@ -155,6 +155,16 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
             assert (one.get("src") or one["href"]).startswith("/vision/")
 
 
+def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
+    """As a guessed scaling is."""
+    write(folder / "any.pb", tiny_graphs.classifier((None, None, None, 3)))
+    response = serving(kind="classification").get("/")
+    (option,) = parsed(response).all("option")
+    assert option["data-guessed"] == "scaling size"
+    assert "any (scaling: guessed, size: guessed)" in response.text
+    assert '<code>{"size": ...}</code>' in response.text
+
+
 def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
     """Beside the model; one whose scaling is told has no mark."""
     write(folder / "guess.pb", tiny_graphs.classifier())
@@ -162,8 +172,8 @@ def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
     write(folder / "told.pb", told)
     response = serving(kind="classification").get("/")
     options = {one["value"]: one for one in parsed(response).all("option")}
-    assert options["guess"]["data-scaling"] == "guessed"
-    assert "data-scaling" not in options["told"]
+    assert options["guess"]["data-guessed"] == "scaling"
+    assert "data-guessed" not in options["told"]
     assert "guess (scaling: guessed)" in response.text
     assert "<code>--scaling</code>" in response.text
 

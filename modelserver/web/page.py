@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flask import Blueprint, render_template, request, url_for
 
@@ -34,6 +34,11 @@ _DIGEST_LENGTH = 12
 _FOREVER = "public, max-age=31536000, immutable"
 # Below it a detector's answers are noise; the page asks for no more than it can show.
 _LOWEST_CONFIDENCE = 0.05
+# What may be a guess, in the page's words, and what the signature calls it.
+_GUESSES: dict[str, Literal["scaling", "sizing"]] = {
+    "scaling": "scaling",
+    "size": "sizing",
+}
 _LOADED = {Stage.READY, Stage.UNLOADED}
 
 
@@ -90,15 +95,18 @@ def models() -> list[dict[str, str]]:
     """Return every model's name, state, why it is slow and whether it is guessed at.
 
     There is no state where it serves, nothing is slow but what runs on the CPU of a
-    machine with a GPU, and ``scaling`` is ``guessed`` where nothing tells how a model
-    wants its pixels.
+    machine with a GPU, and ``guessed`` is what nothing told: ``scaling``, ``size``.
     """
     return [
         {
             "name": entry.files.name,
             "state": "" if entry.stage in _LOADED else entry.stage.value,
             "slow": entry.loaded.facts.device_reason if entry.loaded else "",
-            "scaling": "guessed" if decided_by(entry) == "default" else "",
+            "guessed": " ".join(
+                word
+                for word, what in _GUESSES.items()
+                if decided_by(entry, what) == "default"
+            ),
         }
         for entry in backend().registry
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -11,7 +11,7 @@ from modelserver import findings, labels
 if TYPE_CHECKING:
     from modelserver.models import Model
     from modelserver.registry import Entry
-    from modelserver.signatures import Source
+    from modelserver.signatures import Evidence, Source
 
 
 def describe(entry: Entry[Model]) -> dict[str, Any]:
@@ -32,15 +32,20 @@ def describe(entry: Entry[Model]) -> dict[str, Any]:
         "slots": facts.slots if facts else None,
         "max_batch": facts.max_batch if facts else None,
         "input_size": facts.signature.size if facts else None,
-        "scaling": decided_by(entry),
+        "scaling": decided_by(entry, "scaling"),
+        "sizing": decided_by(entry, "sizing"),
         "notes": list(facts.notes) if facts else [],
     }
 
 
-def decided_by(entry: Entry[Model]) -> Source | None:
-    """Return what decided a loaded model's scaling, if it takes scaled pixels."""
-    scaling = entry.loaded.facts.signature.scaling if entry.loaded else None
-    return scaling.source if scaling else None
+def decided_by(
+    entry: Entry[Model], what: Literal["scaling", "sizing"]
+) -> Source | None:
+    """Return what decided a loaded model's scaling or size, if anything had to."""
+    if entry.loaded is None:
+        return None
+    evidence: Evidence | None = getattr(entry.loaded.facts.signature, what)
+    return evidence.source if evidence else None
 
 
 def report(entry: Entry[Model]) -> dict[str, Any]:

@@ -133,6 +133,10 @@ class Model(Strict):
         Source | None,
         Meta(description="What decided how pixels are scaled; default is a guess."),
     ]
+    sizing: Annotated[
+        Source | None,
+        Meta(description="What decided input_size; null where the graph fixes it."),
+    ]
     notes: list[str]
 
 

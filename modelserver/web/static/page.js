@@ -5,7 +5,7 @@ import { credentials, evaluate, server, wantedAt } from "./asking.js";
 import { offerCamera } from "./camera.js";
 import { NONE, highlight, make, objects, percent, resultOf } from "./drawing.js";
 import { keep, kept } from "./keeping.js";
-import { heard, isGuessed, wordsFor } from "./listing.js";
+import { heard, showGuesses, wordsFor } from "./listing.js";
 import { copyText, snippets } from "./snippets.js";
 
 const AT_A_TIME = 4; // requests; more would only wait in the server's queue
@@ -88,7 +88,7 @@ function listModels() {
   $("no-models").hidden = models.length > 0;
   const told = models.map(({ name, slow }) => (slow ? `${name} runs on the CPU: ${slow} ` : ""));
   $("slow").textContent = told.join("");
-  $("guessed").hidden = !isGuessed(models, chosenModels());
+  showGuesses(models, chosenModels());
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
   if (String(chosenModels()) !== before.models || $("same").hidden) modelChanged();
 }
@@ -102,7 +102,7 @@ function chosenModels() {
 }
 
 function modelChanged() {
-  $("guessed").hidden = !isGuessed(models, chosenModels());
+  showGuesses(models, chosenModels());
   for (const shot of shots) askAll(shot);
   showResults();
   showSnippet();
