@@ -24,7 +24,7 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not instal
 
 def families():
     """Every family, with a sample of each."""
-    model = ModelNumbers("m", "READY", 1, 1, 1, {"left": 1}, 1, 1)
+    model = ModelNumbers("m", "READY", 1, 1, 1, {"left": 1}, 1, 1, gpu_fallback=1)
     metrics = Metrics(lambda: [model], [stage.value for stage in Stage])
     metrics.answered("/detect", "m", 200)
     metrics.refused("overloaded")
@@ -145,7 +145,7 @@ def test_promtool_takes_the_rules():
     command = [PROMTOOL, "check", "rules", ALERTS]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    assert "SUCCESS: 8 rules" in said.stdout
+    assert "SUCCESS: 9 rules" in said.stdout
 
 
 @needs_promtool
@@ -200,6 +200,7 @@ FIRING = {
         {'modelserver_runner_resident_bytes{model="m"}': "2000000000+1000000x150"},
         130,
     ),
+    "GpuNotUsed": ({'modelserver_gpu_fallback{model="m"}': "1x90"}, 10),
 }
 
 

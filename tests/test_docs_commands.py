@@ -44,6 +44,7 @@ ELSEWHERE = [
 ]
 # Not run: document, how the command begins, why.
 NOT_RUN = [
+    ("CONTRIBUTING.md", ".ci/run", "runs these very tests"),
     ("deploy/README.md", "", "needs root and a machine that may be changed"),
     ("", "systemctl", "needs root and systemd; test_deploy.py looks at the unit"),
     ("", "journalctl", "needs systemd and the service"),
