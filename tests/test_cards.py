@@ -20,6 +20,7 @@ def bare(monkeypatch, tmp_path):
     """A machine that shows nothing of NVIDIA but the driver that a test plugs in."""
     monkeypatch.setattr(nodes, "_DEV", tmp_path / "dev")
     monkeypatch.setattr(nodes, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(nodes, "_WSL_DRIVERS", tmp_path / "wsl")
     return tmp_path
 
 
@@ -483,11 +484,23 @@ class TestTheNodes:
         assert "/dev/nvidia-uvm is not there" in cuda.hindrance()
         assert "nvidia-modprobe" in cuda.hindrance()
 
-    def test_wsl_has_one_node(self, dev):
-        """It has none of the others."""
+    @pytest.mark.parametrize("shown", ["lib/libcuda.so.1", "drivers/nv_dispi.inf_a/x"])
+    def test_wsl_has_one_node(self, shown, dev, bare):
+        """It has none of the others; NVIDIA's driver lies where Windows's are."""
         (dev / "dxg").touch()
+        file = bare / "wsl" / shown
+        file.parent.mkdir(parents=True)
+        file.touch()
         assert cuda.any_signs()
         assert cuda.hindrance() == ""
+
+    def test_wsl_without_nvidia_is_no_sign(self, dev, bare, driver):
+        """Its node is there for cards of every make, so nothing is warned of."""
+        (dev / "dxg").touch()
+        (bare / "wsl" / "drivers" / "iigd_dch.inf_amd64").mkdir(parents=True)
+        assert not cuda.any_signs()
+        driver(absent=True)
+        assert cards.survey({}) == Survey()
 
 
 @pytest.mark.parametrize(

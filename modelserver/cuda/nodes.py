@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _DEV = Path("/dev")
 _PROC = Path("/proc/driver/nvidia")
+# Where WSL 2 shows the libraries of Windows's drivers; NVIDIA's folder begins with nv.
+_WSL_DRIVERS = Path("/usr/lib/wsl")
 # Without these two no program reaches any card; WSL has one node for all.
 _CONTROL, _UVM, _WSL = "nvidiactl", "nvidia-uvm", "dxg"
 _CARD = re.compile(r"nvidia[0-9]+")
@@ -33,8 +35,15 @@ class Listed(NamedTuple):
 
 
 def any_signs() -> bool:
-    """Whether there is a sign of an NVIDIA card: a node in ``/dev``, or a driver."""
-    return bool(device_nodes()) or (_PROC / "version").exists()
+    """Whether there is a sign of an NVIDIA card: a node in ``/dev``, or a driver.
+
+    WSL 2 has its one node for cards of every make, so there the driver decides.
+    """
+    names = {path.name for path in device_nodes()}
+    if names == {_WSL}:
+        found = ("lib/libcuda.so.1", "drivers/nv*")
+        return any(any(_WSL_DRIVERS.glob(one)) for one in found)
+    return bool(names) or (_PROC / "version").exists()
 
 
 def device_nodes() -> list[Path]:
