@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from modelserver import classification, detection
-from modelserver.errors import ModelCrashed, ModelError, RequestError, RunnerDied
+from modelserver import classification, cuda, detection
+from modelserver.errors import (
+    DeviceFailed,
+    ModelCrashed,
+    ModelError,
+    OutOfMemory,
+    RequestError,
+    RunnerDied,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,6 +119,7 @@ def check(
 
     Raises:
         ModelError: the answer differs, or there was none; the sentence says how.
+        DeviceFailed: there was none as the card was full or lost.
     """
     if files.image is None or files.expected is None:
         return
@@ -127,10 +135,15 @@ def check(
         raise ModelError(f"{name} was not evaluated within {timeout_s:g} s.") from None
     except RunnerDied as error:
         how = model.ended.result(_ENDED_S)
-        raise ModelCrashed(
-            f"The model's process died of {how} while it evaluated {name}.",
-            from_outside=how == signal.SIGKILL.name,
-        ) from error
+        died = f"The model's process died of {how} while it evaluated {name}."
+        if cuda.fault(how):
+            raise DeviceFailed(died) from error
+        outside = how == signal.SIGKILL.name
+        raise ModelCrashed(died, from_outside=outside) from error
+    except OutOfMemory as error:
+        # Of a card others may take the memory, too, so it may do next time.
+        full = DeviceFailed if model.facts.device.startswith("GPU") else ModelError
+        raise full(f"{name} could not be evaluated: {error}") from error
     except RecursionError:
         raise ModelError(f"{name} has too many detections that are alike.") from None
     except (RequestError, ValueError, KeyError) as error:

@@ -205,28 +205,49 @@ def test_a_process_that_dies_over_it_is_told_apart_from_a_wrong_answer(
     how, outside, tmp_path
 ):
     """Who is killed from outside may do better next time."""
+    from modelserver.errors import ModelCrashed, RunnerDied
+
+    with pytest.raises(ModelCrashed, match=how) as crash:
+        evaluated(tmp_path, RunnerDied(), how)
+    assert crash.value.from_outside is outside
+
+
+def evaluated(folder, error, how="", device="CPU"):
+    """Check a golden image with a model whose run fails so."""
     from concurrent.futures import Future
     from types import SimpleNamespace
 
     from modelserver.discovery import ModelFiles
-    from modelserver.errors import ModelCrashed, RunnerDied
     from modelserver.golden import check
 
-    image, expected = tmp_path / "m.test.png", tmp_path / "m.expected.json"
+    image, expected = folder / "m.test.png", folder / "m.expected.json"
     image.write_bytes(photo())
     expected.write_text("[]")
     files = ModelFiles("m", "detection", image, None, None, image, expected)
-    dead, ended = Future(), Future()
-    dead.set_exception(RunnerDied())
+    failed, ended = Future(), Future()
+    failed.set_exception(error)
     ended.set_result(how)
     model = SimpleNamespace(
         ended=ended,
+        facts=SimpleNamespace(device=device),
         prepare=lambda _: SimpleNamespace(frame=None),
-        submit=lambda _: dead,
+        submit=lambda _: failed,
     )
-    with pytest.raises(ModelCrashed, match=how) as crash:
-        check(files, model, 0.8, 5)
-    assert crash.value.from_outside is outside
+    check(files, model, 0.8, 5)
+
+
+def test_a_card_that_fails_over_it_is_not_the_files_fault(tmp_path):
+    """The load is tried again; a CPU has the same memory next time."""
+    from modelserver.errors import DeviceFailed, ModelError, OutOfMemory, RunnerDied
+
+    lost = "SIGKILL: its GPU's context was lost: CUDA_ERROR_ILLEGAL_ADDRESS"
+    with pytest.raises(DeviceFailed, match="context was lost"):
+        evaluated(tmp_path, RunnerDied(), lost, "GPU 0: some")
+    with pytest.raises(DeviceFailed, match="could not be evaluated"):
+        evaluated(tmp_path, OutOfMemory(), device="GPU 0: some")
+    with pytest.raises(ModelError, match="could not be evaluated") as failed:
+        evaluated(tmp_path, OutOfMemory())
+    assert not isinstance(failed.value, DeviceFailed)
 
 
 def test_a_thousand_equal_detections_are_compared_soon():
