@@ -8,9 +8,11 @@ import tensorflow as tf
 import tiny_graphs
 from conftest import photo
 from graph_runs import run
+from standin_gpu import a_gpu
 
 from modelserver.sessions import ModelSession, session
 
+__all__ = ["a_gpu"]
 v1 = tf.compat.v1
 BATCH = 4
 COLOURS = [(200, 10, 30), (10, 180, 20), (30, 20, 240), (90, 160, 20), (5, 15, 220)]
@@ -138,6 +140,16 @@ def test_max_batch_bounds_what_is_filled(opened):
     """A run takes no more photos than the setting says, and is filled all the same."""
     made = opened(graph_of(FILLED["split"]), max_batch=2)
     assert made.max_batch == 2
+    assert scores(made, FRAMES[:1]).shape == (1, 3)
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize(("asked", "most"), [(0, BATCH), (2, 2), (9, BATCH)])
+def test_max_batch_bounds_what_is_filled_on_a_gpu_too(asked, most, opened):
+    """Its one size that is warmed up is the graph's, whatever a run takes of it."""
+    made = opened(graph_of(FILLED["split"]), max_batch=asked)
+    assert made.signature.fill == BATCH
+    assert made.max_batch == most
     assert scores(made, FRAMES[:1]).shape == (1, 3)
 
 

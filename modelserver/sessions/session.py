@@ -388,7 +388,8 @@ class ModelSession:
             fits = warming.fit(self.run, sizes, photos, self.slots)
         except RequestError as error:
             raise _unrunnable(photos[0], error) from error
-        self._sizes, self.max_batch = fits.sizes, fits.sizes[-1]
+        # A batch that is filled may be larger than a run is to take.
+        self._sizes, self.max_batch = fits.sizes, min(fits.sizes[-1], self._most())
         if fits.obstacle is not None:
             self._note(
                 f"a run takes {self.max_batch} images at most: more cannot be run here:"
