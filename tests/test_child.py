@@ -300,6 +300,23 @@ def test_log_lines_go_through_the_socket_and_are_cut(front):
     sender.emit(record)
 
 
+def test_a_lost_card_stays_lost_whatever_fails_beside_it():
+    """Another slot's run may be out of memory before the first one's thread looks."""
+    ours, theirs = pair()
+    inside = child.Child(theirs, np.zeros(12, np.uint8))
+    failures = iter([errors.RunnerDied(), errors.OutOfMemory()])
+
+    class Failing(FakeSession):
+        def run(self, _frames):
+            raise next(failures)
+
+    for number in range(2):
+        inside.answer(Failing(), Run(number, [Place(0, (2, 2, 3))]))
+    assert inside._lost
+    ours.close()
+    theirs.close()
+
+
 def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
     """Whatever its other threads are doing."""
     ended = []

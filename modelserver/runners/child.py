@@ -156,7 +156,9 @@ class Child:
             answers = timed(session, [self._frame(place) for place in message.places])
         except RequestError as error:
             # No later run on this card would go well in this process.
-            self._lost = lost = isinstance(error, RunnerDied)
+            lost = isinstance(error, RunnerDied)
+            # Another slot's run may fail otherwise before this one's thread has looked.
+            self._lost |= lost
             return RunError(
                 number=message.number,
                 reason=str(error.__cause__ or error),
