@@ -274,7 +274,10 @@ FAILED = {"state": "FAILED", "reason": "GPU 0 has too little memory free."}
     ("before", "after", "statuses", "again", "wrong"),
     [
         (FAILED, 20, {"200": 3, "503": 9}, 200, 0),
-        ({"state": "READY", "reason": None}, 0, {"200": 12}, 200, 0),
+        ({"state": "READY", "device": "GPU 0: X"}, 0, {"200": 12}, 200, 0),
+        ({"state": "READY", "device": "CPU"}, 0, {"200": 12}, 200, 1),
+        ({"state": "FAILED", "reason": "The graph has no output."}, 9, {}, 200, 1),
+        ({}, 9, {}, 200, 1),
         ({**FAILED, "reason": "The process died: MODEL_MEMORY_MB"}, 9, {}, 200, 1),
         (FAILED, math.inf, {}, 200, 1),
         (FAILED, 20, {"500": 1}, 200, 1),

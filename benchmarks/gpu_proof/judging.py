@@ -284,14 +284,15 @@ def full(
         statuses: of photos that were sent while it was full, by how often.
         again: status of one that was sent after that.
     """
-    reason = str(before.get("reason"))
+    reason, device = str(before.get("reason")), str(before.get("device"))
     blamed = "MODEL_MEMORY_MB" in reason or "died" in reason
+    told = device if before.get("state") == "READY" else reason
     odd = set(statuses) - {"200"} - REFUSALS
     return [
         Check(
             "on a full card a load fails as the card's fault, or finds room",
-            f"{before.get('state')}: {reason}",
-            not blamed,
+            f"{before.get('state')} on {device}: {reason}",
+            "GPU" in told and not blamed,
         ),
         _at_most(
             "the model comes by itself once there is room, within",
