@@ -303,12 +303,13 @@ class Loader:
             label_map = labels.read_labels(opened.labels)
             for warning in label_map.warnings:
                 log.warning("%s: %s", files.name, warning)
-            runner, facts = self._placed(opened)
+            runner, facts, card = self._placed(opened)
+        left = partial(self._placement.left, files.name, card)
         try:
-            return self._model(files, facts, label_map, runner)
+            return self._model(files, facts, label_map, runner, left)
         except BaseException:
             runner.close()
-            self._placement.left(files.name)
+            left()
             raise
 
     def _expected(self, files: ModelFiles) -> int:
@@ -319,23 +320,28 @@ class Loader:
             size = 0
         return expected_bytes(size, self._settings.gpu_memory_mb)
 
-    def _placed(self, files: ModelFiles) -> tuple[Runner, Facts]:
+    def _placed(self, files: ModelFiles) -> tuple[Runner, Facts, Card | None]:
         """Open a model's runner on the card that it is given."""
         card = self._placement.take(files.name, self._expected(files))
         try:
             runner = self._runner(files, card)
             facts = runner.open()
         except DeviceFailed:
-            self._placement.failed(files.name)
+            self._placement.failed(files.name, card)
             raise
         except BaseException:
-            self._placement.left(files.name)
+            self._placement.left(files.name, card)
             raise
-        self._placement.loaded(files.name)
-        return runner, facts
+        self._placement.loaded(files.name, card)
+        return runner, facts, card
 
     def _model(
-        self, files: ModelFiles, facts: Facts, label_map: LabelMap, runner: Runner
+        self,
+        files: ModelFiles,
+        facts: Facts,
+        label_map: LabelMap,
+        runner: Runner,
+        closed: Callable[[], None],
     ) -> Model:
         offset = 0
         signature = facts.signature
@@ -360,7 +366,7 @@ class Loader:
             runner,
             self._settings,
             offset=offset,
-            closed=partial(self._placement.left, files.name),
+            closed=closed,
         )
 
     def _runner(self, files: ModelFiles, card: Card | None) -> Runner:

@@ -348,7 +348,7 @@ class TestPlacement:
         those, free = some(10, 9)
         placed = placement(those, free)
         assert placed.take("a", 8 * GIB).number == 0
-        placed.loaded("a")
+        placed.loaded("a", those[0])
         assert placed.take("b", GIB).number == 0
         free["GPU-0"] = 3
         assert placed.take("c", GIB).number == 1
@@ -358,47 +358,77 @@ class TestPlacement:
         those, free = some(10, 9)
         placed = placement(those, free)
         assert placed.take("a", GIB).number == 0
-        placed.loaded("a")
+        placed.loaded("a", those[0])
         free["GPU-0"] = 1
         assert placed.take("a", GIB).number == 0
-        placed.loaded("a")
-        placed.left("a")
+        placed.loaded("a", those[0])
+        placed.left("a", those[0])
         assert placed.take("a", GIB).number == 0
+
+    def test_a_reload_that_its_card_fails_tries_another(self):
+        """Where another program has filled it, say; the old version serves there."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        assert placed.take("a", GIB).number == 0
+        placed.loaded("a", those[0])
+        for number in (0, 1, 0, 1):
+            assert placed.take("a", GIB).number == number
+            placed.failed("a", those[number])
+        assert placed.take("a", GIB).number == 0
+        placed.failed("a", those[0])
+        assert placed.take("a", GIB).number == 1
+        placed.loaded("a", those[1])
+        placed.left("a", those[0])
+        assert placed.take("a", GIB).number == 1
+
+    def test_an_old_version_that_ends_leaves_what_the_new_one_is_about_to_take(self):
+        """They need not be on one card."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        placed.take("a", GIB)
+        placed.loaded("a", those[0])
+        placed.take("a", GIB)
+        placed.failed("a", those[0])
+        assert placed.take("a", 5 * GIB).number == 1
+        placed.left("a", those[0])
+        free["GPU-0"] = 6
+        assert placed.take("b", GIB).number == 0
 
     def test_a_model_that_died_comes_back_where_it_was_if_there_is_room(self):
         """Else it goes where there is."""
         those, free = some(10, 9)
         placed = placement(those, free)
         placed.take("a", GIB)
-        placed.loaded("a")
-        placed.left("a")
+        placed.loaded("a", those[0])
+        placed.left("a", those[0])
         free["GPU-1"] = 20
         assert placed.take("a", GIB).number == 0
-        placed.left("a")
+        placed.left("a", those[0])
         free["GPU-0"] = 0
         assert placed.take("a", GIB).number == 1
 
     def test_a_removed_model_frees_its_share(self):
         """Neither its turn nor what it was expected to take stays."""
         placed = placement(*some(10, 9))
-        placed.take("a", 5 * GIB)
-        placed.left("a")
+        placed.left("a", placed.take("a", 5 * GIB))
         assert placed.take("b", GIB).number == 0
 
     def test_a_model_whose_card_failed_it_tries_another(self):
         """And the first again once all have failed."""
         placed = placement(*some(10, 9))
         for number in (0, 1, 0):
-            assert placed.take("a", GIB).number == number
-            placed.failed("a")
+            card = placed.take("a", GIB)
+            assert card.number == number
+            placed.failed("a", card)
         assert placed.take("b", GIB).number == 0
 
     def test_where_memory_is_not_told_turns_are_taken(self):
         """By how many models a card has, so a removed one's turn is free again."""
-        placed = placement(*some(None, 4))
+        those, free = some(None, 4)
+        placed = placement(those, free)
         taken = [placed.take(name, GIB).number for name in "abc"]
         assert taken == [0, 1, 0]
-        placed.left("b")
+        placed.left("b", those[1])
         assert placed.take("d", GIB).number == 1
 
     def test_without_cards_there_is_nothing_to_take(self):
@@ -406,7 +436,7 @@ class TestPlacement:
         placed = Placement(())
         assert placed.take("a", GIB) is None
         for done in (placed.loaded, placed.left, placed.failed):
-            done("a")
+            done("a", None)
 
     def test_what_a_model_is_expected_to_take(self):
         """By its file, or by the share that it may have."""

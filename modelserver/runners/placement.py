@@ -35,16 +35,14 @@ def expected_bytes(graph_bytes: int, limit_mb: int) -> int:
 
 @dataclass
 class _Share:
-    """What a model has of a card.
+    """What a version of a model has of a card.
 
     Attributes:
         pending: bytes that it is expected to take and that cannot be measured yet.
-        versions: how many versions of it are there.
     """
 
     card: Card
-    pending: int = 0
-    versions: int = 0
+    pending: int
 
 
 @dataclass
@@ -59,8 +57,8 @@ class Placement:
     """Gives each model a card. Thread-safe.
 
     A model stays on its card over reloads, and comes back to it after a death where
-    there is room; one whose card failed it tries another, if there is one. A model that
-    is gone leaves nothing behind but that memory.
+    there is room; one whose card failed it tries another, if there is one, also beside
+    a version that serves. A model that is gone leaves nothing behind but that memory.
 
     Args:
         cards: the cards to be used.
@@ -75,7 +73,7 @@ class Placement:
         self._cards = tuple(cards)
         self._measure = measure
         self._lock = threading.Lock()
-        self._shares: dict[str, _Share] = {}
+        self._shares: dict[str, list[_Share]] = {}
         self._past: dict[str, _Past] = {}
 
     def take(self, name: str, expected: int = 0) -> Card | None:
@@ -86,43 +84,52 @@ class Placement:
         if not self._cards:
             return None
         with self._lock:
-            share = self._shares.get(name)
-            if share is None:
-                share = _Share(self._choose(name, expected))
-                self._shares[name] = share
-            share.versions += 1
-            share.pending = expected
-            return share.card
+            card = self._beside(name) or self._choose(name, expected)
+            self._shares.setdefault(name, []).append(_Share(card, expected))
+            return card
 
-    def loaded(self, name: str) -> None:
+    def loaded(self, name: str, card: Card | None) -> None:
         """Note that a model is loaded: what it takes is measured from now on."""
         with self._lock:
             self._past[name] = _Past()
-            if name in self._shares:
-                self._shares[name].pending = 0
+            share = self._share(name, card)
+            if share is not None:
+                share.pending = 0
 
-    def failed(self, name: str) -> None:
+    def failed(self, name: str, card: Card | None) -> None:
         """Note that a model's card failed it; as :meth:`left` for the rest."""
         with self._lock:
-            share = self._shares.get(name)
+            share = self._share(name, card)
             if share is not None:
                 past = self._past.setdefault(name, _Past())
                 past.failed.add(share.card.gpu)
                 self._leave(name, share)
 
-    def left(self, name: str) -> None:
+    def left(self, name: str, card: Card | None) -> None:
         """Note that a version of a model is gone, or could not be loaded."""
         with self._lock:
-            share = self._shares.get(name)
+            share = self._share(name, card)
             if share is not None:
                 self._leave(name, share)
 
+    def _share(self, name: str, card: Card | None) -> _Share | None:
+        """Find a version's share; of two on a card the one that is being loaded."""
+        found = [one for one in self._shares.get(name, ()) if one.card == card]
+        return max(found, key=lambda one: one.pending, default=None)
+
     def _leave(self, name: str, share: _Share) -> None:
-        share.versions -= 1
-        share.pending = 0
-        if share.versions <= 0:
+        shares = self._shares[name]
+        # By identity: two versions may have equal shares.
+        shares[:] = [one for one in shares if one is not share]
+        if not shares:
             del self._shares[name]
             self._past.setdefault(name, _Past()).card = share.card
+
+    def _beside(self, name: str) -> Card | None:
+        """Give the card of a version that is there, unless it failed the new one."""
+        failed = self._past.get(name, _Past()).failed
+        taken = (share.card for share in self._shares.get(name, ()))
+        return next((card for card in taken if card.gpu not in failed), None)
 
     def _choose(self, name: str, expected: int) -> Card:
         """Choose by free memory less what others are about to take."""
@@ -147,8 +154,16 @@ class Placement:
         return max(able, key=lambda one: (left[one.gpu], -self._models(one)))
 
     def _pending(self, card: Card) -> int:
-        shares = self._shares.values()
-        return sum(share.pending for share in shares if share.card == card)
+        return sum(
+            share.pending
+            for shares in self._shares.values()
+            for share in shares
+            if share.card == card
+        )
 
     def _models(self, card: Card) -> int:
-        return sum(share.card == card for share in self._shares.values())
+        """Count the models that have a version there."""
+        return sum(
+            any(share.card == card for share in shares)
+            for shares in self._shares.values()
+        )
