@@ -184,3 +184,15 @@ def test_links_that_go_on_for_ever_are_left(folder):
     found = discover(folder, "classification")
     assert found.models == ()
     assert any("symbolic links" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("name", ["link", "m/link"])
+@pytest.mark.parametrize("kind", ["classification", "detection"])
+def test_a_link_that_the_system_refuses_to_follow_ends_no_look(folder, kind, name):
+    """Neither an OSError of a name too long nor of a folder nobody may enter."""
+    write(folder / "good.pb")
+    write(folder / "good.frozen.pb")
+    (folder / "m").mkdir()
+    (folder / name).symlink_to("x" * 300)
+    found = discover(folder, kind)
+    assert [files.name for files in found.models] == ["good"]

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from modelserver import exports
 from modelserver.discovery.files import ModelFiles
-from modelserver.discovery.following import NotFollowed, open_file, open_folder
+from modelserver.discovery.following import (
+    NotFollowed,
+    is_folder,
+    open_file,
+    open_folder,
+)
 from modelserver.errors import ModelError
 
 if TYPE_CHECKING:
@@ -252,7 +257,7 @@ def _is_meant(folder: _Folder, entry: str, what: str) -> bool:
     """Tell whether a file with a fitting name is what it is looked for as."""
     if what == "label map" and entry.lower().endswith(".pbtxt"):
         return _LABEL_MAP.match(folder.read(entry, _PEEKED_BYTES)) is not None
-    return not (folder.path / entry).is_dir()
+    return not is_folder(folder.path / entry)
 
 
 def _fits(entry: str, patterns: tuple[str, ...]) -> bool:

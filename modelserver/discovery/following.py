@@ -51,6 +51,20 @@ def open_folder(root: Path, name: str) -> int:
     return _follow(root, name, folder=True)
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether a name leads to a folder; one that leads nowhere does not.
+
+    Unlike ``Path.is_dir`` until Python 3.14, it raises for no error of the system's: a
+    link may lead where the server may not look.
+    """
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_regular(path: Path) -> bool:
+    """Tell whether a name leads to a regular file, as :func:`is_folder`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def _follow(root: Path, name: str, *, folder: bool) -> int:
     at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     parts, links = name.split("/"), 0

@@ -6,7 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelserver.discovery.following import NotFollowed, open_file
+from modelserver.discovery.following import NotFollowed, is_regular, open_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +66,7 @@ def in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None
     if any(one in entries for one in _SAVED_MODEL):
         return Foreign(folder, "a SavedModel", name)
     for inner in entries:
-        if any((folder / inner / one).is_file() for one in _SAVED_MODEL):
+        if any(is_regular(folder / inner / one) for one in _SAVED_MODEL):
             return Foreign(folder / inner, "a SavedModel", name)
     if "tensorflowjs_model.pb" in entries:
         return Foreign(folder, "a TensorFlow.js model of its first format", "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from modelserver.discovery import folders, foreign
 from modelserver.discovery.files import ModelFiles
-from modelserver.discovery.following import NotFollowed, open_file
+from modelserver.discovery.following import NotFollowed, is_folder, open_file
 from modelserver.exports import RECORD_END
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class _Look:
     def _entries(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """List the folders; one that cannot be listed holds no model."""
         for path in self._paths:
-            if _bad_name(path.name, path.name, "") or not path.is_dir():
+            if _bad_name(path.name, path.name, "") or not is_folder(path):
                 continue
             if any(_part(path, kind, self._folder) for kind in _KINDS):
                 continue  # it stands in the place of a file
