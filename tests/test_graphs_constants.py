@@ -231,6 +231,9 @@ def test_an_image_with_a_default_is_none():
         lambda: tf.fill([1 << 20, 1], 0.0) * tf.fill([1, 1 << 20], 0.0),
         lambda: tf.matmul(tf.fill([1 << 20, 1], 0.0), tf.fill([1, 1 << 20], 0.0)),
         lambda: raw.OneHot(indices=[1], depth=1 << 30, on_value=1.0, off_value=0.0),
+        lambda: raw.OneHot(
+            indices=np.zeros(0, "int32"), depth=1 << 30, on_value=1.0, off_value=0.0
+        ),
         lambda: tf.pad([1.0], [[0, 1 << 30]]),
         lambda: tf.range(1 << 30),
         lambda: tf.linspace(0.0, 1.0, 1 << 30),
@@ -238,8 +241,8 @@ def test_an_image_with_a_default_is_none():
         lambda: raw.FloorDiv(x=1, y=0),
     ],
     ids=[
-        *("fill", "tile", "broadcast", "outer", "matmul", "one hot", "pad", "range"),
-        *("linspace", "gather", "over zero"),
+        *("fill", "tile", "broadcast", "outer", "matmul", "one hot"),
+        *("one hot of nothing", "pad", "range", "linspace", "gather", "over zero"),
     ],
 )  # fmt: skip
 def test_what_grows_without_measure_is_none(made):

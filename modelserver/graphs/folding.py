@@ -315,7 +315,8 @@ _GROWING: dict[str, Callable[[Any, list[Array]], int]] = {
     "GatherV2": _taken,
     "LinSpace": lambda _op, inputs: int(inputs[2]),
     "MatMul": lambda _op, inputs: max(inputs[0].shape) * max(inputs[1].shape),
-    "OneHot": lambda _op, inputs: inputs[0].size * int(inputs[1]),
+    # The row of all depths is made even where there is no index.
+    "OneHot": lambda _op, inputs: max(1, inputs[0].size) * int(inputs[1]),
     "Pad": _with_rim,
     "PadV2": _with_rim,
     "Range": _steps,
