@@ -315,6 +315,7 @@ NUMBERED = {
     "at the end": ("cat,0\ndog,1", CAT_DOG),
     "at the end, tab": ("cat\t0\ndog\t1", CAT_DOG),
     "header": ("id,name\n0,cat\n1,dog", CAT_DOG),
+    "header, tab": ("class id \t name\n0\tcat\n1\tdog", CAT_DOG),
     "header, at the end": ("label,index\ncat,0\ndog,1", CAT_DOG),
     "comments": ("# our labels\n0 cat\n1 dog", CAT_DOG),
     "another order": ("0 a\n1 b\n10 k\n2 c\n3 d\n4 e\n5 f\n6 g\n7 h\n8 i\n9 j",
@@ -322,6 +323,12 @@ NUMBERED = {
     "one": ("0 cat", {0: "cat"}),
     "UTF-16": ("0 cat\r\n1 dog\r\n".encode("utf-16"), CAT_DOG),
 }  # fmt: skip
+
+
+def test_a_row_of_spaces_that_is_no_header_is_read_in_no_time(read):
+    """A pattern that parts spaces in many ways would try them all for hours."""
+    text = "id" + "\t" * 40_000 + " " * 40_000 + "!\ncat"
+    assert read(text, "x.labels.txt").names[1] == "cat"
 
 
 @pytest.mark.parametrize("case", NUMBERED)

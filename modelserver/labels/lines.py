@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 _ID_FIRST = re.compile(r"(\d{1,9})(?:\s*[:,;=|]\s*|\s*[.)-]\s+|\s+)(\S.*)")
 # "cat,0", "cat: 0"; a space alone does not part them, as in "Boeing 747".
 _ID_LAST = re.compile(r"[:,;=|\t] *(\d{1,9})$")
+# The spaces in it can be told apart in one way only, however many there are.
 _HEADER = re.compile(
-    r"(class)?[ _]?(id|idx|index|no|number|label|class|name)s?\s*[,;\t]\s*[a-z_ ]+$",
+    r"(class)?[ _]?(id|idx|index|no|number|label|class|name)s?(\s*[,;]| *\t)"
+    r"\s*[a-z_][a-z_ ]*$",
     re.IGNORECASE,
 )
 # What WordNet calls a class, before its names in ImageNet's lists.
