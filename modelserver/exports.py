@@ -119,13 +119,20 @@ def _record(name: str, data: bytes) -> Export:
     """Read what an import wrote."""
     try:
         found = msgspec.json.decode(_text(name, data), type=Export)
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ModelError(f"{name}: this is not what import wrote ({err})") from err
-    sizes = found.size or ()
-    numbers = (*(found.mean or ()), *(found.scale or ()))
-    if not all(map(math.isfinite, numbers)) or not all(map(_is_side, sizes)):
+    sides = (*(found.size or ()), 1 if found.crop_from is None else found.crop_from)
+    if not all(map(_is_each, (found.mean, found.scale))) or not all(
+        map(_is_side, sides)
+    ):
         raise ModelError(f"{name}: its numbers are out of range")
     return msgspec.structs.replace(found, told_by=(name,))
+
+
+def _is_each(numbers: tuple[float, ...] | None) -> bool:
+    """Tell whether numbers are one for all channels or one each, and finite."""
+    each = numbers or ()
+    return len(each) in {0, 1, 3} and all(map(math.isfinite, each))
 
 
 def _text(name: str, data: bytes) -> bytes:
@@ -139,6 +146,8 @@ def _object(name: str, data: bytes) -> dict[str, Any] | None:
 
     Many programs write a ``metadata.json``: one that is none of ours is passed over.
     """
+    if name == METADATA and len(data) > MAX_BYTES:
+        return None
     try:
         found: dict[str, Any] = msgspec.json.decode(
             _text(name, data), type=dict[str, Any]

@@ -82,7 +82,14 @@ def test_teachable_machines_metadata_tells_labels_scaling_and_crop():
     assert (told.resize, told.crop_from, told.size) == ("crop", None, (224, 224))
 
 
-@pytest.mark.parametrize("data", [b'{"labels": ["a"]}', b"[1]", b"\xff", b"["])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b'{"labels": ["a"]}', b"[1]", b"\xff", b"["),
+        b'{"a": "' + b"x" * exports.MAX_BYTES + b'"}',
+    ],
+    ids=["labels", "a list", "no text", "cut", "large"],
+)
 def test_another_programs_metadata_tells_nothing(data):
     assert exports.read({"metadata.json": data}) is None
 
@@ -90,7 +97,11 @@ def test_another_programs_metadata_tells_nothing(data):
 @pytest.mark.parametrize(
     "name", [exports.MANIFEST, exports.PROPERTIES, "m.import.json"]
 )
-@pytest.mark.parametrize("data", [b"version https://git-lfs", b"[1]", b"[" * 99999])
+@pytest.mark.parametrize(
+    "data",
+    [b"version https://git-lfs", b"[1]", b"[" * 99999, b'{"tool": "\xff"}'],
+    ids=["a pointer", "a list", "deep", "no text"],
+)
 def test_a_broken_file_is_named(name, data):
     with pytest.raises(ModelError, match=name):
         exports.read({name: data})
@@ -102,9 +113,16 @@ def test_a_record_comes_back_as_it_was_written():
     assert told == msgspec.structs.replace(seen, told_by=("cat.import.json",))
 
 
-def test_a_record_out_of_range_is_refused():
+@pytest.mark.parametrize(
+    "record",
+    [
+        *({"size": [0, 224]}, {"crop_from": 10**9}, {"crop_from": 0}),
+        *({"mean": [1, 2], "scale": [1]}, {"mean": [0], "scale": [1, 1, 1, 1]}),
+    ],
+)
+def test_a_record_out_of_range_is_refused(record):
     with pytest.raises(ModelError, match="out of range"):
-        exports.read({"m.import.json": b'{"size": [0, 224]}'})
+        exports.read({"m.import.json": json.dumps(record).encode()})
 
 
 def test_no_file_tells_nothing():
