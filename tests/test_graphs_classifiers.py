@@ -182,3 +182,13 @@ def test_what_does_not_fit_is_refused(build, sidecar, reason):
     """Graph, file name and sidecar must agree; the sentence says where they do not."""
     with pytest.raises(GraphError, match=reason):
         find(build(), **sidecar)
+
+
+def test_scores_are_followed_to_their_own_place_among_several():
+    """What is handed on beside them are the network's features."""
+
+    def end(logits):
+        tf.identity_n([tf.nn.relu(logits), tf.nn.softmax(logits)], name="both")
+
+    signature = find(tiny_graphs.classifier(end=end))
+    assert (signature.outputs, signature.softmax) == ({"scores": "both:1"}, False)

@@ -91,10 +91,20 @@ class Meaning(NamedTuple):
 
 def maker(tensor: Any) -> Any:
     """Give the op that made scores, behind those that only change their form."""
-    op = tensor.op
-    while op.type in FORMS or _takes_the_one(op):
-        op = op.inputs[0].op
-    return op
+    while tensor.op.type in FORMS or _takes_the_one(tensor.op):
+        tensor = tensor.op.inputs[_place(tensor.op, tensor.value_index)]
+    return tensor.op
+
+
+def handed_on(tensor: Any, op: Any) -> Any:
+    """Give what becomes of a tensor in an op of ``FORMS`` that uses it."""
+    names = [one.name for one in op.inputs]
+    return op.outputs[_place(op, names.index(tensor.name))]
+
+
+def _place(op: Any, place: int) -> int:
+    """Give where the other end of an input or output of an op of ``FORMS`` is."""
+    return place if op.type == "IdentityN" else 0
 
 
 def _takes_the_one(op: Any) -> bool:

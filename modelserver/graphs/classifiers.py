@@ -10,6 +10,7 @@ from modelserver.graphs.activations import (
     FORMS,
     LOGITS,
     features,
+    handed_on,
     is_of_softmax,
     is_probability,
     maker,
@@ -225,7 +226,7 @@ def _tail(tensor: Any) -> Any:
         users = tensor.consumers()
         if len(users) != 1 or users[0].type not in FORMS:
             return tensor
-        after = users[0].outputs[0]
+        after = handed_on(tensor, users[0])
         if not _fits(after) or (after.shape.rank == 1 and tensor.shape.rank != 1):
             return tensor
         tensor = after
