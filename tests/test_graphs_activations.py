@@ -1,5 +1,7 @@
 """Telling what a classifier's output means by the ops that made it."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -141,6 +143,29 @@ def test_another_measure_is_no_class(measure):
         GraphError, match=r"a distance, an age or another measure|features within"
     ):
         find(data)
+
+
+def sums(x, count=1500):
+    """Add something to a sum of squares again and again."""
+    total = tf.reduce_sum(tf.square(x), 1, keepdims=True)
+    for _ in range(count):
+        total = total + total
+    return x * tf.math.rsqrt(total)
+
+
+def wide(x):
+    """Add many of the same up, eight times over."""
+    for _ in range(9):
+        x = tf.add_n([x] * 100)
+    return x
+
+
+@pytest.mark.parametrize("end", [sums, wide, lambda x: wide(tf.nn.softmax(x))])
+def test_a_graph_made_to_be_looked_at_for_ever_is_not(end):
+    """What is looked at grows with the graph, not with the ways through it."""
+    data = tiny_graphs.classifier(end=end)
+    with contextlib.suppress(GraphError):
+        assert find(data)
 
 
 def test_a_softmax_over_one_value_is_refused():

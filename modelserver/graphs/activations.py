@@ -123,6 +123,7 @@ _WITHIN = frozenset(
     }
 )
 # Ops that make an average of several softmaxes.
+_MOST_MIXED = 32
 _MIXTURES = frozenset({"Add", "AddN", "AddV2", "Div", "Mul", "Pack", "RealDiv"})
 
 
@@ -140,6 +141,9 @@ def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
         return _RANGES[op.type]
     if not depth or not op.inputs:
         return _UNKNOWN
+    # What is not asked is not looked at: a sum of hundreds, eight deep, never ends.
+    if op.type not in _WITHIN | _OF_ONE.keys() | _OF_TWO.keys() | {"ClipByValue"}:
+        return _UNKNOWN
     if op.type in _WITHIN:
         return bounds(op.inputs[0], depth - 1)
     first, *others = (bounds(one, depth - 1) for one in op.inputs)
@@ -152,7 +156,7 @@ def _combined(kind: str, first: _Range, others: list[_Range]) -> _Range:
         return _OF_ONE[kind](first)
     if kind == "ClipByValue":
         return max(first[0], others[0][0]), min(first[1], others[1][1])
-    return _OF_TWO[kind](first, others[0]) if kind in _OF_TWO else _UNKNOWN
+    return _OF_TWO[kind](first, others[0])
 
 
 def _product(one: _Range, other: _Range) -> _Range:
@@ -279,9 +283,9 @@ def is_of_softmax(tensor: Any, depth: int = _DEPTH) -> bool:
         return False
     if op.type in _WITHIN:
         return is_of_softmax(op.inputs[0], depth - 1)
-    if op.type not in _MIXTURES:
+    if op.type not in _MIXTURES or len(op.inputs) > _MOST_MIXED:
         return False
-    mixed = [one for one in op.inputs if constant(one) is None]
+    mixed = {one.name: one for one in op.inputs if constant(one) is None}.values()
     return bool(mixed) and all(is_of_softmax(one, depth - 1) for one in mixed)
 
 
@@ -355,10 +359,10 @@ def is_unit_vector(op: Any) -> bool:
     return False
 
 
-def _sums_squares(tensor: Any) -> bool:
+def _sums_squares(tensor: Any, depth: int = _DEPTH) -> bool:
     op = maker(tensor)
     if op.type in {"Maximum", *_SUMS}:
-        return any(_sums_squares(one) for one in op.inputs)
+        return depth > 0 and any(_sums_squares(one, depth - 1) for one in op.inputs)
     squares = {"Square", "Mul", "Pow"}
     return bool(op.type == "Sum" and maker(op.inputs[0]).type in squares)
 
