@@ -112,6 +112,33 @@ def test_an_archive_that_grows_is_left(tmp_path, monkeypatch):
     assert "unpacks to more" in refusal(archive(tmp_path, a=bytes(5 << 20)))
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a": b"", "a/b.h5": b""},
+        {"a/b.h5": b"", "a": b""},
+        {"x" * 300: b""},
+        {".": b""},
+    ],
+    ids=["a file as a folder", "a folder as a file", "a long name", "the folder"],
+)
+def test_an_archive_whose_files_cannot_lie_there_is_refused(tmp_path, members):
+    assert "cannot be unpacked" in refusal(archive(tmp_path, **members))
+
+
+@pytest.mark.parametrize(
+    "how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_damaged_archive_is_refused_however_it_is_packed(tmp_path, how):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", how) as file:
+        file.writestr("a.h5", b"weights" * 99)
+    data = bytearray(path.read_bytes())
+    data[45:60] = b"\xff" * 15
+    path.write_bytes(data)
+    assert "x.zip" in refusal(path)
+
+
 def test_a_graph_in_text_form_is_taken(tmp_path):
     with building() as graph:
         image = v1.placeholder(tf.float32, [None, 4, 4, 3], "image")

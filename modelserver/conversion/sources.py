@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import tempfile
 import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -200,8 +202,12 @@ def _unpacked(archive: Path, scratch: Path) -> Path:
                         plain.write(chunk)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
         raise ConversionError(f"{archive.name} cannot be unpacked: {err}") from err
-    except (ValueError, zipfile.zlib.error) as err:  # type: ignore[attr-defined]
+    except (ValueError, lzma.LZMAError, zlib.error) as err:
         raise ConversionError(f"{archive.name} is damaged: {err}") from err
+    except OSError as err:
+        # Two files in one place, a name too long, a full disk; bzip2 says so, too.
+        why = err.strerror or err
+        raise ConversionError(f"{archive.name} cannot be unpacked: {why}") from err
     return scratch
 
 
