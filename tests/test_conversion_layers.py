@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelserver.conversion import layers_models, tfjs_files
+from modelserver.conversion import keras2_files, layers_models, tfjs_files
 from modelserver.errors import ConversionError
 
 pytestmark = [
@@ -92,6 +92,17 @@ def refusal(folder):
 def test_only_keras_own_layers_are_built(tmp_path, layer, said):
     folder = changed(tmp_path, lambda content: layers_of(content).append(layer))
     assert said in refusal(folder)
+
+
+def test_no_layer_of_keras_3_runs_another_files_graph():
+    """It is one of Keras's own, which would load and run a SavedModel from a path."""
+    layer = {
+        "class_name": "TFSMLayer",
+        "module": "keras.layers",
+        "config": {"filepath": "elsewhere"},
+    }
+    with pytest.raises(ConversionError, match="'TFSMLayer'"):
+        keras2_files.check({"config": {"layers": [layer]}}, tf.keras, "model.json")
 
 
 def test_a_model_too_large_is_refused_before_it_takes_memory(tmp_path):

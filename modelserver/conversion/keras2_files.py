@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 # Their code, or the name of a function of TensorFlow's, stands in the file.
 _BRING_CODE = {"Lambda", "TFOpLambda", "SlicingOpLambda", "ClassMethod"}
 # Their vocabulary may be the name of a file, which they read.
-_READ_FILES = {"StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup"}
+# That of a TFSMLayer is a SavedModel's, whose graph it would run.
+_READ_FILES = {
+    *("StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup"),
+    "TFSMLayer",
+}
 _ALSO = {"Functional", "Model", "Sequential", "Policy", "DTypePolicy"}
 # How Keras 3 writes what goes from layer to layer.
 _ALSO_IN_KERAS_3 = {"__keras_tensor__", "__tuple__", "__numpy__"}
