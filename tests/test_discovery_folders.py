@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modelserver.discovery import discover
+from modelserver.discovery import discover, foreign
 from modelserver.errors import ModelError
 
 ITEM = b'item { id: 1 name: "cat" }\n'
@@ -240,3 +240,15 @@ def test_a_problem_is_said_before_anything_is_opened(tmp_path):
     for use in (files.digest, files.opened().__enter__):
         with pytest.raises(ModelError, match=r"may be its graph: 'a\.pb' and 'b\.pb'"):
             use()
+
+
+def test_a_folder_of_annotations_costs_a_look_little(tmp_path, monkeypatch):
+    """Not each of its files is read, again and again, for what it might describe."""
+    fill(tmp_path / "coco", *(f"{number}.json" for number in range(200)))
+    read = []
+    opening = foreign.open_file
+    monkeypatch.setattr(
+        foreign, "open_file", lambda *at: (read.append(at), opening(*at))[1]
+    )
+    assert discover(tmp_path, "detection").foreign == ()
+    assert 0 < len(read) <= 64

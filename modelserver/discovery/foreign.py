@@ -23,6 +23,9 @@ _OTHERS = {
     ".pth": "a PyTorch model",
 }
 _PEEKED_BYTES = 1 << 16
+# Each look at the model folder reads so many files of a folder; one of annotations may
+# hold thousands.
+_MOST_PEEKED = 16
 
 
 class Foreign(NamedTuple):
@@ -70,9 +73,11 @@ def in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None
             return Foreign(folder / inner, "a SavedModel", name)
     if "tensorflowjs_model.pb" in entries:
         return Foreign(folder, "a TensorFlow.js model of its first format", "")
-    for entry in entries:
-        if entry == _TFJS or _describes_tfjs(root, f"{name}/{entry}"):
-            return Foreign(folder, "a TensorFlow.js model", name)
+    described = [entry for entry in entries if entry.lower().endswith(".json")]
+    if _TFJS in entries or any(
+        _describes_tfjs(root, f"{name}/{entry}") for entry in described[:_MOST_PEEKED]
+    ):
+        return Foreign(folder, "a TensorFlow.js model", name)
     for entry in entries:
         if entry.lower().endswith(_KERAS):
             return Foreign(folder / entry, "a Keras model", name)
