@@ -267,3 +267,11 @@ def test_colours_joined_with_something_else_end_there():
     graph = network(lambda x: tf.concat([x - 128.0, tf.zeros_like(x)], 3))
     ends = follow_pixels(graph.get_tensor_by_name("input:0"))
     assert {one.end.type for one in ends} == {"ConcatV2", "ZerosLike"}
+
+
+def test_a_channel_that_there_is_not_ends_the_walk():
+    """Of an image of unknown depth the fourth may be; of three it is none."""
+    with tiny_graphs.building():
+        image = v1.placeholder(tf.float32, (None, SIDE, SIDE, None), "input")
+        network_of(tf.gather(image, [7, 0, 1], axis=-1))
+        assert [pixels.end.type for pixels in follow_pixels(image)] == ["GatherV2"]

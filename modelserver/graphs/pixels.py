@@ -391,15 +391,15 @@ def _after_part(op: Any, places: set[int], pixels: Pixels) -> Any:
     channel = -1 if pixels.axis is None else rank + pixels.axis
     count = _count(image, pixels)
     # Where each channel goes, seen on an image of one pixel a channel.
-    parts = _PART[op.type](op, channel, rank, np.arange(count))
-    if parts is None:
-        return None
-    if len(parts) == 1 and parts[0].tolist() == list(range(count)):
-        return pixels
     try:
+        parts = _PART[op.type](op, channel, rank, np.arange(count))
+        if parts is None:
+            return None
+        if len(parts) == 1 and parts[0].tolist() == list(range(count)):
+            return pixels
         made = [_taken(pixels, part.tolist(), count) for part in parts]
-    except (IndexError, ValueError):
-        return None
+    except (IndexError, TypeError, ValueError):
+        return None  # channels that there are not: the run says so
     if op.type == "Unpack":
         return [replace(one, axis=None) for one in made]
     return made
