@@ -4,6 +4,7 @@ Every expectation is met by good measurements and missed by each bad one. The st
 themselves are run, on the CPU and with small numbers, at the end.
 """
 
+import contextlib
 import ctypes
 import io
 import json
@@ -11,6 +12,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -34,6 +36,7 @@ from benchmarks.gpu_proof import (
 )
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
+from modelserver.runners.visible import Card
 
 ROOT = Path(__file__).parent.parent
 CAT = Seen("cat", 0.93, (0.1, 0.1, 0.9, 0.9))
@@ -525,6 +528,7 @@ def test_a_card_is_demanded_where_one_is_to_be_proved(place, tmp_path):
     """A server that falls back to the CPU must not pass for one on a card."""
     plan = plan_of(place, tmp_path)
     assert plan.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert plan.environ["REQUIRE_GPU"] == "false"
     on_card = plans.Plan(**{**vars(plan), "gpu": True})
     assert on_card.environ["REQUIRE_GPU"] == "true"
     assert on_card.device == "GPU"
@@ -534,6 +538,32 @@ def test_a_card_is_demanded_where_one_is_to_be_proved(place, tmp_path):
         "new.frozen.pb",
         "new.label_map.pbtxt",
     }
+
+
+def test_the_card_that_is_filled_is_the_one_that_is_served_on(
+    place, tmp_path, monkeypatch
+):
+    """Of several the server would take an empty one, and nothing would be proved."""
+    seen = []
+
+    @contextlib.contextmanager
+    def holding(_free_mib, card):
+        seen.append(card["CUDA_VISIBLE_DEVICES"])
+        yield 1
+
+    @contextlib.contextmanager
+    def started(_folder, *, environ, **_):
+        seen.append(environ["CUDA_VISIBLE_DEVICES"])
+        yield SimpleNamespace(models=dict, wait=lambda *_: 1.0)
+
+    two = [Card(f"GPU-{n}", f"GPU {n}", "some", n) for n in range(2)]
+    monkeypatch.setattr(mishaps, "survey", lambda: SimpleNamespace(cards=two))
+    monkeypatch.setattr(mishaps, "holding", holding)
+    monkeypatch.setattr(mishaps, "started", started)
+    monkeypatch.setattr(mishaps, "ask", lambda *_: "200")
+    plan = plan_of(place, tmp_path)
+    mishaps.full(plans.Plan(**{**vars(plan), "gpu": True}))
+    assert seen == ["GPU-0"] * 3
 
 
 def test_a_worker_that_fails_is_told_by_its_last_words(place, tmp_path):

@@ -18,9 +18,11 @@ from benchmarks.gpu_proof.outcomes import Check, Outcome
 from benchmarks.gpu_proof.plans import ONLY_CARD
 from benchmarks.gpu_proof.servers import ROOT, Server, started
 from modelserver.client.errors import ClientError
+from modelserver.runners.cards import survey
+from modelserver.runners.environment import of_cards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from benchmarks.gpu_proof.plans import Plan
@@ -30,12 +32,22 @@ if TYPE_CHECKING:
 _FULL_MIB, _TIGHT_MIB = 300, 64
 
 
+def first_card() -> dict[str, str]:
+    """Name the first card alone, by variables.
+
+    Where there are several, a server has a model go to one that is not full, and CUDA's
+    own order may be another than the server's.
+    """
+    return next((of_cards(card.gpu) for card in survey().cards), {})
+
+
 @contextlib.contextmanager
-def holding(free_mib: int) -> Iterator[int]:
-    """Have another process hold all of the card but so much; gives the MiB it took."""
+def holding(free_mib: int, card: Mapping[str, str]) -> Iterator[int]:
+    """Have another process hold all of a card but so much; gives the MiB it took."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.gpu_proof.holder", str(free_mib)],
         cwd=ROOT,
+        env={**os.environ, **card},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -55,18 +67,19 @@ def full(plan: Plan) -> Outcome:
     if not plan.gpu:
         return Outcome(skipped=ONLY_CARD)
     folder = plan.folder("full", ("model", plan.detector))
+    card = first_card()
     files = photos.make(plan.samples, 10)
     statuses: collections.Counter[str] = collections.Counter()
     with contextlib.ExitStack() as later:
         held = contextlib.ExitStack()
         later.callback(held.close)
-        took = held.enter_context(holding(_FULL_MIB))
-        environ = {**plan.environ, "REQUIRE_GPU": "false"}
+        took = held.enter_context(holding(_FULL_MIB, card))
+        environ = {**plan.environ, **card, "REQUIRE_GPU": "false"}
         server = later.enter_context(started(folder, environ=environ, wait_s=120))
         before = server.models().get("model", {})
         held.close()
         after_s = server.wait(lambda: _serves_on(server, "GPU"), judging.COMPILED_S)
-        with holding(_TIGHT_MIB):
+        with holding(_TIGHT_MIB, card):
             statuses.update(ask_at_once(server, "model", files, 32))
         server.wait(lambda: _serves_on(server, "GPU"), judging.REPLACED_S)
         again = ask(server, "model", files[0])

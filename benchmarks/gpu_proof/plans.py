@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ONLY_CARD = "only a card can show it"
 # Settings of servers that never refuse for want of patience.
 PATIENT = {"MAX_QUEUE_WAIT_S": "60", "QUEUE_LENGTH": "256", "REQUEST_TIMEOUT_S": "120"}
+# Whoever proves a card may have REQUIRE_GPU in the environment.
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "REQUIRE_GPU": "false"}
 _WORKER_S = 900.0
 
 
@@ -54,7 +56,7 @@ class Plan:
     def environ(self) -> dict[str, str]:
         """Settings of each server: on a card or refused, and never out of patience."""
         if not self.gpu:
-            return {"CUDA_VISIBLE_DEVICES": "-1", **PATIENT}
+            return {**ON_CPU, **PATIENT}
         return {
             "REQUIRE_GPU": "true",
             "CUDA_CACHE_PATH": str(self.place / "cache"),

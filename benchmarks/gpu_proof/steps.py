@@ -11,7 +11,7 @@ from benchmarks import results
 from benchmarks.gpu_proof import cards, judging, mishaps, photos
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
-from benchmarks.gpu_proof.plans import ONLY_CARD, PATIENT, work
+from benchmarks.gpu_proof.plans import ON_CPU, ONLY_CARD, PATIENT, work
 from benchmarks.gpu_proof.servers import Server, started, warnings
 from modelserver import bench
 
@@ -88,7 +88,7 @@ def answers(plan: Plan) -> Outcome:
     }
     for kind, model in kinds.items():
         folder = plan.folder("answers", ("model", model))
-        cpu = _asked(folder, kind, files, {**PATIENT, "CUDA_VISIBLE_DEVICES": "-1"})
+        cpu = _asked(folder, kind, files, {**PATIENT, **ON_CPU})
         for name, more in (
             ("as it is", {}),
             ("without TF32", {"NVIDIA_TF32_OVERRIDE": "0"}),
