@@ -176,3 +176,34 @@ def test_a_mobilenet_without_names_is_known_by_its_layers():
         tf.nn.softmax(tf.reduce_mean(layer, [1, 2]), name="softmax")
     signature = find(graph)
     assert (signature.mean, signature.scaling.source) == ((127.5,), "architecture")
+
+
+@pytest.mark.parametrize(
+    ("factor", "kernel", "mean", "variance"),
+    [
+        *((np.inf, 0.1, 0.0, 1.0), (np.nan, 0.1, 0.0, 1.0), (1.0, 3e38, 0.0, 1.0)),
+        *((1.0, 0.1, np.nan, 1.0), (1.0, 0.1, np.inf, 1.0), (1.0, 0.1, 0.0, np.nan)),
+        *((1.0, 0.1, 0.0, np.inf), (1.0, 0.0, 0.0, 1.0), (1e-40, 3e38, 0.0, 0.0)),
+    ],
+)
+@pytest.mark.filterwarnings("default::RuntimeWarning")
+@pytest.mark.parametrize("behind", [tf.identity, tf.nn.relu])
+def test_numbers_that_no_training_leaves_are_no_verdict(
+    factor, kernel, mean, variance, behind
+):
+    with tiny_graphs.building() as graph:
+        image = v1.placeholder(tf.float32, (None, SIDE, SIDE, 3), "input")
+        taps = np.random.default_rng(0).normal(0, 1, (3, 3, 3, FILTERS)) * kernel
+        taps = np.clip(taps, -3e38, 3e38).astype(np.float32)
+        layer = tf.nn.conv2d(image * tf.constant(factor, tf.float32), taps, 1, "VALID")
+        ones = np.ones(FILTERS, np.float32)
+        layer = tf.raw_ops.FusedBatchNormV3(
+            x=behind(layer),
+            scale=ones,
+            offset=ones,
+            mean=ones * np.float32(mean),
+            variance=ones * np.float32(variance),
+            is_training=False,
+        )[0]
+        tf.nn.softmax(tf.reduce_mean(layer, [1, 2]), name="softmax")
+    assert find(graph).scaling.source != "statistics"

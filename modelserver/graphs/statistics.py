@@ -51,6 +51,8 @@ _PATCHES, _PATCH = 8, 26
 # The mean pixel's red less its blue, in levels, that tells an order.
 _TINT = 6.0
 _USUAL_SIDE = 224.0
+# No weight that was trained, nor a factor on pixels, is as large.
+_LARGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ def _stem(pixels: Pixels) -> _Stem | None:
         np.broadcast_to(number, (len(order),))[np.argsort(order)]
         for number in (pixels.factor, pixels.shift)
     )
-    if not np.all(factor):
+    # Beyond the largest float32, squares and sums of what is fed overflow.
+    numbers = np.concatenate([factor, shift, np.ravel(np.abs(kernel).max(initial=0))])
+    if not np.all(factor) or not (np.abs(numbers) < _LARGEST).all():
         return None
     return _Stem(op, kernel, replace(pixels, factor=factor, shift=shift), side)
 
@@ -147,7 +151,7 @@ def _by_means(stem: _Stem) -> Verdict | None:
     mean, deviation = np.ravel(first.mean), np.ravel(first.deviation)
     made = photos.variances(stem.kernel, stem.side)
     alive = (made > 1e-6 * made.max()) & (deviation > 1e-6 * deviation.max())
-    if alive.sum() < depth + 2:
+    if alive.sum() < depth + 2 or not np.isfinite(mean).all():
         return None
     taps = stem.kernel.sum(axis=(0, 1)).T[alive]
     rows, wanted = taps / deviation[alive, None], mean[alive] / deviation[alive]
