@@ -30,9 +30,9 @@ def symmetric_network():
     return tiny_graphs.file_of(graph)
 
 
-def settings_of(folder):
+def settings_of(folder, **more):
     """The server's settings, sessions in this process."""
-    return make_settings(MODEL_FOLDER=folder, ISOLATION="inline")
+    return make_settings(MODEL_FOLDER=folder, ISOLATION="inline", **more)
 
 
 @pytest.fixture
@@ -74,6 +74,19 @@ def test_a_model_without_the_label_is_not_tried(folder, model):
     tiny_graphs.write(folder / "b.pb", tiny_graphs.classifier(dtype=tf.uint8))
     (report,) = try_scalings(settings_of(folder), DIM, "cat")
     assert "nothing to try" in report.error
+
+
+def test_a_server_that_requires_a_gpu_is_helped_on_the_cpu(folder, model):
+    """Neither the scaling nor what is fed depends on the device."""
+    required = settings_of(folder, REQUIRE_GPU="true")
+    (report,) = try_scalings(required, DIM, "red")
+    assert (report.error, report.tries[0].error) == ("", "")
+    assert report.tries[0].sees
+    assert "8 x 8 RGB" in picture_fed(model, None, required, DIM)[1]
+    asked = ["check", str(folder), "--photo", str(model), "--label", "red", "--gpu"]
+    result = CliRunner().invoke(cli.main, asked)
+    assert result.exit_code == 2
+    assert "is not for --gpu" in result.output
 
 
 def test_a_gray_model_has_no_order():

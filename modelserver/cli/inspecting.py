@@ -119,8 +119,8 @@ def check_folder(
     With --photo and --label, every model that knows the label is run under every
     scaling, and the sidecar that says each is printed. Exits with 1 when none sees it.
     """
-    if label is not None and photo is None:
-        raise click.UsageError("--label needs the --photo that shows it")
+    if label is not None and (photo is None or gpu):
+        raise click.UsageError("--label needs the --photo of it, and is not for --gpu")
     try:
         settings = Settings.from_environ(os.environ)
         if folder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,10 @@ def picture_fed(
     Raises:
         ModelError, RequestError: the model cannot be loaded, or that is no photo.
     """
-    model = Loader(settings)(_files(graph, kind or kind_of(graph)))
+    # It is the same on the CPU, whatever the server runs on.
+    model = Loader(replace(settings, require_gpu=False))(
+        _files(graph, kind or kind_of(graph))
+    )
     try:
         frame = model.prepare(photo.data).frame
         pixels = np.array(frame.pixels)

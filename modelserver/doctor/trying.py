@@ -75,8 +75,9 @@ def try_scalings(
         label: as the label map has it.
         progress: told before each model and at the end.
     """
-    # A rewritten graph answers the same, and costs a comparison each time.
-    quick = replace(settings, rewrite_graphs=False)
+    # A rewritten graph answers the same, and costs a comparison each time; and so does
+    # the CPU, whatever the server runs on.
+    quick = replace(settings, rewrite_graphs=False, require_gpu=False)
     folder = Path(settings.model_folder)
     found = [files for kind in KINDS for files in discover(folder, kind).models]
     reports = []
