@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 import zipfile
 
 import foreign_models as made
@@ -12,7 +13,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tiny_graphs.building import building, v1
 
-from modelserver.conversion import sources
+from modelserver.conversion import importing, sources
 from modelserver.errors import ConversionError
 
 pytestmark = [
@@ -87,6 +88,25 @@ def test_a_model_is_found_in_folders_and_archives(tmp_path, zipped, inner):
     with sources.opened(source) as (original, found):
         assert original.what == "SavedModel"
         assert (found.parent / "labels.txt").exists() or (found / "labels.txt").exists()
+
+
+@pytest.mark.parametrize("inner", ["", "model.savedmodel"])
+def test_labels_of_everybodys_temporary_files_are_not_an_archives(
+    tmp_path, monkeypatch, inner
+):
+    """Where archives are unpacked anybody may write."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "labels.txt").write_text("x\ny\nz\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    source = tmp_path / "source"
+    made.classifier(source / inner)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for path in source.rglob("*"):
+            file.write(path, path.relative_to(source))
+    wish = importing.Wish()
+    with sources.opened(tmp_path / "x.zip") as (original, found):
+        assert importing._with_labels(wish, original, found) == (wish, ())
 
 
 def archive(tmp_path, **members):

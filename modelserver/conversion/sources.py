@@ -80,7 +80,11 @@ def opened(source: Path, signature: str | None = None) -> Iterator[tuple[Opened,
         raise ConversionError(f"{source} is not there; {_WHAT}")
     with tempfile.TemporaryDirectory(prefix="modelserver-import-") as scratch:
         if source.is_file() and source.suffix.lower() == ".zip":
-            source = _unpacked(source, Path(scratch))
+            # Two folders deep, as labels are looked for beside a model and above it:
+            # not in the folder of everybody's temporary files.
+            folder = Path(scratch) / "archive" / "unpacked"
+            folder.mkdir(parents=True)
+            source = _unpacked(source, folder)
         found = _found(source)
         with _opener(found, signature) as original:
             yield original, found
