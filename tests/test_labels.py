@@ -636,3 +636,11 @@ def test_what_a_file_holds_says_how_it_is_read(tmp_path):
     path.write_text("cat")
     with pytest.raises(LabelMapError, match='"cat" is no field of a label map'):
         read_labels(path)
+
+
+@pytest.mark.parametrize("text", [r'["cat", "\ud83d"]', r'{"0": "cat", "1": "\udc08"}'])
+def test_half_a_character_is_no_name(read, text):
+    """JSON can write it; an answer that holds the name could not be sent."""
+    with pytest.raises(LabelMapError, match="the id 1 has a name with half a char"):
+        read(text, "x.labels.txt")
+    assert read(r'["\ud83d\udc08"]', "x.labels.txt").names == {0: "🐈"}

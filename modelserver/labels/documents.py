@@ -30,6 +30,8 @@ _LITERAL = re.compile(
 )
 # Python's parser takes a second for half a million; a class has two in its pair.
 _COMMAS = 4 * MAX_ITEMS
+# JSON can write one of the two that a character is made of; no answer can hold it.
+_HALF = re.compile("[\ud800-\udfff]")
 # An id is an int32, as in a label map.
 _IDS = 2**31
 _SHOWN = 60
@@ -92,6 +94,8 @@ def _fault(number: int, name: str, names: dict[int, str]) -> str:
         return "an id is beyond 2147483647"
     if not name.strip():
         return f"the id {number} has an empty name"
+    if _HALF.search(name):
+        return f"the id {number} has a name with half a character, which is no text"
     if number in names:
         return f"the id {number} is already that of {names[number][:_SHOWN]!r}"
     return ""
