@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from conftest import SECONDS, make_settings
+from conftest import SECONDS, left_in, make_settings
 from werkzeug.serving import make_server
 
 from modelserver.registry import Stage
@@ -44,7 +44,7 @@ def served(kind, folder, uploads, **environ):
         thread.join()
         server.server_close()
         backend.close()
-    assert list(uploads.iterdir()) == []
+    assert left_in(uploads) == []
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def chromium():
         pytest.skip("chromium is not here")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=list(ARGUMENTS)
+            executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=SECONDS * 1000
         )
         try:
             yield browser

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 
 import numpy as np
 import pytest
@@ -80,7 +81,15 @@ def uploads(tmp_path):
     path = tmp_path / "pics"
     path.mkdir()
     yield path
-    assert list(path.iterdir()) == []
+    assert left_in(path) == []
+
+
+def left_in(folder):
+    """What stays in a folder once the requests under way have been answered."""
+    until = time.monotonic() + 20
+    while (left := list(folder.iterdir())) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
 
 
 @pytest.fixture
