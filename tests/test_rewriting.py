@@ -232,7 +232,8 @@ def started(monkeypatch):
             super().__init__(**options)
             made.append(self)
 
-    monkeypatch.setattr(tf.compat.v1, "Session", Session)
+    # Keras 2 gives TensorFlow another module of that name once it is imported.
+    monkeypatch.setattr(sessions.running.v1, "Session", Session)
     return made
 
 
@@ -319,5 +320,5 @@ def test_the_floor_is_below_what_anybody_sees(environ, floor, folder):
     (files,) = discover(folder, "detection").models
     for rewrites in (True, False):
         changed = {"ISOLATION": "inline", "REWRITE_GRAPHS": rewrites, **environ}
-        job = Loader(make_settings(**changed))._runner(files)._job
+        job = Loader(make_settings(**changed))._runner(files, None)._job
         assert (job.score_floor, job.rewrite) == (floor, rewrites)
