@@ -186,7 +186,6 @@ def test_a_mobilenet_without_names_is_known_by_its_layers():
         *((1.0, 0.1, 0.0, np.inf), (1.0, 0.0, 0.0, 1.0), (1e-40, 3e38, 0.0, 0.0)),
     ],
 )
-@pytest.mark.filterwarnings("default::RuntimeWarning")
 @pytest.mark.parametrize("behind", [tf.identity, tf.nn.relu])
 def test_numbers_that_no_training_leaves_are_no_verdict(
     factor, kernel, mean, variance, behind

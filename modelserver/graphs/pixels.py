@@ -260,10 +260,12 @@ def _channels(value: Any, tensor: Any, axis: int | None) -> Any:
         ``None`` where its shape is neither a number's, a channel's nor an image's.
     """
     value = np.asarray(value, np.float64)
+    if not np.isfinite(value).all():
+        return None
     if value.size == 1:
         return value.reshape(1), None
     rank = tensor.shape.rank or max(value.ndim, 4)
-    if value.ndim > rank or not np.isfinite(value).all():
+    if value.ndim > rank:
         return None
     full = value.reshape((1,) * (rank - value.ndim) + value.shape)
     channel = None if axis is None else rank + axis
