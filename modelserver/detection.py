@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modelserver.options import MOST
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from modelserver.signatures import Signature
 
 
-# As many as ``max_results`` may ask for. Rows become Python objects one by one, which
-# for the millions that a graph can give would take the front's time from everybody.
-MOST = 10_000
 # Label ids are int32 in a label map; a class beyond is no number of any label.
 _MAX_CLASS = 2**31
 # Boxes of 0..1 may stick out of the photo, but not so far, and not most of the sure.
@@ -76,6 +75,8 @@ def parse(
         rows = rows[rows < _whole(outputs["count"])]
     sound = np.isfinite(scores[rows]) & (np.abs(classes[rows]) < _MAX_CLASS)
     rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
+    # Rows become Python objects one by one, which for the millions that a graph can
+    # give would take the front's time from everybody.
     rows = rows[np.argsort(-scores[rows], kind="stable")[:MOST]]
     corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
     sides = [shortest(column) for column in corners.T]

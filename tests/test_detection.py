@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelserver.detection import MOST, detections_of, parse, shortest, to_json
+from modelserver.detection import detections_of, parse, shortest, to_json
 from modelserver.labels import LabelMap, numbered
+from modelserver.options import MOST
 from modelserver.signatures import Signature
 
 LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,8 +55,6 @@ log = logging.getLogger(__name__)
 # they are used only where the full size is over the pixel limit.
 FAST_REDUCTION = 2.0
 ANY_REDUCTION = 1.0
-# Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
-SCAN = re.compile(rb"\xff\xda")
 # BI_RLE8 and BI_RLE4 (wingdi.h). A few bytes can end thousands of empty lines, which
 # Pillow fills pixel by pixel, holding the interpreter: a quarter of a second at worst.
 RUN_LENGTH = frozenset({1, 2})
@@ -284,7 +281,10 @@ class _Jpeg:
 
     def _check_scans(self) -> None:
         most = self.limits.most_scans(self.width, self.height)
-        if sum(1 for _ in islice(SCAN.finditer(self.data), most + 1)) > most:
+        if (
+            sum(1 for _ in islice(jpeg_markers.SCAN.finditer(self.data), most + 1))
+            > most
+        ):
             raise UndecodableImage(f"it has more than {most} scans.")
         if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
             self.data, self.image.layers

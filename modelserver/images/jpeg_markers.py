@@ -21,7 +21,8 @@ Data = bytes | memoryview | mmap.mmap
 
 # Any number of 0xFF, then a code that is neither fill nor a stuffed byte.
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_SCAN = re.compile(rb"\xff\xda")
+# Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
+SCAN = re.compile(rb"\xff\xda")
 _END = re.compile(rb"\xff\xd9")
 _EOI, _SOS, _DQT = 0xD9, 0xDA, 0xDB
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
@@ -44,7 +45,7 @@ _ASCII = 0x80
 
 # Offsets from a segment's marker (JFIF 1.02; Adobe's technical note 5116).
 _JFIF_MAJOR, _ADOBE_TRANSFORM = 9, 15
-_TRANSFORMS = {0: 0, 1: 1, 2: 2}
+_TRANSFORMS = frozenset({0, 1, 2})
 # A scan's header ends in its first and last coefficient and its bit positions, of which
 # the low half is the last one that the scan brings.
 _SPECTRUM_BYTES, _LAST_BIT = 3, 0x0F
@@ -140,9 +141,10 @@ def _plain(data: Data, segment: Segment) -> bytes:
     piece = bytearray(data[segment.start : segment.end])
     if piece[1] == _APP0 and piece[4:9] == b"JFIF\0" and len(piece) > _JFIF_MAJOR:
         piece[_JFIF_MAJOR] = 1
-    if piece[1] == _APP14 and len(piece) > _ADOBE_TRANSFORM:
-        # An unknown transform is taken for that of three components.
-        piece[_ADOBE_TRANSFORM] = _TRANSFORMS.get(piece[_ADOBE_TRANSFORM], 1)
+    adobe = piece[1] == _APP14 and len(piece) > _ADOBE_TRANSFORM
+    if adobe and piece[_ADOBE_TRANSFORM] not in _TRANSFORMS:
+        # It is taken for that of three components.
+        piece[_ADOBE_TRANSFORM] = 1
     return bytes(piece)
 
 
@@ -153,7 +155,7 @@ def has_all_scans(data: Data, components: int) -> bool:
     """
     done: dict[int, set[int]] = {}
     start = next((one.start for one in _segments(data) if one.code == _SOS), len(data))
-    for match in _SCAN.finditer(data, start):
+    for match in SCAN.finditer(data, start):
         count = data[match.end() + 2 : match.end() + 3]
         header = bytes(
             data[match.end() + 3 : match.end() + 6 + 2 * (count or b"\0")[0]]
