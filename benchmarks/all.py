@@ -93,7 +93,7 @@ def main() -> None:
                 # Kept after each, so that nothing is lost when a later one fails.
                 given.results.write_text(json.dumps(results, indent=2) + "\n")
     report = given.results.resolve()
-    driver("results", report)
+    driver("support.results", report)
     driver("tables", report)
     if given.write:
         driver("tables", report, "--into", ROOT / "docs" / "benchmarks.md")

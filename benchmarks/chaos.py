@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import graphs, hostile, open_loop, results, tables
-from benchmarks.open_loop import Offer, Request, Sent
-from benchmarks.watched import Watched, harm, wait, watched
+from benchmarks import tables
+from benchmarks.support import graphs, hostile, open_loop, results
+from benchmarks.support.open_loop import Offer, Request, Sent
+from benchmarks.support.servers import Watched, harm, wait, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable

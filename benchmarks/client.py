@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
-from benchmarks.inprocess import find
+from benchmarks.support import results
+from benchmarks.support.inprocess import find
 from modelserver import bench
 from modelserver.client import Client
 from modelserver.client.folders import WORKERS

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks import graphs, results
-from benchmarks.inprocess import find
-from benchmarks.processes import front_and_runners, memory_mb
+from benchmarks.support import graphs, results
+from benchmarks.support.inprocess import find
+from benchmarks.support.processes import front_and_runners, memory_mb
 from modelserver import bench
 
 if TYPE_CHECKING:

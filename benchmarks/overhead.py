@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks import graphs, results
-from benchmarks.inprocess import InProcess, find
+from benchmarks.support import graphs, results
+from benchmarks.support.inprocess import InProcess, find
 from modelserver import bench
 
 

@@ -26,10 +26,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import open_loop, results
-from benchmarks.inprocess import find
-from benchmarks.open_loop import Offer, Request, Sent
-from benchmarks.watched import Watched, watched
+from benchmarks.support import open_loop, results
+from benchmarks.support.inprocess import find
+from benchmarks.support.open_loop import Offer, Request, Sent
+from benchmarks.support.servers import Watched, watched
 from modelserver import bench
 
 if TYPE_CHECKING:

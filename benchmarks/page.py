@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
+from benchmarks.support import results
 from modelserver import bench
 
 if TYPE_CHECKING:

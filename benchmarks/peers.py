@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
-from benchmarks.inprocess import find
+from benchmarks.support import results
+from benchmarks.support.inprocess import find
 from modelserver import bench
 from modelserver.bench.starting import free_port
 

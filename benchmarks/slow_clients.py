@@ -23,11 +23,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import graphs, open_loop, results
-from benchmarks.behind_nginx import nginx
-from benchmarks.inprocess import find
-from benchmarks.open_loop import Offer, Request
-from benchmarks.watched import watched
+from benchmarks.support import graphs, open_loop, results
+from benchmarks.support.inprocess import find
+from benchmarks.support.nginx import nginx
+from benchmarks.support.open_loop import Offer, Request
+from benchmarks.support.servers import watched
 from modelserver import bench
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import graphs, hostile, open_loop, results, tables
-from benchmarks.inprocess import find
-from benchmarks.open_loop import Offer, Request, Sent
-from benchmarks.watched import Watched, harm, watched
+from benchmarks import tables
+from benchmarks.support import graphs, hostile, open_loop, results
+from benchmarks.support.inprocess import find
+from benchmarks.support.open_loop import Offer, Request, Sent
+from benchmarks.support.servers import Watched, harm, watched
 from modelserver import bench
 
 if TYPE_CHECKING:

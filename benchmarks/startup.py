@@ -22,8 +22,8 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks import results
-from benchmarks.processes import front_and_runners, memory_mb
+from benchmarks.support import results
+from benchmarks.support.processes import front_and_runners, memory_mb
 from modelserver.bench.starting import free_port
 
 ROOT = Path(__file__).parent.parent

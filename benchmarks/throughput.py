@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.inprocess import InProcess, find
+from benchmarks.support import results
+from benchmarks.support.inprocess import InProcess, find
 from modelserver import bench
 
 

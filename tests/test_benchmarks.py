@@ -18,8 +18,9 @@ from PIL import Image
 from tiny_graphs import write
 
 from benchmarks import all as everything
-from benchmarks import graphs, peers, plot, processes, results, tables, throughput
-from benchmarks.inprocess import InProcess, find
+from benchmarks import peers, plot, tables, throughput
+from benchmarks.support import graphs, processes, results
+from benchmarks.support.inprocess import InProcess, find
 from modelserver import bench
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import chaos, graphs, hostile, open_loop, soak
-from benchmarks.open_loop import BROKEN, Request, Sent
+from benchmarks import chaos, soak
+from benchmarks.support import graphs, hostile, open_loop
+from benchmarks.support.open_loop import BROKEN, Request, Sent
 
 ROOT = Path(__file__).parent.parent
 EVENT = {"event": "kill", "at": 0.0, "recovery_s": 1.0}

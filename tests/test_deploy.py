@@ -16,7 +16,7 @@ import tiny_graphs
 from conftest import photo
 from servers import SECONDS, started, wait_for
 
-from benchmarks.behind_nginx import CONF, NGINX, conf, nginx
+from benchmarks.support.nginx import CONF, NGINX, conf, nginx
 from modelserver.settings import Settings
 from modelserver.web.factory import DEFAULT_PORTS
 from modelserver.web.serving import START_FAILED, options

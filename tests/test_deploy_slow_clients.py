@@ -17,8 +17,9 @@ from conftest import EDGE, form, noise, photo
 from PIL import Image
 from servers import SECONDS, children, started, wait_for
 
-from benchmarks import open_loop, slow_clients
-from benchmarks.behind_nginx import NGINX, nginx
+from benchmarks import slow_clients
+from benchmarks.support import open_loop
+from benchmarks.support.nginx import NGINX, nginx
 
 pytestmark = [
     pytest.mark.slow,

@@ -510,7 +510,7 @@ def place(tmp_path):
 
 def plan_of(place, tmp_path, **more):
     """A plan for the CPU, with the smallest numbers."""
-    from benchmarks import inprocess
+    from benchmarks.support import inprocess
 
     folder, samples = place
     few = {"photos": 2, "sizes": (2, 1), "clients": (1,), "seconds": 0.1, "rounds": 1}

@@ -2,9 +2,10 @@
 
 import pytest
 
-from benchmarks import graphs, open_loop, overload
-from benchmarks.open_loop import Request, Sent
-from benchmarks.watched import watched
+from benchmarks import overload
+from benchmarks.support import graphs, open_loop
+from benchmarks.support.open_loop import Request, Sent
+from benchmarks.support.servers import watched
 
 
 def test_goodput_counts_what_came_in_time():

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import inprocess
 from benchmarks.gpu_proof import outcomes, steps
 from benchmarks.gpu_proof.plans import Plan
+from benchmarks.support import inprocess
 from modelserver.errors import ModelServerError
 
 if TYPE_CHECKING:

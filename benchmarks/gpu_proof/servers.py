@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from benchmarks.processes import children, front_and_runners
+from benchmarks.support.processes import children, front_and_runners
 from modelserver.bench.starting import APPS, free_port
 from modelserver.client import Client
 

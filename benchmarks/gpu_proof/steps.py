@@ -7,12 +7,12 @@ import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import results
 from benchmarks.gpu_proof import cards, judging, mishaps, photos
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
 from benchmarks.gpu_proof.plans import ON_CPU, ONLY_CARD, PATIENT, work
 from benchmarks.gpu_proof.servers import Server, started, warnings
+from benchmarks.support import results
 from modelserver import bench
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from benchmarks.open_loop import Request, get, post
+from benchmarks.support.open_loop import Request, get, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.watched import ROOT, wait
+from benchmarks.support.servers import ROOT, wait
 from modelserver import bench
 from modelserver.bench.starting import free_port
 

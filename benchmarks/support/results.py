@@ -1,6 +1,6 @@
 """What every driver's result has, and how it is written.
 
-    python -m benchmarks.results RESULTS
+    python -m benchmarks.support.results RESULTS
 
 adds to a file of results what machine they were measured on.
 """

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.processes import children, front_and_runners, memory_mb
+from benchmarks.support.processes import children, front_and_runners, memory_mb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 _SETTLED_S = 180.0
 _POLL_S = 0.05

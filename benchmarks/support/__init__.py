@@ -1,0 +1,1 @@
+"""Helpers of the benchmarks: servers, loads and inputs. None is run by itself."""
