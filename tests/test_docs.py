@@ -44,6 +44,14 @@ def test_every_file_that_is_named_is_there(path):
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_test_file_that_is_named_is_there(path):
+    """A test file's name alone is enough: it lies somewhere under ``tests``."""
+    there = {file.name for file in ROOT.glob("tests/**/test_*.py")}
+    named = set(re.findall(r"\btest_\w+\.py\b", path.read_text()))
+    assert named <= there
+
+
 def answers():
     """Each curl line of the README that has an answer after it, with that answer."""
     text = README.split("## Add a model")[0]
