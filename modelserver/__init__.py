@@ -2,3 +2,5 @@
 
 Importing this package imports neither TensorFlow nor Flask.
 """
+
+__version__ = "0.2.0"

@@ -119,7 +119,15 @@ def wait_for(condition, what, seconds=SECONDS):
 
 
 @contextmanager
-def started(*arguments, folder, uploads, tmp_path, **environ):
+def started(
+    *arguments,
+    folder,
+    uploads,
+    tmp_path,
+    python=sys.executable,
+    cwd=ROOT,
+    **environ,
+):
     """Start a server on a free port, in the project's folder; end it after the test."""
     out = tmp_path / "stdout"
     err = tmp_path / "stderr"
@@ -132,8 +140,8 @@ def started(*arguments, folder, uploads, tmp_path, **environ):
     }
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
+            [python, *arguments],
+            cwd=cwd,
             env=environment,
             stdout=stdout,
             stderr=stderr,

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "modelserver"
 LAYERS = (
-    {"errors", "held", "_label_map_pb2"},
+    {"errors", "extras", "held", "_label_map_pb2"},
     {"settings", "logs", "metrics", "signatures", "cuda"},
     {"exports"},
     {

@@ -238,7 +238,7 @@ def test_the_preload_is_looked_at_again_with_each_tensorflow():
     release: `python -m modelserver doctor gpu` on its CUDA build lists what it misses.
     """
     (pinned,) = re.findall(
-        r"^tensorflow\[and-cuda\]==([\w.]+)", (ROOT / "requirements.txt").read_text(),
+        r"^tensorflow\[and-cuda\]==([\w.]+)", (ROOT / "requirements-tensorflow-gpu.txt").read_text(),
         re.MULTILINE,
     )  # fmt: skip
     assert pinned == PINNED, "does the new release miss the same? then change PINNED"

@@ -70,7 +70,7 @@ def test_every_option_of_a_page_is_there(page):
     options = {
         option
         for name in pages[page]
-        for parameter in cli.main.commands[name].params
+        for parameter in cli.main.get_command(None, name).params
         for option in parameter.opts
         if option.startswith("--")
     }

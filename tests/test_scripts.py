@@ -540,9 +540,12 @@ def test_ci_fails_with_either(project, trouble):
     assert out.splitlines()[-1] == "1 passed"
 
 
+CLIENT = ROOT / "requirements-client.txt"
+
+
 def test_requirements_are_pinned():
     """Every direct dependency has one exact version; extras and markers aside."""
-    for file in ROOT.glob("requirements*.txt"):
+    for file in {*ROOT.glob("requirements*.txt")} - {CLIENT}:
         for line in file.read_text().splitlines():
             if line and not line.startswith(
                 ("#", "-r requirements-", "-c constraints-")
@@ -550,11 +553,27 @@ def test_requirements_are_pinned():
                 assert re.fullmatch(r"[a-z-]+(\[[a-z-]+\])?==[\w.]+(; .+)?", line), line
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cpu.txt"])
-def test_each_requirements_file_is_whole(name):
+def test_the_servers_versions_suit_the_client():
+    """What client and command need the server has too, in a version that they allow."""
+    lines = (ROOT / "requirements-base.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    for line in CLIENT.read_text().splitlines():
+        if not line.startswith("#"):
+            asked = Requirement(line)
+            (pin,) = [one for one in pins if one.name == asked.name]
+            (version,) = [one.version for one in pin.specifier]
+            assert asked.specifier.contains(version), line
+
+
+@pytest.mark.parametrize(
+    ("name", "build"), [("requirements.txt", "gpu"), ("requirements-cpu.txt", "cpu")]
+)
+def test_each_requirements_file_is_whole(name, build):
     """Either file installs everything by itself: the base and one TensorFlow."""
     lines = (ROOT / name).read_text().splitlines()
     assert "-r requirements-base.txt" in lines
+    assert f"-r requirements-tensorflow-{build}.txt" in lines
+    lines = (ROOT / f"requirements-tensorflow-{build}.txt").read_text().splitlines()
     assert sum(line.startswith("tensorflow") for line in lines) == 2
 
 
@@ -562,7 +581,9 @@ def test_every_cuda_library_is_pinned():
     """All that TensorFlow's CUDA build asks for, within what it allows, and no other."""
     assert "-c constraints-cuda.txt" in (ROOT / "requirements.txt").read_text()
     lines = (ROOT / "constraints-cuda.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = dict(
+        line.partition(";")[0].split("==") for line in lines if not line.startswith("#")
+    )
     asked = {}
     for word in metadata.requires(tensorflow_package()):
         if (one := Requirement(word)).name.startswith("nvidia-"):
@@ -581,7 +602,8 @@ def test_the_cuda_libraries_here_are_the_pinned_ones():
     }
     lines = (ROOT / "constraints-cuda.txt").read_text().splitlines()
     cuda = tensorflow_package() == "tensorflow" and sys.platform == "linux"
-    assert here == (set(lines[1:]) if cuda else set())
+    pinned = {line.partition(";")[0] for line in lines[1:]}
+    assert here == (pinned if cuda else set())
 
 
 @pytest.mark.real

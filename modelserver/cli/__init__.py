@@ -1,31 +1,18 @@
-"""The command line: ``python -m modelserver``.
+"""The command line: ``modelserver``, or ``python -m modelserver``.
 
-What an operator does around the server, never the server itself. Importing this package
-imports no TensorFlow. Each command has a module of its own.
+Importing this package imports click alone: each command has a module of its own, which
+is imported when the command is asked for, and may need packages that are not there.
 """
 
 from __future__ import annotations
 
 import click
 
-from modelserver.cli.default_models import models
-from modelserver.cli.doctoring import doctor_group
-from modelserver.cli.importing import convert_labels, import_model
-from modelserver.cli.inspecting import check_folder, inspect_graph
-from modelserver.cli.measuring import measure
-from modelserver.cli.predicting import predict
+from modelserver import __version__
+from modelserver.cli.commands import Commands
 
 
-@click.group()
+@click.group(cls=Commands)
+@click.version_option(__version__, prog_name="modelserver")
 def main() -> None:
     """ModelServer: frozen TensorFlow graphs over HTTP."""
-
-
-main.add_command(models)
-main.add_command(measure)
-main.add_command(predict)
-main.add_command(import_model)
-main.add_command(convert_labels)
-main.add_command(inspect_graph)
-main.add_command(check_folder)
-main.add_command(doctor_group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -24,27 +24,18 @@ MAX_CLIENTS = 1024
 _PIPE_WIDTH = 160
 
 
-class Counts(click.ParamType[list[int]]):
-    """Some numbers of clients: ``1,8,32``."""
-
-    name = "counts"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        """Convert, or fail with a sentence."""
-        try:
-            counts = [int(word) for word in str(value).split(",")]
-        except ValueError:
-            counts = []
-        if not counts or not all(1 <= count <= MAX_CLIENTS for count in counts):
-            self.fail(
-                f"{value!r} are no numbers of clients from 1 to {MAX_CLIENTS},"
-                " such as 1,8,32.",
-                param,
-                ctx,
-            )
-        return counts
+def _counts(_ctx: click.Context, _param: click.Parameter, value: str) -> list[int]:
+    """Convert some numbers of clients, ``1,8,32``, or fail with a sentence."""
+    try:
+        counts = [int(word) for word in value.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or not all(1 <= count <= MAX_CLIENTS for count in counts):
+        raise click.BadParameter(
+            f"{value!r} are no numbers of clients from 1 to {MAX_CLIENTS},"
+            " such as 1,8,32."
+        )
+    return counts
 
 
 @click.command("bench")
@@ -63,7 +54,8 @@ class Counts(click.ParamType[list[int]]):
 @click.option("--classify", is_flag=True, help="The model is a classifier.")
 @click.option(
     "--clients",
-    type=Counts(),
+    metavar="COUNTS",
+    callback=_counts,
     default="1,2,4,8,16",
     show_default=True,
     help="Numbers of clients to measure, each waiting for its answers.",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from modelserver.service import Evaluation, Timings
 
+from modelserver.extras import install_command
+
 log = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -71,8 +73,9 @@ def start(environ: Mapping[str, str]) -> Traces | None:
     except ImportError as error:
         log.warning(
             "OpenTelemetry's variables are set, but there are no traces: %s; "
-            "pip install -r requirements-otel.txt brings its packages.",
+            "%s brings its packages.",
             error,
+            install_command("otel"),
         )
     except ValueError as error:
         log.warning(
