@@ -6,9 +6,8 @@ A real server with three models gets 70 % of the requests that it can answer. Th
 ``bystander`` is never touched: none of its requests may fail. The ``victim``'s process
 is killed and stopped; the ``changing`` model's file is replaced, by good ones and by a
 cut one; graphs that cannot be served are dropped beside them; the disk for uploads is
-filled, where one can be mounted; clients hang up; garbage comes in. Graphs are made by
-code. Ends with a table on stderr, and JSON; the exit code is 1 where something broke
-that must not.
+filled, if one can be mounted; clients hang up; garbage comes in. Graphs are made by
+code. Writes JSON; the exit code is 1 if something broke that must not.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import random
 import re
 import signal
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import tables
 from benchmarks.support import graphs, hostile, open_loop, results
 from benchmarks.support.open_loop import Offer, Request, Sent
-from benchmarks.support.servers import Watched, harm, wait, watched
+from benchmarks.support.servers import Server, processor_s, started, wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BYSTANDER, VICTIM, CHANGING = MODELS = ("bystander", "victim", "changing")
-SHARE = 0.7
 RUN_TIMEOUT_S = 3
 """Given to the server: a runner that does not answer for so long is replaced."""
 
@@ -45,6 +44,7 @@ _RECOVERY_S = 60.0
 _CIRCUIT_S = 660.0
 _FULL_S = 2.0
 _SETTLE_S = 1.0
+# That a bad model is refused belongs into the log.
 _REFUSED = re.compile(rf"\b(hostile_\w+|{CHANGING})\b")
 _ANSWERS = {"200", "cut"}
 _WHILE_FULL = _ANSWERS | {"503", "507"}
@@ -59,14 +59,14 @@ class Chaos:
         full: from when to when the disk was full.
     """
 
-    server: Watched
+    server: Server
     folder: Path
     photo: bytes
     victim: int
     random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
     events: list[dict[str, Any]] = field(default_factory=list)
     full: list[tuple[float, float]] = field(default_factory=list)
-    versions: Any = field(default_factory=itertools.count)
+    versions: Iterator[int] = field(default_factory=itertools.count)
 
     def faults(self) -> list[Callable[[], dict[str, Any]]]:
         """Return all that can be done, in turn."""
@@ -94,10 +94,9 @@ class Chaos:
         return one.status == "200"
 
     def recovery(self, model: str) -> dict[str, Any]:
-        """Wait until a model serves; ``None`` where it does not."""
-        started = time.monotonic()
-        back = wait(lambda: self.serves(model), _RECOVERY_S)
-        return {"recovery_s": time.monotonic() - started if back else None}
+        """Wait until a model serves; ``None`` if it does not."""
+        took = wait(lambda: self.serves(model), _RECOVERY_S)
+        return {"recovery_s": took if took < math.inf else None}
 
     def signalled(self, number: int) -> dict[str, Any]:
         """Send the victim's process a signal and wait until another one serves."""
@@ -107,21 +106,21 @@ class Chaos:
             before = self.server.runners()
             old = find_victim(self.server, self.photo)
         os.kill(old, number)
-        started = time.monotonic()
+        begun = time.monotonic()
         fresh: set[int] = set()
 
         def replaced() -> bool:
             fresh.update(self.server.runners() - before)
             return bool(fresh) and old not in self.server.runners()
 
-        if not wait(replaced, _RECOVERY_S):
+        if wait(replaced, _RECOVERY_S) == math.inf:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(old, signal.SIGCONT)
             return {"recovery_s": None}
-        found = self.recovery(VICTIM)["recovery_s"]
+        found = self.recovery(VICTIM)
         self.victim = max(fresh & self.server.runners(), default=old)
-        took = time.monotonic() - started
-        return {"recovery_s": None if found is None else took}
+        took = time.monotonic() - begun
+        return found if found["recovery_s"] is None else {"recovery_s": took}
 
     def kill(self) -> dict[str, Any]:
         """SIGKILL the victim's process."""
@@ -154,7 +153,7 @@ class Chaos:
         good = (self.folder / f"{BYSTANDER}.frozen.pb").read_bytes()
         names = hostile.drop_models(self.folder, good)
         time.sleep(3 * _SETTLE_S)
-        states = self.server.get("/readyz")[1]["models"]
+        states = self.server.get("/readyz")["models"]
         serving = [name for name in names if states.get(name) == "READY"]
         for path in self.folder.glob("hostile_*"):
             path.unlink()
@@ -164,7 +163,7 @@ class Chaos:
         """Fill the disk that uploads go to, and free it after a while."""
         if not self.server.small_disk:
             return {"recovery_s": None, "skipped": "no disk can be mounted here"}
-        started = time.monotonic()
+        begun = time.monotonic()
         filler = self.server.uploads / "somebody-elses-file"
         with contextlib.suppress(OSError), filler.open("wb") as file:
             while True:
@@ -173,16 +172,14 @@ class Chaos:
         filler.unlink()
         freed = time.monotonic()
         found = self.recovery(BYSTANDER)
-        self.full.append((started - _SETTLE_S, freed + _SETTLE_S))
+        self.full.append((begun - _SETTLE_S, freed + _SETTLE_S))
         return found
 
     def hang_up(self) -> dict[str, Any]:
         """Let 100 clients hang up, each somewhere else in its request."""
-        requests = [
-            hostile.cut(self.server.port, VICTIM, self.photo, self.random)
-            for _ in range(100)
-        ]
-        return self.together(requests)
+        port = self.server.port
+        one = (hostile.cut(port, VICTIM, self.photo, self.random) for _ in range(100))
+        return self.together(list(one))
 
     def garbage(self) -> dict[str, Any]:
         """Send what is no request at all, and what is a bad one."""
@@ -195,23 +192,16 @@ class Chaos:
             sending = (open_loop.send(self.server.port, r, 10) for r in requests)
             return list(await asyncio.gather(*sending))
 
-        sent = asyncio.run(all_of_them())
-        found = self.recovery(BYSTANDER)
-        return found | {"statuses": open_loop.tally(sent)[sent[0].kind]["statuses"]}
+        statuses = Counter(one.status for one in asyncio.run(all_of_them()))
+        return self.recovery(BYSTANDER) | {"statuses": dict(statuses)}
 
 
-def find_victim(server: Watched, photo: bytes) -> int:
+def find_victim(server: Server, photo: bytes) -> int:
     """Return the process of the victim: the one that works when only it is asked."""
-
-    def spent(pid: int) -> int:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(stat[11]) + int(stat[12])
-
-    before = {pid: spent(pid) for pid in server.runners()}
-    open_loop.capacity(
-        server.port, [Request("", open_loop.post(server.port, VICTIM, photo))], 1.0
-    )
-    return max(before, key=lambda pid: spent(pid) - before[pid])
+    before = {pid: processor_s(pid) for pid in server.runners()}
+    asked = [Request("", open_loop.post(server.port, VICTIM, photo))]
+    open_loop.capacity(server.port, asked, 1.0)
+    return max(before, key=lambda pid: processor_s(pid) - before[pid])
 
 
 def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
@@ -220,63 +210,61 @@ def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
     While the disk is full nobody's photo can be kept: then 503 and 507 are right. The
     victim may be answered with 503 at any time; it tells so by itself.
     """
-    found: dict[str, dict[str, int]] = {model: {} for model in MODELS}
+    found: dict[str, Counter[str]] = {model: Counter() for model in MODELS}
     for one in sent:
         full = any(start <= one.at <= end for start, end in chaos.full)
-        allowed = _WHILE_FULL if full else _ANSWERS
-        if one.kind == VICTIM:
-            allowed = _WHILE_FULL if full else _ANSWERS | {"503"}
-        if one.status not in allowed:
-            counts = found[one.kind]
-            counts[one.status] = counts.get(one.status, 0) + 1
-    return found
+        allowed = _ANSWERS | ({"503"} if one.kind == VICTIM else set())
+        if one.status not in (_WHILE_FULL if full else allowed):
+            found[one.kind][one.status] += 1
+    return {model: dict(counted) for model, counted in found.items()}
 
 
-def run(server: Watched, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Do everything in turn, at 70 % load, until the time is over."""
-    photo = graphs.photo((320, 240), 10_000)
-    requests = [
-        Request(model, open_loop.post(server.port, model, photo)) for model in MODELS
-    ]
+    photo, port = graphs.photo((320, 240), 10_000), server.port
+    requests = [Request(model, open_loop.post(port, model, photo)) for model in MODELS]
     chaos = Chaos(server, folder, photo, find_victim(server, photo))
-    capacity = open_loop.capacity(server.port, requests, given.measure)
-    rate = min(SHARE * capacity, given.rate or capacity)
-    results.say(f"chaos: capacity {capacity:.0f}/s, offered {rate:.0f}/s")
-    before, started = server.facts(), time.monotonic()
-    with Offer(server.port, rate, lambda n: requests[n % len(requests)]) as offer:
+    load = open_loop.offered(port, requests, given)
+    results.say(f"chaos: {load}")
+    before, begun = server.facts(), time.monotonic()
+    with Offer(port, load["offered"], lambda n: requests[n % len(requests)]) as offer:
         over = False
         while not over:  # each at least once
             for fault in chaos.faults():
                 chaos.do(fault)
                 time.sleep(given.pause)
-            over = time.monotonic() - started > 60 * given.minutes
+            over = time.monotonic() - begun > 60 * given.minutes
     wait(lambda: chaos.serves(VICTIM), _RECOVERY_S)
     # What a reload replaced ends when its last answer is out.
     wait(lambda: len(server.runners()) == before["runners"], _RECOVERY_S)
     time.sleep(_SETTLE_S)
-    after = server.facts()
     return {
-        "seconds": time.monotonic() - started,
-        "capacity": capacity,
-        "offered": rate,
+        "seconds": time.monotonic() - begun,
+        **load,
         "requests": open_loop.tally(offer.sent),
         "failures": failures(chaos, offer.sent),
-        "events": [event | {"at": event["at"] - started} for event in chaos.events],
+        "events": [event | {"at": event["at"] - begun} for event in chaos.events],
+        "longest_recovery_s": longest(chaos.events),
         "before": before,
-        "after": after,
-        "leftovers": server.leftovers(),
-        # That a bad model is refused belongs into the log.
-        "errors": [line for line in server.errors() if not _REFUSED.search(line)],
+        "after": server.facts(),
+        "harm": server.harm(_REFUSED.search),
     }
+
+
+def longest(events: list[dict[str, Any]]) -> dict[str, float]:
+    """Return each fault's longest recovery."""
+    found: dict[str, float] = {}
+    for event in events:
+        if event["recovery_s"] is not None:
+            name = event["event"]
+            found[name] = max(found.get(name, 0.0), event["recovery_s"])
+    return found
 
 
 def broken(result: dict[str, Any]) -> list[str]:
     """Return what must not be, in words."""
-    found = [
-        f"{model}: {statuses}"
-        for model, statuses in result["failures"].items()
-        if statuses
-    ]
+    failed = result["failures"].items()
+    found = [f"{model}: {statuses}" for model, statuses in failed if statuses]
     for event in result["events"]:
         if event["recovery_s"] is None and "skipped" not in event:
             found.append(f"no recovery from {event['event']}")
@@ -290,50 +278,14 @@ def broken(result: dict[str, Any]) -> list[str]:
     runners = [result[when]["runners"] for when in ("before", "after")]
     if runners[0] != runners[1]:
         found.append(f"models' processes: {runners[0]} before, {runners[1]} after")
-    return found + harm(result)
-
-
-def table(result: dict[str, Any]) -> str:
-    """Write the result for people."""
-    rows = [
-        (
-            model,
-            str(one["statuses"]),
-            tables.ms(one["p50_ms"]),
-            tables.ms(one["p99_ms"]),
-        )
-        for model, one in result["requests"].items()
-    ]
-    recoveries: dict[str, list[float]] = {}
-    for event in result["events"]:
-        if event["recovery_s"] is not None:
-            recoveries.setdefault(event["event"], []).append(event["recovery_s"])
-    done = [
-        (name, str(len(some)), f"{max(some):.2f} s")
-        for name, some in recoveries.items()
-    ]
-    grown = [
-        (name, f"{value:.0f}", f"{result['after'][name]:.0f}")
-        for name, value in result["before"].items()
-    ]
-    return "\n".join(
-        (
-            tables.markdown(("model", "statuses", "p50", "p99"), rows),
-            tables.markdown(("what was done", "times", "longest recovery"), done),
-            tables.markdown(("of the server", "before", "after"), grown),
-        )
-    )
+    return found + result["harm"]
 
 
 def main() -> None:
     """Let it happen, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=10)
+    open_loop.add_load(parser)
     parser.add_argument("--pause", type=float, default=6, help="seconds between faults")
-    parser.add_argument(
-        "--measure", type=float, default=5, help="seconds, for capacity"
-    )
-    parser.add_argument("--rate", type=float, help="offer at most so much a second")
     parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -341,13 +293,9 @@ def main() -> None:
         for model in MODELS:
             graphs.write_do_nothing(folder, model)
         environ = {"RUN_TIMEOUT_S": str(RUN_TIMEOUT_S), "RELOAD_S": "1"}
-        with watched(folder, disk="64m", environ=environ) as server:
+        with started(folder, disk="64m", environ=environ) as server:
             result = run(server, folder, given)
-    result["broken"] = broken(result)
-    results.say(table(result))
-    results.write(result, given.out)
-    if result["broken"]:
-        raise SystemExit("\n".join(result["broken"]))
+    results.write(result | {"broken": broken(result)}, given.out)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,21 @@
 
     python -m benchmarks.client MODEL_FOLDER PHOTOS [--model NAME] [--clients 2,4,8,16]
 
-The server is started for the time. Rounds take turns: the load generator with each
-number of clients, then the folder, once, through a new ``modelserver.client.Client``,
-from its making to its last answer. The best rate is of the number of clients whose
-median over the rounds is the highest; the share is the median of the rounds' ratios.
+Rounds take turns: the load generator with each number of clients, then the folder,
+once, through a new ``modelserver.client.Client``, from its making to its last answer.
+The best rate is of the number of clients whose median over the rounds is the highest;
+the share is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import results
-from benchmarks.support.inprocess import find
+from benchmarks.support.servers import started
 from modelserver import bench
 from modelserver.client import Client
 from modelserver.client.folders import WORKERS
@@ -25,6 +24,10 @@ from modelserver.client.folders import find as find_photos
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+
+_LOAD = ("clients", "workers", "seconds", "rounds")
 
 
 def folder_rate(
@@ -49,7 +52,7 @@ def measure(
     model: str,
     photos: Sequence[Path],
     *,
-    counts: Sequence[int],
+    clients: Sequence[int],
     workers: int,
     seconds: float,
     rounds: int,
@@ -59,20 +62,19 @@ def measure(
     target = bench.Target.of(url, "/detect", model, files)
     bench.check(target)
     folder_rate(url, model, photos, workers)
-    served: dict[int, list[bench.Round]] = {count: [] for count in counts}
+    served: dict[int, list[bench.Round]] = {count: [] for count in clients}
     folder = []
     for number in range(1, rounds + 1):
         results.say(f"client on {model}: round {number} of {rounds}")
-        for count in counts:
+        for count in clients:
             served[count].append(bench.run(target, count, seconds))
         folder.append(folder_rate(url, model, photos, workers))
     rates = {count: results.rates(some) for count, some in served.items()}
     best = max(rates, key=lambda count: statistics.median(rates[count]))
     ours = [one["per_second"] for one in folder]
     return {
-        "best": {"clients": best, **results.figures(bench.summarise(served[best]))},
+        "best": asdict(bench.summarise(served[best])),
         "folder": {
-            "workers": workers,
             "failed": sum(one["failed"] for one in folder),
             "per_second": statistics.median(ours),
             "client_cpu_ms": statistics.median(one["client_cpu_ms"] for one in folder),
@@ -83,29 +85,22 @@ def measure(
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--model", help="a detector; the folder's first by default")
+    parser = results.options(__doc__, "a folder of photos")
     parser.add_argument("--most", type=int, default=128, help="photos of the folder")
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--clients", type=results.counts, default=[2, 4, 8, 16])
-    results.add_common(parser, seconds=3)
+    parser.add_argument("--seconds", type=float, default=3, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    photos = [file.path for file in find_photos(given.photos)][: given.most]
-    files = find(given.folder.resolve(), "detection", given.model)
-    with bench.started(files.graph.parent) as server:
-        row = measure(
-            server.url,
-            files.name,
-            photos,
-            counts=given.clients,
-            workers=given.workers,
-            seconds=given.seconds,
-            rounds=given.rounds,
-        )
-    facts = {"model": files.name, "photos": len(photos), "seconds": given.seconds}
-    results.write({**facts, "rounds": given.rounds, **row}, given.out)
+    if given.photo is None:
+        parser.error("MODEL_FOLDER and PHOTOS are needed")
+    photos = [file.path for file in find_photos(given.photo)][: given.most]
+    files = results.find(given.folder, "detection", given.model)
+    load = {name: getattr(given, name) for name in _LOAD}
+    with started(files.graph.parent) as server:
+        row = measure(server.url, files.name, photos, **load)
+    facts = {"model": files.name, "photos": len(photos), **load}
+    results.write({**facts, **row}, given.out)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m benchmarks.slow_clients [MODEL_FOLDER PHOTO] [--seconds 30] [--out FILE]
 
 A real server stands behind nginx with ``deploy/nginx.conf``, on free ports. First good
-clients alone, then beside connections that say nothing, that trickle their headers, and
-that trickle a body. Good clients are eight that wait for their answers; beside them
-``/livez`` is asked ten times a second. Prints JSON: answers a second, statuses, p99 of
-``/livez``, and the share of the answers alone.
+clients alone, then next to connections that say nothing, that trickle their headers,
+and that trickle a body. Good clients are eight that wait for their answers; next to
+them ``/livez`` is asked ten times a second. Writes JSON: answers a second, statuses,
+p99 of ``/livez``, and the share of the answers alone.
 
 The slow ones come from an address of their own, and nginx's limit for an address is
 lifted here: with it, it would refuse most of them.
@@ -14,32 +14,31 @@ lifted here: with it, it would refuse most of them.
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import contextlib
-import socket
 import tempfile
 import threading
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import graphs, open_loop, results
-from benchmarks.support.inprocess import find
+from benchmarks.support import open_loop, results
 from benchmarks.support.nginx import nginx
 from benchmarks.support.open_loop import Offer, Request
-from benchmarks.support.servers import watched
-from modelserver import bench
+from benchmarks.support.servers import started
 
 if TYPE_CHECKING:
+    import argparse
+
     from typing_extensions import Self
 
-_SLOW_ADDRESS = "127.0.0.2"
+_SLOW_ADDRESS = ("127.0.0.2", 0)
 _NO_LIMIT = {"limit_conn clients 32;": "limit_conn clients 10000;"}
 _LIVEZ_RATE = 10.0
 _DRIP_S = 1.0
+_OPENED_S = 60.0
 _HEAD = b"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 _FORM = b"Content-Type: multipart/form-data; boundary=b\r\n"
-# What a connection says first, and what each second after that.
+# The first that a connection says, and more each second after that.
 SLOW = {
     "silent": (b"", b""),
     "headers": (_HEAD, b"X-a: b\r\n"),
@@ -48,14 +47,12 @@ SLOW = {
 
 
 class Slow:
-    """Slow connections, kept up: what the proxy closes is opened again.
-
-    They are kept in a thread of their own, from ``with`` to its end.
+    """Slow connections, kept up from ``with`` to its end: closed ones are opened again.
 
     Args:
         port: of the proxy.
         kind: of ``SLOW``.
-        connections: how many at a time.
+        connections: how many at a time; the ``with`` begins with all of them open.
 
     Attributes:
         opened: how many there were in all.
@@ -63,55 +60,55 @@ class Slow:
 
     def __init__(self, port: int, kind: str, connections: int) -> None:
         self.opened = 0
-        self._port = port
-        self._first, self._drip = SLOW[kind]
-        self._sockets: list[socket.socket | None] = [None] * connections
-        self._over = threading.Event()
+        self._port, self._kind, self._connections = port, kind, connections
+        self._loop = asyncio.new_event_loop()
+        self._all_open = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
-        self._keep_up()
         self._thread.start()
+        self._all_open.wait(_OPENED_S)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._loop.call_soon_threadsafe(self._keeping.cancel)
         self._thread.join()
-        for connection in filter(None, self._sockets):
-            connection.close()
 
     def _run(self) -> None:
-        while not self._over.wait(_DRIP_S):
-            self._keep_up()
+        cancelled = contextlib.suppress(asyncio.CancelledError)
+        with contextlib.closing(self._loop), cancelled:
+            every = (self._keep_up() for _ in range(self._connections))
+            self._keeping = asyncio.gather(*map(self._loop.create_task, every))
+            self._loop.run_until_complete(self._keeping)
 
-    def _keep_up(self) -> None:
-        """Open what is closed; have each of the others say a little more."""
-        for index, connection in enumerate(self._sockets):
-            if connection is None or not self._lives(connection):
-                if connection is not None:
-                    connection.close()
-                self._sockets[index] = self._open()
+    async def _keep_up(self) -> None:
+        first, drip = SLOW[self._kind]
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, local_addr=_SLOW_ADDRESS
+                )
+                self.opened += 1
+                if self.opened >= self._connections:
+                    self._all_open.set()
+                await self._say_little(reader, writer, first, drip)
+            await asyncio.sleep(_DRIP_S)
 
-    def _open(self) -> socket.socket | None:
-        with contextlib.suppress(OSError):
-            made = socket.create_connection(
-                ("127.0.0.1", self._port), 5, source_address=(_SLOW_ADDRESS, 0)
-            )
-            made.sendall(self._first)
-            made.settimeout(0)
-            self.opened += 1
-            return made
-        return None
-
-    def _lives(self, connection: socket.socket) -> bool:
-        try:
-            if self._drip:
-                connection.send(self._drip)
-            return bool(connection.recv(4096))
-        except BlockingIOError:
-            return True  # nothing was said, which is how it should be
-        except OSError:
-            return False
+    async def _say_little(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        first: bytes,
+        drip: bytes,
+    ) -> None:
+        """Say the first, then a little each second, until the other side closes."""
+        with contextlib.closing(writer):
+            writer.write(first)
+            while not reader.at_eof():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(reader.read(4096), _DRIP_S)
+                writer.write(drip)
+                await writer.drain()
 
 
 def good(port: int, request: Request, seconds: float) -> dict[str, Any]:
@@ -130,7 +127,7 @@ def good(port: int, request: Request, seconds: float) -> dict[str, Any]:
 
 
 def measure(port: int, request: Request, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure good clients alone, beside each kind of slow ones, and alone again."""
+    """Measure good clients alone, next to each kind of slow ones, and alone again."""
     good(port, request, min(2.0, given.seconds))
     rows = {"alone": good(port, request, given.seconds)}
     for kind in SLOW:
@@ -147,27 +144,19 @@ def measure(port: int, request: Request, given: argparse.Namespace) -> dict[str,
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("photo", type=Path, nargs="?")
-    parser.add_argument("--model", help="a detector; the folder's first by default")
+    parser = results.options(__doc__)
     parser.add_argument("--seconds", type=float, default=30, help="for each kind")
     parser.add_argument("--connections", type=int, default=500)
-    parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
     given = parser.parse_args()
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder = given.folder
-        if folder is None:
-            folder = home
-            graphs.write_do_nothing(folder)
-        model = find(folder, "detection", given.model).name
-        photo = bench.read_photo(given.photo) if given.photo else graphs.photo()
-        server = stack.enter_context(watched(folder.resolve()))
-        proxy = stack.enter_context(nginx(home, server.port, changes=_NO_LIMIT))
-        request = Request("detect", open_loop.post(proxy.port, model, photo))
-        rows = measure(proxy.port, request, given)
-    facts = {"model": model, "connections": given.connections}
+    with (
+        results.subject(given) as subject,
+        tempfile.TemporaryDirectory() as home,
+        started(subject.folder) as server,
+        nginx(Path(home), server.port, changes=_NO_LIMIT) as proxy,
+    ):
+        data = open_loop.post(proxy.port, subject.name, subject.photo)
+        rows = measure(proxy.port, Request("detect", data), given)
+    facts = {"model": subject.name, "connections": given.connections}
     results.write({**facts, "seconds": given.seconds, "rows": rows}, given.out)
 
 

@@ -1,26 +1,84 @@
 """Answers a second of our server, and of the same work without a server.
 
-    python -m benchmarks.throughput MODEL_FOLDER PHOTO [--model NAME] [--clients 1,8]
+    python -m benchmarks.throughput [MODEL_FOLDER PHOTO] [--model NAME] [--clients 1,8]
 
-The server is started for the time. For each number of clients, rounds of HTTP and
-rounds in this process take turns; the ratio is the median of the rounds' ratios. In
-this process there are as many threads as clients, but no more than the server has
-slots.
+For each number of clients, rounds of HTTP and rounds in this process take turns; the
+ratio is the median of the rounds' ratios. In this process there are as many threads as
+clients, but no more than the server has slots: its own settings, decoder and session,
+but no HTTP, no queue, no process of its own, and no answer put together. That is the
+limit that a server can come close to. ``cpu_ms`` is the processors' time for an answer,
+in all processes but the load's. Without a folder the graph does next to nothing, so
+that all but the graph shows.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import results
-from benchmarks.support.inprocess import InProcess, find
+from benchmarks.support.servers import Server, started
 from modelserver import bench
+from modelserver.bench import Round, Sample
+from modelserver.models import Loader, Model
+from modelserver.settings import Settings
+
+if TYPE_CHECKING:
+    from modelserver.discovery import ModelFiles
+
+
+class InProcess:
+    """A model in this process. ``evaluate`` is thread-safe, for ``slots`` threads."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        # Past the queue and the pool of threads, which are the server's, not the limit.
+        self._session = model._runner._session  # type: ignore[attr-defined]  # noqa: SLF001
+        self.slots = model.facts.slots
+
+    @classmethod
+    def load(cls, files: ModelFiles) -> InProcess:
+        """Load a model with the settings of the environment, as a server does."""
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        settings = Settings.from_environ({**os.environ, "ISOLATION": "inline"})
+        return cls(Loader(settings)(files))
+
+    def evaluate(self, data: bytes) -> None:
+        """Decode a photo and run the graph on it."""
+        frame = self._model.prepare(data).frame
+        try:
+            self._session.run([frame.pixels])
+        finally:
+            frame.release()
+
+    def run(self, data: bytes, threads: int, seconds: float) -> Round:
+        """Evaluate a photo over and over in some threads, for some seconds."""
+        samples: list[list[Sample]] = [[] for _ in range(threads)]
+        start = time.perf_counter()
+
+        def work(mine: list[Sample]) -> None:
+            while (begun := time.perf_counter()) - start < seconds:
+                self.evaluate(data)
+                ended = time.perf_counter()
+                mine.append(Sample(200, ended - start, (ended - begun) * 1000))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, samples))  # raises what a thread raised
+        counted = (s for mine in samples for s in mine if s.ended_s <= seconds)
+        return Round(threads, seconds, tuple(counted))
+
+    def close(self) -> None:
+        """Close the model."""
+        self._model.close()
 
 
 def measure(
+    server: Server,
     target: bench.Target,
     local: InProcess,
     data: bytes,
@@ -33,56 +91,46 @@ def measure(
     threads = min(clients, local.slots)
     bench.run(target, clients, min(1.0, seconds))
     local.run(data, threads, min(1.0, seconds))
-    served, limit = [], []
+    served, limit, spent = [], [], []
     for _ in range(rounds):
+        before = sum(server.processor_s().values())
         served.append(bench.run(target, clients, seconds))
+        used = sum(server.processor_s().values()) - before
+        spent.append(1000 * used / max(1, len(served[-1].samples)))
         limit.append(local.run(data, threads, seconds))
     return {
         "clients": clients,
         "threads": threads,
-        "server": results.figures(bench.summarise(served)),
-        "in_process": results.figures(bench.summarise(limit)),
+        "server": asdict(bench.summarise(served)),
+        "cpu_ms": statistics.median(spent),
+        "in_process": asdict(bench.summarise(limit)),
         "ratio": results.median_ratio(results.rates(served), results.rates(limit)),
     }
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("photo", type=Path)
-    parser.add_argument("--model", help="a detector; the folder's first by default")
+    parser = results.options(__doc__)
     parser.add_argument("--clients", type=results.counts, default=[1, 2, 4, 8, 16])
-    results.add_common(parser, seconds=5)
+    parser.add_argument("--seconds", type=float, default=5, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    data = bench.read_photo(given.photo)
-    files = find(given.folder.resolve(), "detection", given.model)
     rows = []
     with (
-        bench.started(files.graph.parent) as server,
-        closing(InProcess.load(files)) as local,
+        results.subject(given) as subject,
+        started(subject.folder) as server,
+        closing(InProcess.load(subject.files)) as local,
     ):
-        target = bench.Target.of(server.url, "/detect", files.name, [data])
+        photo = subject.photo
+        target = bench.Target.of(server.url, "/detect", subject.name, [photo])
         bench.check(target)
         for clients in given.clients:
-            results.say(f"throughput of {files.name}: {clients} clients")
-            row = measure(
-                target,
-                local,
-                data,
-                clients=clients,
-                seconds=given.seconds,
-                rounds=given.rounds,
-            )
+            results.say(f"throughput of {subject.name}: {clients} clients")
+            load = {"clients": clients, "seconds": given.seconds}
+            row = measure(server, target, local, photo, **load, rounds=given.rounds)
             rows.append(row)
-    result = {
-        "model": files.name,
-        "photo": results.photo_facts(given.photo),
-        "seconds": given.seconds,
-        "rounds": given.rounds,
-        "rows": rows,
-    }
-    results.write(result, given.out)
+    facts = {"model": subject.name, "photo_bytes": len(photo), "rounds": given.rounds}
+    results.write({**facts, "seconds": given.seconds, "rows": rows}, given.out)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import chaos, soak
-from benchmarks.support import graphs, hostile, open_loop
+from benchmarks.support import graphs, hostile, open_loop, servers
 from benchmarks.support.open_loop import BROKEN, Request, Sent
 
 ROOT = Path(__file__).parent.parent
@@ -68,9 +69,9 @@ def test_a_full_disk_is_an_answer_while_it_is_full():
 
 def result(**changed):
     """A chaos in which nothing broke, but for what is changed."""
-    nothing = {"failures": {"bystander": {}}, "events": [EVENT], "leftovers": []}
+    nothing = {"failures": {"bystander": {}}, "events": [EVENT], "harm": []}
     facts = {"before": {"runners": 3}, "after": {"runners": 3}}
-    return {**nothing, **facts, "errors": [], **changed}
+    return {**nothing, **facts, **changed}
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,7 @@ def result(**changed):
             {"after": {"runners": 4}},
             ["models' processes: 3 before, 4 after"],
         ),
-        ({"leftovers": ["a"]}, ["left behind: a"]),
-        ({"errors": ["Traceback"]}, ["in the log: Traceback"]),
+        ({"harm": ["left behind: a"]}, ["left behind: a"]),
     ],
 )
 def test_what_broke_is_told(changed, words):
@@ -121,7 +121,7 @@ def test_a_soak_that_missed_a_bar_says_so():
         "valid": {"statuses": {"200": 9, "503": 1}},
         "garbage": {"statuses": {"400": 1, "500": 1}},
     }
-    fine = {"requests": requests, "rss_mb": GROWTH, "leftovers": [], "errors": []}
+    fine = {"requests": requests, "rss_mb": GROWTH, "harm": []}
     assert soak.broken(fine) == ["garbage: 500"]
     grown = fine | {"requests": {}, "rss_mb": GROWTH | {"per_minute": 1.5}}
     assert len(soak.broken(grown)) == 1
@@ -134,12 +134,26 @@ def test_times_are_of_the_answers_with_200():
     assert figures["p99_ms"] == 5.0
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_is_one_of_the_values(values, share):
-    """The smallest that so many do not exceed."""
-    found = open_loop.quantile(values, share)
-    assert sum(value <= found for value in values) >= share * len(values) - 1e-9
-    assert open_loop.quantile([], share) is None
+def test_files_left_behind_and_errors_logged_are_told(tmp_path):
+    """Those that are as they should be are passed over."""
+    (tmp_path / "tmp").mkdir()
+    uploads = tmp_path / "pics"
+    uploads.mkdir()
+    (uploads / "a.jpg").touch()
+    lines = ['{"level":"info"}', '{"level": "error", "model": "x"}', "Traceback"]
+    (tmp_path / "stderr").write_text("\n".join(lines))
+    server = servers.Server(None, tmp_path, uploads, small_disk=False)
+    assert server.harm(re.compile("x").search) == [
+        "left behind: a.jpg",
+        "in the log: Traceback",
+    ]
+    assert len(server.harm()) == 3
+
+
+def test_the_longest_recovery_of_each_fault_is_told():
+    """Of those that came to an end."""
+    events = [EVENT, EVENT | {"recovery_s": 3.0}, EVENT | {"recovery_s": None}]
+    assert chaos.longest(events) == {"kill": 3.0}
 
 
 def test_a_cut_request_is_not_whole():

@@ -31,7 +31,7 @@ def test_a_share_is_of_the_best_rate(photos):
     paths = sorted(photos.iterdir())
     with stand_in() as server:
         server.answer = lambda _number: (200, b"[]")
-        options = {"counts": [1, 2], "workers": 2, "seconds": 0.1, "rounds": 2}
+        options = {"clients": [1, 2], "workers": 2, "seconds": 0.1, "rounds": 2}
         seen = client.measure(server.url, "net", paths, **options)
         assert seen["best"]["clients"] in (1, 2)
         assert seen["folder"]["failed"] == 0

@@ -50,7 +50,7 @@ NOT_RUN = [
     ("", "journalctl", "needs systemd and the service"),
     ("", ". .venv/bin/activate", "the tests have an environment of their own"),
     ("", ".venv/bin/pip install", "needs the network, and changes the environment"),
-    ("", ".venv/bin/python benchmarks/all.py", "takes eight minutes"),
+    ("benchmarks.md", ".venv/bin/python -m benchmarks", "takes minutes"),
     ("metrics.md", "OTEL_", "serves until it is stopped, and needs a collector"),
     ("tune.md", "PORT=", "serves until it is stopped; the servers here stand for both"),
 ]

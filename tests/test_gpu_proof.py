@@ -11,10 +11,10 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pynvml
 import pytest
 import tiny_graphs
 from PIL import Image
@@ -23,19 +23,19 @@ from benchmarks.gpu_proof import (
     __main__ as entry,
 )
 from benchmarks.gpu_proof import (
-    cards,
     holder,
     judging,
     mishaps,
     outcomes,
     photos,
     plans,
-    servers,
     steps,
     worker,
 )
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
+from benchmarks.support import servers
+from modelserver.runners.cards import Memory
 from modelserver.runners.visible import Card
 
 ROOT = Path(__file__).parent.parent
@@ -140,11 +140,16 @@ def test_no_answers_at_all_are_no_proof():
     ]
 
 
+USABLE = {"/dev/nvidia0": "opens", "/dev/nvidiactl": "opens"}
+DOCTOR = {"ok": True, "nodes": USABLE, "problems": ()}
 SHOWN = {
     "nvidia-smi": ["0, NVIDIA L4, GPU-1, 550.54"],
     "/proc/devices": ["195 nvidia", "195 nvidiactl", "509 nvidia-uvm"],
-    "/dev": {"nvidia0": "666, usable", "nvidiactl": "666, usable"},
+    "doctor": DOCTOR,
 }
+SHUT = {**USABLE, "/dev/nvidia0": "does NOT open for this user"}
+WSL = {"doctor": {**DOCTOR, "nodes": {"/dev/dxg": "opens"}}, "/proc/devices": []}
+LACKS = {"ok": False, "nodes": USABLE, "problems": ["libcuda.so.1 is missing."]}
 
 
 @pytest.mark.parametrize(
@@ -152,14 +157,13 @@ SHOWN = {
     [
         ({}, 0),
         ({"/proc/devices": ["195 nvidia-frontend", "509 nvidia-uvm"]}, 0),
-        ({"/dev": {"dxg": "666, usable"}, "/proc/devices": []}, 0),
-        ({"/dev": {**SHOWN["/dev"], "nvidia-modeset": "660, NOT usable"}}, 0),
+        (WSL, 0),
         ({"nvidia-smi": ["failed: 9", "NVIDIA-SMI has failed"]}, 1),
         ({"nvidia-smi": []}, 1),
         ({"/proc/devices": ["195 nvidia"]}, 1),
-        ({"/dev": {"nvidiactl": "666, usable"}}, 1),
-        ({"/dev": {**SHOWN["/dev"], "nvidia0": "660, NOT usable"}}, 1),
-        ({"/dev": {}, "/proc/devices": []}, 3),
+        ({"doctor": {**DOCTOR, "nodes": SHUT}}, 1),
+        ({"doctor": LACKS}, 2),
+        ({"doctor": {**DOCTOR, "nodes": {}}, "/proc/devices": []}, 2),
     ],
 )
 def test_the_card_is_judged_by_what_the_system_shows(change, wrong):
@@ -408,62 +412,28 @@ def test_fifty_photos_are_made_of_the_samples(tmp_path):
         photos.make(tmp_path / "none", 1)
 
 
-def test_nodes_and_rights_are_told(tmp_path):
-    """What lies in /dev and /proc, on any machine."""
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc" / "devices").write_text(
-        "Character devices:\n195 nvidia\n1 mem\n"
-    )
-    (tmp_path / "dev" / "nvidia-caps").mkdir(parents=True)
-    (tmp_path / "dev" / "nvidia0").touch(0o600)
-    shown = cards.shown(tmp_path)
-    assert shown["/proc/devices"] == ["195 nvidia"]
-    assert list(shown["/dev"]) == ["nvidia0"]
-    assert shown["/dev"]["nvidia0"].startswith("600, ")
-    assert shown["kernel module"] == ""
-
-
 def test_an_nvidia_smi_that_fails_is_told(tmp_path, monkeypatch):
     """Its words are kept; one that is not there is a failure, too."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert cards.smi("-L")[0].startswith("failed: ")
+    assert steps.smi("-L")[0].startswith("failed: ")
     tool = tmp_path / "nvidia-smi"
     for code, lines in ((0, ["card"]), (9, ["failed: 9", "card"])):
         tool.write_text(f"#!/bin/sh\necho card\nexit {code}\n")
         tool.chmod(0o755)
-        assert cards.smi("-L") == lines
+        assert steps.smi("-L") == lines
 
 
-class FakeNvml:
-    """Two cards of which one process holds something."""
-
-    NVMLError = pynvml.NVMLError
-
-    def __init__(self, fails=()):
-        self.fails = fails
-
-    def __getattr__(self, name):
-        def call(*_):
-            if name in self.fails:
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
-            held = type("Held", (), {"pid": 7, "usedGpuMemory": 3 * cards.MIB})
-            free = type("Free", (), {"used": 5 * cards.MIB})
-            return {
-                "nvmlDeviceGetCount": 2,
-                "nvmlDeviceGetMemoryInfo": free,
-                "nvmlDeviceGetComputeRunningProcesses": [held],
-            }.get(name)
-
-        return call
-
-
-def test_memory_is_told_by_the_driver_or_not_at_all(monkeypatch):
-    """Of everybody, or of some processes."""
-    monkeypatch.setattr(cards, "pynvml", FakeNvml())
-    assert (cards.held(), cards.held({7}), cards.held({8})) == (10, 6, 0)
-    for call in ("nvmlInit", "nvmlDeviceGetMemoryInfo"):
-        monkeypatch.setattr(cards, "pynvml", FakeNvml({call}))
-        assert cards.held() is None
+def test_memory_is_told_by_the_driver_or_not_at_all(place, tmp_path, monkeypatch):
+    """Of all cards together; one that does not tell makes the sum worthless."""
+    plan = replace(plan_of(place, tmp_path), gpu=True)
+    two = [Card(f"GPU-{n}", f"GPU {n}", "some", n) for n in range(2)]
+    monkeypatch.setattr(plans, "survey", lambda: SimpleNamespace(cards=two))
+    used = Memory(free=3 * plans.MIB, total=8 * plans.MIB)
+    for second, held in ((used, 10), (None, None)):
+        told = {"GPU-0": used, "GPU-1": second}
+        monkeypatch.setattr(plans, "memory", lambda _cards, told=told: told)
+        assert plan.held() == held
+    assert replace(plan, gpu=False).held() is None
 
 
 def test_warnings_are_found_in_a_log():
@@ -473,7 +443,7 @@ def test_warnings_are_found_in_a_log():
         "odd",
         '{"event":"b","level":"warning"}',
     ]
-    assert servers.warnings("\n".join(lines)) == [lines[2]]
+    assert steps.warnings("\n".join(lines)) == [lines[2]]
 
 
 def test_the_phases_are_parts_of_a_load():
@@ -510,15 +480,15 @@ def place(tmp_path):
 
 def plan_of(place, tmp_path, **more):
     """A plan for the CPU, with the smallest numbers."""
-    from benchmarks.support import inprocess
+    from benchmarks.support.results import find
 
     folder, samples = place
     few = {"photos": 2, "sizes": (2, 1), "clients": (1,), "seconds": 0.1, "rounds": 1}
     return plans.Plan(
         gpu=False,
         samples=samples,
-        detector=inprocess.find(folder, "detection"),
-        classifier=inprocess.find(folder, "classification"),
+        detector=find(folder, "detection"),
+        classifier=find(folder, "classification"),
         place=tmp_path,
         **{**few, **more},
     )
@@ -554,12 +524,13 @@ def test_the_card_that_is_filled_is_the_one_that_is_served_on(
     @contextlib.contextmanager
     def started(_folder, *, environ, **_):
         seen.append(environ["CUDA_VISIBLE_DEVICES"])
-        yield SimpleNamespace(models=dict, wait=lambda *_: 1.0)
+        yield SimpleNamespace(models=dict)
 
     two = [Card(f"GPU-{n}", f"GPU {n}", "some", n) for n in range(2)]
     monkeypatch.setattr(mishaps, "survey", lambda: SimpleNamespace(cards=two))
     monkeypatch.setattr(mishaps, "holding", holding)
-    monkeypatch.setattr(mishaps, "started", started)
+    monkeypatch.setattr(servers, "started", started)
+    monkeypatch.setattr(mishaps, "wait", lambda *_: 1.0)
     monkeypatch.setattr(mishaps, "ask", lambda *_: "200")
     plan = plan_of(place, tmp_path)
     mishaps.full(plans.Plan(**{**vars(plan), "gpu": True}))
@@ -569,7 +540,7 @@ def test_the_card_that_is_filled_is_the_one_that_is_served_on(
 def test_a_worker_that_fails_is_told_by_its_last_words(place, tmp_path):
     """Not by a traceback of ours about JSON."""
     with pytest.raises(RuntimeError, match=r"ended with 2: .*invalid choice"):
-        plans.work(plan_of(place, tmp_path), "dance")
+        plan_of(place, tmp_path).work("dance")
 
 
 def test_without_a_card_what_needs_one_is_skipped(place, tmp_path):
@@ -609,10 +580,5 @@ def test_runs_and_answers_are_measured_on_the_cpu(place, tmp_path):
     found = steps.runs(plan)
     assert bad([one for one in found.checks if one.must]) == []
     assert [one["size"] for one in found.facts["tuned"]["runs"]] == [2, 1]
-    seen = steps._asked(
-        plan.folder("a", ("model", plan.detector)),
-        "detection",
-        photos.make(plan.samples, 2),
-        plan.environ,
-    )
+    seen = steps.asked(plan, "detection", photos.make(plan.samples, 2))
     assert all(seen)

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import overload
 from benchmarks.support import graphs, open_loop
 from benchmarks.support.open_loop import Request, Sent
-from benchmarks.support.servers import watched
+from benchmarks.support.servers import started
 
 
 def test_goodput_counts_what_came_in_time():
@@ -48,7 +48,7 @@ def test_processors_are_shared_out(monkeypatch):
 def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path, monkeypatch):
     """By a real server, which is well again at once."""
     graphs.write_do_nothing(tmp_path)
-    with watched(tmp_path, environ={"QUEUE_LENGTH": "2"}) as server:
+    with started(tmp_path, environ={"QUEUE_LENGTH": "2"}) as server:
         photo = graphs.photo()
         data = open_loop.post(server.port, graphs.NAME, photo)
         row = overload.offer(server, Request("detect", data), 300.0, 2.0)
@@ -62,4 +62,4 @@ def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path, monkey
     assert row["statuses"].keys() <= {"200", "503"}
     assert row["livez"].keys() == {"200"}
     assert row["goodput"] > 0
-    assert row["cores"].keys() == {"front", "runner", "load"}
+    assert row["cores"].keys() == {"front", "runners", "load"}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu_proof import outcomes, steps
 from benchmarks.gpu_proof.plans import Plan
-from benchmarks.support import inprocess
+from benchmarks.support import results
+from benchmarks.support.servers import ROOT
 from modelserver.errors import ModelServerError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu_proof.outcomes import Taken
 
-ROOT = Path(__file__).parent.parent.parent
 _QUICK: dict[str, Any] = {
     "photos": 6,
     "sizes": (2, 1),
@@ -61,12 +62,12 @@ def main(words: Sequence[str] | None = None) -> int:
         for step in steps.STEPS
         if step.name in given.only and step.name not in given.skip
     ]
-    with steps.place() as place:
+    with tempfile.TemporaryDirectory(prefix="gpu-proof-") as place:
         plan = Plan(
             gpu=not given.cpu,
             samples=given.samples,
-            detector=inprocess.find(given.folder, "detection"),
-            classifier=inprocess.find(given.folder, "classification"),
+            detector=results.find(given.folder, "detection"),
+            classifier=results.find(given.folder, "classification"),
             place=Path(place),
             **(_QUICK if given.quick else {}),
         )

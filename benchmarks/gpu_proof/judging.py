@@ -1,21 +1,20 @@
-"""The expectations, as functions of what was measured. Nothing here asks a machine."""
+"""The expectations, as functions of measurements. Nothing here asks a machine."""
 
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.gpu_proof.outcomes import Check
 from modelserver.web.serving import START_FAILED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-# What two devices' answers may differ by, as for golden images: confidence, and a box's
-# corners as shares of the photo's sides.
+# The most that two devices' answers may differ by, as for golden images: confidence,
+# and a box's corners as shares of the photo's sides.
 CONFIDENCE, BOX = 0.02, 0.01
-# Answers this sure count; just below one device may have what the other has not.
+# Answers this sure count; just below one device may have some that the other has not.
 SURE = 0.5
 # A load on a card whose kernels are ready, and the longest of any card.
 READY_S, COMPILED_S = 120.0, 600.0
@@ -27,6 +26,7 @@ BACK_S, BACK_MIB = 10.0, 200
 # The longest that a killed, changed or removed model may take to be another or gone.
 REPLACED_S = 120.0
 REFUSALS = frozenset({"503"})
+OK = 200
 
 
 class Seen(NamedTuple):
@@ -57,24 +57,21 @@ def gaps(ours: Sequence[Sequence[Seen]], theirs: Sequence[Sequence[Seen]]) -> Ga
     confidence = box = 0.0
     compared, unmatched = 0, []
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        for mine, yours, who in ((one, other, "GPU"), (other, one, "CPU")):
-            for seen in mine:
-                if seen.confidence < SURE + CONFIDENCE:
-                    continue
-                nearest = _nearest(seen, yours)
-                if nearest is None:
-                    told = f"{seen.label} {seen.confidence:.3f} on {who} only"
-                    unmatched.append(f"photo {number}: {told}")
-                    continue
-                compared += 1
-                confidence = max(confidence, abs(seen.confidence - nearest.confidence))
-                box = max(box, _apart(seen, nearest))
+        ways = [(seen, other, "GPU") for seen in one]
+        ways += [(seen, one, "CPU") for seen in other]
+        for seen, others, who in ways:
+            if seen.confidence < SURE + CONFIDENCE:
+                continue
+            same = [each for each in others if each.label == seen.label]
+            if not same:
+                told = f"{seen.label} {seen.confidence:.3f} on {who} only"
+                unmatched.append(f"photo {number}: {told}")
+                continue
+            apart, nearest = min((_apart(seen, each), each) for each in same)
+            compared += 1
+            confidence = max(confidence, abs(seen.confidence - nearest.confidence))
+            box = max(box, apart)
     return Gaps(confidence, box, compared, tuple(unmatched))
-
-
-def _nearest(seen: Seen, others: Sequence[Seen]) -> Seen | None:
-    same = [one for one in others if one.label == seen.label]
-    return min(same, key=lambda one: _apart(seen, one), default=None)
 
 
 def _apart(one: Seen, other: Seen) -> float:
@@ -82,13 +79,23 @@ def _apart(one: Seen, other: Seen) -> float:
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
 
+def _none(
+    expected: str, bad: Iterable[str], fine: str = "none", *, must: bool = True
+) -> Check:
+    """Expect that nothing is bad."""
+    seen = list(bad)
+    return Check(expected, "; ".join(seen[:5]) or fine, not seen, must)
+
+
+def _at_most(expected: str, limit: float, seen: float, unit: str = "") -> Check:
+    return Check(f"{expected} {limit:g}{unit}", f"{seen:.4g}{unit}", seen <= limit)
+
+
 def answers(found: Gaps, photos: int, about: str) -> list[Check]:
     """Judge the answers of the card against the CPU's."""
-    told = "; ".join(found.unmatched[:5]) or "the same labels"
+    same = f"{about}: the same labels for {photos} photos"
     return [
-        Check(
-            f"{about}: the same labels for {photos} photos", told, not found.unmatched
-        ),
+        _none(same, found.unmatched, "the same labels"),
         Check(
             f"{about}: something is seen in the photos",
             f"{found.compared} answers",
@@ -99,44 +106,29 @@ def answers(found: Gaps, photos: int, about: str) -> list[Check]:
     ]
 
 
-def _at_most(
-    what: str, limit: float, seen: float, unit: str = "", *, must: bool = True
-) -> Check:
-    return Check(f"{what} {limit:g}{unit}", f"{seen:.4g}{unit}", seen <= limit, must)
-
-
 def card(shown: Mapping[str, Any]) -> list[Check]:
-    """Judge what the driver and the kernel show."""
-    lines, nodes = shown["nvidia-smi"], shown["/dev"]
-    named = [line.split()[-1] for line in shown["/proc/devices"]]
-    on_wsl = "dxg" in nodes
-    cards = [name for name in nodes if re.fullmatch(r"nvidia\d+", name)]
-    shut = [name for name, rights in nodes.items() if "NOT" in rights and _counts(name)]
+    """Judge what the driver, the kernel and the doctor show."""
+    lines, nodes = shown["nvidia-smi"], shown["doctor"]["nodes"]
+    named = {line.split()[-1] for line in shown["/proc/devices"]}
+    listed = bool(lines) and not lines[0].startswith("failed")
+    shut = [f"{name} {told}" for name, told in nodes.items() if "NOT" in told]
+    driver = "nvidia-uvm" in named and bool({"nvidia", "nvidia-frontend"} & named)
     checks = [
+        Check("nvidia-smi lists a card", "; ".join(lines) or "nothing", listed),
         Check(
-            "nvidia-smi lists a card",
-            "; ".join(lines) or "nothing",
-            bool(lines) and not lines[0].startswith("failed"),
-        )
+            "/proc/devices names the driver's devices, nvidia-uvm among them",
+            ", ".join(sorted(named)) or "none",
+            driver or "/dev/dxg" in nodes,
+        ),
+        Check(
+            "this user may read and write the card's nodes",
+            ", ".join(shut) or f"{len(nodes)} nodes",
+            bool(nodes) and not shut,
+        ),
+        _none("doctor gpu finds nothing wrong", shown["doctor"]["problems"]),
     ]
-    if not on_wsl:
-        checks += [
-            Check(
-                "/proc/devices names the driver's devices, nvidia-uvm among them",
-                ", ".join(named) or "none",
-                "nvidia-uvm" in named
-                and bool({"nvidia", "nvidia-frontend"} & set(named)),
-            ),
-            Check("/dev has a card", ", ".join(nodes) or "none", bool(cards)),
-        ]
-    usable = not shut and bool(nodes)
-    told = ", ".join(f"{name} {nodes[name]}" for name in shut) or f"{len(nodes)} nodes"
-    return [*checks, Check("this user may read and write its nodes", told, usable)]
-
-
-def _counts(name: str) -> bool:
-    """Whether CUDA needs a node; that of mode setting is the screen's."""
-    return name != "nvidia-modeset"
+    used = shown["doctor"]["ok"]
+    return [*checks, Check("TensorFlow uses a card", "yes" if used else "no", used)]
 
 
 def listing(
@@ -169,9 +161,10 @@ def ready(
         for name, one in models.items()
         if one["state"] != "READY" or not str(one["device"]).startswith(device)
     ]
-    state = "; ".join(bad) or ("all of them" if models else "no model, or no server")
+    if not models:
+        bad = ["no model, or no server"]
     return [
-        Check(f"every model is READY on a {device}", state, bool(models) and not bad),
+        _none(f"every model is READY on a {device}", bad, "all of them"),
         _at_most("READY within", limit_s, seconds, " s"),
     ]
 
@@ -200,49 +193,35 @@ def runs(told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool) -> list[Ch
         for size, one in done.items()
         if one["ms"][0] > one["ms"][-1] * FIRST_FACTOR + FIRST_MS
     ]
+    tuned = "the first run of a size needs no tuning: the load did it"
+    alike = "a batch answers as its images alone, within"
     checks = [
         on_device(told, gpu=gpu),
-        Check("each run answers every image", ", ".join(short) or "it does", not short),
-        Check(
-            "the first run of a size needs no tuning: the load did it",
-            "; ".join(slow) or "none does",
-            not slow,
-            must=False,
-        ),
-        _at_most(
-            "a batch answers as its images alone, within", CONFIDENCE, told["gap"]
-        ),
+        _none("each run answers every image", short, "it does"),
+        _none(tuned, slow, "none does", must=False),
+        _at_most(alike, CONFIDENCE, told["gap"]),
     ]
     if gpu and len(done) > 1:
         small, large = min(done), max(done)
         each = [done[size]["ms"][-1] / size for size in (small, large)]
-        checks.append(
-            Check(
-                f"an image of {large} takes less than one of {small}",
-                f"{each[1]:.2f} ms, {each[0]:.2f} ms",
-                each[1] < each[0],
-                must=False,
-            )
-        )
+        expected = f"an image of {large} takes less than one of {small}"
+        seen = f"{each[1]:.2f} ms, {each[0]:.2f} ms"
+        checks.append(Check(expected, seen, each[1] < each[0], must=False))
     return checks
 
 
 def on_device(told: Mapping[str, Any], *, gpu: bool) -> Check:
     """Judge where a process of the proof itself has run a model."""
-    device = "GPU" if gpu else "CPU"
-    seen = str(told["device"])
+    device, seen = "GPU" if gpu else "CPU", str(told["device"])
     return Check(f"the graph is run on a {device}", seen, seen.startswith(device))
 
 
 def rates(figures: Sequence[Mapping[str, Any]]) -> list[Check]:
     """Judge photos a second: no error, and more clients are not answered less."""
-    bad = {
-        f"{one['clients']} clients": one["errors"] for one in figures if one["errors"]
-    }
     best = max((one["per_second"] for one in figures), default=0.0)
     last = figures[-1]["per_second"] if figures else 0.0
     return [
-        Check("every answer is a 200", str(bad or "all are"), not bad),
+        no_errors(figures),
         Check(
             "the most clients are answered as fast as any number, within a tenth",
             f"{last:.1f} photos/s, best {best:.1f}",
@@ -250,6 +229,14 @@ def rates(figures: Sequence[Mapping[str, Any]]) -> list[Check]:
             must=False,
         ),
     ]
+
+
+def no_errors(figures: Iterable[Mapping[str, Any]]) -> Check:
+    """Judge a load's answers."""
+    bad = [
+        f"{one['clients']} clients: {one['errors']}" for one in figures if one["errors"]
+    ]
+    return _none("every answer is a 200", bad, "all are")
 
 
 def rewriting(plain: Mapping[str, Any], rewritten: Mapping[str, Any]) -> list[Check]:
@@ -263,14 +250,8 @@ def rewriting(plain: Mapping[str, Any], rewritten: Mapping[str, Any]) -> list[Ch
         for size in fast
         if size in slow and fast[size] > slow[size] * 1.05
     ]
-    return [
-        Check(
-            "a rewritten graph is not slower than the plain one",
-            "; ".join(lost) or "it is not",
-            not lost,
-            must=False,
-        )
-    ]
+    expected = "a rewritten graph is not slower than the plain one"
+    return [_none(expected, lost, "it is not", must=False)]
 
 
 def full(
@@ -287,40 +268,31 @@ def full(
     reason, device = str(before.get("reason")), str(before.get("device"))
     blamed = "MODEL_MEMORY_MB" in reason or "died" in reason
     told = device if before.get("state") == "READY" else reason
-    odd = set(statuses) - {"200"} - REFUSALS
+    back = "the model comes by itself once there is room, within"
     return [
         Check(
             "on a full card a load fails as the card's fault, or finds room",
             f"{before.get('state')} on {device}: {reason}",
             "GPU" in told and not blamed,
         ),
-        _at_most(
-            "the model comes by itself once there is room, within",
-            COMPILED_S,
-            after_s,
-            " s",
-        ),
+        _at_most(back, COMPILED_S, after_s, " s"),
         Check(
             "a run on a full card is answered with 200 or 503",
             str(dict(statuses)),
-            not odd,
+            not set(statuses) - {"200"} - REFUSALS,
         ),
-        Check("answers are 200 again once there is room", str(again), again == 200),  # noqa: PLR2004
+        Check("answers are 200 again once there is room", str(again), again == OK),
     ]
 
 
 def back(what: str, before: int | None, after: int | None, seconds: float) -> Check:
     """Judge whether a process's memory on the card came back."""
+    expected = f"{what}: its memory comes back within {BACK_S:g} s"
     if before is None or after is None:
-        return Check(
-            f"{what}: its memory comes back",
-            "the driver does not tell memory here",
-            ok=False,
-            must=False,
-        )
+        untold = "the driver does not tell memory here"
+        return Check(expected, untold, ok=False, must=False)
     seen = f"{after} MiB held, {before} before, after {seconds:.1f} s"
-    ok = after <= before + BACK_MIB and seconds <= BACK_S
-    return Check(f"{what}: its memory comes back within {BACK_S:g} s", seen, ok)
+    return Check(expected, seen, after <= before + BACK_MIB and seconds <= BACK_S)
 
 
 def replaced(
@@ -343,10 +315,9 @@ def replaced(
 
 def removed(told: Mapping[str, Any]) -> list[Check]:
     """Judge the removal of one of two models."""
-    what = "removed"
-    checks = [_at_most(f"{what}: it is gone in", REPLACED_S, told["seconds"], " s")]
+    checks = [_at_most("removed: it is gone in", REPLACED_S, told["seconds"], " s")]
     if told["gpu"]:
-        checks.append(back(what, told["before"], told["after"], told["back"]))
+        checks.append(back("removed", told["before"], told["after"], told["back"]))
     return checks
 
 
@@ -378,6 +349,5 @@ def refused(
     seen = f"exit code {code}: {last}" if code is not None else "it serves"
     if usable:
         return Check(f"{name}={value!r} serves", seen, code is None)
-    return Check(
-        f"{name}={value!r} with REQUIRE_GPU is refused", seen, code == START_FAILED
-    )
+    refusal = f"{name}={value!r} with REQUIRE_GPU is refused"
+    return Check(refusal, seen, code == START_FAILED)

@@ -13,10 +13,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu_proof import cards, judging, photos
+from benchmarks.gpu_proof import judging, photos, plans
 from benchmarks.gpu_proof.outcomes import Check, Outcome
-from benchmarks.gpu_proof.plans import ONLY_CARD
-from benchmarks.gpu_proof.servers import ROOT, Server, started
+from benchmarks.support.servers import ROOT, Server, wait
 from modelserver.client.errors import ClientError
 from modelserver.runners.cards import survey
 from modelserver.runners.environment import of_cards
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
 
     from benchmarks.gpu_proof.plans import Plan
 
-# What another program leaves free of the card: less than a process needs to begin with,
-# and so little that one that runs has none left to grow.
+# The MiB of the card that another program leaves free: less than a process needs to
+# begin with, and so little that one that runs has none left to grow.
 _FULL_MIB, _TIGHT_MIB = 300, 64
 
 
 def first_card() -> dict[str, str]:
     """Name the first card alone, by variables.
 
-    Where there are several, a server has a model go to one that is not full, and CUDA's
-    own order may be another than the server's.
+    Of several a server has a model go to one that is not full, and CUDA's own order may
+    be another than the server's.
     """
     return next((of_cards(card.gpu) for card in survey().cards), {})
 
@@ -65,45 +64,37 @@ def holding(free_mib: int, card: Mapping[str, str]) -> Iterator[int]:
 def full(plan: Plan) -> Outcome:
     """Load and run a model while another program holds the card."""
     if not plan.gpu:
-        return Outcome(skipped=ONLY_CARD)
+        return Outcome(skipped=plans.ONLY_CARD)
     folder = plan.folder("full", ("model", plan.detector))
     card = first_card()
     files = photos.make(plan.samples, 10)
-    statuses: collections.Counter[str] = collections.Counter()
     with contextlib.ExitStack() as later:
-        held = contextlib.ExitStack()
-        later.callback(held.close)
+        held = later.enter_context(contextlib.ExitStack())
         took = held.enter_context(holding(_FULL_MIB, card))
-        environ = {**plan.environ, **card, "REQUIRE_GPU": "false"}
-        server = later.enter_context(started(folder, environ=environ, wait_s=120))
+        environ = {**card, "REQUIRE_GPU": "false"}
+        server = later.enter_context(plan.started(folder, environ=environ, wait_s=120))
         before = server.models().get("model", {})
         held.close()
-        after_s = server.wait(lambda: _serves_on(server, "GPU"), judging.COMPILED_S)
+        after_s = wait(lambda: _on_card(server), judging.COMPILED_S)
         with holding(_TIGHT_MIB, card):
-            statuses.update(ask_at_once(server, "model", files, 32))
-        server.wait(lambda: _serves_on(server, "GPU"), judging.REPLACED_S)
+            statuses = collections.Counter(ask_at_once(server, "model", files, 32))
+        wait(lambda: _on_card(server), judging.REPLACED_S)
         again = ask(server, "model", files[0])
     checks = judging.full(before, after_s, statuses, 200 if again == "200" else 0)
-    facts = {
-        "taken": took,
-        "before": before,
-        "ready after": after_s,
-        "runs": dict(statuses),
-    }
-    state = before.get("state")
-    line = f"{state} while full, READY {after_s:.1f} s after; {dict(statuses)}"
-    return Outcome(facts, tuple(checks), line)
+    facts = {"taken": took, "before": before, "ready after": after_s}
+    line = f"{before.get('state')} while full, READY {after_s:.1f} s after; {statuses}"
+    return Outcome({**facts, "runs": dict(statuses)}, tuple(checks), line)
 
 
-def _serves_on(server: Server, device: str) -> bool:
+def _on_card(server: Server) -> bool:
     told = server.models().get("model", {})
-    return told.get("state") == "READY" and str(told.get("device")).startswith(device)
+    return told.get("state") == "READY" and str(told.get("device")).startswith("GPU")
 
 
 def ask(server: Server, model: str, data: bytes) -> str:
-    """POST a photo; returns the status, or what went wrong instead."""
+    """POST a photo; returns the status, or the kind of error without one."""
     try:
-        with server.client() as client:
+        with plans.client(server) as client:
             client.detect(model, data)
     except ClientError as error:
         return str(error.problem.status) if error.problem else type(error).__name__
@@ -132,32 +123,29 @@ def load(
             status = ask(server, model, files[number % len(files)])
             counted[status] += 1
             if status != "200":
-                # Who is refused waits, as Retry-After has it.
+                # A refused client waits, as Retry-After has it.
                 over.wait(0.2)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield counted
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(client, number)
+        try:
+            yield counted
+        finally:
+            over.set()
 
 
 def faults(plan: Plan) -> Outcome:
     """Kill the models' processes, change a model, remove it; each under load."""
     folder = plan.folder("faults", ("model", plan.detector), ("other", plan.detector))
     files = photos.make(plan.samples, 5)
-    empty = held(plan)
+    empty = plan.held()
     facts: dict[str, Any] = {}
     checks: list[Check] = []
-    with started(folder, environ={**plan.environ, "RELOAD_S": "0.5"}) as server:
-        checks += judging.ready(
-            server.models(), server.ready_s, plan.device, judging.COMPILED_S
-        )
-        both = held(plan)
+    with plan.started(folder, environ={"RELOAD_S": "0.5"}) as server:
+        models, took = server.models(), server.ready_s
+        checks += judging.ready(models, took, plan.device, judging.COMPILED_S)
+        both = plan.held()
         for name, act in (("killed", _kill), ("reloaded", _change)):
             one = facts[name] = _replace(plan, server, files, act, folder)
             checks += judging.replaced(name, one, both, refusals=name == "killed")
@@ -176,26 +164,19 @@ def _replace(
     folder: Path,
 ) -> dict[str, Any]:
     """Do something that has processes replaced, under load; watch the card's memory."""
-    before, start = server.runners(), held(plan)
-    memory = [start]
+    before, start = server.runners(), plan.held()
+    memory = [start or 0]
 
     def over() -> bool:
-        memory.append(held(plan))
+        memory.append(plan.held() or 0)
         return _replaced(server, before, gone)
 
     with load(server, "other", files) as counted:
         time.sleep(0.5)
         gone = act(server, folder)
-        took = server.wait(over, judging.REPLACED_S)
-    seconds, after = memory_back(plan, start)
-    return {
-        "seconds": took,
-        "statuses": dict(counted),
-        "before": start,
-        "most": max((one for one in memory if one is not None), default=None),
-        "after": after,
-        "back": seconds,
-    }
+        took = wait(over, judging.REPLACED_S)
+    told = {"seconds": took, "statuses": dict(counted), "before": start}
+    return {**told, "most": max(memory), **memory_back(plan, start)}
 
 
 def _remove(
@@ -205,13 +186,12 @@ def _remove(
     wanted = None if empty is None or both is None else empty + (both - empty) // 2
     for path in folder.glob("other.*"):
         path.unlink()
-    took = server.wait(
+    took = wait(
         lambda: "other" not in server.models() and len(server.runners()) == 1,
         judging.REPLACED_S,
     )
-    seconds, after = memory_back(plan, wanted)
-    told = {"seconds": took, "gpu": plan.gpu, "back": seconds}
-    return {**told, "before": wanted, "after": after}
+    told = {"seconds": took, "gpu": plan.gpu, "before": wanted}
+    return {**told, **memory_back(plan, wanted)}
 
 
 def _kill(server: Server, _folder: Path) -> int:
@@ -232,25 +212,18 @@ def _change(_server: Server, folder: Path) -> int:
 
 
 def _replaced(server: Server, before: set[int], gone: int) -> bool:
-    """Whether so many of the processes are others now, and all models serve."""
+    """Tell whether so many of the processes are others now, and all models serve."""
     now = server.runners()
     states = [one["state"] for one in server.models().values()]
     same = len(now) == len(before) and len(now - before) >= gone
     return same and bool(states) and set(states) == {"READY"}
 
 
-def held(plan: Plan) -> int | None:
-    """Return the MiB held on all cards; ``None`` where nobody tells."""
-    return cards.held() if plan.gpu else None
+def memory_back(plan: Plan, wanted: int | None) -> dict[str, Any]:
+    """Wait until no more MiB are held; returns the seconds, and what is held."""
 
+    def back() -> bool:
+        now = plan.held()
+        return wanted is None or now is None or now <= wanted + judging.BACK_MIB
 
-def memory_back(plan: Plan, wanted: int | None) -> tuple[float, int | None]:
-    """Wait until no more is held than that; returns the seconds, and what is held."""
-    began = time.monotonic()
-    last = held(plan)
-    while wanted is not None and last is not None and last > wanted + judging.BACK_MIB:
-        if time.monotonic() - began > judging.BACK_S:
-            break
-        time.sleep(0.2)
-        last = held(plan)
-    return time.monotonic() - began, last
+    return {"back": wait(back, judging.BACK_S), "after": plan.held()}

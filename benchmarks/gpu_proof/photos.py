@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import io
+import random
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageEnhance, ImageOps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 # Five sizes, as phones, cameras and screenshots send them side by side.
 SIZES = ((640, 480), (480, 640), (800, 600), (512, 512), (1024, 576))
 _QUALITY = 90
-# Parts of a photo, as shares of its sides: left, top, right, bottom.
-_CROPS = (
-    (0.0, 0.0, 1.0, 1.0),
-    (0.0, 0.0, 0.8, 0.8),
-    (0.2, 0.2, 1.0, 1.0),
-    (0.1, 0.0, 0.9, 0.9),
-    (0.0, 0.15, 0.85, 1.0),
-)
-_LIGHTS = (1.0, 0.7, 1.3)
+_MOST_CUT = 0.2
 
 
 def make(folder: Path, count: int, size: tuple[int, int] | None = None) -> list[bytes]:
@@ -42,27 +34,20 @@ def make(folder: Path, count: int, size: tuple[int, int] | None = None) -> list[
             f"There is no photo in {folder}; python -m modelserver models install "
             "--samples lays some down."
         )
-    made = []
-    variants = _variants(originals)
+    choose, made = random.Random(1), []  # noqa: S311 - the same each time
     for number in range(count):
-        buffer = io.BytesIO()
-        photo = next(variants).resize(size or SIZES[number % len(SIZES)])
-        photo.save(buffer, "JPEG", quality=_QUALITY)
+        buffer, photo = io.BytesIO(), originals[number % len(originals)]
+        part = _variant(photo, choose).resize(size or SIZES[number % len(SIZES)])
+        part.save(buffer, "JPEG", quality=_QUALITY)
         made.append(buffer.getvalue())
     return made
 
 
-def _variants(originals: list[Image.Image]) -> Iterator[Image.Image]:
-    """Give the photos in turn, each time otherwise; without end."""
-    while True:
-        for mirrored in (False, True):
-            for light in _LIGHTS:
-                for crop in _CROPS:
-                    for photo in originals:
-                        box = [
-                            round(share * side)
-                            for share, side in zip(crop, photo.size * 2, strict=True)
-                        ]
-                        part = photo.crop((box[0], box[1], box[2], box[3]))
-                        part = ImageEnhance.Brightness(part).enhance(light)
-                        yield ImageOps.mirror(part) if mirrored else part
+def _variant(photo: Image.Image, choose: random.Random) -> Image.Image:
+    cut = choose.uniform(0, _MOST_CUT)
+    width, height = (round(side * (1 - cut)) for side in photo.size)
+    left = choose.randint(0, photo.width - width)
+    top = choose.randint(0, photo.height - height)
+    part = photo.crop((left, top, left + width, top + height))
+    part = ImageEnhance.Brightness(part).enhance(choose.uniform(0.7, 1.3))
+    return ImageOps.mirror(part) if choose.random() < 1 / 2 else part

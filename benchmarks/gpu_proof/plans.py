@@ -10,17 +10,23 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu_proof.servers import ROOT
+from benchmarks.support import servers
+from modelserver.client import Client
+from modelserver.runners.cards import memory, survey
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from modelserver.discovery import ModelFiles
+    from modelserver.signatures import Kind
 
 ONLY_CARD = "only a card can show it"
+MIB = 1 << 20
 # Settings of servers that never refuse for want of patience.
 PATIENT = {"MAX_QUEUE_WAIT_S": "60", "QUEUE_LENGTH": "256", "REQUEST_TIMEOUT_S": "120"}
-# Whoever proves a card may have REQUIRE_GPU in the environment.
+# The environment of somebody who proves a card may have REQUIRE_GPU.
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "REQUIRE_GPU": "false"}
 _WORKER_S = 900.0
 
@@ -55,13 +61,9 @@ class Plan:
     @property
     def environ(self) -> dict[str, str]:
         """Settings of each server: on a card or refused, and never out of patience."""
-        if not self.gpu:
-            return {**ON_CPU, **PATIENT}
-        return {
-            "REQUIRE_GPU": "true",
-            "CUDA_CACHE_PATH": str(self.place / "cache"),
-            **PATIENT,
-        }
+        cache = {"CUDA_CACHE_PATH": str(self.place / "cache")}
+        where = {"REQUIRE_GPU": "true", **cache} if self.gpu else ON_CPU
+        return {**where, **PATIENT}
 
     @property
     def device(self) -> str:
@@ -79,29 +81,58 @@ class Plan:
                 shutil.copy(path, made / f"{prefix}{end}")
         return made
 
+    def held(self) -> int | None:
+        """Return the MiB that everybody holds on the cards; ``None`` if untold."""
+        told = memory(survey().cards).values() if self.gpu else ()
+        parts = [one.total - one.free for one in told if one is not None]
+        return sum(parts) // MIB if parts and len(parts) == len(told) else None
 
-def work(plan: Plan, *words: str, **environ: str) -> dict[str, Any]:
-    """Have the worker do something in a process of its own.
+    def work(self, *words: str, **environ: str) -> dict[str, Any]:
+        """Have the worker do something in a process of its own.
 
-    Raises:
-        RuntimeError: it failed; with the last that it said.
-    """
-    given = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **environ}
-    if not plan.gpu:
-        given["CUDA_VISIBLE_DEVICES"] = "-1"
-    elif "CUDA_CACHE_PATH" not in given:
-        given["CUDA_CACHE_PATH"] = str(plan.place / "cache")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_proof.worker", *words],
-        cwd=ROOT,
-        env=given,
-        capture_output=True,
-        text=True,
-        timeout=_WORKER_S,
-        check=False,
-    )
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    if done.returncode:
-        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said[-1:]}")
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**told, "said": said[-20:]}
+        Raises:
+            RuntimeError: it failed; with the last that it said.
+        """
+        where = self.environ if self.gpu else ON_CPU
+        # A worker without a card says so by itself.
+        given = {k: v for k, v in where.items() if k != "REQUIRE_GPU"}
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.gpu_proof.worker", *words],
+            cwd=servers.ROOT,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **given, **environ},
+            capture_output=True,
+            text=True,
+            timeout=_WORKER_S,
+            check=False,
+        )
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        if done.returncode:
+            raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said[-1:]}")
+        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return {**told, "said": said[-20:]}
+
+    def times(self, *words: str, **environ: str) -> dict[str, Any]:
+        """Have the worker time the detector's runs."""
+        sizes = ",".join(map(str, self.sizes))
+        graph = str(self.detector.graph)
+        return self.work("times", "detection", graph, sizes, *words, **environ)
+
+    def started(
+        self,
+        folder: Path,
+        kind: Kind = "detection",
+        *,
+        environ: Mapping[str, str] | None = None,
+        wait_s: float = 600.0,
+    ) -> AbstractContextManager[servers.Server]:
+        """Start a server; one that does not get ready is given as it is."""
+        app = "app.py" if kind == "detection" else "app_classify.py"
+        given = {**self.environ, **(environ or {})}
+        return servers.started(
+            folder, app=app, environ=given, wait_s=wait_s, demand=False
+        )
+
+
+def client(server: servers.Server) -> Client:
+    """Return a client that does not try again: a refusal is to be seen."""
+    return Client(server.url, retries=0, timeout=120.0)

@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import concurrent.futures
-import tempfile
-from dataclasses import replace
+import re
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu_proof import cards, judging, mishaps, photos
+import msgspec
+
+from benchmarks.gpu_proof import judging, mishaps, photos, plans
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
-from benchmarks.gpu_proof.plans import ON_CPU, ONLY_CARD, PATIENT, work
-from benchmarks.gpu_proof.servers import Server, started, warnings
 from benchmarks.support import results
 from modelserver import bench
+from modelserver.doctor.gpu import gpu_report
+from modelserver.runners.cards import survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from benchmarks.gpu_proof.plans import Plan
-    from modelserver.discovery import ModelFiles
+    from benchmarks.support.servers import Server
     from modelserver.signatures import Kind
+
+_QUERY = "index,name,uuid,driver_version,compute_cap,memory.total,mig.mode.current"
+_ASK_S = 60.0
 
 
 def card(plan: Plan) -> Outcome:
     """Look at the card, its driver, its nodes and who may use them."""
-    facts = {"machine": results.machine(), **cards.shown()}
+    devices = Path("/proc/devices").read_text().splitlines()
+    facts = {
+        "machine": results.machine(),
+        "nvidia-smi": smi(f"--query-gpu={_QUERY}", "--format=csv,noheader"),
+        "/proc/devices": [line.strip() for line in devices if "nvidia" in line],
+        "doctor": msgspec.to_builtins(gpu_report()),
+    }
     if not plan.gpu:
-        return Outcome(facts, skipped=ONLY_CARD)
-    line = "; ".join(facts["nvidia-smi"])
-    return Outcome(facts, tuple(judging.card(facts)), line)
+        return Outcome(facts, skipped=plans.ONLY_CARD)
+    return Outcome(facts, tuple(judging.card(facts)), "; ".join(facts["nvidia-smi"]))
+
+
+def smi(*arguments: str) -> list[str]:
+    """Ask nvidia-smi; returns the failure, and any words, if it fails."""
+    command = ["nvidia-smi", *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ASK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"failed: {error}"]
+    lines = done.stdout.splitlines()
+    return lines if done.returncode == 0 else [f"failed: {done.returncode}", *lines]
 
 
 def listing(plan: Plan) -> Outcome:
     """Ask TensorFlow for its cards, with and without the libraries opened first."""
-    plain, opened = work(plan, "list"), work(plan, "list", "--preload")
+    plain, opened = plan.work("list"), plan.work("list", "--preload")
     line = f"{len(opened['gpus'])} cards; alone {len(plain['gpus'])}; opened first: "
     line += ", ".join(opened["opened"]) or "nothing"
     checks = judging.listing(plain, opened, gpu=plan.gpu)
@@ -48,32 +72,28 @@ def ready(plan: Plan) -> Outcome:
     seen: dict[str, Any] = {}
     checks: list[Check] = []
     for name, limit_s in (("cold", judging.COMPILED_S), ("warm", judging.READY_S)):
-        with started(folder, environ=plan.environ) as server:
-            models = server.models()
-            checks += judging.ready(models, server.ready_s, plan.device, limit_s)
-            told = warnings(server.log)
-            seen[name] = {"seconds": server.ready_s, "models": models, "warnings": told}
-    told = seen["warm"]["warnings"]
-    checks += [
-        judging.caches(seen["cold"]["seconds"], seen["warm"]["seconds"]),
-        Check(
-            "no warning at the start",
-            "; ".join(told[:3]) or "none",
-            not told,
-            must=False,
-        ),
-    ]
+        with plan.started(folder) as server:
+            models, took, told = server.models(), server.ready_s, warnings(server.log)
+        checks += judging.ready(models, took, plan.device, limit_s)
+        seen[name] = {"seconds": took, "models": models, "warnings": told}
+    cold_s, warm_s = seen["cold"]["seconds"], seen["warm"]["seconds"]
+    words = "; ".join(told[:3]) or "none"
+    checks.append(judging.caches(cold_s, warm_s))
+    checks.append(Check("no warning at the start", words, not told, must=False))
+    line = "no READY"
     if all(check.ok or not check.must for check in checks):
-        seen["phases"] = work(plan, "phases", "detection", str(plan.detector.graph))
+        seen["phases"] = plan.work("phases", "detection", str(plan.detector.graph))
         checks.append(judging.on_device(seen["phases"], gpu=plan.gpu))
         parts = seen["phases"]["seconds"]
         line = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
-    else:
-        line = "no READY"
-    starts = (
-        f"cold {seen['cold']['seconds']:.1f} s, warm {seen['warm']['seconds']:.1f} s"
-    )
-    return Outcome(seen, tuple(checks), f"{starts}; {line}")
+    line = f"cold {cold_s:.1f} s, warm {warm_s:.1f} s; {line}"
+    return Outcome(seen, tuple(checks), line)
+
+
+def warnings(log: str) -> list[str]:
+    """Return a JSON log's warnings and errors, as lines."""
+    bad = re.compile(r'"level": ?"(warn|err|crit)')
+    return [line for line in log.splitlines() if bad.search(line)]
 
 
 def answers(plan: Plan) -> Outcome:
@@ -82,31 +102,31 @@ def answers(plan: Plan) -> Outcome:
     facts: dict[str, Any] = {"photos": len(files)}
     checks: list[Check] = []
     lines = []
-    kinds: dict[Kind, ModelFiles] = {
-        "detection": plan.detector,
-        "classification": plan.classifier,
-    }
-    for kind, model in kinds.items():
-        folder = plan.folder("answers", ("model", model))
-        cpu = _asked(folder, kind, files, {**PATIENT, **ON_CPU})
+    kinds: tuple[Kind, ...] = ("detection", "classification")
+    for kind in kinds:
+        cpu = asked(replace(plan, gpu=False), kind, files)
         for name, more in (
             ("as it is", {}),
             ("without TF32", {"NVIDIA_TF32_OVERRIDE": "0"}),
         ):
-            ours = _asked(folder, kind, files, plan.environ | more)
-            found = judging.gaps(ours, cpu)
+            found = judging.gaps(asked(plan, kind, files, **more), cpu)
             checks += judging.answers(found, len(files), f"{kind}, {name}")
             facts[f"{kind}, {name}"] = found._asdict()
             lines.append(f"{kind[:6]} {name} {found.confidence:.1e}/{found.box:.1e}")
     return Outcome(facts, tuple(checks), "; ".join(lines))
 
 
-def _asked(
-    folder: Path, kind: Kind, files: Sequence[bytes], environ: Mapping[str, str]
+def asked(
+    plan: Plan, kind: Kind, files: Sequence[bytes], **environ: str
 ) -> list[list[Seen]]:
     """Have a server answer photos; on what device, ``ready`` has looked at."""
-    with started(folder, kind, environ=environ) as server, server.client() as client:
-        seen = []
+    model = plan.detector if kind == "detection" else plan.classifier
+    folder = plan.folder("answers", ("model", model))
+    seen = []
+    with (
+        plan.started(folder, kind, environ=environ) as server,
+        plans.client(server) as client,
+    ):
         for data in files:
             if kind == "detection":
                 found = client.detect("model", data, min_confidence=0.3)
@@ -114,19 +134,13 @@ def _asked(
             else:
                 classes = client.classify("model", data, top_k=3).classes
                 seen.append([Seen(one.label, one.confidence) for one in classes])
-        return seen
+    return seen
 
 
 def runs(plan: Plan) -> Outcome:
     """Time runs of 1 to 32 images, with and without cuDNN's tuning."""
-    words = (
-        "times",
-        "detection",
-        str(plan.detector.graph),
-        ",".join(map(str, plan.sizes)),
-    )
-    tuned = work(plan, *words)
-    untuned = work(plan, *words, TF_CUDNN_USE_AUTOTUNE="0")
+    tuned = plan.times()
+    untuned = plan.times(TF_CUDNN_USE_AUTOTUNE="0")
     checks = judging.runs(tuned, plan.sizes, gpu=plan.gpu)
     plan.cache["rewritten"] = tuned
     return Outcome({"tuned": tuned, "untuned": untuned}, tuple(checks), _ms(tuned))
@@ -144,18 +158,16 @@ def rates(plan: Plan) -> Outcome:
     folder = plan.folder("rates", ("model", plan.detector))
     facts: dict[str, Any] = {}
     checks: list[Check] = []
-    with started(folder, environ=plan.environ) as server:
+    lines = []
+    with plan.started(folder) as server:
         for name, size in (("one size", photos.SIZES[0]), ("five sizes", None)):
             files = photos.make(plan.samples, 10, size)
-            measured = measure(server, "model", files, plan)
-            facts[name] = measured
+            facts[name] = measured = measure(server, "model", files, plan)
             checks += judging.rates(measured)
-    line = "; ".join(
-        f"{name}: "
-        + ", ".join(f"{one['clients']}: {one['per_second']:.0f}" for one in each)
-        for name, each in facts.items()
-    )
-    return Outcome(facts, tuple(checks), f"photos/s by clients, {line}")
+            each = (f"{one['clients']}: {one['per_second']:.0f}" for one in measured)
+            lines.append(f"{name}: " + ", ".join(each))
+    line = f"photos/s by clients, {'; '.join(lines)}"
+    return Outcome(facts, tuple(checks), line)
 
 
 def measure(
@@ -167,22 +179,16 @@ def measure(
     found = bench.measure(
         target, plan.clients, seconds=plan.seconds, rounds=plan.rounds
     )
-    return [{"clients": one.clients, **results.figures(one)} for one in found]
+    return [asdict(one) for one in found]
 
 
 def rewriting(plan: Plan) -> Outcome:
     """Time the graph as it is, against the rewritten one."""
-    words = (
-        "times",
-        "detection",
-        str(plan.detector.graph),
-        ",".join(map(str, plan.sizes)),
-    )
-    rewritten = plan.cache.get("rewritten") or work(plan, *words)
-    plain = work(plan, *words, "--plain")
+    rewritten = plan.cache.get("rewritten") or plan.times()
+    plain = plan.times("--plain")
     checks = judging.rewriting(plain, rewritten)
-    line = f"plain {_ms(plain)}"
-    return Outcome({"plain": plain, "rewritten": rewritten}, tuple(checks), line)
+    facts = {"plain": plain, "rewritten": rewritten}
+    return Outcome(facts, tuple(checks), f"plain {_ms(plain)}")
 
 
 def two(plan: Plan) -> Outcome:
@@ -190,50 +196,40 @@ def two(plan: Plan) -> Outcome:
     folder = plan.folder("two", ("one", plan.detector), ("two", plan.detector))
     files = photos.make(plan.samples, 10, photos.SIZES[0])
     few = replace(plan, clients=(min(8, max(plan.clients)),))
-    with started(folder, environ=plan.environ) as server:
-        alone = measure(server, "one", files, few)
+    with plan.started(folder) as server:
+        (alone,) = measure(server, "one", files, few)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            both = list(
-                pool.map(lambda name: measure(server, name, files, few), ("one", "two"))
-            )
-    sums = [
-        sum(one["per_second"] for one in each)
-        for each in ([alone[0]], [one[0] for one in both])
-    ]
-    bad = [one["errors"] for one in (*alone, *both[0], *both[1]) if one["errors"]]
+            every = pool.map(lambda name: measure(server, name, files, few), MODELS)
+            both = [one for (one,) in every]
+    rate = sum(one["per_second"] for one in both)
     checks = (
-        Check("every answer is a 200", str(bad or "all are"), not bad),
-        judging.together(*sums),
+        judging.no_errors([alone, *both]),
+        judging.together(alone["per_second"], rate),
     )
-    line = f"{sums[1]:.0f} photos/s, one alone {sums[0]:.0f}"
+    line = f"{rate:.0f} photos/s, one alone {alone['per_second']:.0f}"
     return Outcome({"alone": alone, "both": both}, checks, line)
 
 
 def choices(plan: Plan) -> Outcome:
     """Start with CUDA_VISIBLE_DEVICES as people write it, and REQUIRE_GPU."""
     folder = plan.folder("choices", ("model", plan.detector))
+    name = "CUDA_VISIBLE_DEVICES"
     facts: dict[str, Any] = {}
     checks = []
     values = {"": False, "-1": False, "NoDevFiles": False}
     if plan.gpu:
-        values |= {"0": True, _uuid(): True}
+        values |= {"0": True} | {one.gpu: True for one in survey().cards[:1]}
     for value, usable in values.items():
-        environ = {**plan.environ, "REQUIRE_GPU": "true", "CUDA_VISIBLE_DEVICES": value}
-        with started(folder, environ=environ) as server:
-            code, log = server.code, server.log
+        environ = {"REQUIRE_GPU": "true", name: value}
+        with plan.started(folder, environ=environ) as server:
+            code, log = server.process.poll(), server.log
         facts[value] = {"code": code, "log": log[-500:]}
-        checks.append(
-            judging.refused("CUDA_VISIBLE_DEVICES", value, code, log, usable=usable)
-        )
+        checks.append(judging.refused(name, value, code, log, usable=usable))
     line = ", ".join(f"{value!r}: {one['code']}" for value, one in facts.items())
     return Outcome(facts, tuple(checks), f"exit codes {line}")
 
 
-def _uuid() -> str:
-    (first, *_) = cards.smi("--query-gpu=uuid", "--format=csv,noheader") or ["0"]
-    return first.strip() if first.startswith("GPU-") else "0"
-
-
+MODELS = ("one", "two")
 STEPS = (
     Step("card", "the card, its driver, and who may use it", card),
     Step("listing", "what TensorFlow lists, with and without the preload", listing),
@@ -247,8 +243,3 @@ STEPS = (
     Step("two", "two models at once", two),
     Step("choices", "CUDA_VISIBLE_DEVICES as people write it", choices),
 )
-
-
-def place() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for what the proof makes."""
-    return tempfile.TemporaryDirectory(prefix="gpu-proof-")

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.gpu_proof import cards
+from benchmarks.gpu_proof.plans import MIB
 from modelserver import cuda
 from modelserver.runners import Job
-from modelserver.runners.cards import survey
+from modelserver.runners.cards import memory_by_process, survey
 from modelserver.runners.environment import show
 from modelserver.runners.inline import import_tensorflow, open_session
 
@@ -127,7 +127,7 @@ def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[st
             started = time.perf_counter()
             answers = session.run(images[:size])
             rounds.append(round((time.perf_counter() - started) * 1000, 3))
-        held = cards.held({os.getpid()})
+        held = memory_by_process().get(os.getpid(), 0) // MIB
         runs.append({"size": size, "ms": rounds, "answers": len(answers), "held": held})
     count = min(8, session.max_batch)
     gap = _gap(

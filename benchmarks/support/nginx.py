@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pwd
 import shutil
@@ -31,10 +32,9 @@ class Proxy:
     """A running nginx.
 
     Attributes:
-        folder: with its configuration, its logs and what it puts off to disk.
+        folder: with its configuration, its logs and the bodies that it puts on disk.
     """
 
-    process: subprocess.Popen[bytes]
     folder: Path
     port: int
 
@@ -69,7 +69,7 @@ def conf(
         folder: for logs, the process's id and bodies.
         port: where nginx listens, on loopback.
         detection, classification: ports of the two apps.
-        changes: more of the file's words, and what stands there instead.
+        changes: more of the file's words, and those to stand there instead.
 
     Raises:
         ValueError: one of the words does not stand in the file once.
@@ -112,9 +112,9 @@ def nginx(
     file.write_text(conf(folder, port, detection, classification, changes))
     command = [NGINX, "-p", str(folder), "-c", str(file), "-g", "daemon off;"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    proxy = Proxy(process, folder, port)
+    proxy = Proxy(folder, port)
     try:
-        if not wait(lambda: bench.listening(proxy.url), _START_S):
+        if wait(lambda: bench.listening(proxy.url), _START_S) == math.inf:
             raise SystemExit(f"nginx does not start: {proxy.log}")
         yield proxy
     finally:

@@ -10,8 +10,6 @@ import asyncio
 import collections
 import contextlib
 import itertools
-import math
-import statistics
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,12 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelserver import bench
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
 TIMEOUT, BROKEN = "timeout", "broken"
 """What became of a request without an answer."""
+
+SHARE = 0.7
+"""Of the capacity, for a load that is to be answered."""
 
 _CLOSED_LOOP_CLIENTS = 8
 
@@ -138,6 +140,21 @@ def capacity(port: int, requests: Sequence[Request], seconds: float) -> float:
     return sum(one.status == "200" for one in sent) / seconds
 
 
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a driver that loads a server for long."""
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--measure", type=float, default=5, help="capacity, seconds")
+    parser.add_argument("--rate", type=float, help="offer at most so much a second")
+
+
+def offered(
+    port: int, requests: Sequence[Request], given: argparse.Namespace
+) -> dict[str, float]:
+    """Measure the capacity and return it with the load to offer: 70 % of it."""
+    found = capacity(port, requests, given.measure)
+    return {"capacity": found, "offered": min(SHARE * found, given.rate or found)}
+
+
 def closed_loop(port: int, requests: Sequence[Request], seconds: float) -> list[Sent]:
     """Let 8 clients, each of which waits for its answers, ask for some seconds."""
     sent: list[Sent] = []
@@ -169,25 +186,21 @@ def get(path: str) -> bytes:
     )
 
 
-def quantile(values: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that a share of them does not exceed."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
 def tally(sent: Sequence[Sent]) -> dict[str, Any]:
     """Return statuses and times of the 200s, for each kind."""
     kinds: dict[str, list[Sent]] = collections.defaultdict(list)
     for one in sent:
         kinds[one.kind].append(one)
-    return {kind: _figures(some) for kind, some in sorted(kinds.items())}
-
-
-def _figures(some: Sequence[Sent]) -> dict[str, Any]:
-    times = [one.took_ms for one in some if one.status == "200"]
     return {
-        "statuses": dict(collections.Counter(one.status for one in some)),
-        "p50_ms": statistics.median(times) if times else None,
-        "p99_ms": quantile(times, 0.99),
+        kind: {
+            "statuses": dict(collections.Counter(one.status for one in some)),
+            "p50_ms": p_ms(some, 0.5),
+            "p99_ms": p_ms(some, 0.99),
+        }
+        for kind, some in sorted(kinds.items())
     }
+
+
+def p_ms(sent: Sequence[Sent], share: float, status: str = "200") -> float | None:
+    """Return a percentile of the time that answers with a status took."""
+    return bench.quantile((o.took_ms for o in sent if o.status == status), share)

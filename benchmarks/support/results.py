@@ -1,95 +1,97 @@
-"""What every driver's result has, and how it is written.
-
-    python -m benchmarks.support.results RESULTS
-
-adds to a file of results what machine they were measured on.
-"""
+"""How the drivers take their arguments, and how their results are written."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import sys
+import tempfile
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmarks.support import graphs
 from modelserver import bench
+from modelserver.discovery import discover
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from modelserver.bench import Figures, Round
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on, beside the code."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(pages / 2**30),
-        "processor": processor(),
-        "python": platform.python_version(),
-        "tensorflow": tensorflow(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
+    from modelserver.bench import Round
+    from modelserver.discovery import ModelFiles
+    from modelserver.signatures import Kind
 
 
-def processor() -> str:
-    """Return the processor's name, as Linux knows it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+class Subject(NamedTuple):
+    """A detector to be measured, and the photo to send it."""
+
+    files: ModelFiles
+    photo: bytes
+
+    @property
+    def folder(self) -> Path:
+        """Its model folder."""
+        return self.files.graph.parent
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.files.name
 
 
-def tensorflow() -> str:
-    """Return TensorFlow's version, without importing it."""
-    for name in ("tensorflow-cpu", "tensorflow"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "none"
+def options(
+    doc: str | None, photo_help: str = "made by code by default"
+) -> argparse.ArgumentParser:
+    """Return a parser for a model folder, a photo and ``--out``."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    nothing = "with a detector; one that does next to nothing by default"
+    parser.add_argument("folder", type=Path, nargs="?", help=nothing)
+    parser.add_argument("photo", type=Path, nargs="?", help=photo_help)
+    parser.add_argument("--model", help="a detector; the folder's first by default")
+    parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
+    return parser
 
 
-def write(result: dict[str, Any], out: Path | None) -> None:
-    """Write a result as JSON, to stdout where no file is named."""
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        out.write_text(text)
+@contextmanager
+def subject(given: argparse.Namespace) -> Iterator[Subject]:
+    """Find the model and the photo that were named, or make them for the time.
+
+    Raises:
+        SystemExit: there is no such model.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        if given.folder is None:
+            graphs.write_do_nothing(Path(made))
+        files = find(given.folder or Path(made), "detection", given.model)
+        photo = given.photo
+        yield Subject(files, bench.read_photo(photo) if photo else graphs.photo())
 
 
-def say(sentence: str) -> None:
-    """Tell whoever waits what is going on."""
-    print(sentence, file=sys.stderr, flush=True)
+def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
+    """Return the files of a model, the first if no name is given.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    for files in discover(folder.resolve(), kind).models:
+        if name in (None, files.name):
+            return files
+    raise SystemExit(f"There is no {kind} model {name or ''} in {folder}.")
 
 
-def photo_facts(path: Path) -> dict[str, Any]:
-    """Return what the tables say about a photo."""
-    from PIL import Image  # noqa: PLC0415 - only here
-
-    with Image.open(path) as photo:
-        size = list(photo.size)
-    return {"name": path.name, "size": size, "bytes": path.stat().st_size}
+def counts(text: str) -> list[int]:
+    """Read numbers of clients: ``1,8``."""
+    return [int(word) for word in text.split(",")]
 
 
-def figures(one: Figures) -> dict[str, Any]:
-    """Return what the results keep of a number of clients."""
-    return {
-        "answers": one.answers,
-        "errors": one.errors,
-        "per_second": one.per_second,
-        "p50_ms": one.p50_ms,
-        "p90_ms": one.p90_ms,
-        "p99_ms": one.p99_ms,
-    }
+def rates(rounds: Sequence[Round]) -> list[float]:
+    """Return each round's answers with status 200 a second."""
+    return [bench.summarise([one]).per_second for one in rounds]
 
 
 def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
@@ -104,35 +106,38 @@ def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def rates(rounds: Sequence[Round]) -> list[float]:
-    """Return each round's answers with status 200 a second."""
-    return [bench.summarise([one]).per_second for one in rounds]
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on, next to the code."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2] for line in info if line.startswith("model name")]
+    builds = {"tensorflow", "tensorflow-cpu"}
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": names[0].strip() if names else platform.machine(),
+        "python": platform.python_version(),
+        "tensorflow": next(
+            (one.version for one in metadata.distributions() if one.name in builds), ""
+        ),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
 
 
-def medians_ms(rounds: Sequence[Round]) -> list[float]:
-    """Return each round's median latency of the answers with status 200."""
-    return [bench.summarise([one]).p50_ms or 0.0 for one in rounds]
+def say(sentence: str) -> None:
+    """Tell whoever waits what is going on."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
-def add_common(
-    parser: argparse.ArgumentParser, *, seconds: float, rounds: int = 3
-) -> None:
-    """Add the options that every driver of a load has."""
-    parser.add_argument("--seconds", type=float, default=seconds, help="of a round")
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
+def write(result: dict[str, Any], out: Path | None) -> None:
+    """Write a result as JSON, to stdout if no file is named; end with what is broken.
 
-
-def counts(text: str) -> list[int]:
-    """Read numbers of clients: ``1,8``."""
-    return [int(word) for word in text.split(",")]
-
-
-def main() -> None:
-    """Add the machine to a file of results."""
-    (path,) = map(Path, sys.argv[1:])
-    write(json.loads(path.read_text()) | {"machine": machine()}, path)
-
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        SystemExit: the result has sentences under ``broken``.
+    """
+    whole = {**result, "machine": machine()}
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text)
+    if result.get("broken"):
+        raise SystemExit("\n".join(result["broken"]))

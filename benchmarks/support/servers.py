@@ -1,12 +1,14 @@
-"""A server to be ill-treated: started by itself, watched from outside. Linux only."""
+"""A server started by itself and watched from outside. Linux only."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,16 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support.processes import children, front_and_runners, memory_mb
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-_SETTLED_S = 180.0
 _POLL_S = 0.05
 _END_S = 60.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+# Would start another server than the one that is to be measured.
+_LEFT_OUT = {
+    "API_TOKEN",
+    "GUNICORN_CMD_ARGS",
+    "GUNICORN_FD",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+}
 # Mounts a small disk that only the server sees, then becomes the server.
 _ON_A_SMALL_DISK = (
     'mount -t tmpfs -o size="$1" tmpfs "$UPLOAD_FOLDER"; shift; exec "$@"'
@@ -32,82 +40,204 @@ _ON_A_SMALL_DISK = (
 
 
 @dataclass
-class Watched:
+class Server:
     """A running server.
 
     Attributes:
         uploads: its upload folder, as seen from here.
         small_disk: whether that is a disk of its own that can be filled.
+        ready_s: seconds from its start until the first load of each model was over.
     """
 
     process: subprocess.Popen[bytes]
-    port: int
+    home: Path
     uploads: Path
-    temporary: Path
-    stderr: Path
     small_disk: bool
+    ready_s: float = math.inf
+
+    @property
+    def log(self) -> str:
+        """Everything that it has logged, as JSON lines."""
+        return (self.home / "stderr").read_text(errors="replace")
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 until it does."""
+        listening = self.log.partition("Listening at: ")[2].split()
+        return int(listening[0].rpartition(":")[2].strip('",')) if listening else 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens, on loopback."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def front(self) -> int:
         """Process id of the worker."""
-        return front_and_runners(self.process.pid)[0]
+        (pid,) = children(self.process.pid)
+        return pid
 
     def runners(self) -> set[int]:
-        """Process ids of the models' processes."""
-        return set(children(self.front))
+        """Process ids of the models' processes; none while there is no worker."""
+        with contextlib.suppress(OSError, ValueError):
+            return set(children(self.front))
+        return set()
 
-    def get(self, path: str) -> tuple[int, Any]:
-        """GET a path; give the status and the JSON."""
+    def get(self, path: str) -> Any:
+        """GET a path and return the JSON.
+
+        Raises:
+            OSError: nobody listens, or the connection breaks.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
+        with contextlib.closing(connection):
             connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read() or b"null")
-        finally:
-            connection.close()
+            return json.loads(connection.getresponse().read())
 
-    def facts(self) -> dict[str, Any]:
-        """Return what grows where something leaks: of the front, and memory of all."""
-        front, runners = front_and_runners(self.process.pid)
-        proc = Path(f"/proc/{front}")
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Return what ``/models`` says, by name; empty while nobody answers."""
+        try:
+            return {one["name"]: one for one in self.get("/models")["models"]}
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return {}
+
+    def settled(self) -> bool:
+        """Tell whether every model's first load is over, or the server has ended.
+
+        One that failed for a card's sake is tried again, so it is LOADING still; it has
+        a reason then.
+        """
+        told = self.models().values()
+        over = [one["state"] != "LOADING" or bool(one["reason"]) for one in told]
+        return self.process.poll() is not None or bool(over and all(over))
+
+    def processor_s(self) -> dict[str, float]:
+        """Return the seconds of processors that the front and the runners have had."""
+        front = processor_s(self.front)
+        return {"front": front, "runners": sum(map(processor_s, self.runners()))}
+
+    def facts(self) -> dict[str, float]:
+        """Return what grows if something leaks: of the front, and memory of all."""
+        front, runners = self.front, self.runners()
+        held = [memory_mb(pid) for pid in (front, *runners)]
         return {
-            "front_rss_mb": memory_mb(front)["rss"],
-            "rss_mb": sum(_rss_mb(pid) for pid in (front, *runners)),
-            "descriptors": len(list((proc / "fd").iterdir())),
-            "threads": len(list((proc / "task").iterdir())),
+            "front_rss_mb": held[0]["Rss"],
+            "front_pss_mb": held[0]["Pss"],
+            "rss_mb": sum(one["Rss"] for one in held),
+            "pss_mb": sum(one["Pss"] for one in held),
+            "descriptors": len(list(Path(f"/proc/{front}/fd").iterdir())),
+            "threads": len(list(Path(f"/proc/{front}/task").iterdir())),
             "runners": len(runners),
         }
 
-    def leftovers(self) -> list[str]:
-        """Return what lies in the upload and the temporary folder."""
-        folders = (self.uploads, self.temporary)
-        return [str(path.name) for folder in folders for path in folder.rglob("*")]
+    def harm(self, ignored: Callable[[str], object] = lambda _: False) -> list[str]:
+        """Return files left behind and errors logged, in words.
 
-    def errors(self) -> list[str]:
-        """Return the log's lines of errors and of tracebacks."""
-        lines = self.stderr.read_text(errors="replace").splitlines()
-        return [line for line in lines if _bad(line)]
-
-
-def harm(result: dict[str, Any]) -> list[str]:
-    """Return what a driver's result says of files left behind and errors logged."""
-    found = [f"left behind: {name}" for name in result["leftovers"]]
-    return found + [f"in the log: {line[:200]}" for line in result["errors"]]
-
-
-def _bad(line: str) -> bool:
-    return "Traceback" in line or '"level":"error"' in line.replace('": "', '":"')
+        Args:
+            ignored: tells the lines of the log that are as they should be.
+        """
+        folders = (self.uploads, self.home / "tmp")
+        files = [path.name for folder in folders for path in folder.rglob("*")]
+        bad = [
+            line
+            for line in self.log.splitlines()
+            if "Traceback" in line or '"level":"error"' in line.replace('": "', '":"')
+        ]
+        return [f"left behind: {name}" for name in files] + [
+            f"in the log: {line[:200]}" for line in bad if not ignored(line)
+        ]
 
 
-def _rss_mb(pid: int) -> float:
-    """Return a process's memory; nothing where it has just ended."""
-    try:
-        return memory_mb(pid).get("rss", 0.0)
-    except OSError:
-        return 0.0
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children, in all its threads."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for task in tasks for word in task.read_text().split()]
 
 
-def can_mount() -> bool:
+def processor_s(pid: int) -> float:
+    """Return the seconds that a process has had of processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory_mb(pid: int) -> dict[str, float]:
+    """Return ``Rss``, and ``Pss``, which shares out shared pages; 0 at its end."""
+    found = {"Rss": 0.0, "Pss": 0.0}
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in found:
+                found[name] = int(rest.split()[0]) / 1024
+    return found
+
+
+def wait(condition: Callable[[], bool], seconds: float) -> float:
+    """Wait until a condition holds; return the seconds it took, or ``inf``."""
+    started = time.monotonic()
+    while (passed := time.monotonic() - started) < seconds:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if condition():
+                return passed
+        time.sleep(_POLL_S)
+    return math.inf
+
+
+@contextlib.contextmanager
+def started(
+    folder: Path,
+    *,
+    app: str = "app.py",
+    disk: str = "",
+    environ: Mapping[str, str] | None = None,
+    wait_s: float = 180.0,
+    demand: bool = True,
+) -> Iterator[Server]:
+    """Start a server on a free port of loopback and end it afterwards.
+
+    Args:
+        folder: with its models.
+        disk: size of a small disk for its uploads, such as ``64m``; it has none if none
+            can be mounted.
+        demand: whether a server that does not get ready ends the driver; else it is
+            given as it is.
+
+    Yields:
+        The server, once no model of it loads.
+
+    Raises:
+        SystemExit: it does not get ready, and that is demanded.
+    """
+    with tempfile.TemporaryDirectory(prefix="modelserver-started-") as name:
+        home = Path(name)
+        uploads, temporary = home / "uploads", home / "tmp"
+        uploads.mkdir()
+        temporary.mkdir()
+        command = [sys.executable, str(ROOT / app)]
+        small = bool(disk) and _can_mount()
+        if small:
+            shell = ["sh", "-ec", _ON_A_SMALL_DISK, "sh", disk]
+            command = [*_unshared(), *shell, *command]
+        given = {k: v for k, v in os.environ.items() if k not in _LEFT_OUT}
+        given |= {"LOG_FORMAT": "json", "TMPDIR": str(temporary), **(environ or {})}
+        given |= {"MODEL_FOLDER": str(folder), "UPLOAD_FOLDER": str(uploads)}
+        given |= {"HOST": "127.0.0.1", "PORT": "0"}
+        with (home / "stderr").open("wb") as said:
+            process = subprocess.Popen(
+                command, env=given, stdout=subprocess.DEVNULL, stderr=said
+            )
+        if small:
+            uploads = Path(f"/proc/{process.pid}/root{uploads}")
+        server = Server(process, home, uploads, small)
+        try:
+            server.ready_s = wait(server.settled, wait_s)
+            if demand and (process.poll() is not None or server.ready_s == math.inf):
+                raise SystemExit(f"The server does not start:\n{server.log[-2000:]}")
+            yield server
+        finally:
+            _end(process)
+
+
+def _can_mount() -> bool:
     """Tell whether a disk can be mounted that only one process sees."""
     if shutil.which("unshare") is None:
         return False
@@ -120,93 +250,16 @@ def _unshared() -> list[str]:
     return ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
 
 
-@contextlib.contextmanager
-def watched(
-    folder: Path,
-    *,
-    app: str = "app.py",
-    disk: str | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Iterator[Watched]:
-    """Start a server on a free port and end it afterwards.
-
-    Args:
-        folder: with its models.
-        disk: size of a small disk for its uploads, such as ``64m``; it has none where
-            none can be mounted.
-
-    Yields:
-        The server, once no model loads any more.
-
-    Raises:
-        SystemExit: it does not start.
-    """
-    with tempfile.TemporaryDirectory(prefix="modelserver-watched-") as name:
-        home = Path(name)
-        uploads, temporary = home / "uploads", home / "tmp"
-        uploads.mkdir()
-        temporary.mkdir()
-        small = disk is not None and can_mount()
-        command = [sys.executable, str(ROOT / app)]
-        if small:
-            shell = ["sh", "-ec", _ON_A_SMALL_DISK, "sh", str(disk)]
-            command = [*_unshared(), *shell, *command]
-        given = {
-            **os.environ,
-            "MODEL_FOLDER": str(folder),
-            "UPLOAD_FOLDER": str(uploads),
-            "TMPDIR": str(temporary),
-            "PORT": "0",
-            "LOG_FORMAT": "json",
-            **(environ or {}),
-        }
-        stderr = home / "stderr"
-        with stderr.open("wb") as said:
-            process = subprocess.Popen(
-                command, env=given, stdout=subprocess.DEVNULL, stderr=said
-            )
-        if small:
-            uploads = Path(f"/proc/{process.pid}/root{uploads}")
-        server = Watched(process, 0, uploads, temporary, stderr, small)
-        try:
-            _settle(server)
-            yield server
-        finally:
-            _end(process)
-
-
-def _settle(server: Watched) -> None:
-    """Wait until it listens and no model loads."""
-
-    def settled() -> bool:
-        if server.process.poll() is not None:
-            raise SystemExit(server.stderr.read_text(errors="replace")[-2000:])
-        said = server.stderr.read_text(errors="replace").partition("Listening at: ")[2]
-        if not said:
-            return False
-        server.port = int(said.split()[0].rpartition(":")[2].strip('",'))
-        return "LOADING" not in server.get("/readyz")[1]["models"].values()
-
-    if not wait(settled, _SETTLED_S):
-        raise SystemExit("The server's models do not get ready.")
-
-
-def wait(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until a condition holds; tell whether it did in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if condition():
-                return True
-        time.sleep(_POLL_S)
-    return False
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
+    """End a server and whatever it leaves."""
+    left: list[int] = []
+    with contextlib.suppress(OSError):
+        left = children(process.pid)
+    process.terminate()
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
-        process.kill()
+        for pid in (process.pid, *left):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
