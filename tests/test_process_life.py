@@ -165,6 +165,20 @@ def test_a_port_in_use_ends_the_start_with_a_line(folder, uploads):
     assert f"port {port}" in last
 
 
+@pytest.mark.parametrize("app", ["app.py", "app_classify.py"])
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--port=1", 2)])
+def test_arguments_are_answered_and_nothing_is_started(
+    app, argument, code, folder, uploads
+):
+    """An app takes settings from the environment only, and says so."""
+    done = run(app, argument, PORT=0, MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads)
+    assert done.returncode == code
+    text = done.stderr if code else done.stdout
+    assert text.startswith(f"usage: {app}")
+    assert argument in text if code else "docs/settings.md" in text
+    assert "Listening" not in done.stderr
+
+
 def test_an_upload_folder_that_cannot_be_made_ends_the_start(folder, tmp_path):
     """A file where the folder should be."""
     file = tmp_path / "file"

@@ -171,14 +171,29 @@ def test_the_test_tools_come_when_asked_for(project):
     assert project.calls("-m") == []
 
 
-def test_changed_requirements_are_installed(project):
+@pytest.mark.parametrize("name", ["base", "tensorflow-cpu", "cpu", "keras2"])
+def test_changed_requirements_are_installed(project, name):
     """Another pin makes the environment anew, so that nothing old stays."""
-    project.run("script/bootstrap")
+    project.run("script/bootstrap", "--cpu")
     project.calls()
-    with (project.root / "requirements-base.txt").open("a") as file:
+    with (project.root / f"requirements-{name}.txt").open("a") as file:
         file.write("# changed\n")
     project.run("script/bootstrap")
     assert len(project.calls("-m venv")) == 1
+
+
+@pytest.mark.parametrize("name", ["dev", "otel", "heif"])
+def test_changed_test_tools_are_installed(project, name):
+    """Another pin of theirs is installed into the environment that is there."""
+    project.run("script/bootstrap", "--dev")
+    project.calls()
+    with (project.root / f"requirements-{name}.txt").open("a") as file:
+        file.write("# changed\n")
+    project.run("script/bootstrap")
+    assert project.calls("pip install") == []
+    project.run("script/bootstrap", "--dev")
+    (call,) = project.calls("pip install")
+    assert f"-r requirements-{name}.txt" in call
 
 
 @pytest.mark.parametrize("damage", ["bin/python", ".stamp"])

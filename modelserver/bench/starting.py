@@ -13,19 +13,17 @@ import time
 import urllib.parse
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelserver.bench.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from modelserver.signatures import Kind
 
-APPS: dict[Kind, str] = {"detection": "app.py", "classification": "app_classify.py"}
-ROOT = Path(__file__).parent.parent.parent
-
+_TASKS: dict[Kind, str] = {"detection": "detect", "classification": "classify"}
 _POLL_S = 0.02
 _ASK_S = 5.0
 _END_S = 60.0
@@ -87,7 +85,7 @@ def started(
         given |= {"UPLOAD_FOLDER": uploads, **(environ or {})}
         given |= {"HOST": "127.0.0.1", "PORT": str(port), "MODEL_FOLDER": str(folder)}
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / APPS[kind])],
+            [sys.executable, "-m", "modelserver", "serve", _TASKS[kind]],
             env=given,
             stdout=subprocess.DEVNULL,
             stderr=said,

@@ -41,4 +41,4 @@ def serve_models(
     kind = _KINDS[task]
     with start_errors():
         app = create_app(kind)
-    serve(app, default_port=DEFAULT_PORTS[kind])
+    serve(app, default_port=DEFAULT_PORTS[kind], arguments=())

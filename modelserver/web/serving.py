@@ -11,6 +11,7 @@ so in a sentence.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -65,19 +66,35 @@ def _stop(reason: object) -> NoReturn:
     raise SystemExit(START_FAILED)
 
 
-def serve(app: Flask, default_port: int) -> None:
+def serve(
+    app: Flask, default_port: int, arguments: Sequence[str] | None = None
+) -> None:
     """Run gunicorn in this very process until it is told to stop.
 
     Args:
         app: what ``create_app`` made; it is served as it is, nothing is imported again.
         default_port: where ``PORT`` is unset.
+        arguments: of the command line, of which only ``--help`` is known; this
+            process's own when not given.
 
     Raises:
         SystemExit: always, with gunicorn's exit code.
     """
+    _answer_arguments(default_port, arguments)
     _keep_standard_descriptors()
     with start_errors(), contextlib.suppress(KeyboardInterrupt):
         _front(app, options(Settings.from_environ(port=default_port))).run()
+
+
+def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> None:
+    """End the process where something is asked on the command line."""
+    parser = argparse.ArgumentParser(
+        description=f"Serve models over HTTP, on 127.0.0.1 and port {default_port}.",
+        epilog="Settings are variables of the environment: MODEL_FOLDER=/models PORT=80"
+        " and so on; docs/settings.md has all.",
+        allow_abbrev=False,
+    )
+    parser.parse_args(arguments)
 
 
 def _keep_standard_descriptors() -> None:
