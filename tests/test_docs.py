@@ -52,6 +52,14 @@ def test_every_test_file_that_is_named_is_there(path):
     assert named <= there
 
 
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_benchmark_that_is_named_is_there(path):
+    """``python -m benchmarks.name`` is a module of the folder."""
+    for name in re.findall(r"python -m benchmarks\.(\w+)", path.read_text()):
+        place = ROOT / "benchmarks" / name
+        assert place.with_suffix(".py").exists() or place.is_dir(), name
+
+
 def answers():
     """Each curl line of the README that has an answer after it, with that answer."""
     text = README.split("## Add a model")[0]
