@@ -1,7 +1,7 @@
 """The detection app: ``python app.py``, port 5000."""
 
 from modelserver.web.factory import create_app
-from modelserver.web.serving import serve, start_errors
+from modelserver.web.server.config import serve, start_errors
 
 with start_errors():
     app = create_app("detection")

@@ -1,7 +1,7 @@
 """The classification app: ``python app_classify.py``, port 5432."""
 
 from modelserver.web.factory import create_app
-from modelserver.web.serving import serve, start_errors
+from modelserver.web.server.config import serve, start_errors
 
 with start_errors():
     app = create_app("classification")

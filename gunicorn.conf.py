@@ -2,6 +2,6 @@
 
 import sys
 
-from modelserver.web.serving import configuration
+from modelserver.web.server.config import configuration
 
 globals().update(configuration(sys.argv))

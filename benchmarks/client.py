@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import results
 from benchmarks.support.servers import started
-from modelserver import bench
 from modelserver.client import Client
 from modelserver.client.folders import WORKERS
 from modelserver.client.folders import find as find_photos
+from modelserver.tools import bench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import results
 from benchmarks.support.servers import Server, started
-from modelserver import bench
-from modelserver.bench import Round, Sample
-from modelserver.models import Loader, Model
-from modelserver.settings import Settings
+from modelserver.core.settings import Settings
+from modelserver.engine.models import Loader, Model
+from modelserver.tools import bench
+from modelserver.tools.bench import Round, Sample
 
 if TYPE_CHECKING:
-    from modelserver.discovery import ModelFiles
+    from modelserver.engine.discovery import ModelFiles
 
 
 class InProcess:

@@ -1,5 +1,5 @@
 """``python -m modelserver``."""
 
-from modelserver.cli import main
+from modelserver.tools.cli import main
 
 main(prog_name="python -m modelserver")

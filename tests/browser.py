@@ -8,7 +8,7 @@ import pytest
 from conftest import SECONDS, left_in, make_settings
 from werkzeug.serving import make_server
 
-from modelserver.registry import Stage
+from modelserver.engine.catalogue import Stage
 from modelserver.web.factory import create_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from modelserver.graphs import find_signature, import_graph
-from modelserver.signatures import Sidecar
+from modelserver.core.signatures import Sidecar
+from modelserver.runner.graphs import find_signature, import_graph
 
 v1 = tf.compat.v1
 RED, GREEN, BLUE = np.eye(3) * 255

@@ -15,8 +15,8 @@ from skips import (
 )
 from zoo_models import zoo_folder
 
-from modelserver.registry import Stage
-from modelserver.settings import Settings
+from modelserver.core.settings import Settings
+from modelserver.engine.catalogue import Stage
 
 SECONDS = 120
 

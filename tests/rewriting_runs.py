@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tiny_graphs import building
 
-from modelserver.rewriting.draft import Draft
+from modelserver.runner.rewriting.draft import Draft
 
 v1 = tf.compat.v1
 

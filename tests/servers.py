@@ -73,7 +73,7 @@ class Server:
         return {
             pid
             for pid in self.descendants()
-            if b"modelserver.runners.child" in command(pid)
+            if b"modelserver.runner.child" in command(pid)
         }
 
     def end(self, number=signal.SIGTERM):

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 from flask import Flask
 
-from modelserver.errors import StartError
-from modelserver.logs import report
-from modelserver.web.serving import serve, start_errors
+from modelserver.core.errors import StartError
+from modelserver.core.logs import report
+from modelserver.web.server.config import serve, start_errors
 
 
 class Backend:

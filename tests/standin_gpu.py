@@ -3,8 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from modelserver.errors import OutOfMemory
-from modelserver.sessions import GraphRun
+from modelserver.core.errors import OutOfMemory
+from modelserver.runner.sessions import GraphRun
 
 
 @pytest.fixture
@@ -16,9 +16,11 @@ def a_gpu(monkeypatch):
         tf.config.experimental, "get_device_details", lambda _device: details
     )
     # Large scenes take long to paint, and tiny graphs see as much in small ones.
-    monkeypatch.setattr("modelserver.rewriting.parity._ANY_SIZES", ((48, 64), (40, 30)))
     monkeypatch.setattr(
-        "modelserver.sessions.session._MORE_SIZES", ((72, 54), (15, 20))
+        "modelserver.runner.rewriting.parity._ANY_SIZES", ((48, 64), (40, 30))
+    )
+    monkeypatch.setattr(
+        "modelserver.runner.sessions.session._MORE_SIZES", ((72, 54), (15, 20))
     )
     return Device(monkeypatch)
 

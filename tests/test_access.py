@@ -7,7 +7,7 @@ import tiny_graphs
 from conftest import form, make_settings, photo, post, post_form
 from flask import Response
 
-from modelserver.errors import CrossSite, LoopbackOnly, UntrustedHost
+from modelserver.core.errors import CrossSite, LoopbackOnly, UntrustedHost
 from modelserver.web import access
 from modelserver.web.origins import Hosts, Origins
 

@@ -8,8 +8,8 @@ from conftest import make_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.admission import SPARE_THREADS, Shares, threads
-from modelserver.errors import Overloaded
+from modelserver.core.errors import Overloaded
+from modelserver.engine.admission import SPARE_THREADS, Shares, threads
 
 
 class Requests:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.albums import Album, Shared, _serves
-from modelserver.batching import Caller
-from modelserver.errors import Overloaded, RunFailed
-from modelserver.images import Picture
-from modelserver.service import Evaluation, Timings
+from modelserver.core.errors import Overloaded, RunFailed
+from modelserver.decoder import Picture
+from modelserver.engine.batch_requests import Album, Shared, _serves
+from modelserver.engine.queue import Caller
+from modelserver.engine.service import Evaluation, Timings
 
 
 class FakeService:

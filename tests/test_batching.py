@@ -4,14 +4,14 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from modelserver.batching import Batcher
-from modelserver.errors import (
+from modelserver.core.errors import (
     ModelNotReady,
     OutOfMemory,
     Overloaded,
     RunFailed,
     RunnerDied,
 )
+from modelserver.engine.queue import Batcher
 
 
 class FakeRuns:

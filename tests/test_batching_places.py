@@ -4,8 +4,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from modelserver.batching import Batcher, Caller
-from modelserver.errors import (
+from modelserver.core.errors import (
     ClientGone,
     DeadlinePassed,
     ModelNotReady,
@@ -13,6 +12,7 @@ from modelserver.errors import (
     Overloaded,
     RunFailed,
 )
+from modelserver.engine.queue import Batcher, Caller
 
 
 class Runs:

@@ -13,8 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from modelserver.batching import Batcher, Caller
-from modelserver.errors import (
+from modelserver.core.errors import (
     ClientGone,
     DeadlinePassed,
     ModelNotReady,
@@ -23,6 +22,7 @@ from modelserver.errors import (
     RunFailed,
     RunnerDied,
 )
+from modelserver.engine.queue import Batcher, Caller
 
 ERRORS = st.sampled_from([RunFailed, OutOfMemory, RunnerDied])
 SECONDS = 60  # nothing here takes as long

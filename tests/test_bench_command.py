@@ -10,8 +10,8 @@ from bench_servers import stand_in, unused_url
 from click.testing import CliRunner
 from rich.console import Console
 
-from modelserver import bench, cli
-from modelserver.cli.shared import reporting
+from modelserver.tools import bench, cli
+from modelserver.tools.cli.shared import reporting
 
 
 @pytest.fixture

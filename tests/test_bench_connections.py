@@ -8,9 +8,9 @@ from bench_servers import raw_server, stand_in, unused_url
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import bench
-from modelserver.bench import connections
-from modelserver.bench.errors import BenchError
+from modelserver.tools import bench
+from modelserver.tools.bench import connections
+from modelserver.tools.bench.errors import BenchError
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX: y\r\n\r\nhello"
 

@@ -5,8 +5,8 @@ from bench_servers import TIMING, stand_in
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import bench
-from modelserver.bench import figures
+from modelserver.tools import bench
+from modelserver.tools.bench import figures
 
 OK = 200
 

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from bench_servers import TIMING, raw_server, stand_in, unused_url
 
-from modelserver import bench
-from modelserver.bench import loads
-from modelserver.bench.errors import BenchError
+from modelserver.tools import bench
+from modelserver.tools.bench import loads
+from modelserver.tools.bench.errors import BenchError
 
 LONG = 60.0
 

@@ -7,9 +7,9 @@ import pytest
 from bench_servers import stand_in, unused_url
 from servers import alive
 
-from modelserver import bench
-from modelserver.bench import starting
-from modelserver.bench.errors import BenchError
+from modelserver.tools import bench
+from modelserver.tools.bench import servers
+from modelserver.tools.bench.errors import BenchError
 
 
 class FakeProcess:
@@ -36,7 +36,7 @@ class FakeProcess:
     def wait(self, timeout=None):
         """Wait for its end."""
         if self.stubborn and "kill" not in self.told:
-            raise starting.subprocess.TimeoutExpired("server", timeout)
+            raise servers.subprocess.TimeoutExpired("server", timeout)
         return 0
 
 
@@ -54,29 +54,29 @@ def test_a_server_is_waited_for_while_a_model_loads(states, asked):
     process = FakeProcess()
     with stand_in() as server:
         server.states = [*states]
-        assert starting._settled(process, server.server_port, 60)
+        assert servers._settled(process, server.server_port, 60)
     assert process.polls == 1000 - asked
 
 
 def test_a_server_that_ends_is_not_waited_for():
     """Nor one that is not there by then."""
     port = int(unused_url().rpartition(":")[2])
-    assert not starting._settled(FakeProcess(polls=2), port, 60)
-    assert not starting._settled(FakeProcess(), port, 0)
+    assert not servers._settled(FakeProcess(polls=2), port, 60)
+    assert not servers._settled(FakeProcess(), port, 0)
 
 
 def test_what_is_no_server_of_ours_has_no_states():
     """An answer of another kind is no end of the waiting."""
     with stand_in() as server:
         server.states = [["no", "names"]]
-        assert starting._states(server.server_port) is None
+        assert servers._states(server.server_port) is None
 
 
 def test_a_server_that_does_not_end_is_killed():
     """It gets the time that requests under way may take."""
     calm, stubborn = FakeProcess(), FakeProcess(stubborn=True)
-    starting._end(calm)
-    starting._end(stubborn)
+    servers._end(calm)
+    servers._end(stubborn)
     assert calm.told == ["terminate"]
     assert stubborn.told == ["terminate", "kill"]
 
@@ -90,7 +90,7 @@ def test_a_server_that_does_not_end_is_killed():
 )
 def test_the_last_line_tells_why(said, line):
     """That is where a server says in a sentence why it stops."""
-    assert starting._last_line(said) == line
+    assert servers._last_line(said) == line
 
 
 def test_listening_is_told_from_not():

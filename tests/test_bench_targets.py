@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.formparser import parse_form_data
 
-from modelserver import bench
-from modelserver.bench.errors import BenchError
+from modelserver.tools import bench
+from modelserver.tools.bench.errors import BenchError
 
 URL = "http://127.0.0.1:5000"
 

@@ -17,7 +17,7 @@ from benchmarks import throughput
 from benchmarks.support import graphs, results, servers
 from benchmarks.support.results import find
 from benchmarks.throughput import InProcess
-from modelserver import bench
+from modelserver.tools import bench
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = {path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")} | {

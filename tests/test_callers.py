@@ -7,7 +7,7 @@ import pytest
 from conftest import make_settings
 from flask import Flask, g
 
-from modelserver.errors import BadRequest
+from modelserver.core.errors import BadRequest
 from modelserver.web import callers
 
 

@@ -9,7 +9,7 @@ from conftest import SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.runners.channel import MAX_BYTES, Channel
+from modelserver.core.channels import MAX_BYTES, Channel
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import pytest
 import tiny_graphs
 from conftest import SECONDS
 
-from modelserver import errors
-from modelserver.runners import Arena, Job, child, limits
-from modelserver.runners.channel import Channel
-from modelserver.runners.frames import attach
-from modelserver.runners.protocol import (
+from modelserver.core import errors, process_limits
+from modelserver.core.channels import Channel
+from modelserver.core.frames import Arena, attach
+from modelserver.core.messages import (
     Alive,
     Facts,
     Imported,
+    Job,
     LoadError,
     Place,
     Ran,
@@ -29,6 +29,7 @@ from modelserver.runners.protocol import (
     RunError,
     Said,
 )
+from modelserver.runner import child
 
 
 class FakeSession:
@@ -84,7 +85,9 @@ def no_limits(monkeypatch):
     calls = []
     names = ("forbid_core_dumps", "limit_loading", "lift_loading", "lift_all")
     for name in (*names, "limit_files"):
-        monkeypatch.setattr(limits, name, lambda *_, name=name: calls.append(name))
+        monkeypatch.setattr(
+            process_limits, name, lambda *_, name=name: calls.append(name)
+        )
     return calls
 
 
@@ -344,7 +347,9 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "_exit", lambda _: None)
     tied = []
     # This process is to outlive whoever started it.
-    monkeypatch.setattr(child.limits, "end_with_parent", lambda: tied.append(True))
+    monkeypatch.setattr(
+        child.process_limits, "end_with_parent", lambda: tied.append(True)
+    )
     for graph in (tiny_graphs.saved_model(), tiny_graphs.echo_detector()):
         path = tiny_graphs.write(tmp_path / "m.pb", graph)
         job = Job(name="m", kind="detection", graph=str(path), sidecar=None)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.classification import parse, to_json
-from modelserver.labels import LabelMap, numbered
-from modelserver.options import Options
+from modelserver.tasks.classification import parse, to_json
+from modelserver.tasks.labels import LabelMap, numbered
+from modelserver.tasks.options import Options
 
 LABELS = LabelMap({1: "cat", 2: "dog", 3: "okapi"})
 

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from modelserver import cli, zoo
-from modelserver.cli.shared import reporting
-from modelserver.errors import InstallError
+from modelserver.core.errors import InstallError
+from modelserver.tools import zoo
+from modelserver.tools.cli import main
+from modelserver.tools.cli.shared import reporting
 
 
 class FakeZoo:
@@ -50,7 +51,7 @@ def fake(monkeypatch):
 
 def call(*arguments):
     """Call the command line."""
-    return CliRunner().invoke(cli.main, ["models", *arguments])
+    return CliRunner().invoke(main, ["models", *arguments])
 
 
 BOTH = [(name, "models") for name in zoo.names()]

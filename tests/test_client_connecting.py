@@ -6,7 +6,7 @@ import httpx
 import pytest
 from bench_servers import stand_in
 
-from modelserver.client import AsyncClient, Client, connecting
+from modelserver.client import AsyncClient, Client, connections
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -21,7 +21,7 @@ def no_proxies(monkeypatch):
 
 def options(url):
     """What the transport to a server is made with."""
-    return connecting.Server.of(url, None, 1.0).options()
+    return connections.Server.of(url, None, 1.0).options()
 
 
 def test_certificates_are_read_for_tls_only():
@@ -59,7 +59,7 @@ def test_a_request_goes_through_the_proxy(monkeypatch, kind):
 
 def test_timeouts_are_for_each_step_but_a_free_connection():
     """Threads that share a client do not wait for each other."""
-    server = connecting.Server.of("http://h", None, 2.5)
+    server = connections.Server.of("http://h", None, 2.5)
     timeout = server.extensions["timeout"]
     assert timeout == {"connect": 2.5, "read": 2.5, "write": 2.5, "pool": None}
     assert options("http://h")["limits"].max_connections is None
@@ -68,4 +68,4 @@ def test_timeouts_are_for_each_step_but_a_free_connection():
 @pytest.mark.parametrize("url", ["http://h:80/a?b#c", "http://h/a/"])
 def test_only_host_and_path_of_a_url_count(url):
     """A query or a slash at its end would end up in the middle."""
-    assert connecting.Server.of(url, None, 1.0).url == httpx.URL("http://h/a")
+    assert connections.Server.of(url, None, 1.0).url == httpx.URL("http://h/a")

@@ -11,7 +11,7 @@ from conftest import photo
 
 from modelserver import client
 from modelserver.client import Client, folders
-from modelserver.client.pacing import Pace
+from modelserver.client.pace import Pace
 
 NAMES = [f"{number}.jpg" for number in range(9)]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import wait_for
 
-from modelserver.client.pacing import Pace, Stopped
+from modelserver.client.pace import Pace, Stopped
 
 
 def test_so_many_at_a_time_and_no_more():

@@ -13,8 +13,8 @@ from PIL import Image
 from servers import ROOT, started
 from tiny_graphs import write
 
-from modelserver import cli
 from modelserver.client import Client, NotFound, Rejected, Unauthorized
+from modelserver.tools.cli import main
 
 pytestmark = pytest.mark.real
 
@@ -87,7 +87,7 @@ def test_the_documents_command_runs(urls, place, monkeypatch):
     (line,) = re.findall(r"^python -m modelserver (predict .*)$", TEXT, re.MULTILINE)
     monkeypatch.chdir(place)
     words = [*shlex.split(line), "--url", urls["5000"]]
-    result = CliRunner().invoke(cli.main, words)
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert (place / "found.json").exists()
 

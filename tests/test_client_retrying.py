@@ -16,7 +16,7 @@ from servers import wait_for
 from modelserver import client
 from modelserver.client import Policy
 from modelserver.client.errors import refusal
-from modelserver.client.retrying import Attempts, retry_after_s
+from modelserver.client.retries import Attempts, retry_after_s
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 

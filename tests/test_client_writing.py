@@ -22,7 +22,7 @@ from modelserver.client import (
     writer,
 )
 from modelserver.client.errors import refusal
-from modelserver.client.writing import CSV_COLUMNS
+from modelserver.client.writers import CSV_COLUMNS
 
 # csv reads no null byte before Python 3.11; no file's name has one, and no label should.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

@@ -17,7 +17,9 @@ def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
 def nvmlDeviceGetName(handle): return "NVIDIA L4"
 def nvmlDeviceGetMigMode(handle): raise NVMLError
 """
-COUNTS = "from modelserver.runners.cards import survey; print(len(survey().cards))"
+COUNTS = (
+    "from modelserver.engine.runners.cards import survey; print(len(survey().cards))"
+)
 
 
 def cards(code, tmp_path):

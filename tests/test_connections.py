@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from modelserver.web.connections import (
+from modelserver.web.server.connections import (
     LINGER_BYTES,
     LINGER_S,
     Lingering,

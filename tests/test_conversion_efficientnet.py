@@ -6,8 +6,8 @@ import tensorflow as tf
 import torch_files as made
 from graph_runs import run
 
-from modelserver.conversion import efficientnet
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import efficientnet
 
 # Output channels of the blocks; equal neighbours with stride 1 are added up.
 CHANNELS = (3, 4, 4, 5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 8, 9)

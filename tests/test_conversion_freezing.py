@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from modelserver.conversion import freezing
+from modelserver.tools.importing import freezing
 
 v1 = tf.compat.v1
 

@@ -3,8 +3,8 @@
 import pytest
 import tensorflow as tf
 
-from modelserver.conversion import graph_models
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import graph_models
 
 v1 = tf.compat.v1
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from graph_runs import run
 
-from modelserver.conversion.graphdefs import GraphWriter
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing.graphdefs import GraphWriter
 
 FLOAT = np.dtype(np.float32)
 

@@ -10,9 +10,9 @@ import tiny_graphs
 from conftest import noise, photo
 from graph_runs import run
 
-from modelserver.conversion import importing, opened, parity, ssdlite
-from modelserver.conversion.importing import Wish, import_model
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import importer, parity, source_models, ssdlite
+from modelserver.tools.importing.importer import Wish, import_model
 
 pytestmark = [
     pytest.mark.real,
@@ -48,7 +48,7 @@ def test_a_tensorflow_2_detector_is_brought(tmp_path, folder):
     assert "LoopCond" in ops
     assert "NonMaxSuppressionV3" in ops
     assert not ops & {"VarHandleOp", "StatefulPartitionedCall", "While"}
-    assert [done for done, _, _ in steps] == list(range(importing.STEPS + 1))
+    assert [done for done, _, _ in steps] == list(range(importer.STEPS + 1))
 
 
 def test_a_converted_detector_answers_as_its_original(tmp_path, folder):
@@ -185,7 +185,7 @@ def test_another_answer_is_refused_and_nothing_is_written(
 ):
     """A graph that answers otherwise than the original never gets into the folder."""
     source = made.old_detector(tmp_path / "source")
-    plain = opened.session_run
+    plain = source_models.session_run
 
     def lying(*parts):
         honest = plain(*parts)
@@ -194,7 +194,7 @@ def test_another_answer_is_refused_and_nothing_is_written(
             for name, array in honest(fed).items()
         }
 
-    monkeypatch.setattr("modelserver.conversion.saved_models.session_run", lying)
+    monkeypatch.setattr("modelserver.tools.importing.saved_models.session_run", lying)
     with pytest.raises(ConversionError, match="answers otherwise on a scene: class 1"):
         bring(source, folder)
     assert files(folder) == []
@@ -314,7 +314,7 @@ def test_parity_is_that_of_probabilities_for_logits():
 
 def tiny_signature(*, softmax):
     """A classifier's signature."""
-    from modelserver.signatures import Signature
+    from modelserver.core.signatures import Signature
 
     return Signature(
         kind="classification",

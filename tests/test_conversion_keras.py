@@ -6,9 +6,9 @@ import foreign_models as made
 import h5py
 import pytest
 
-from modelserver.conversion import keras2_files
-from modelserver.conversion.importing import Wish, import_model
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import keras2_files
+from modelserver.tools.importing.importer import Wish, import_model
 
 pytestmark = [
     pytest.mark.real,

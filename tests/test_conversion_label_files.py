@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import labels
-from modelserver.conversion import label_files
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tasks import labels
+from modelserver.tools.importing import label_files
 
 ANT_BEE = {0: "ant", 1: "bee"}
 FORMATS = {

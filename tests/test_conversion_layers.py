@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelserver.conversion import keras2_files, layers_models, tfjs_files
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import keras2_files, layers_models, tfjs_files
 
 pytestmark = [
     pytest.mark.real,

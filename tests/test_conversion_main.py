@@ -4,8 +4,8 @@ import numpy as np
 import tfjs_models as made
 from click.testing import CliRunner
 
-from modelserver.conversion import ssdlite
-from modelserver.conversion.__main__ import main
+from modelserver.tools.importing import ssdlite
+from modelserver.tools.importing.__main__ import main
 
 
 def detector(folder):

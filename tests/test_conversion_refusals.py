@@ -9,15 +9,21 @@ import tensorflow as tf
 import tfjs_models
 from tiny_graphs.building import building, v1
 
-from modelserver.conversion import freezing, graph_models, roles, saved_models, tfjs
-from modelserver.conversion.opened import (
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import (
+    freezing,
+    graph_models,
+    roles,
+    saved_models,
+    tfjs,
+)
+from modelserver.tools.importing.scalings import known_scaling
+from modelserver.tools.importing.source_models import (
     MAX_QUOTED,
     Opened,
     plain_session,
     shortened,
 )
-from modelserver.conversion.scalings import known_scaling
-from modelserver.errors import ConversionError
 
 FOUR = ["detection_boxes", "detection_classes", "detection_scores", "num_detections"]
 

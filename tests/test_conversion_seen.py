@@ -7,10 +7,10 @@ import layers_files
 import pytest
 import tensorflow as tf
 
-from modelserver import exports
-from modelserver.conversion.importing import Wish, import_model
-from modelserver.conversion.seen import by_layers
-from modelserver.errors import ConversionError
+from modelserver.core import exports
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing.importer import Wish, import_model
+from modelserver.tools.importing.keras_notes import by_layers
 
 pytestmark = [
     pytest.mark.real,

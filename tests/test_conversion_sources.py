@@ -13,8 +13,8 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tiny_graphs.building import building, v1
 
-from modelserver.conversion import importing, sources
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import importer, sources
 
 pytestmark = [
     pytest.mark.real,
@@ -104,9 +104,9 @@ def test_labels_of_everybodys_temporary_files_are_not_an_archives(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         for path in source.rglob("*"):
             file.write(path, path.relative_to(source))
-    wish = importing.Wish()
+    wish = importer.Wish()
     with sources.opened(tmp_path / "x.zip") as (original, found):
-        assert importing._with_labels(wish, original, found) == (wish, ())
+        assert importer._with_labels(wish, original, found) == (wish, ())
 
 
 def archive(tmp_path, **members):

@@ -5,8 +5,8 @@ import pytest
 import tfjs_models as made
 from graph_runs import run
 
-from modelserver.conversion import ssdlite
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import ssdlite
 
 OUTPUTS = ["detection_boxes", "detection_scores", "detection_classes", "num_detections"]
 BOXES = np.array(

@@ -7,9 +7,9 @@ import pytest
 import tfjs_models as made
 from graph_runs import run
 
-from modelserver.conversion import tfjs
-from modelserver.conversion.graphdefs import GraphWriter
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import tfjs
+from modelserver.tools.importing.graphdefs import GraphWriter
 
 
 def value(folder):

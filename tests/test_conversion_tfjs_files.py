@@ -9,8 +9,8 @@ import tfjs_models as made
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelserver.conversion import tfjs, tfjs_files
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import tfjs, tfjs_files
 
 VALUE = np.arange(4, dtype=np.float32)
 

@@ -7,10 +7,10 @@ import tensorflow as tf
 import tfjs_models
 from graph_runs import run
 
-from modelserver.conversion import tfjs
-from modelserver.conversion.graphdefs import GraphWriter
-from modelserver.conversion.tfjs_fused import unfused
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import tfjs
+from modelserver.tools.importing.graphdefs import GraphWriter
+from modelserver.tools.importing.tfjs_fused import unfused
 
 STEPS = {
     "Prelu": lambda x: tf.nn.relu(x) - made.weights(3, seed=5) * tf.nn.relu(-x),

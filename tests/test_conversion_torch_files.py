@@ -8,8 +8,8 @@ import torch_files as made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.conversion.torch_files import read_state
-from modelserver.errors import ConversionError
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing.torch_files import read_state
 
 TENSORS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import cuda
-from modelserver.cuda.builds import Build
-from modelserver.cuda.elf import read_dynamic
+from modelserver.core import cuda
+from modelserver.core.cuda.builds import Build
+from modelserver.core.cuda.elf import read_dynamic
 
 ROOT = Path(__file__).parent.parent
 # What the pinned TensorFlow misses; the test below says when that is to be looked at.

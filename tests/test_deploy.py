@@ -17,9 +17,9 @@ from conftest import photo
 from servers import SECONDS, started, wait_for
 
 from benchmarks.support.nginx import CONF, NGINX, conf, nginx
-from modelserver.settings import Settings
+from modelserver.core.settings import Settings
 from modelserver.web.factory import DEFAULT_PORTS
-from modelserver.web.serving import START_FAILED, options
+from modelserver.web.server.config import START_FAILED, options
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy" / "modelserver.service"

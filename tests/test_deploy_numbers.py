@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.metrics import Metrics, ModelNumbers
-from modelserver.registry import Stage
+from modelserver.core.metrics import Metrics, ModelNumbers
+from modelserver.engine.catalogue import Stage
 
 ROOT = Path(__file__).parent.parent
 ALERTS = ROOT / "deploy" / "prometheus-alerts.yml"

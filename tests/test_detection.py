@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from modelserver.detection import detections_of, parse, shortest, to_json
-from modelserver.labels import LabelMap, numbered
-from modelserver.options import MOST
-from modelserver.signatures import Signature
+from modelserver.core.signatures import Signature
+from modelserver.tasks.detection import detections_of, parse, shortest, to_json
+from modelserver.tasks.labels import LabelMap, numbered
+from modelserver.tasks.options import MOST
 
 LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})
 

@@ -6,10 +6,11 @@ import tensorflow as tf
 import tiny_graphs
 from conftest import SECONDS
 
-from modelserver import cuda, errors, findings
-from modelserver.runners import InlineRunner, Job
-from modelserver.sessions import Given, ModelSession, devices
-from modelserver.sessions.faults import Faults, at_load
+from modelserver.core import cuda, errors, findings
+from modelserver.core.messages import Job
+from modelserver.runner.inline import InlineRunner
+from modelserver.runner.sessions import Given, ModelSession, devices
+from modelserver.runner.sessions.faults import Faults, at_load
 
 BUILD = cuda.Build(
     folder="x", told=True, cuda="12.5.1", capabilities=("sm_60", "sm_80", "compute_90")

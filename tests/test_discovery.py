@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver.discovery import ModelFiles, discover, hint
-from modelserver.errors import ModelError
+from modelserver.core.errors import ModelError
+from modelserver.engine.discovery import ModelFiles, discover, hint
 
 GRAPH = {"detection": ".frozen.pb", "classification": ".pb"}
 LABELS = {"detection": ".label_map.pbtxt", "classification": ".pbtxt"}
@@ -430,7 +430,7 @@ def test_a_fingerprint_sees_each_change(tmp_path):
 
 def test_a_digest_is_that_of_the_bytes(tmp_path, monkeypatch):
     """The digest depends on each file's bytes and role, not on names or times."""
-    monkeypatch.setattr("modelserver.discovery.files._CHUNK_BYTES", 2)
+    monkeypatch.setattr("modelserver.engine.discovery.files._CHUNK_BYTES", 2)
     model = one(tmp_path, "m.pb", "m.pbtxt")
     first = model.digest()
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in model.paths]
@@ -492,7 +492,7 @@ def test_any_folder_can_be_looked_at(listing):
 
 def test_discovery_needs_no_framework():
     """Looking for models imports neither TensorFlow nor protobuf."""
-    code = "import modelserver.discovery, sys; print('google.protobuf' in sys.modules)"
+    code = "import modelserver.engine.discovery, sys; print('google.protobuf' in sys.modules)"
     import subprocess
 
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

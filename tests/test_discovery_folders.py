@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from modelserver.discovery import discover, foreign
-from modelserver.errors import ModelError
+from modelserver.core.errors import ModelError
+from modelserver.engine.discovery import discover, foreign_files
 
 ITEM = b'item { id: 1 name: "cat" }\n'
 GRAPH_TEXT = b'node {\n  name: "image_tensor"\n  op: "Placeholder"\n}\n'
@@ -246,9 +246,9 @@ def test_a_folder_of_annotations_costs_a_look_little(tmp_path, monkeypatch):
     """Not each of its files is read, again and again, for what it might describe."""
     fill(tmp_path / "coco", *(f"{number}.json" for number in range(200)))
     read = []
-    opening = foreign.open_file
+    opening = foreign_files.open_file
     monkeypatch.setattr(
-        foreign, "open_file", lambda *at: (read.append(at), opening(*at))[1]
+        foreign_files, "open_file", lambda *at: (read.append(at), opening(*at))[1]
     )
     assert discover(tmp_path, "detection").foreign == ()
     assert 0 < len(read) <= 64

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelserver import discovery
+from modelserver.engine import discovery
 
 
 def found(folder, kind="detection", **files):

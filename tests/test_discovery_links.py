@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from modelserver.discovery import discover, following
-from modelserver.errors import ModelError
+from modelserver.core.errors import ModelError
+from modelserver.engine.discovery import discover, links
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_volume_of_kubernetes_is_served_and_a_new_version_seen(folder):
 def test_a_swap_while_files_are_opened_gives_all_old_or_all_new(folder, monkeypatch):
     volume(folder, "v1", b"one")
     files = only(folder)
-    really, opened = following.open_file, []
+    really, opened = links.open_file, []
 
     def swapping(root, name):
         opened.append(name)
@@ -70,7 +70,7 @@ def test_a_swap_while_files_are_opened_gives_all_old_or_all_new(folder, monkeypa
             volume(folder, "v2", b"two")
         return descriptor
 
-    monkeypatch.setattr("modelserver.discovery.files.open_file", swapping)
+    monkeypatch.setattr("modelserver.engine.discovery.files.open_file", swapping)
     assert contents(files) == [b"two", b"two"]
     assert len(opened) == 4
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_graphs
 from click.testing import CliRunner
 
-from modelserver import cli
+from modelserver.tools.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -24,7 +24,7 @@ def commands(page):
 
 def outcome(arguments):
     """Call the command line, which must be content."""
-    result = CliRunner().invoke(cli.main, arguments, env={"ISOLATION": "inline"})
+    result = CliRunner().invoke(main, arguments, env={"ISOLATION": "inline"})
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -70,7 +70,7 @@ def test_every_option_of_a_page_is_there(page):
     options = {
         option
         for name in pages[page]
-        for parameter in cli.main.get_command(None, name).params
+        for parameter in main.get_command(None, name).params
         for option in parameter.opts
         if option.startswith("--")
     }

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import photo
 from servers import ROOT, SECONDS, started, wait_for
 
-from modelserver import cli
+from modelserver.tools.cli import main
 
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
 PROGRAM = ["python", "-m", "modelserver"]
@@ -181,7 +181,7 @@ def run(command, place):
     """Run a command in the reader's folder; returns what it printed."""
     words = shlex.split(command)
     if words[:3] == PROGRAM:
-        result = CliRunner().invoke(cli.main, words[3:], env={"ISOLATION": "inline"})
+        result = CliRunner().invoke(main, words[3:], env={"ISOLATION": "inline"})
         assert result.exit_code == 0, f"{command}\n{result.output}"
         return result.output
     path = f"{place / 'bin'}:{os.environ['PATH']}"

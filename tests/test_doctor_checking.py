@@ -9,9 +9,9 @@ import tiny_graphs
 from click.testing import CliRunner
 from conftest import make_settings, photo
 
-from modelserver import cli
-from modelserver.doctor import FolderReport, check_folder
-from modelserver.doctor.checking import Photo
+from modelserver.tools.cli import main
+from modelserver.tools.doctor import FolderReport, check_folder
+from modelserver.tools.doctor.checks import Photo
 
 LABELS = 'item { id: %d name: "%s" }\n'
 RED = photo((255, 0, 0))
@@ -180,7 +180,7 @@ def test_a_model_that_crashes_is_a_finding_and_no_more(folder):
 def call(folder, *arguments):
     """Call the command line."""
     environ = {"ISOLATION": "inline", "MODEL_FOLDER": str(folder)}
-    return CliRunner().invoke(cli.main, ["check", *map(str, arguments)], env=environ)
+    return CliRunner().invoke(main, ["check", *map(str, arguments)], env=environ)
 
 
 def test_exit_codes_are_for_ci(folder, tmp_path):
@@ -207,6 +207,6 @@ def test_json_is_the_report(folder):
 
 def test_a_setting_that_is_wrong_is_one_sentence(folder):
     """The server's own settings hold."""
-    result = CliRunner().invoke(cli.main, ["check"], env={"MIN_CONFIDENCE": "7"})
+    result = CliRunner().invoke(main, ["check"], env={"MIN_CONFIDENCE": "7"})
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: MIN_CONFIDENCE")

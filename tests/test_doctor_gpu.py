@@ -9,14 +9,14 @@ from bench_servers import stand_in
 from click.testing import CliRunner
 from conftest import photo
 
-from modelserver import cli, cuda
-from modelserver.cli import inspecting, predicting
 from modelserver.client.results import ModelInfo
-from modelserver.cuda import Build, Library, Report
-from modelserver.doctor import gpu
-from modelserver.runners.cards import Memory, Survey
-from modelserver.runners.probe import Told
-from modelserver.runners.visible import Card
+from modelserver.core import cuda
+from modelserver.core.cuda import Build, Library, Report
+from modelserver.engine.runners.cards import Memory, Survey
+from modelserver.engine.runners.probe import Told
+from modelserver.engine.runners.visible_cards import Card
+from modelserver.tools.cli import inspect, main, predict
+from modelserver.tools.doctor import gpu
 
 GIB = 1 << 30
 L4 = Card("GPU-1", "GPU 0", "NVIDIA L4", 0, "GPU-1")
@@ -250,24 +250,24 @@ def test_variables_that_decide_about_cards_are_told(machine):
 def test_the_command_prints_and_exits(machine, monkeypatch):
     """Plain lines or JSON; 1 where no card is used."""
     machine.patch(monkeypatch)
-    plain = CliRunner().invoke(cli.main, ["doctor", "gpu"])
+    plain = CliRunner().invoke(main, ["doctor", "gpu"])
     assert (plain.exit_code, plain.stdout.splitlines()[-1]) == (
         0,
         "TensorFlow uses a card.",
     )
-    told = json.loads(CliRunner().invoke(cli.main, ["doctor", "gpu", "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(main, ["doctor", "gpu", "--json"]).stdout)
     assert told["cards"][0]["tensorflow"] == "GPU 0: NVIDIA L4"
     assert told["libraries"][1]["how"] == "opened"
     nvml_fails(machine)
     machine.patch(monkeypatch)
-    failed = CliRunner().invoke(cli.main, ["doctor", "gpu", "--json"])
+    failed = CliRunner().invoke(main, ["doctor", "gpu", "--json"])
     assert failed.exit_code == 1
     assert "mismatch" in json.loads(failed.stdout)["problems"][0]
 
 
 def check(*words):
     """Call ``check``."""
-    return CliRunner().invoke(cli.main, ["check", *map(str, words)])
+    return CliRunner().invoke(main, ["check", *map(str, words)])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def check(*words):
 def test_checking_on_a_card_takes_one(folder, monkeypatch, survey, said):
     """Without a card ``check --gpu`` runs nothing on the CPU instead."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspecting.cards, "survey", lambda: survey)
+    monkeypatch.setattr(inspect.cards, "survey", lambda: survey)
     result = check(folder, "--gpu")
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -292,7 +292,7 @@ def test_checking_on_a_card_takes_one(folder, monkeypatch, survey, said):
 def test_a_model_that_would_fall_back_does_not_pass(folder, monkeypatch):
     """NVML lists a card and TensorFlow does not use it: an error, with its reason."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspecting.cards, "survey", lambda: Survey((L4,)))
+    monkeypatch.setattr(inspect.cards, "survey", lambda: Survey((L4,)))
     result = check(folder, "--gpu", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
@@ -305,7 +305,7 @@ def test_a_model_that_would_fall_back_does_not_pass(folder, monkeypatch):
 def test_checking_is_on_the_cpu_unless_asked(folder, monkeypatch):
     """A card that may be busy is not touched, and not even asked for."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspecting.cards, "survey", None)
+    monkeypatch.setattr(inspect.cards, "survey", None)
     monkeypatch.setenv("ISOLATION", "inline")
     result = check(folder, "--json")
     assert [one["device"] for one in json.loads(result.stdout)["models"]] == ["CPU"]
@@ -325,11 +325,11 @@ def test_predicting_on_a_card_asks_the_server(
     """``predict --gpu`` sends no photo to a model that is on the CPU."""
     (tmp_path / "a.jpg").write_bytes(photo())
     told = ModelInfo("net", "detection", "READY", None, None, {"device": device})
-    monkeypatch.setattr(predicting.Client, "models", lambda _self: [told])
+    monkeypatch.setattr(predict.Client, "models", lambda _self: [told])
     with stand_in() as server:
         server.answer = lambda _number: (200, b"[]")
         words = ["predict", str(tmp_path), "--model", "net", "--url", server.url]
-        result = CliRunner().invoke(cli.main, [*words, "--gpu"])
+        result = CliRunner().invoke(main, [*words, "--gpu"])
         assert result.exit_code == code, result.output
         assert said in result.stderr
         assert len(server.posts) == (0 if code else 1)
@@ -337,7 +337,7 @@ def test_predicting_on_a_card_asks_the_server(
 
 def test_this_machine_can_be_asked_whatever_it_has():
     """Without doubles: the tests see no card, and the report says that and why."""
-    result = CliRunner().invoke(cli.main, ["doctor", "gpu"])
+    result = CliRunner().invoke(main, ["doctor", "gpu"])
     assert result.exit_code == 1, result.output
     assert "what is wrong\n  1. " in result.stdout
     assert "CUDA_VISIBLE_DEVICES='-1'" in result.stdout

@@ -15,10 +15,10 @@ import tiny_graphs
 from click.testing import CliRunner
 from tiny_graphs.building import building, file_of, v1
 
-from modelserver import cli
-from modelserver.doctor.inspecting import inspect, kind_of, sidecar_of
-from modelserver.doctor.reports import GraphReport
-from modelserver.errors import GraphError, ModelError
+from modelserver.core.errors import GraphError, ModelError
+from modelserver.tools.cli import main
+from modelserver.tools.doctor.inspection import inspect, kind_of, sidecar_of
+from modelserver.tools.doctor.reports import GraphReport
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,7 +88,7 @@ def test_parameters_are_the_floats_of_constants(tmp_path):
 def test_a_refused_op_is_counted_and_the_graph_not_imported(tmp_path, monkeypatch):
     """TensorFlow never sees it."""
     path = put(tmp_path, "x.pb", refused_op())
-    monkeypatch.setattr("modelserver.graphs.import_graph", None)
+    monkeypatch.setattr("modelserver.runner.graphs.import_graph", None)
     report = inspect(path)
     assert [(one.op, one.nodes) for one in report.refused] == [("WriteFile", 2)]
     assert "WriteFile" in report.error
@@ -152,7 +152,7 @@ def test_the_name_tells_the_task_and_the_sidecar():
 
 def call(*arguments):
     """Call the command line."""
-    return CliRunner().invoke(cli.main, ["inspect", *map(str, arguments)])
+    return CliRunner().invoke(main, ["inspect", *map(str, arguments)])
 
 
 def test_the_command_prints_a_table(tmp_path):

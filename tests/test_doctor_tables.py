@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from modelserver.doctor import FolderReport, GraphReport, graph_tables
-from modelserver.doctor.reports import ModelReport, Refused
-from modelserver.doctor.tables import folder_tables
-from modelserver.findings import found
-from modelserver.signatures import Signature
+from modelserver.core.findings import found
+from modelserver.core.signatures import Signature
+from modelserver.tools.doctor import FolderReport, GraphReport, graph_tables
+from modelserver.tools.doctor.reports import ModelReport, Refused
+from modelserver.tools.doctor.tables import folder_tables
 
 
 def printed(tables):

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from conftest import make_settings, photo
 from PIL import Image
 
-from modelserver import cli
-from modelserver.doctor import try_scalings
-from modelserver.doctor.checking import Photo
-from modelserver.doctor.showing import picture_fed
-from modelserver.doctor.trying import candidates
+from modelserver.tools.cli import main
+from modelserver.tools.doctor import try_scalings
+from modelserver.tools.doctor.checks import Photo
+from modelserver.tools.doctor.photo_trials import candidates
+from modelserver.tools.doctor.previews import picture_fed
 
 LABELS = "red\ngreen\nblue\n"
 DIM = Photo("dim.png", photo((90, 30, 30)))
@@ -84,7 +84,7 @@ def test_a_server_that_requires_a_gpu_is_helped_on_the_cpu(folder, model):
     assert report.tries[0].sees
     assert "8 x 8 RGB" in picture_fed(model, None, required, DIM)[1]
     asked = ["check", str(folder), "--photo", str(model), "--label", "red", "--gpu"]
-    result = CliRunner().invoke(cli.main, asked)
+    result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2
     assert "is not for --gpu" in result.output
 
@@ -101,10 +101,10 @@ def test_the_command_prints_it(model, monkeypatch, tmp_path, label, code):
     monkeypatch.setenv("ISOLATION", "inline")
     shown = tiny_graphs.write(tmp_path / "dim.png", DIM.data)
     asked = ["check", str(model.parent), "--photo", str(shown), "--label", label]
-    result = CliRunner().invoke(cli.main, asked)
+    result = CliRunner().invoke(main, asked)
     assert result.exit_code == code
     assert ("-1..1 RGB" in result.output) == (code == 0)
-    assert CliRunner().invoke(cli.main, ["check", "--label", "x"]).exit_code == 2
+    assert CliRunner().invoke(main, ["check", "--label", "x"]).exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_the_command_writes_it(model, monkeypatch, tmp_path):
     monkeypatch.setenv("ISOLATION", "inline")
     given = tiny_graphs.write(tmp_path / "red.png", DIM.data)
     asked = ["inspect", str(model), "--photo", str(given)]
-    assert CliRunner().invoke(cli.main, asked).exit_code == 2
+    assert CliRunner().invoke(main, asked).exit_code == 2
     out = tmp_path / "out.png"
-    result = CliRunner().invoke(cli.main, [*asked, "--out", str(out)])
+    result = CliRunner().invoke(main, [*asked, "--out", str(out)])
     assert result.exit_code == 0
     assert "8 x 8 RGB" in result.output
     with Image.open(out) as picture:

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from modelserver import cuda
-from modelserver.runners import environment, inline
+from modelserver.core import cuda
+from modelserver.engine.runners import environment
+from modelserver.runner import inline
 
 MIXED = cuda.Library(
     name="libcublas.so.12",
@@ -87,7 +88,7 @@ def test_what_tensorflow_would_miss_is_opened_before_it(
 
     monkeypatch.setattr(cuda, "preload", preload)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    monkeypatch.setitem(sys.modules, "modelserver.sessions", cuda)
+    monkeypatch.setitem(sys.modules, "modelserver.runner.sessions", cuda)
     inline.import_tensorflow(gpu)
     assert calls == [False] * times
     told = "libcublas.so.12 is taken from /wheel: LD_LIBRARY_PATH has another one: /sys"

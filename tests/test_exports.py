@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import exports
-from modelserver.errors import ModelError
+from modelserver.core import exports
+from modelserver.core.errors import ModelError
 
 OLD_MANIFEST = {
     "DomainType": "Classification",

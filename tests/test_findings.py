@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import findings
-from modelserver.discovery import ModelFiles
-from modelserver.labels import LabelMap, numbered
-from modelserver.signatures import Evidence, Signature
+from modelserver.core import findings
+from modelserver.core.signatures import Evidence, Signature
+from modelserver.engine.discovery import ModelFiles
+from modelserver.tasks.labels import LabelMap, numbered
 
 ROOT = Path(__file__).parent.parent
 

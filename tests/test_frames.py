@@ -13,8 +13,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from modelserver.errors import Overloaded
-from modelserver.runners.frames import Arena, attach
+from modelserver.core.errors import Overloaded
+from modelserver.core.frames import Arena, attach
 
 PAGE = mmap.PAGESIZE
 

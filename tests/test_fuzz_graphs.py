@@ -11,10 +11,10 @@ import tiny_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver.errors import GraphError, LabelMapError, SidecarError
-from modelserver.graphs import read_checked_graph
-from modelserver.labels import read_labels
-from modelserver.signatures import read_sidecar
+from modelserver.core.errors import GraphError, LabelMapError, SidecarError
+from modelserver.core.signatures import read_sidecar
+from modelserver.runner.graphs import read_checked_graph
+from modelserver.tasks.labels import read_labels
 
 GRAPHS = (
     tiny_graphs.echo_detector(),

@@ -8,9 +8,13 @@ from conftest import photo, post
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.detection import Detection
-from modelserver.golden import ExpectedDetection, class_differs, detections_differ
-from modelserver.registry import Stage
+from modelserver.engine.catalogue import Stage
+from modelserver.engine.self_test import (
+    ExpectedDetection,
+    class_differs,
+    detections_differ,
+)
+from modelserver.tasks.detection import Detection
 
 CAT = Detection(1, "cat", 0.9, (0.1, 0.2, 0.5, 0.6))
 DOG = Detection(2, "dog", 0.85, (0.5, 0.5, 1.0, 1.0))
@@ -138,7 +142,7 @@ def test_what_the_server_answered_is_what_is_expected(kind, path, golden, folder
 
 
 def discovered(folder, kind):
-    from modelserver import discovery
+    from modelserver.engine import discovery
 
     (files,) = discovery.discover(folder, kind).models
     return files
@@ -170,7 +174,7 @@ def test_a_model_that_gets_it_wrong_does_not_serve(kind, expected, words, golden
 
 def test_an_answer_that_is_gone_by_now_is_the_models_failure(golden, monkeypatch):
     """It was there when the folder was looked at."""
-    from modelserver.models import Loader
+    from modelserver.engine.models import Loader
 
     load = Loader.__call__
 
@@ -194,8 +198,8 @@ def test_an_evaluation_that_takes_too_long_is_the_models_failure(golden, monkeyp
     """As long as a load may take."""
     from concurrent.futures import Future
 
-    monkeypatch.setattr("modelserver.models.Model.submit", lambda *_: Future())
-    monkeypatch.setattr("modelserver.models.Model.close", lambda _: None)
+    monkeypatch.setattr("modelserver.engine.models.Model.submit", lambda *_: Future())
+    monkeypatch.setattr("modelserver.engine.models.Model.close", lambda _: None)
     _, entry = golden("classification", {"class": "x"}, LOAD_TIMEOUT_S=1)
     assert entry.reason == "m.test.png was not evaluated within 1 s."
 
@@ -205,7 +209,7 @@ def test_a_process_that_dies_over_it_is_told_apart_from_a_wrong_answer(
     how, outside, tmp_path
 ):
     """Who is killed from outside may do better next time."""
-    from modelserver.errors import ModelCrashed, RunnerDied
+    from modelserver.core.errors import ModelCrashed, RunnerDied
 
     with pytest.raises(ModelCrashed, match=how) as crash:
         evaluated(tmp_path, RunnerDied(), how)
@@ -217,8 +221,8 @@ def evaluated(folder, error, how="", device="CPU"):
     from concurrent.futures import Future
     from types import SimpleNamespace
 
-    from modelserver.discovery import ModelFiles
-    from modelserver.golden import check
+    from modelserver.engine.discovery import ModelFiles
+    from modelserver.engine.self_test import check
 
     image, expected = folder / "m.test.png", folder / "m.expected.json"
     image.write_bytes(photo())
@@ -238,7 +242,12 @@ def evaluated(folder, error, how="", device="CPU"):
 
 def test_a_card_that_fails_over_it_is_not_the_files_fault(tmp_path):
     """The load is tried again; a CPU has the same memory next time."""
-    from modelserver.errors import DeviceFailed, ModelError, OutOfMemory, RunnerDied
+    from modelserver.core.errors import (
+        DeviceFailed,
+        ModelError,
+        OutOfMemory,
+        RunnerDied,
+    )
 
     lost = "SIGKILL: its GPU's context was lost: CUDA_ERROR_ILLEGAL_ADDRESS"
     with pytest.raises(DeviceFailed, match="context was lost"):

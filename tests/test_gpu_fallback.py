@@ -10,9 +10,9 @@ import pytest
 import tiny_graphs
 from conftest import SECONDS, make_settings
 
-from modelserver.registry import Stage
-from modelserver.runners import cards
-from modelserver.runners.visible import Card
+from modelserver.engine.catalogue import Stage
+from modelserver.engine.runners import cards
+from modelserver.engine.runners.visible_cards import Card
 from modelserver.web.factory import create_app
 
 CARD = Card("GPU-1234", "GPU 3", "NVIDIA L4", 3, "GPU-1234")
@@ -95,9 +95,10 @@ def test_a_machine_without_cards_says_nothing(found, machine, caplog):
 
 def test_a_model_that_requires_a_card_is_tried_again(machine, monkeypatch):
     """A card that is lost is no fault of the model's files."""
-    monkeypatch.setattr("modelserver.runners.probe.ask", lambda _cards: "")
+    monkeypatch.setattr("modelserver.engine.runners.probe.ask", lambda _cards: "")
     monkeypatch.setattr(
-        "modelserver.recovery.Recovery.after_death", lambda *_: (600.0, True)
+        "modelserver.engine.catalogue.recovery.Recovery.after_death",
+        lambda *_: (600.0, True),
     )
     found = cards.Survey((CARD,))
     client = machine(found, ISOLATION="inline", REQUIRE_GPU="true")

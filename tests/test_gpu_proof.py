@@ -35,8 +35,8 @@ from benchmarks.gpu_proof import (
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
 from benchmarks.support import servers
-from modelserver.runners.cards import Memory
-from modelserver.runners.visible import Card
+from modelserver.engine.runners.cards import Memory
+from modelserver.engine.runners.visible_cards import Card
 
 ROOT = Path(__file__).parent.parent
 CAT = Seen("cat", 0.93, (0.1, 0.1, 0.9, 0.9))
@@ -448,7 +448,7 @@ def test_warnings_are_found_in_a_log():
 
 def test_the_phases_are_parts_of_a_load():
     """The methods that are timed are there: a renamed one would tell nothing."""
-    from modelserver.sessions import ModelSession
+    from modelserver.runner.sessions import ModelSession
 
     for method in worker.PHASES:
         assert callable(getattr(ModelSession, method))

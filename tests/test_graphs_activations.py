@@ -8,10 +8,10 @@ import tensorflow as tf
 import tiny_graphs
 from classifier_runs import BLUE, RED, find, scores
 
-from modelserver.classification import answer_of, classes_of
-from modelserver.errors import GraphError
-from modelserver.labels import LabelMap, alignment_of, numbered
-from modelserver.signatures import DetectionOutputs
+from modelserver.core.errors import GraphError
+from modelserver.core.signatures import DetectionOutputs
+from modelserver.tasks.classification import answer_of, classes_of
+from modelserver.tasks.labels import LabelMap, alignment_of, numbered
 
 COOL_WARM = LabelMap({0: "cool", 1: "warm"})
 SEVERAL = LabelMap(dict(enumerate(tiny_graphs.COLOURS)))

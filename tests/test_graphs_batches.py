@@ -10,7 +10,7 @@ from conftest import photo
 from graph_runs import run
 from standin_gpu import a_gpu
 
-from modelserver.sessions import ModelSession, session
+from modelserver.runner.sessions import ModelSession, session
 
 __all__ = ["a_gpu"]
 v1 = tf.compat.v1

@@ -12,10 +12,10 @@ import tiny_graphs
 from hostile_building import add, attr, calling, define, detector, graph, sound
 from hostile_tensors import holding, splat
 
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph, read_checked_graph
-from modelserver.graphs.bodies import MAX_NAME
-from modelserver.graphs.quoting import shown
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import find_signature, import_graph, read_checked_graph
+from modelserver.runner.graphs.bodies import MAX_NAME
+from modelserver.runner.graphs.quotes import shown
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(
@@ -158,7 +158,7 @@ def test_a_constant_of_one_value_may_be_large(tmp_path):
 
 def test_a_large_file_may_hold_large_constants(tmp_path, monkeypatch):
     """Four times its size, once that is more than what every file may have."""
-    monkeypatch.setattr("modelserver.graphs.calls.MAX_FREE_BYTES", 1000)
+    monkeypatch.setattr("modelserver.runner.graphs.calls.MAX_FREE_BYTES", 1000)
     padded = holding(splat(1000), attr(s=b"x" * 3000))
     assert read(tmp_path, padded).node
     with pytest.raises(GraphError, match="has constants of more than"):

@@ -5,8 +5,8 @@ import tensorflow as tf
 import tiny_graphs
 from classifier_runs import BLUE, GREEN, RED, find, scores
 
-from modelserver.errors import GraphError
-from modelserver.signatures import DetectionOutputs
+from modelserver.core.errors import GraphError
+from modelserver.core.signatures import DetectionOutputs
 
 
 @pytest.mark.parametrize(

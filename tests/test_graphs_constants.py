@@ -10,9 +10,9 @@ import tiny_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver.graphs import constants
-from modelserver.graphs.constants import constant, is_dead
-from modelserver.graphs.folding import FOLDED
+from modelserver.runner.graphs import constants
+from modelserver.runner.graphs.array_ops import FOLDED
+from modelserver.runner.graphs.constants import constant, is_dead
 
 v1 = tf.compat.v1
 raw = tf.raw_ops

@@ -4,9 +4,9 @@ import pytest
 import tensorflow as tf
 from tiny_graphs.building import building, v1
 
-from modelserver.exports import Export
-from modelserver.graphs import find_signature
-from modelserver.signatures import Sidecar
+from modelserver.core.exports import Export
+from modelserver.core.signatures import Sidecar
+from modelserver.runner.graphs import find_signature
 
 CUSTOM_VISION = ("data_bn/mean", "loss")
 TEACHABLE = (

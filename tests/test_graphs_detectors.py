@@ -12,9 +12,9 @@ import tensorflow as tf
 import tiny_graphs
 from PIL import Image
 
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph
-from modelserver.signatures import DetectionOutputs, Sidecar
+from modelserver.core.errors import GraphError
+from modelserver.core.signatures import DetectionOutputs, Sidecar
+from modelserver.runner.graphs import find_signature, import_graph
 
 NAMES = {
     "boxes": "detection_boxes:0",

@@ -8,8 +8,8 @@ import tiny_graphs
 from classifier_runs import GREEN, find, imported, scores, v1
 from PIL import Image
 
-from modelserver.errors import GraphError
-from modelserver.graphs import import_graph
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import import_graph
 
 
 def test_gray_is_one_channel():

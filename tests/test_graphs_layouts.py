@@ -6,11 +6,11 @@ import tensorflow as tf
 import tiny_graphs
 from classifier_runs import find
 
-from modelserver import findings
-from modelserver.errors import GraphError
-from modelserver.graphs import sizes
-from modelserver.sessions import ModelSession, prepare
-from modelserver.signatures import Signature
+from modelserver.core import findings
+from modelserver.core.errors import GraphError
+from modelserver.core.signatures import Signature
+from modelserver.runner.graphs import sizes
+from modelserver.runner.sessions import ModelSession, prepare
 
 v1 = tf.compat.v1
 

@@ -6,7 +6,7 @@ import pytest
 from tensorflow.core.framework.op_def_pb2 import OpList
 from tensorflow.python.client import pywrap_tf_session as c_api
 
-from modelserver.graphs.ops import ALLOWED, CATEGORIES, is_registered
+from modelserver.runner.graphs.ops import ALLOWED, CATEGORIES, is_registered
 
 # Names of ops that touch something outside of a run, or the process itself.
 DANGEROUS = (

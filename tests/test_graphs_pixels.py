@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from modelserver.graphs import find_signature
-from modelserver.graphs.pixels import follow_pixels
-from modelserver.signatures import Sidecar
+from modelserver.core.signatures import Sidecar
+from modelserver.runner.graphs import find_signature
+from modelserver.runner.graphs.pixels import follow_pixels
 
 v1 = tf.compat.v1
 raw = tf.raw_ops

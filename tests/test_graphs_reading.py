@@ -11,9 +11,9 @@ import tiny_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph, read_graph_def
-from modelserver.graphs.reading import MAX_GRAPH_BYTES
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import find_signature, import_graph, read_graph_def
+from modelserver.runner.graphs.reader import MAX_GRAPH_BYTES
 
 
 def read(folder, data):

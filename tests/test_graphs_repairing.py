@@ -9,15 +9,15 @@ from classifier_runs import BLUE, GREEN, RED
 from hostile_building import sound
 from tiny_graphs.leftovers import FLOAT, INT, _node
 
-from modelserver.errors import GraphError
-from modelserver.graphs import (
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import (
     find_signature,
     import_graph,
     read_checked_graph,
     read_repaired_graph,
 )
-from modelserver.graphs.repairing import repair
-from modelserver.sessions import ModelSession
+from modelserver.runner.graphs.repairs import repair
+from modelserver.runner.sessions import ModelSession
 
 v1 = tf.compat.v1
 KINDS = {

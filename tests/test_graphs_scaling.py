@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from modelserver.graphs import find_signature
-from modelserver.graphs.pixels import follow_pixels, resized_inside
-from modelserver.graphs.scaling import inner_scaling, known_architecture
-from modelserver.signatures import Sidecar
+from modelserver.core.signatures import Sidecar
+from modelserver.runner.graphs import find_signature
+from modelserver.runner.graphs.pixels import follow_pixels, resized_inside
+from modelserver.runner.graphs.scaling import inner_scaling, known_architecture
 
 v1 = tf.compat.v1
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph, read_graph_def
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import find_signature, import_graph, read_graph_def
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(

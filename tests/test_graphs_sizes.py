@@ -6,10 +6,10 @@ import tensorflow as tf
 import tiny_graphs
 from classifier_runs import find, imported
 
-from modelserver import graphs
-from modelserver.errors import GraphError
-from modelserver.graphs import sizes
-from modelserver.signatures import Sidecar
+from modelserver.core.errors import GraphError
+from modelserver.core.signatures import Sidecar
+from modelserver.runner import graphs
+from modelserver.runner.graphs import sizes
 
 v1 = tf.compat.v1
 

@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from modelserver.graphs import find_signature, photos
-from modelserver.graphs.statistics import CANDIDATES
-from modelserver.signatures import Sidecar
+from modelserver.core.signatures import Sidecar
+from modelserver.runner.graphs import find_signature, photos
+from modelserver.runner.graphs.statistics import CANDIDATES
 
 v1 = tf.compat.v1
 SIDE = 32

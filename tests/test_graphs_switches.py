@@ -6,9 +6,9 @@ import tensorflow as tf
 import tiny_graphs
 from classifier_runs import RED, find, scores
 
-from modelserver.sessions import ModelSession
-from modelserver.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
-from modelserver.signatures import Signature
+from modelserver.core.signatures import Signature
+from modelserver.runner.sessions import ModelSession
+from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs import find_signature, import_graph
 
 v1 = tf.compat.v1
 KINDS = ("detection", "classification")

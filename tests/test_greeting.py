@@ -15,9 +15,9 @@ import tiny_graphs
 from conftest import make_settings, photo
 from servers import SECONDS, started, wait_for
 
-from modelserver.registry import Stage
-from modelserver.web import greeting
-from modelserver.web.greeting import command, greet
+from modelserver.engine.catalogue import Stage
+from modelserver.web import startup_hint
+from modelserver.web.startup_hint import command, greet
 
 HERE = ("127.0.0.1", 5000)
 
@@ -25,7 +25,7 @@ HERE = ("127.0.0.1", 5000)
 @pytest.fixture(autouse=True)
 def no_samples(monkeypatch, tmp_path):
     """No sample photos, whatever the current folder has."""
-    monkeypatch.setattr(greeting, "_SAMPLES", tmp_path / "samples")
+    monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path / "samples")
 
 
 def test_it_is_a_line_for_the_shell():
@@ -42,7 +42,7 @@ def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
     """The first by name."""
     for name in ("b.png", "a.png", "c.txt"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(greeting, "_SAMPLES", tmp_path)
+    monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path)
     assert f"file=@{tmp_path / 'a.png'} " in command(
         "detection", make_settings(), "m", HERE
     )

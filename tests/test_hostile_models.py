@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 import tiny_graphs
 
-from modelserver.errors import GraphError, LabelMapError
-from modelserver.graphs import read_checked_graph
-from modelserver.labels import read_labels
-from modelserver.sessions import ModelSession
+from modelserver.core.errors import GraphError, LabelMapError
+from modelserver.runner.graphs import read_checked_graph
+from modelserver.runner.sessions import ModelSession
+from modelserver.tasks.labels import read_labels
 
 MARKER = Path(__file__).parent / "must_never_be_written"
 FILES = hostile_models.files(MARKER)

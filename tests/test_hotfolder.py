@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from modelserver import discovery
-from modelserver.hotfolder import HotFolder
+from modelserver.engine import discovery
+from modelserver.engine.catalogue.hot_folder import HotFolder
 
 SECONDS = 20
 

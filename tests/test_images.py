@@ -15,12 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from modelserver.errors import (
-    ImageTooLarge,
-    NotAnImage,
-    UndecodableImage,
-)
-from modelserver.images import Limits, decode, formats
+from modelserver.core.errors import ImageTooLarge, NotAnImage, UndecodableImage
+from modelserver.decoder import Limits, decode, formats
 
 LIMITS = Limits()
 SHARED = Path(
@@ -405,7 +401,7 @@ def test_half_a_file_is_undecodable(name):
 
 def test_refusals_are_logged_with_the_reason(caplog):
     """The client gets one sentence; the log has the decoder's own words."""
-    caplog.set_level(logging.DEBUG, "modelserver.images")
+    caplog.set_level(logging.DEBUG, "modelserver.decoder")
     with pytest.raises(UndecodableImage):
         decode(SEEDS["png"][:60], limits=LIMITS)
     assert caplog.records[0].image_format == "PNG"

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from modelserver.errors import (
+from modelserver.core.errors import (
     ImageTooLarge,
     NotAnImage,
     RequestError,
     UndecodableImage,
 )
-from modelserver.images import Limits, containers, decode, formats, units
+from modelserver.decoder import Limits, coded_units, containers, decode, formats
 
 LIMITS = Limits()
 KINDS = [kind for kind in ("AVIF", "HEIC") if kind in formats.boxed_formats()]
@@ -160,13 +160,16 @@ def sequence_header(bits):
 def test_av1_tells_its_size_in_either_form():
     """The one for still pictures, and the whole one with levels and delays."""
     sides = f"{6:04b} {6:04b} {99:07b} {49:07b}"
-    assert units.size_of_av1(sequence_header(f"000 1 1 01000 {sides}")) == (100, 50)
+    assert coded_units.size_of_av1(sequence_header(f"000 1 1 01000 {sides}")) == (
+        100,
+        50,
+    )
     points = f"{1:05b} {0:012b} {9:05b} 1 1 0011 {0:012b} {4:05b} 0"
     whole = f"000 1 0 0 1 {points} {sides}"
-    assert units.size_of_av1(sequence_header(whole)) == (100, 50)
+    assert coded_units.size_of_av1(sequence_header(whole)) == (100, 50)
     for bad in (f"000 1 0 1 {sides}", "000 1 1 01000"):
         with pytest.raises(containers.BadContainerError):
-            units.size_of_av1(sequence_header(bad))
+            coded_units.size_of_av1(sequence_header(bad))
 
 
 def test_what_is_packed_within_is_refused():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modelserver.images import Limits, decode
-from modelserver.images.colours import to_rgb
+from modelserver.decoder import Limits, decode
+from modelserver.decoder.colours import to_rgb
 
 RED, WHITE = [255, 0, 0], [255, 255, 255]
 

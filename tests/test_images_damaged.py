@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.errors import UndecodableImage
-from modelserver.images import Limits, decode, jpeg_markers
+from modelserver.core.errors import UndecodableImage
+from modelserver.decoder import Limits, decode, jpeg_markers
 
 LIMITS = Limits()
 END = b"\xff\xd9"

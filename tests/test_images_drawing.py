@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.images.drawing import Mark, colours, draw
+from modelserver.decoder.drawing import Mark, colours, draw
 
 GREY = np.full((120, 200, 3), 90, np.uint8)
 

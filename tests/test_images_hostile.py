@@ -12,11 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.errors import ImageTooLarge, NotAnImage, Overloaded, UndecodableImage
-from modelserver.images import Limits, decode, decoding, formats, watching
-from modelserver.images.limits import MOST_SCANS
-from modelserver.images.watching import TookTooLong, WatchedFile
-from modelserver.images.workspace import Workspace
+from modelserver.core.errors import (
+    ImageTooLarge,
+    NotAnImage,
+    Overloaded,
+    UndecodableImage,
+)
+from modelserver.decoder import Limits, decode, decoders, formats, watched_files
+from modelserver.decoder.limits import MOST_SCANS
+from modelserver.decoder.watched_files import TookTooLong, WatchedFile
+from modelserver.decoder.workspace import Workspace
 
 LIMITS = Limits()
 REFUSALS = (NotAnImage, UndecodableImage, ImageTooLarge)
@@ -118,7 +123,7 @@ def test_scans_are_counted_before_any_is_decoded(monkeypatch):
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding._Jpeg, "_decode", never)
+        patch.setattr(decoders._Jpeg, "_decode", never)
         with pytest.raises(UndecodableImage, match="more than 250 scans"):
             decode(with_scans(2000, 5000, 241), limits=LIMITS, at_least=(9, 9))
         with pytest.raises(UndecodableImage, match="more than 1000 scans"):
@@ -142,7 +147,7 @@ class Clock:
 def test_time_on_the_processor_has_an_end(monkeypatch):
     """Whatever a plugin does with each read."""
     clock = Clock()
-    monkeypatch.setattr(watching, "time", clock)
+    monkeypatch.setattr(watched_files, "time", clock)
     file = WatchedFile(bytes(100_000))
     for _ in range(1000):
         file.read(1)
@@ -235,7 +240,7 @@ def test_room_comes_back_after_an_error():
 def test_memory_beside_the_pixels_is_held_while_it_is_needed(data, pixels, monkeypatch):
     """A plain JPEG is decoded row by row; all else holds the image once more."""
     workspace = Workspace(64 * 48, wait_s=0)
-    monkeypatch.setattr(decoding, "_workspace", workspace)
+    monkeypatch.setattr(decoders, "_workspace", workspace)
     assert decode(data, limits=LIMITS).pixels.shape == (48, 64, 3)
     with workspace.hold(64 * 48):
         if pixels:

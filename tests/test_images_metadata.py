@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.errors import UndecodableImage
-from modelserver.images import Limits, decode, png_chunks
-from modelserver.images.decoding import MOST_RUN_PIXELS
+from modelserver.core.errors import UndecodableImage
+from modelserver.decoder import Limits, decode, png_chunks
+from modelserver.decoder.decoders import MOST_RUN_PIXELS
 
 LIMITS = Limits()
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from modelserver.images import Limits, decode
-from modelserver.images.orientation import copy_upright, orientation_of, turns
+from modelserver.decoder import Limits, decode
+from modelserver.decoder.orientation import copy_upright, orientation_of, turns
 
 TAG = 0x0112
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.images import encode_png, resize, source_window, to_gray
+from modelserver.decoder import encode_png, resize, source_window, to_gray
 
 SIDES = st.integers(1, 60)
 HOW = st.sampled_from(["stretch", "crop", "pad"])

@@ -7,7 +7,7 @@ from conftest import noise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import images
+from modelserver import decoder
 
 FLAGS = {"corner": {}, "centre": {"half_pixel_centers": True}}
 FLAGS["ends"] = {"align_corners": True}
@@ -30,7 +30,7 @@ def by_tensorflow(pixels, size, sampling):
 def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, channels):
     """But for the rounding to whole values, whatever is shrunk or enlarged."""
     pixels = np.ascontiguousarray(noise(shape)[..., :channels])
-    made = images.sample(pixels, size, sampling)
+    made = decoder.sample(pixels, size, sampling)
     assert made.shape == (*size, channels)
     gap = np.abs(made.astype(np.float32) - by_tensorflow(pixels, size, sampling))
     assert gap.max() <= 0.502
@@ -41,7 +41,7 @@ def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, chan
 def test_photos_become_a_detectors_input(shape, sampling):
     """Of usual sizes, into memory that is given."""
     pixels, out = noise(shape), np.zeros((300, 300, 3), np.uint8)
-    assert images.sample(pixels, (300, 300), sampling, out) is out
+    assert decoder.sample(pixels, (300, 300), sampling, out) is out
     gap = np.abs(out.astype(np.float32) - by_tensorflow(pixels, (300, 300), sampling))
     assert gap.max() <= 0.51
 
@@ -50,7 +50,7 @@ def test_photos_become_a_detectors_input(shape, sampling):
 def test_what_has_the_size_already_stays_as_it_is(shape, sampling):
     """To the byte; so a graph's resizer changes nothing of what was made for it."""
     pixels = noise(shape)
-    made = images.sample(pixels, shape, sampling)
+    made = decoder.sample(pixels, shape, sampling)
     assert made is not pixels
     assert np.array_equal(made, pixels)
     assert np.array_equal(by_tensorflow(pixels, shape, sampling), pixels)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver import images
+from modelserver import decoder
 
 
 def pixel(photo, x, y, ratio, origin):
@@ -69,7 +69,7 @@ def noise(height, width):
 )
 def test_it_is_the_exports_own_code_to_the_pixel(shape, size):
     photo = noise(*shape)
-    made = images.crop_from(photo, 256, (size, size))
+    made = decoder.crop_from(photo, 256, (size, size))
     np.testing.assert_array_equal(made, reference(photo, size))
 
 
@@ -77,12 +77,12 @@ def test_it_is_the_exports_own_code_to_the_pixel(shape, size):
 @given(st.integers(1, 400), st.integers(1, 400))
 def test_small_photos_of_any_shape_are_enlarged_alike(height, width):
     photo = noise(height, width)
-    made = images.crop_from(photo, 256, (24, 24))
+    made = decoder.crop_from(photo, 256, (24, 24))
     np.testing.assert_array_equal(made, reference(photo, 24))
 
 
 def test_it_is_written_into_memory_that_is_given():
     out = np.zeros((227, 227, 3), np.uint8)
     photo = noise(500, 400)
-    assert images.crop_from(photo, 256, (227, 227), out) is out
-    np.testing.assert_array_equal(out, images.crop_from(photo, 256, (227, 227)))
+    assert decoder.crop_from(photo, 256, (227, 227), out) is out
+    np.testing.assert_array_equal(out, decoder.crop_from(photo, 256, (227, 227)))

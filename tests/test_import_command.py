@@ -8,16 +8,16 @@ import foreign_models as made
 import pytest
 from click.testing import CliRunner
 
-from modelserver import cli
-from modelserver.conversion.names import SCALING_NAMES
-from modelserver.conversion.scalings import SCALINGS
+from modelserver.tools.cli import main
+from modelserver.tools.importing.names import SCALING_NAMES
+from modelserver.tools.importing.scalings import SCALINGS
 
 ROOT = Path(__file__).parent.parent
 
 
 def call(*arguments):
     """Call the command line in this process."""
-    return CliRunner().invoke(cli.main, [*map(str, arguments)])
+    return CliRunner().invoke(main, [*map(str, arguments)])
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_labels_become_a_label_map(here):
 
 def test_the_command_line_knows_import_without_tensorflow():
     """Its help costs no import of TensorFlow."""
-    code = "import sys; from modelserver import cli; print('tensorflow' in sys.modules)"
+    code = "import sys; from modelserver.tools.cli import main; print('tensorflow' in sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -161,7 +161,7 @@ def test_a_wheel_has_every_file_of_the_package_and_no_other(wheel):
 def test_the_base_brings_what_client_and_command_need_and_no_more(base):
     """Neither has the server's packages, and both work."""
     out = base.python(
-        "import sys, modelserver.cli\n"
+        "import sys, modelserver.tools.cli\n"
         "from modelserver.client import AsyncClient, Client\n"
         "from importlib.util import find_spec\n"
         "names = 'flask', 'gunicorn', 'multipart', 'numpy', 'PIL', 'tensorflow'\n"
@@ -196,7 +196,7 @@ def test_without_tensorflow_nothing_is_started(full):
     """A server that could load no model says so before it listens."""
     code = (
         "import sys; sys.modules['tensorflow'] = None\n"
-        "from modelserver.cli import main; main(['serve'], prog_name='modelserver')"
+        "from modelserver.tools.cli import main; main(['serve'], prog_name='modelserver')"
     )
     done = subprocess.run(
         [full.bin / "python", "-c", code],

@@ -11,13 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modelserver.errors import LabelMapError
-from modelserver.labels import (
-    LabelMap,
-    align,
-    numbered,
-    read_labels,
-)
+from modelserver.core.errors import LabelMapError
+from modelserver.tasks.labels import LabelMap, align, numbered, read_labels
 
 ROOT = Path(__file__).parent.parent
 DOCS = (ROOT / "docs" / "models.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import logs
+from modelserver.core import logs
 
 
 class Terminal(io.StringIO):
@@ -307,7 +307,7 @@ def test_importing_changes_nothing():
     """Importing the module neither touches the root logger nor imports structlog."""
     code = (
         "import logging, sys; before = logging.getLogger().handlers[:];"
-        "import modelserver.logs;"
+        "import modelserver.core.logs;"
         "print(before == logging.getLogger().handlers, 'structlog' in sys.modules)"
     )
     done = subprocess.run(

@@ -5,7 +5,7 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.metrics import STAGES, Metrics, ModelNumbers
+from modelserver.core.metrics import STAGES, Metrics, ModelNumbers
 
 MODEL = ModelNumbers("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
 THERE = [MODEL]

@@ -10,11 +10,13 @@ import tiny_graphs
 from conftest import make_settings, photo
 from standin_gpu import a_gpu
 
-from modelserver import discovery, errors, images
-from modelserver.findings import found
-from modelserver.models import Loader
-from modelserver.runners.cards import Survey
-from modelserver.sessions import ModelSession
+from modelserver import decoder
+from modelserver.core import errors
+from modelserver.core.findings import found
+from modelserver.engine import discovery
+from modelserver.engine.models import Loader
+from modelserver.engine.runners.cards import Survey
+from modelserver.runner.sessions import ModelSession
 
 __all__ = ["a_gpu"]
 LIMIT = 4096
@@ -119,7 +121,7 @@ def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
         raise errors.UndecodableImage("broken")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "resize", broken)
+        patch.setattr(decoder, "resize", broken)
         for _ in range(5):
             with pytest.raises(errors.UndecodableImage):
                 model.prepare(damaged)
@@ -133,7 +135,7 @@ def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
 @pytest.fixture
 def narrow(monkeypatch):
     """No room beside that of MAX_PIXELS_IN_FLIGHT."""
-    monkeypatch.setattr("modelserver.models._FITTED_BYTES", 0)
+    monkeypatch.setattr("modelserver.engine.models._FITTED_BYTES", 0)
 
 
 def test_images_in_flight_have_a_budget(narrow, loaded):
@@ -258,7 +260,7 @@ def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
         raise errors.GraphError("no")
 
     outcomes = [fails, breaks]
-    monkeypatch.setattr("modelserver.models.ProcessRunner", opens)
+    monkeypatch.setattr("modelserver.engine.models.ProcessRunner", opens)
     loader = Loader(make_settings(GPU_MEMORY_MB=7), Survey((), ("no driver",)))
     monkeypatch.setattr(loader, "_placement", Placed())
     for _ in range(2):

@@ -13,15 +13,15 @@ import tiny_graphs
 from conftest import form, photo, post, post_form
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver import logs
-from modelserver.errors import Overloaded
-from modelserver.metrics import ModelNumbers
-from modelserver.registry import Stage
-from modelserver.registry.entries import Entry, Version
-from modelserver.runners import cards
-from modelserver.runners.limits import resident_bytes
-from modelserver.web.readings import read_all
-from modelserver.web.worker import Worker
+from modelserver.core import logs
+from modelserver.core.errors import Overloaded
+from modelserver.core.metrics import ModelNumbers
+from modelserver.core.process_limits import resident_bytes
+from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue.entries import Entry, Version
+from modelserver.engine.runners import cards
+from modelserver.web.samplers import read_all
+from modelserver.web.server.worker import Worker
 
 LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 display_name: "second" }\n'
 RED = (200, 100, 50)

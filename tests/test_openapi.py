@@ -9,10 +9,10 @@ import tiny_graphs
 from conftest import make_settings, photo
 from request_forms import expect_problem, send
 
-from modelserver.options import NAMES
-from modelserver.web import operations, schemas
-from modelserver.web.documents import document
+from modelserver.tasks.options import NAMES
 from modelserver.web.factory import create_app
+from modelserver.web.openapi import operations, schemas
+from modelserver.web.openapi.document import document
 
 DOCS = Path(__file__).parent.parent / "docs"
 FILE = ("file", "x.png", photo())

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.errors import BadRequest, UnknownLabel
-from modelserver.options import NAMES, Options, read_options
+from modelserver.core.errors import BadRequest, UnknownLabel
+from modelserver.tasks.options import NAMES, Options, read_options
 
 
 def test_a_request_that_asks_for_nothing_gets_the_contract():

@@ -7,8 +7,13 @@ import pytest
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.unreader import IterUnreader
 
-from modelserver.web import pacing
-from modelserver.web.pacing import PacedSocket, SmallChunks, TooSlow, pace_body
+from modelserver.web.server import upload_pace
+from modelserver.web.server.upload_pace import (
+    PacedSocket,
+    SmallChunks,
+    TooSlow,
+    pace_body,
+)
 
 
 class Clock:
@@ -25,7 +30,7 @@ class Clock:
 def clock(monkeypatch):
     """The module's clock."""
     clock = Clock()
-    monkeypatch.setattr(pacing, "time", clock)
+    monkeypatch.setattr(upload_pace, "time", clock)
     return clock
 
 
@@ -52,7 +57,7 @@ def test_a_connection_stays_what_it_was(pair):
 
 def test_a_silent_client_is_given_up(monkeypatch):
     """After the idle time, by the kernel's own timeout."""
-    monkeypatch.setattr(pacing, "IDLE_S", 0.01)
+    monkeypatch.setattr(upload_pace, "IDLE_S", 0.01)
     server, client = socket.socketpair()
     with PacedSocket.of(server) as paced, client:
         paced.begin()
@@ -60,7 +65,7 @@ def test_a_silent_client_is_given_up(monkeypatch):
             paced.recv(10)
 
 
-@pytest.mark.parametrize("free_s", [pacing.HEAD_S, pacing.BODY_S])
+@pytest.mark.parametrize("free_s", [upload_pace.HEAD_S, upload_pace.BODY_S])
 def test_a_client_that_drips_is_given_up(free_s, pair, clock):
     """Never silent for long, but too little in all."""
     paced, client = pair
@@ -81,21 +86,21 @@ def test_a_client_that_drips_is_given_up(free_s, pair, clock):
 def test_a_fair_slow_client_is_heard_out(pair, clock):
     """5 MB at 50 kB a second take longer than a minute, and arrive."""
     paced, client = pair
-    paced.begin(pacing.BODY_S)
+    paced.begin(upload_pace.BODY_S)
     for _ in range(100):
         clock.now += 1
         client.sendall(bytes(50_000))
         left = 50_000
         while left:
             left -= len(paced.recv(left))
-    assert clock.now > 1000 + pacing.BODY_S
+    assert clock.now > 1000 + upload_pace.BODY_S
 
 
 def test_a_new_request_has_all_its_time(pair, clock):
     """A connection may be kept for longer than a request may take."""
     paced, client = pair
     for _ in range(5):
-        clock.now += pacing.BODY_S
+        clock.now += upload_pace.BODY_S
         paced.begin()
         client.sendall(b"x")
         assert paced.recv(10) == b"x"
@@ -120,7 +125,7 @@ def test_who_sets_a_timeout_keeps_to_it(pair, clock):
 
 def test_a_client_that_takes_no_answer_has_gone(monkeypatch):
     """A broken pipe, which gunicorn knows how to be silent about."""
-    monkeypatch.setattr(pacing, "SEND_S", 0.01)
+    monkeypatch.setattr(upload_pace, "SEND_S", 0.01)
     server, client = socket.socketpair()
     with PacedSocket.of(server) as paced, client, pytest.raises(BrokenPipeError) as e:
         paced.sendall(bytes(10_000_000))
@@ -181,8 +186,11 @@ def test_a_long_answer_is_not_kept_in_memory(pair):
     """What is much goes out, and the rest at the end."""
     paced, client = pair
     paced.hold()
-    paced.sendall(b"x" * pacing._MOST_HELD)
-    assert len(client.recv(pacing._MOST_HELD, socket.MSG_WAITALL)) == pacing._MOST_HELD
+    paced.sendall(b"x" * upload_pace._MOST_HELD)
+    assert (
+        len(client.recv(upload_pace._MOST_HELD, socket.MSG_WAITALL))
+        == upload_pace._MOST_HELD
+    )
     paced.sendall(b"rest")
     paced.release()
     assert client.recv(20) == b"rest"

@@ -9,8 +9,7 @@ from bench_servers import stand_in, unused_url
 from click.testing import CliRunner
 from client_fakes import FOUND
 
-from modelserver import cli
-from modelserver.cli import predicting
+from modelserver.tools.cli import main, predict
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def photos(tmp_path):
 def call(source, *arguments, **environ):
     """Call the command."""
     words = ["predict", str(source), "--model", "net", *map(str, arguments)]
-    return CliRunner().invoke(cli.main, words, env={"API_TOKEN": None, **environ})
+    return CliRunner().invoke(main, words, env={"API_TOKEN": None, **environ})
 
 
 def test_json_lines_come_to_stdout(server, photos):
@@ -157,7 +156,7 @@ def test_what_fails_for_every_photo_is_one_sentence(server, photos, status, said
 
 def test_nobody_there_is_one_sentence(photos, monkeypatch):
     """After some tries."""
-    monkeypatch.setattr(predicting, "_RETRIES", 0)
+    monkeypatch.setattr(predict, "_RETRIES", 0)
     result = call(photos, "--url", unused_url())
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: No server answers at 127.0.0.1:")
@@ -199,11 +198,11 @@ def test_the_task_chooses_the_port(photos, monkeypatch, arguments, port):
     """As the two apps have it."""
     asked = []
 
-    class Client(predicting.Client):
+    class Client(predict.Client):
         def __init__(self, url, *rest, **options):
             asked.append(url)
             super().__init__(unused_url(), *rest, **{**options, "retries": 0})
 
-    monkeypatch.setattr(predicting, "Client", Client)
+    monkeypatch.setattr(predict, "Client", Client)
     call(photos, *arguments)
     assert asked == [f"http://127.0.0.1:{port}"]

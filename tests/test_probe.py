@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import make_settings
 
-from modelserver import errors
-from modelserver.runners import cards, probe
-from modelserver.runners.visible import Card
+from modelserver.core import errors
+from modelserver.engine.runners import cards, probe
+from modelserver.engine.runners.visible_cards import Card
 from modelserver.web.factory import create_app
 
 CARDS = [Card("GPU-0", "GPU 0", "x", 0), Card("GPU-1", "GPU 1", "x", 1)]
@@ -17,7 +17,7 @@ CARDS = [Card("GPU-0", "GPU 0", "x", 0), Card("GPU-1", "GPU 1", "x", 1)]
 SESSIONS = """
 import os, sys
 from typing import NamedTuple
-from modelserver.errors import DeviceFailed
+from modelserver.core.errors import DeviceFailed
 class Given(NamedTuple):
     gpu: str; card: str; required: bool
 class Device(NamedTuple):
@@ -38,12 +38,12 @@ def choose(given):
 def tensorflow(tmp_path, monkeypatch):
     """A function that says what the process finds."""
     package = tmp_path / "modelserver"
-    package.mkdir()
     real = Path(sys.modules["modelserver"].__file__).parent
-    for path in real.iterdir():
-        if path.name not in {"sessions", "__pycache__"}:
-            (package / path.name).symlink_to(path)
-    (package / "sessions.py").write_text(SESSIONS)
+    (package / "runner").mkdir(parents=True)
+    for path in (*real.iterdir(), *(real / "runner").iterdir()):
+        if path.name not in {"runner", "sessions", "__pycache__"}:
+            (package / path.relative_to(real)).symlink_to(path)
+    (package / "runner" / "sessions.py").write_text(SESSIONS)
 
     def of_child(gpu):
         return {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": gpu}

@@ -16,7 +16,7 @@ import tiny_graphs
 from conftest import photo
 from servers import SECONDS, alive, children, started, wait_for
 
-from modelserver.web.serving import START_FAILED
+from modelserver.web.server.config import START_FAILED
 
 pytestmark = pytest.mark.real
 

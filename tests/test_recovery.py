@@ -1,6 +1,6 @@
 """When a model that died is loaded again."""
 
-from modelserver.recovery import Recovery
+from modelserver.engine.catalogue.recovery import Recovery
 
 
 def test_the_backoff_doubles_and_is_forgotten_in_the_end():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_models import SECONDS, FakeFiles, World, entry, stage
 
-from modelserver.errors import (
+from modelserver.core.errors import (
     DeviceFailed,
     GraphError,
     LabelMapError,
@@ -17,7 +17,7 @@ from modelserver.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.registry import Registry, Stage
+from modelserver.engine.catalogue import Registry, Stage
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_a_registry_that_is_dropped_open_warns(world):
 
 def test_the_stand_ins_are_true_to_discovery():
     """They have what its own values have."""
-    from modelserver.discovery import ModelFiles
+    from modelserver.engine.discovery import ModelFiles
 
     files = ModelFiles("m", "detection", Path("m.frozen.pb"), None, None)
     for name in ("name", "kind", "stamp", "digest", "identity"):

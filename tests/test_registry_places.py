@@ -3,8 +3,8 @@
 import pytest
 from fake_models import SECONDS, FakeFiles, World, entry, stage, stages
 
-from modelserver.errors import GraphError, ModelFailed, ModelNotReady
-from modelserver.registry import Registry, Stage
+from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady
+from modelserver.engine.catalogue import Registry, Stage
 
 
 @pytest.fixture

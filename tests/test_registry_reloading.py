@@ -14,14 +14,14 @@ from fake_models import (
     stages,
 )
 
-from modelserver.errors import (
+from modelserver.core.errors import (
     GraphError,
     ModelCrashed,
     ModelFailed,
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.registry import Registry, Stage
+from modelserver.engine.catalogue import Registry, Stage
 
 
 @pytest.fixture
@@ -228,7 +228,9 @@ def test_files_that_change_while_they_are_loaded_are_not_served(
 ):
     """What was read may be half of each; the next stable look brings them again."""
     files = ChangingFiles("m", 2)
-    monkeypatch.setattr("modelserver.registry.supervising.read", reading_of(files))
+    monkeypatch.setattr(
+        "modelserver.engine.catalogue.supervisor.read", reading_of(files)
+    )
     registry.put(files, "stamp")
     assert registry.wait(lambda _: len(world.all) == 2, SECONDS)
     assert registry.wait(idle, SECONDS)
@@ -239,7 +241,7 @@ def test_files_that_change_while_they_are_loaded_are_not_served(
 
 def reading_of(files):
     """Give what ``read`` would give for files whose stamp is ``"stamp"`` then."""
-    from modelserver.registry.entries import Reading
+    from modelserver.engine.catalogue.entries import Reading
 
     return lambda _files: Reading(files, "stamp", "digest", "identity")
 

@@ -13,8 +13,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from modelserver.errors import GraphError, RequestError
-from modelserver.registry import Registry, Stage
+from modelserver.core.errors import GraphError, RequestError
+from modelserver.engine.catalogue import Registry, Stage
 
 LOADS, MOST, DRAIN_S, STAY_S = 2, 2, 30.0, 10.0
 # More rounds than any step needs until no thread can go on.

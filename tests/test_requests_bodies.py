@@ -11,12 +11,12 @@ from gunicorn.http.errors import ParseException
 from PIL import Image
 from request_forms import expect_problem, form_of, send
 
-from modelserver import errors
-from modelserver.images import drawing
-from modelserver.images.workspace import Workspace
+from modelserver.core import errors
+from modelserver.decoder import drawing
+from modelserver.decoder.workspace import Workspace
 from modelserver.web import forms
 from modelserver.web.forms import read_form
-from modelserver.web.pacing import TooSlow
+from modelserver.web.server.upload_pace import TooSlow
 
 PHOTO = photo((200, 100, 50), size=(200, 100))
 FILE = ("file", "photo.png", PHOTO)

@@ -5,7 +5,8 @@ import tiny_graphs
 from conftest import photo
 from request_forms import expect_problem, send
 
-from modelserver import images, models
+from modelserver import decoder
+from modelserver.engine import models
 from modelserver.web.forms import MAX_FILES, MAX_PARTS
 
 RED, BLUE = photo((200, 100, 50)), photo((20, 100, 250))
@@ -197,13 +198,13 @@ def test_a_photo_is_decoded_once_for_all_that_would_get_the_same_pixels(
         for name in ("full", "small", "small too", "tall")
     }
     seen = []
-    real = images.decode
+    real = decoder.decode
 
     def counting(*arguments, **options):
         seen.append(options["at_least"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(images, "decode", counting)
+    monkeypatch.setattr(decoder, "decode", counting)
     response = send(client, "/detect", ("modelname", "*"), file)
     assert len(seen) == decodes
     for one in response.json["results"]:

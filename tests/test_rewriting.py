@@ -14,13 +14,13 @@ from conftest import make_settings, noise
 from rewriting_runs import numbers
 from tiny_graphs import building, file_of
 
-from modelserver import rewriting, sessions
-from modelserver.discovery import discover
-from modelserver.errors import GraphError
-from modelserver.graphs import find_signature, import_graph
-from modelserver.models import Loader
-from modelserver.rewriting import rewrite
-from modelserver.sessions import ModelSession
+from modelserver.core.errors import GraphError
+from modelserver.engine.discovery import discover
+from modelserver.engine.models import Loader
+from modelserver.runner import rewriting, sessions
+from modelserver.runner.graphs import find_signature, import_graph
+from modelserver.runner.rewriting import rewrite
+from modelserver.runner.sessions import ModelSession
 
 v1 = tf.compat.v1
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -196,12 +196,14 @@ def test_a_rewrite_that_goes_wrong_is_not_used(
     wrong, words, opened, monkeypatch, caplog
 ):
     """The graph serves as it is, and one line of the log says why."""
-    module = sys.modules["modelserver.rewriting.rewriter"]
+    module = sys.modules["modelserver.runner.rewriting.rewriter"]
     steps = (*module._REWRITES, (wrong, "wrong: {}"))
     monkeypatch.setattr(module, "_REWRITES", steps)
-    with caplog.at_level(logging.WARNING, "modelserver.sessions.session"):
+    with caplog.at_level(logging.WARNING, "modelserver.runner.sessions.session"):
         session = opened(fast_detector(), score_floor=0.02)
-    (record,) = [r for r in caplog.records if r.name == "modelserver.sessions.session"]
+    (record,) = [
+        r for r in caplog.records if r.name == "modelserver.runner.sessions.session"
+    ]
     assert "m is run as it is, not rewritten: " in record.getMessage()
     assert words in record.getMessage()
     assert session.notes == session.signature.guesses
@@ -233,7 +235,7 @@ def started(monkeypatch):
             made.append(self)
 
     # Keras 2 gives TensorFlow another module of that name once it is imported.
-    monkeypatch.setattr(sessions.running.v1, "Session", Session)
+    monkeypatch.setattr(sessions.runs.v1, "Session", Session)
     return made
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rewriting_runs import Trial, numbers, on_images
 
-from modelserver.rewriting.contractions import fold_chains, move_biases
+from modelserver.runner.rewriting.contractions import fold_chains, move_biases
 
 v1 = tf.compat.v1
 IMAGES = numbers(2, 5, 6, 3)

@@ -6,7 +6,13 @@ import tensorflow as tf
 from rewriting_runs import Trial, on_images
 from tiny_graphs import building
 
-from modelserver.rewriting.draft import Draft, as_channels, canonical, copied, node_of
+from modelserver.runner.rewriting.draft import (
+    Draft,
+    as_channels,
+    canonical,
+    copied,
+    node_of,
+)
 
 v1 = tf.compat.v1
 

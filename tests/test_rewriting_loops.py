@@ -6,9 +6,9 @@ import tensorflow as tf
 from rewriting_runs import Trial
 from tiny_graphs import building
 
-from modelserver.rewriting.draft import Draft
-from modelserver.rewriting.loops import batch_resizers
-from modelserver.rewriting.passing import resize_bytes, strip_passing
+from modelserver.runner.rewriting.draft import Draft
+from modelserver.runner.rewriting.loops import batch_resizers
+from modelserver.runner.rewriting.passthrough import resize_bytes, strip_passing
 
 v1 = tf.compat.v1
 SIZE = (6, 8)

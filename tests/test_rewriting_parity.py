@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from modelserver.rewriting import NEAR, first_difference, sample_images
-from modelserver.signatures import Signature
+from modelserver.core.signatures import Signature
+from modelserver.runner.rewriting import NEAR, first_difference, sample_images
 
 FLOOR = 0.1
 

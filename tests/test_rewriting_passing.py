@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 from rewriting_runs import Trial, numbers, on_images
 from tiny_graphs import building
 
-from modelserver.rewriting import passing
-from modelserver.rewriting.passing import fold_constants, resize_bytes, strip_passing
+from modelserver.runner.rewriting import passthrough
+from modelserver.runner.rewriting.passthrough import (
+    fold_constants,
+    resize_bytes,
+    strip_passing,
+)
 
 v1 = tf.compat.v1
 IMAGES = numbers(2, 5, 6, 3)
@@ -117,7 +121,7 @@ STEPS = {
 
 def test_all_that_is_folded_is_tested():
     """Each op has its step."""
-    assert set(STEPS) == set(passing._FOLDS)
+    assert set(STEPS) == set(passthrough._FOLDS)
 
 
 @settings(max_examples=25, deadline=None)
@@ -175,7 +179,7 @@ def spread(x):
 )
 def test_what_is_not_folded_stays(build, monkeypatch):
     """What is fed, waits, is no float32 or is too large."""
-    monkeypatch.setattr(passing, "_MAX_FOLDED", 10)
+    monkeypatch.setattr(passthrough, "_MAX_FOLDED", 10)
     with on_images((None,)) as (graph, x):
         tf.add(x[0], build(x), name="y")
     fed = ("x:0", "fed:0") if build is fed_constant else ("x:0",)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from rewriting_runs import fetch
 from test_rewriting_suppression import CLASSES, KINDS, SCOPE, combined, exported, noise
 
-from modelserver.rewriting import keep_suppression_on_cpu
+from modelserver.runner.rewriting import keep_suppression_on_cpu
 
 FETCHED = ("detection_boxes:0", "detection_scores:0", "count:0")
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 from rewriting_runs import Trial, numbers
 from tiny_graphs import building
 
-from modelserver.rewriting.passing import strip_passing
-from modelserver.rewriting.suppression import raise_thresholds
+from modelserver.runner.rewriting.passthrough import strip_passing
+from modelserver.runner.rewriting.suppression import raise_thresholds
 
 v1 = tf.compat.v1
 FLOOR = 0.25

@@ -14,9 +14,10 @@ import pytest
 import tiny_graphs
 from conftest import SECONDS
 
-from modelserver import errors
-from modelserver.runners import InlineRunner, Job, ProcessRunner
-from modelserver.runners.protocol import Array, Facts, Ran
+from modelserver.core import errors
+from modelserver.core.messages import Array, Facts, Job, Ran
+from modelserver.engine.runners.process import ProcessRunner
+from modelserver.runner.inline import InlineRunner
 
 ARENA = 16 << 20
 
@@ -178,7 +179,8 @@ def test_a_runner_is_gone_soon_after_its_front_even_in_a_run(tmp_path):
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.slow_detector(1.0))
     code = f"""
 import os, sys
-from modelserver.runners import Job, ProcessRunner
+from modelserver.core.messages import Job
+from modelserver.engine.runners.process import ProcessRunner
 job = Job(name="m", kind="detection", graph={str(graph)!r}, sidecar=None)
 runner = ProcessRunner(job, arena_bytes=1 << 20)
 runner.open()

@@ -14,8 +14,10 @@ import tiny_graphs
 from conftest import SECONDS
 from servers import alive, children, command, wait_for
 
-from modelserver import errors
-from modelserver.runners import Job, ProcessRunner, limits, process, spawning, watchdog
+from modelserver.core import errors, process_limits
+from modelserver.core.messages import Job
+from modelserver.engine.runners import child_process, process, watchdog
+from modelserver.engine.runners.process import ProcessRunner
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent
@@ -101,10 +103,10 @@ def test_closing_what_hangs_does_not_hang(number, opened):
 def test_a_process_that_cannot_be_killed_is_left_behind(opened, monkeypatch):
     """One that hangs in the kernel stops the front for a moment only."""
     runner = opened(tiny_graphs.echo_detector())
-    monkeypatch.setattr(spawning, "_CLOSE_S", 0.01)
-    monkeypatch.setattr(spawning, "_KILL_S", 0.01)
+    monkeypatch.setattr(child_process, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(child_process, "_KILL_S", 0.01)
     with monkeypatch.context() as deaf:
-        deaf.setattr(spawning.os, "killpg", lambda *_: None)
+        deaf.setattr(child_process.os, "killpg", lambda *_: None)
         os.kill(runner.pid, signal.SIGSTOP)
         assert runner._child.reap() == "an end that cannot be seen"
     os.killpg(runner.pid, signal.SIGKILL)
@@ -179,14 +181,15 @@ def test_a_failed_run_is_logged_once(opened, caplog):
 def test_a_default_load_stays_far_below_its_limit(opened):
     """A small graph uses less than a quarter of what it may."""
     runner = opened(tiny_graphs.echo_detector())
-    assert 0 < runner._child.memory() < limits.load_limit(runner._job) / 4
+    assert 0 < runner._child.memory() < process_limits.load_limit(runner._job) / 4
 
 
 def test_a_process_that_loads_is_gone_soon_after_its_front(tmp_path):
     """A front that is killed while a graph hangs leaves nothing behind."""
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.hangs_always())
     code = f"""
-from modelserver.runners import Job, ProcessRunner
+from modelserver.core.messages import Job
+from modelserver.engine.runners.process import ProcessRunner
 job = Job(name="m", kind="detection", graph={str(graph)!r}, sidecar=None)
 runner = ProcessRunner(job, arena_bytes=1 << 20)
 note, started = runner._note, runner._child.start
@@ -202,7 +205,7 @@ runner.open()
     with front:
         pid = int(front.stdout.readline())
         assert pid in children(front.pid)
-        assert b"runners.child" in command(pid)
+        assert b"runner.child" in command(pid)
         front.kill()
     wait_for(lambda: not alive(pid), "it is still there", 2.0 + 3)  # a busy machine
 
@@ -212,7 +215,7 @@ def test_a_process_that_cannot_be_started_leaves_nothing_open(tmp_path, monkeypa
     job = Job(name="m", kind="detection", graph="x", sidecar=None)
     runner = ProcessRunner(job, arena_bytes=1)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count is enough
-    monkeypatch.setattr(spawning.sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr(child_process.sys, "executable", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError):
         runner.open()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - see above
@@ -263,4 +266,4 @@ def test_without_threads_nothing_stays(which, opened, monkeypatch):
 )
 def test_every_end_has_a_name(code, words):
     """Real-time signals, too."""
-    assert spawning.ended_by(code) == words
+    assert child_process.ended_by(code) == words

@@ -12,22 +12,24 @@ from conftest import SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver import errors
-from modelserver.findings import found
-from modelserver.runners import Job, ProcessRunner, process
-from modelserver.runners.channel import Channel
-from modelserver.runners.fallback import with_words
-from modelserver.runners.protocol import (
+from modelserver.core import errors
+from modelserver.core.channels import Channel
+from modelserver.core.findings import found
+from modelserver.core.messages import (
     Alive,
     Array,
     Facts,
     Imported,
+    Job,
     LoadError,
     Ran,
     RunError,
     Said,
 )
-from modelserver.signatures import Signature
+from modelserver.core.signatures import Signature
+from modelserver.engine.runners import process
+from modelserver.engine.runners.fallback_reasons import with_words
+from modelserver.engine.runners.process import ProcessRunner
 
 FACTS = Facts(
     signature=Signature(

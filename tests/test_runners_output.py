@@ -9,8 +9,8 @@ from conftest import SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.runners import output
-from modelserver.runners.output import Output
+from modelserver.engine.runners import output
+from modelserver.engine.runners.output import Output
 
 
 @pytest.fixture

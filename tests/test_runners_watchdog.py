@@ -7,7 +7,7 @@ from conftest import SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.runners.watchdog import SILENCE_S, Signs, Task, Watchdog
+from modelserver.engine.runners.watchdog import SILENCE_S, Signs, Task, Watchdog
 
 MIB = 1 << 20
 

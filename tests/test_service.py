@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from conftest import make_settings
 
-from modelserver.batching import Batcher, Caller
-from modelserver.errors import (
+from modelserver.core.errors import (
     BadModelOutput,
     DeadlinePassed,
     ModelNotFound,
@@ -18,11 +17,12 @@ from modelserver.errors import (
     RunFailed,
     UndecodableImage,
 )
-from modelserver.labels import LabelMap
-from modelserver.models import Prepared
-from modelserver.runners import Answer
-from modelserver.service import Service
-from modelserver.signatures import Signature
+from modelserver.core.messages import Answer
+from modelserver.core.signatures import Signature
+from modelserver.engine.models import Prepared
+from modelserver.engine.queue import Batcher, Caller
+from modelserver.engine.service import Service
+from modelserver.tasks.labels import LabelMap
 
 GOOD = {
     "boxes": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32),

@@ -15,9 +15,9 @@ import pytest
 from gunicorn.config import Config
 
 from modelserver import web
-from modelserver.errors import StartError
-from modelserver.settings import Settings
-from modelserver.web import serving
+from modelserver.core.errors import StartError
+from modelserver.core.settings import Settings
+from modelserver.web.server import config as serving
 
 SECONDS = 60  # nothing here takes as long
 
@@ -97,7 +97,7 @@ def worker(door):
 def test_gunicorn_takes_every_option():
     """Each option exists in gunicorn and has a value that it accepts."""
     cfg = config()
-    assert cfg.worker_class_str == "modelserver.web.worker.Worker"
+    assert cfg.worker_class_str == "modelserver.web.server.worker.Worker"
     assert (cfg.workers, cfg.max_requests, cfg.preload_app) == (1, 0, False)
     assert cfg.control_socket_disable is True
     assert cfg.accesslog is None

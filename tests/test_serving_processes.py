@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modelserver.web.serving import START_FAILED
+from modelserver.web.server.config import START_FAILED
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 60  # nothing here takes as long

@@ -6,9 +6,9 @@ import tensorflow as tf
 import tiny_graphs
 from conftest import noise
 
-from modelserver import errors
-from modelserver.sessions import Given, ModelSession, prepare, split
-from modelserver.signatures import Signature
+from modelserver.core import errors
+from modelserver.core.signatures import Signature
+from modelserver.runner.sessions import Given, ModelSession, prepare, split
 
 
 @pytest.fixture

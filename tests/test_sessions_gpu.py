@@ -12,8 +12,10 @@ from test_rewriting import fast_detector
 from test_rewriting_suppression import CLASSES, one_image
 from tiny_graphs import building, file_of
 
-from modelserver import errors, images, rewriting
-from modelserver.sessions import ModelSession
+from modelserver import decoder
+from modelserver.core import errors
+from modelserver.runner import rewriting
+from modelserver.runner.sessions import ModelSession
 
 __all__ = ["a_gpu"]
 v1 = tf.compat.v1
@@ -217,7 +219,7 @@ def test_a_graph_that_only_the_gpu_can_run_serves_there(opened, monkeypatch):
     """It cannot be compared, so it is not rewritten; both are told."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {})
-    from modelserver.sessions import GraphRun
+    from modelserver.runner.sessions import GraphRun
 
     plain = GraphRun.__call__
 
@@ -249,7 +251,7 @@ def test_the_first_run_of_a_shape_is_known(opened, a_gpu):
 
 def test_remembered_shapes_do_not_fill_the_memory(opened, a_gpu, monkeypatch):
     """Where a graph takes any size, clients choose them."""
-    monkeypatch.setattr("modelserver.sessions.session._MOST_SHAPES", 4)
+    monkeypatch.setattr("modelserver.runner.sessions.session._MOST_SHAPES", 4)
     session = opened(tiny_graphs.echo_detector(), max_batch=1)
     for side in range(1, 12):
         session.run([of((1, 2, 3), (side, 5))])
@@ -285,7 +287,7 @@ def test_how_a_graph_resizes_is_found_out(graph, sampling, opened):
     if sampling is not None:
         frame = noise((50, 70))
         (plain,) = session.run([frame])
-        (fed,) = session.run([images.sample(frame, (6, 8), sampling)])
+        (fed,) = session.run([decoder.sample(frame, (6, 8), sampling)])
         assert (
             rewriting.first_difference(
                 plain, fed, session.signature, 0.0, rewriting.NEAR
@@ -300,7 +302,7 @@ def test_photos_are_resized_before_only_where_that_answers_the_same(
 ):
     """A wrong idea of how the graph resizes is found out by its answers."""
     monkeypatch.setattr(
-        images, "sample", lambda pixels, size, how: 0 * pixels[: size[0], : size[1]]
+        decoder, "sample", lambda pixels, size, how: 0 * pixels[: size[0], : size[1]]
     )
     session = opened(tiny_graphs.resizing_detector(), max_batch=2)
     assert session.sampling is None

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.errors import SettingError, StartError
-from modelserver.settings import (
+from modelserver.core.errors import SettingError, StartError
+from modelserver.core.settings import (
     SETTINGS,
     Flag,
     Number,

@@ -3,7 +3,7 @@
 import pytest
 from conftest import make_settings
 
-from modelserver.errors import SettingError
+from modelserver.core.errors import SettingError
 
 
 def test_nothing_is_listed_by_default():

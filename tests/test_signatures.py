@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelserver.errors import SidecarError
-from modelserver.signatures import (
+from modelserver.core.errors import SidecarError
+from modelserver.core.signatures import (
     MAX_SIDE,
     MAX_SIDECAR_BYTES,
     DetectionOutputs,

@@ -9,7 +9,7 @@ import pytest
 import tiny_graphs
 from conftest import photo, post
 
-from modelserver.service import Timings
+from modelserver.engine.service import Timings
 from modelserver.web import traces
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

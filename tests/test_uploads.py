@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from werkzeug.formparser import FormDataParser
 
-from modelserver.errors import StorageFull, StorageUnavailable
-from modelserver.uploads import HAS_UNNAMED, PREFIX, Spool, Upload
+from modelserver.core.errors import StorageFull, StorageUnavailable
+from modelserver.engine.uploads import HAS_UNNAMED, PREFIX, Spool, Upload
 
 LEFTOVER = PREFIX + "0123456789abcdef" * 2
 

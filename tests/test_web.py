@@ -8,11 +8,11 @@ import pytest
 import tiny_graphs
 from conftest import SECONDS, form, make_settings, photo, post, post_form
 
-from modelserver import errors
-from modelserver.registry import Stage
-from modelserver.runners import inline
-from modelserver.runners.cards import NO_CARDS
-from modelserver.uploads import Spool
+from modelserver.core import errors
+from modelserver.engine.catalogue import Stage
+from modelserver.engine.runners.cards import NO_CARDS
+from modelserver.engine.uploads import Spool
+from modelserver.runner import inline
 from modelserver.web import problems
 from modelserver.web.factory import create_app
 
@@ -452,7 +452,7 @@ def test_every_route_is_documented(detector, classifier):
 
 def test_requiring_a_gpu_where_there_is_none_does_not_start(folder, monkeypatch):
     """REQUIRE_GPU=true is a sentence at the start, not a slow server."""
-    monkeypatch.setattr("modelserver.runners.cards.survey", lambda: NO_CARDS)
+    monkeypatch.setattr("modelserver.engine.runners.cards.survey", lambda: NO_CARDS)
     with pytest.raises(errors.StartError, match="REQUIRE_GPU"):
         create_app("detection", make_settings(MODEL_FOLDER=folder, REQUIRE_GPU=True))
 

@@ -5,7 +5,7 @@ import tiny_graphs
 from conftest import make_settings
 from flask import Flask
 
-from modelserver.registry import Stage
+from modelserver.engine.catalogue import Stage
 from modelserver.web import api
 
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelserver.errors import Overloaded
-from modelserver.web import worker as module
-from modelserver.web.connections import Lingering
-from modelserver.web.worker import Worker
+from modelserver.core.errors import Overloaded
+from modelserver.web.server import worker as module
+from modelserver.web.server.connections import Lingering
+from modelserver.web.server.worker import Worker
 
 PHOTO = b"POST /detect HTTP/1.1\r\nHost: a\r\n\r\n"
 

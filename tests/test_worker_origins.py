@@ -7,7 +7,7 @@ from conftest import make_settings
 from gunicorn.http.errors import InvalidRequestLine
 from test_worker_loop import PHOTO, make
 
-from modelserver.errors import Overloaded
+from modelserver.core.errors import Overloaded
 from modelserver.web.backend import Backend
 from modelserver.web.origins import Origins
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelserver.web.threads import Threads
-from modelserver.web.worker import Worker
+from modelserver.web.server.threads import Threads
+from modelserver.web.server.worker import Worker
 
 SECONDS = 20
 

@@ -8,10 +8,10 @@ import pytest
 import tfjs_models as made
 from fake_registry import FakeRegistry
 
-from modelserver import zoo
-from modelserver.conversion import ssdlite
-from modelserver.errors import InstallError
-from modelserver.zoo import catalogue
+from modelserver.core.errors import InstallError
+from modelserver.tools import zoo
+from modelserver.tools.importing import ssdlite
+from modelserver.tools.zoo import catalogue
 
 PACKAGES = [
     *(catalogue.COCO_SSD, catalogue.LITE0, catalogue.IMAGENET, catalogue.SCIKIT_IMAGE),
@@ -94,4 +94,4 @@ def test_a_failed_conversion_is_one_sentence(tmp_path, monkeypatch, stderr, said
     with pytest.raises(InstallError, match=f"^model cannot be converted: {said}"):
         catalogue.converted("ssdlite", "model")(tmp_path, tmp_path / "x")
     (call,) = registry.calls
-    assert call.startswith("-m modelserver.conversion ssdlite")
+    assert call.startswith("-m modelserver.tools.importing ssdlite")

@@ -6,11 +6,11 @@ import tempfile
 import pytest
 from fake_registry import FakeRegistry, names, wheel
 
-from modelserver import zoo
-from modelserver.errors import InstallError
-from modelserver.zoo import catalogue, installation
-from modelserver.zoo.catalogue import Model, Part
-from modelserver.zoo.packages import Package, sha256
+from modelserver.core.errors import InstallError
+from modelserver.tools import zoo
+from modelserver.tools.zoo import catalogue, installation
+from modelserver.tools.zoo.catalogue import Model, Part
+from modelserver.tools.zoo.packages import Package, sha256
 
 NETS = Package("pypi", "nets", "1.2", {"net.bin": sha256(b"numbers")})
 

@@ -4,8 +4,8 @@ import json
 
 from google.protobuf import text_format
 
-from modelserver import _label_map_pb2
-from modelserver.zoo import label_maps
+from modelserver.tasks.labels import _label_map_pb2
+from modelserver.tools.zoo import label_maps
 
 
 def parsed(text):

@@ -7,8 +7,9 @@ from google.protobuf import text_format
 from graph_runs import run
 from PIL import Image
 
-from modelserver import _label_map_pb2, zoo
-from modelserver.zoo import catalogue
+from modelserver.tasks.labels import _label_map_pb2
+from modelserver.tools import zoo
+from modelserver.tools.zoo import catalogue
 
 pytestmark = pytest.mark.real
 

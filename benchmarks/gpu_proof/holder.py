@@ -12,7 +12,7 @@ import ctypes
 import sys
 from typing import Any
 
-from modelserver import cuda
+from modelserver.core import cuda
 
 MIB = 1024 * 1024
 _PART = 256 * MIB

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.gpu_proof.outcomes import Check
-from modelserver.web.serving import START_FAILED
+from modelserver.web.server.config import START_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

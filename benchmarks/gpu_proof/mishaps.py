@@ -17,8 +17,8 @@ from benchmarks.gpu_proof import judging, photos, plans
 from benchmarks.gpu_proof.outcomes import Check, Outcome
 from benchmarks.support.servers import ROOT, Server, wait
 from modelserver.client.errors import ClientError
-from modelserver.runners.cards import survey
-from modelserver.runners.environment import of_cards
+from modelserver.engine.runners.cards import survey
+from modelserver.engine.runners.environment import of_cards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

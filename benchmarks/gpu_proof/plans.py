@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import servers
 from modelserver.client import Client
-from modelserver.runners.cards import memory, survey
+from modelserver.engine.runners.cards import memory, survey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from modelserver.discovery import ModelFiles
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import ModelFiles
 
 ONLY_CARD = "only a card can show it"
 MIB = 1 << 20

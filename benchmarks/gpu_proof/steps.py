@@ -15,16 +15,16 @@ from benchmarks.gpu_proof import judging, mishaps, photos, plans
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.gpu_proof.outcomes import Check, Outcome, Step
 from benchmarks.support import results
-from modelserver import bench
-from modelserver.doctor.gpu import gpu_report
-from modelserver.runners.cards import survey
+from modelserver.engine.runners.cards import survey
+from modelserver.tools import bench
+from modelserver.tools.doctor.gpu import gpu_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmarks.gpu_proof.plans import Plan
     from benchmarks.support.servers import Server
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
 
 _QUERY = "index,name,uuid,driver_version,compute_cap,memory.total,mig.mode.current"
 _ASK_S = 60.0

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.gpu_proof.plans import MIB
-from modelserver import cuda
-from modelserver.runners import Job
-from modelserver.runners.cards import memory_by_process, survey
-from modelserver.runners.environment import show
-from modelserver.runners.inline import import_tensorflow, open_session
+from modelserver.core import cuda
+from modelserver.core.messages import Job
+from modelserver.engine.runners.cards import memory_by_process, survey
+from modelserver.engine.runners.environment import show
+from modelserver.runner.inline import import_tensorflow, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
 
 ROUNDS = 3
 _ANY_SIZE = (480, 640)
@@ -71,7 +71,7 @@ def phases(kind: Kind, graph: str) -> dict[str, Any]:
     started = time.perf_counter()
     import_tensorflow(job.gpu)
     took = {"import": time.perf_counter() - started}
-    from modelserver.sessions import ModelSession  # noqa: PLC0415
+    from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
 
     for method, name in PHASES.items():
         setattr(ModelSession, method, _timed(getattr(ModelSession, method), name, took))

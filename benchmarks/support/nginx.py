@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.support.servers import ROOT, wait
-from modelserver import bench
-from modelserver.bench.starting import free_port
+from modelserver.tools import bench
+from modelserver.tools.bench.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

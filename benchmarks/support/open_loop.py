@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modelserver import bench
+from modelserver.tools import bench
 
 if TYPE_CHECKING:
     import argparse

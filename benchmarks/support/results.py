@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.support import graphs
-from modelserver import bench
-from modelserver.discovery import discover
+from modelserver.engine.discovery import discover
+from modelserver.tools import bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from modelserver.bench import Round
-    from modelserver.discovery import ModelFiles
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import ModelFiles
+    from modelserver.tools.bench import Round
 
 
 class Subject(NamedTuple):

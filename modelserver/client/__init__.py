@@ -40,9 +40,9 @@ from modelserver.client.results import (
     Detections,
     ModelInfo,
 )
-from modelserver.client.retrying import Policy
+from modelserver.client.retries import Policy
 from modelserver.client.sync import Client
-from modelserver.client.writing import Writer, writer
+from modelserver.client.writers import Writer, writer
 
 __all__ = [
     "AsyncClient",

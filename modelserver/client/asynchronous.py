@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from modelserver.client import calls, connecting, photos
+from modelserver.client import calls, connections, photos
 from modelserver.client.errors import ClientError, Unreachable
-from modelserver.client.retrying import Attempts, Policy
+from modelserver.client.retries import Attempts, Policy
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,12 +47,12 @@ class AsyncClient:
         base_url: str,
         token: str | None = None,
         *,
-        timeout: float = connecting.DEFAULT_TIMEOUT_S,
+        timeout: float = connections.DEFAULT_TIMEOUT_S,
         retries: int | Policy = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._policy = retries if isinstance(retries, Policy) else Policy(retries)
-        self._server = connecting.Server.of(base_url, token, timeout)
+        self._server = connections.Server.of(base_url, token, timeout)
         self._transport = transport or httpx.AsyncHTTPTransport(
             **self._server.options()
         )

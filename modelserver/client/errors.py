@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from modelserver.errors import ModelServerError
+from modelserver.core.errors import ModelServerError
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from modelserver.client.errors import (
     Unavailable,
     Unreachable,
 )
-from modelserver.client.pacing import Pace
-from modelserver.client.retrying import Attempts, Policy
+from modelserver.client.pace import Pace
+from modelserver.client.retries import Attempts, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

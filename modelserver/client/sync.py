@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from modelserver.client import calls, connecting, folders, photos
+from modelserver.client import calls, connections, folders, photos
 from modelserver.client.errors import ClientError, Unreachable
-from modelserver.client.retrying import Attempts, Policy
+from modelserver.client.retries import Attempts, Policy
 
 if TYPE_CHECKING:
     import os
@@ -52,12 +52,12 @@ class Client:
         base_url: str,
         token: str | None = None,
         *,
-        timeout: float = connecting.DEFAULT_TIMEOUT_S,
+        timeout: float = connections.DEFAULT_TIMEOUT_S,
         retries: int | Policy = 8,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.policy = retries if isinstance(retries, Policy) else Policy(retries)
-        self._server = connecting.Server.of(base_url, token, timeout)
+        self._server = connections.Server.of(base_url, token, timeout)
         self._transport = transport or httpx.HTTPTransport(**self._server.options())
 
     def detect(

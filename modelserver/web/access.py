@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from flask import g, request
 from werkzeug.exceptions import NotFound
 
-from modelserver import logs
-from modelserver.errors import LoopbackOnly, Unauthorized
-from modelserver.settings import is_loopback
+from modelserver.core import logs
+from modelserver.core.errors import LoopbackOnly, Unauthorized
+from modelserver.core.settings import is_loopback
 from modelserver.web.backend import backend
-from modelserver.web.bodies import request_id
 from modelserver.web.forms import uploads
 from modelserver.web.origins import Hosts, Origins
+from modelserver.web.problem_json import request_id
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-    from modelserver.service import Timings
-    from modelserver.settings import Settings
+    from modelserver.core.settings import Settings
+    from modelserver.engine.service import Timings
 
 # Probes carry no token, and pages and descriptions themselves tell nothing.
 _OPEN = frozenset(
@@ -105,7 +105,7 @@ def check_token(token: bytes) -> None:
 def check_loopback(address: str | None, forwarded: str = "") -> None:
     """Let only this machine in.
 
-    ``web.serving`` refuses to listen elsewhere without a token; this holds too where
+    ``web.server`` refuses to listen elsewhere without a token; this holds too where
     gunicorn was started without our configuration, or another server is used.
 
     Args:

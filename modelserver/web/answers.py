@@ -9,22 +9,24 @@ from urllib.parse import quote
 import msgspec
 from flask import Response, request
 
-from modelserver import classification, detection, images, logs
-from modelserver.errors import DeadlinePassed, Overloaded, RequestError
-from modelserver.images import Mark
-from modelserver.service import Evaluation, Timings
+from modelserver import decoder
+from modelserver.core import logs
+from modelserver.core.errors import DeadlinePassed, Overloaded, RequestError
+from modelserver.decoder import Mark
+from modelserver.engine.service import Evaluation, Timings
+from modelserver.tasks import classification, detection
 from modelserver.web.access import note_timings
 from modelserver.web.backend import backend
-from modelserver.web.bodies import problem_members
+from modelserver.web.problem_json import problem_members
 from modelserver.web.problems import request_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from modelserver.albums import Data
-    from modelserver.batching import Caller
-    from modelserver.options import Options
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.batch_requests import Data
+    from modelserver.engine.queue import Caller
+    from modelserver.tasks.options import Options
 
 # Of detections or of classes, by the app's kind.
 Seen: TypeAlias = Evaluation[Any]
@@ -81,13 +83,13 @@ def drawn(kind: Kind, seen: Seen, data: Data, form: Picture, who: Caller) -> Res
     """
     note_timings(seen.timings)
     settings = backend().settings
-    limits = images.Limits(
+    limits = decoder.Limits(
         max_pixels=settings.max_image_pixels,
         max_header_pixels=settings.max_header_pixels,
     )
     marks = list(_marks(kind, seen))
     try:
-        content = images.annotate(data, limits, marks, form, _left(who))
+        content = decoder.annotate(data, limits, marks, form, _left(who))
     except Overloaded:
         _left(who)
         raise

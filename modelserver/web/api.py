@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 
-from modelserver import labels
-from modelserver.albums import Album
-from modelserver.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
-from modelserver.options import Options, read_options
-from modelserver.registry import Stage
+from modelserver.core.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
+from modelserver.engine.batch_requests import Album
+from modelserver.engine.catalogue import Stage
+from modelserver.tasks import labels
+from modelserver.tasks.options import Options, read_options
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
 from modelserver.web.forms import read_form, require
-from modelserver.web.reports import describe, report
+from modelserver.web.model_reports import describe, report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flask import Response
 
-    from modelserver.batching import Caller
-    from modelserver.models import Model
-    from modelserver.registry import Entry
-    from modelserver.service import Parse
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.catalogue import Entry
+    from modelserver.engine.models import Model
+    from modelserver.engine.queue import Caller
+    from modelserver.engine.service import Parse
     from modelserver.web.forms import File
 
 # For a model's name: each model that this app has.

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from modelserver import classification, discovery, golden
-from modelserver.errors import RequestError, StartError
-from modelserver.hotfolder import HotFolder
-from modelserver.metrics import Metrics
-from modelserver.models import Loader, Model
-from modelserver.registry import Registry, Stage
-from modelserver.runners import cards, probe
-from modelserver.service import Service
-from modelserver.uploads import Spool
-from modelserver.web import greeting, traces
+from modelserver.core.errors import RequestError, StartError
+from modelserver.core.metrics import Metrics
+from modelserver.engine import discovery, self_test
+from modelserver.engine.catalogue import Registry, Stage
+from modelserver.engine.catalogue.hot_folder import HotFolder
+from modelserver.engine.models import Loader, Model
+from modelserver.engine.runners import cards, probe
+from modelserver.engine.service import Service
+from modelserver.engine.uploads import Spool
+from modelserver.tasks import classification
+from modelserver.web import startup_hint, traces
 from modelserver.web.origins import Origins
-from modelserver.web.readings import read_all
+from modelserver.web.samplers import read_all
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from modelserver.discovery import Discovery
-    from modelserver.service import Evaluation
-    from modelserver.settings import Settings
-    from modelserver.signatures import Kind
+    from modelserver.core.settings import Settings
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import Discovery
+    from modelserver.engine.service import Evaluation
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Backend:
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
         self.registry: Registry[Model] = Registry(
-            golden.checked(
+            self_test.checked(
                 Loader(settings, survey),
                 settings.min_confidence,
                 settings.load_timeout_s,
@@ -189,7 +190,7 @@ class Backend:
             tls: whether TLS is spoken there.
         """
         threading.Thread(
-            target=greeting.greet,
+            target=startup_hint.greet,
             args=(self.registry, self.kind, self.settings),
             kwargs={"address": address, "tls": tls},
             name="greet",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask import g, request
 
-from modelserver.batching import Caller
-from modelserver.errors import BadRequest
+from modelserver.core.errors import BadRequest
+from modelserver.engine.queue import Caller
 from modelserver.web.backend import backend
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from werkzeug.datastructures import ImmutableDict
 
-from modelserver.settings import Settings
-from modelserver.web import access, api, documents, numbers, page, problems
+from modelserver.core.settings import Settings
+from modelserver.web import access, api, page, problems, request_metrics
 from modelserver.web.backend import Backend
+from modelserver.web.openapi import document
 
 if TYPE_CHECKING:
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
 
 
 class _App(Flask):
@@ -50,12 +51,12 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
     # What a proxy's rule for /metrics does not see must not be /metrics here.
     app.url_map.merge_slashes = False
     app.extensions["modelserver"] = backend
-    numbers.install(app)
+    request_metrics.install(app)
     access.install(app, settings)
     problems.install(app)
     app.register_blueprint(api.blueprint(kind))
     app.register_blueprint(page.blueprint(kind))
-    app.register_blueprint(numbers.blueprint())
-    app.register_blueprint(documents.blueprint(app))
+    app.register_blueprint(request_metrics.blueprint())
+    app.register_blueprint(document.blueprint(app))
     atexit.register(backend.close)
     return app

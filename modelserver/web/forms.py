@@ -20,15 +20,15 @@ from multipart import (
     parse_options_header,
 )
 
-from modelserver.errors import (
+from modelserver.core.errors import (
     BadRequest,
     BodyTooSlow,
     MissingField,
     UnsupportedEncoding,
     UploadTooLarge,
 )
-from modelserver.options import NAMES
-from modelserver.web.pacing import TooSlow
+from modelserver.tasks.options import NAMES
+from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from flask import Request
 
-    from modelserver.uploads import Spool, Upload
+    from modelserver.engine.uploads import Spool, Upload
 
 # What is read from the socket at a time; each read waits for the interpreter's lock.
 _READ_BYTES = 256 * 1024

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from flask import Response
 from werkzeug.exceptions import MethodNotAllowed
 
-from modelserver.errors import CrossSite, UntrustedHost
+from modelserver.core.errors import CrossSite, UntrustedHost
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from flask import Request
 
-    from modelserver.settings import Settings
+    from modelserver.core.settings import Settings
 
 # They change and compute nothing, and a foreign page cannot read what they answer.
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

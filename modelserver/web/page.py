@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from flask import Blueprint, render_template, request, url_for
 
-from modelserver.registry import Stage
+from modelserver.engine.catalogue import Stage
 from modelserver.web.backend import backend
-from modelserver.web.reports import decided_by
+from modelserver.web.model_reports import decided_by
 
 if TYPE_CHECKING:
     from flask import Response
 
-    from modelserver.signatures import Kind
+    from modelserver.core.signatures import Kind
 
 _STATIC = Path(__file__).parent / "static"
 # What the script imports, for the browser to fetch at once rather than one after the

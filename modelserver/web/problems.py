@@ -16,14 +16,14 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-from modelserver.errors import (
+from modelserver.core.errors import (
     InternalError,
     RequestError,
     Unauthorized,
     UploadTooLarge,
 )
 from modelserver.web.backend import backend
-from modelserver.web.bodies import PROBLEM, problem_body
+from modelserver.web.problem_json import PROBLEM, problem_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
     from werkzeug.datastructures import Headers
 
-    from modelserver.service import Evaluation, Timings
+    from modelserver.engine.service import Evaluation, Timings
 
-from modelserver.extras import install_command
+from modelserver.core.extras import install_command
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,0 @@
-"""Turns models of other formats into frozen graphs.
-
-``python -m modelserver.conversion ssdlite|efficientnet SOURCE TARGET`` is the way in
-for the rest of the package: the conversion needs TensorFlow, so it runs in a process
-of its own. Every conversion is deterministic: the same source gives the same bytes,
-whatever the TensorFlow version.
-"""

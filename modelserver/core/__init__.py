@@ -1,0 +1,1 @@
+"""What every process of the server uses: errors, settings, logs, metrics, messages."""

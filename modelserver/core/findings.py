@@ -1,0 +1,360 @@
+"""What is worth an operator's eye about a model, told from what loading it found out.
+
+Needs no TensorFlow, so the front process can say it too. Each finding has a code that
+stays the same, which ``docs/doctor.md`` lists. All functions are pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+
+from modelserver.tasks import labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from modelserver.core.signatures import Signature
+    from modelserver.engine.discovery import ModelFiles
+    from modelserver.tasks.labels import LabelMap
+
+Level = Literal["error", "warning", "note"]
+
+# Code to level and meaning. An error keeps a model from serving, or makes its answers
+# wrong by its own golden image; a warning may make them wrong; a note is a choice.
+CODES: dict[str, tuple[Level, str]] = {
+    "folder": ("warning", "a file in the folder is not used, or not as it was meant"),
+    "no-models": ("error", "there is no model in the folder"),
+    "not-frozen": ("warning", "a SavedModel, Keras or TensorFlow.js model lies there"),
+    "labels-unreadable": ("error", "the label map cannot be read"),
+    "labels-odd": ("warning", "something in the label map is skipped or changed"),
+    "labels-none": ("warning", "there is no label map: ids are given as labels"),
+    "labels-gaps": ("note", "ids are left out between the label map's first and last"),
+    "labels-duplicate": ("warning", "several ids have the same name"),
+    "labels-offset": ("warning", "which output is which label is a guess"),
+    "labels-missing": ("warning", "some of the graph's classes have no name"),
+    "labels-unused": ("warning", "some ids are of no class that the graph has"),
+    "sidecar": ("error", "the sidecar is not valid"),
+    "op-refused": ("error", "the graph uses an op that no graph for images needs"),
+    "graph-refused": ("error", "the graph cannot be served"),
+    "crashed": ("error", "the model's process died, or was not ready in time"),
+    "batch-one": ("note", "the graph takes one image a run"),
+    "unsteady": ("warning", "the same photo is answered differently from run to run"),
+    "repaired": ("note", "what freezing or another machine left in it was repaired"),
+    "batch-filled": ("note", "the graph takes a number of images a run, no fewer"),
+    "batch-mixed": ("warning", "images of one run change each other's answers"),
+    "device-differs": ("warning", "the GPU answers otherwise than the CPU"),
+    "guessed": ("note", "something was guessed that the sidecar can say"),
+    "scaling-guessed": ("warning", "nothing tells how the graph wants its pixels"),
+    "scaling-against": ("warning", "evidence speaks against how the model is fed"),
+    "scaling-changed": ("note", "the last version fed the model otherwise"),
+    "size-guessed": ("warning", "nothing tells which size of image the graph takes"),
+    "white-on-black": ("warning", "a network for small gray images, such as digits"),
+    "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
+    "golden-failed": ("error", "the golden image does not come out as expected"),
+    "golden-none": ("note", "there is no golden image"),
+    "gpu-failed": ("error", "the card that the model was given cannot be used now"),
+    "gpu-unused": ("warning", "there is a card, and the model runs on the CPU"),
+    "gpu-compiles": ("note", "the card's kernels are compiled at first use"),
+    "run-failed": ("error", "the model cannot be run on a photo"),
+}
+_SHOWN = 5
+# Sides of MNIST's images and its like are 28 to 32.
+_DIGIT_SIDE = 32
+# What a guess says, and the sidecar's keys that say otherwise.
+_OVERRIDES = (
+    (re.compile(r"is fed with \("), '"mean", "scale" and "channels"'),
+    (re.compile(r"takes any size"), '"size"'),
+    (re.compile(r"numbers an image"), '"size" and "channels"'),
+    (re.compile(r"does not tell its channels"), '"channels"'),
+    (re.compile(r"probability of its own|independent classes"), '"independent"'),
+    (re.compile(r"taken for logits, a softmax"), '"output" or "independent"'),
+    (re.compile(r"of the suppression|as Azure"), '"box_order" and "label_offset"'),
+    (re.compile(r"was chosen over|have no names|comes from|one value"), '"output"'),
+    (re.compile(r"has no known shape"), '"input"'),
+    (re.compile(r"middle square of an upload"), '"resize"'),
+)
+_SCORES_UNTOLD = re.compile(r"taken for (a logit|probabilities)|by its name taken")
+_SIZE_UNTOLD = re.compile(r"takes any size|numbers an image")
+_UNTOLD = "nothing in the graph tells"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One finding.
+
+    Attributes:
+        code: one of ``CODES``.
+        level: as ``CODES`` has it.
+        model: whose it is; empty for the folder's.
+        message: what was found, a sentence.
+        fix: what to do, a sentence; empty where nothing need be done.
+    """
+
+    code: str
+    level: Level
+    model: str
+    message: str
+    fix: str = ""
+
+
+class Names(NamedTuple):
+    """How a label map stands to a graph's classes; ids in the label map's numbers.
+
+    Attributes:
+        missing: the graph's classes without a name.
+        unused: ids that are of no class.
+    """
+
+    missing: list[int]
+    unused: list[int]
+
+
+def found(code: str, model: str, message: str, fix: str = "") -> Finding:
+    """Make a finding with its code's level."""
+    return Finding(
+        code=code, level=CODES[code][0], model=model, message=message, fix=fix
+    )
+
+
+def of_model(
+    files: ModelFiles,
+    signature: Signature,
+    label_map: LabelMap,
+    classes: int | None = None,
+) -> list[Finding]:
+    """Tell what is worth a look about a loaded model.
+
+    Args:
+        files: the model's.
+        signature: as loading it found out.
+        label_map: as it was read.
+        classes: a detector's classes, where they are known; a classifier's are in its
+            signature.
+    """
+    name = files.name
+    return [
+        *of_labels(files, label_map),
+        *_of_classes(name, signature, label_map, classes),
+        *of_guesses(name, signature),
+        *of_scaling(name, signature),
+        *_of_batch(name, signature),
+        *_of_digits(name, signature),
+        *_of_golden(files),
+    ]
+
+
+def of_labels(files: ModelFiles, label_map: LabelMap) -> Iterator[Finding]:
+    """Tell what a label map's own ids and names show."""
+    name = files.name
+    if files.labels is None:
+        yield found(
+            *("labels-none", name, "there is no label map, so ids are given as labels"),
+            "put one beside the graph (python -m modelserver labels makes one)",
+        )
+        return
+    for warning in label_map.warnings:
+        yield found("labels-odd", name, warning, "look at that line")
+    ids = sorted(label_map.names)
+    gaps = _left_out(ids)
+    if gaps:
+        yield found(
+            *("labels-gaps", name, f"the label map leaves out {_listed(gaps)}"),
+            "nothing, if the model was trained so; COCO's ids have ten gaps",
+        )
+    for label, times in Counter(label_map.names.values()).items():
+        if times > 1:
+            same = [number for number in ids if label_map.names[number] == label]
+            yield found(
+                *("labels-duplicate", name),
+                f"{label!r} is the name of {times} ids: {_listed(same)}",
+                "give each class a name of its own, or clients cannot tell them apart",
+            )
+
+
+def _left_out(ids: list[int]) -> list[int]:
+    """Give the ids between the first and the last that are not there.
+
+    Ids are up to 2**31: only a gap's first few are ever counted out.
+    """
+    gaps: list[int] = []
+    for low, high in pairwise(ids):
+        gaps += range(low + 1, min(high, low + 1 + 10 * _SHOWN))
+    return gaps
+
+
+def _of_classes(
+    name: str, signature: Signature, label_map: LabelMap, classes: int | None
+) -> Iterator[Finding]:
+    """Compare the label map with the graph's classes."""
+    # A graph of one value was held against its labels when it was loaded.
+    if not label_map.names or signature.classes == 1:
+        return
+    first = 1
+    if signature.kind == "classification":
+        classes = signature.classes
+        aligned = labels.alignment_of(label_map, signature)
+        first = aligned.offset if aligned else first
+        if aligned and aligned.warning:
+            yield found(
+                *("labels-offset", name, aligned.sentence),
+                'put the right "label_offset" into the sidecar, or the right names '
+                "into the label map",
+            )
+    if classes is None:
+        return
+    # Some detectors count from 0, where others have the background.
+    detects = signature.kind == "detection"
+    names = fit(label_map, first, classes, background=detects)
+    # A background class needs no name, and a detector's gaps are said already.
+    if names.missing and names.missing != [0] and not detects:
+        yield found(
+            *("labels-missing", name),
+            f"the graph has {classes} classes, without a name: "
+            f"{_listed(names.missing)}",
+            "name them in the label map; they are answered as unknown:<id>",
+        )
+    if names.unused:
+        yield found(
+            *("labels-unused", name),
+            f"the graph has {classes} classes, so it never gives "
+            f"{_listed(names.unused)} of the label map",
+            "see that the label map is this graph's",
+        )
+
+
+def fit(
+    label_map: LabelMap, first: int, classes: int, *, background: bool = False
+) -> Names:
+    """Compare a label map's ids with the graph's ``classes`` from ``first`` on.
+
+    Args:
+        label_map: with at least one name.
+        first: the label id of the graph's first class.
+        classes: how many the graph has.
+        background: an id just before the first is no surplus.
+    """
+    last = first + classes - 1
+    missing = [
+        number for number in range(first, last + 1) if number not in label_map.names
+    ]
+    low = first - background
+    unused = [number for number in label_map.names if not low <= number <= last]
+    return Names(missing, sorted(unused))
+
+
+def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
+    """Give each guess with the sidecar's key that says otherwise."""
+    for guess in signature.guesses:
+        keys = override(guess)
+        code = "guessed"
+        if _UNTOLD in guess and "is fed with (" in guess:
+            code = "scaling-guessed"
+        if _UNTOLD in guess and _SIZE_UNTOLD.search(guess):
+            code = "size-guessed"
+        if _SCORES_UNTOLD.search(guess):
+            code = "scores-guessed"
+        fix = f"if that is wrong, put {keys} into {name}.json" if keys else ""
+        if code == "scaling-guessed":
+            fix = _remedy(name, signature)
+        yield found(code, name, guess, fix)
+
+
+def _remedy(name: str, signature: Signature) -> str:
+    """Say what settles a scaling that nothing tells."""
+    now = sidecar_line(signature)
+    other = '{"mean": 127.5, "scale": 0.00784313725490196}'
+    return (
+        f"put the right one into {name}.json: {now} is what is fed now, {other} would "
+        "be [-1, 1]; python -m modelserver check --photo P --label L shows which one "
+        "sees L; for a model of your own, import --scaling writes it"
+    )
+
+
+def sidecar_line(signature: Signature) -> str:
+    """Write the sidecar that fixes how a model is fed."""
+    numbers = {
+        key: values[0] if len(values) == 1 else values
+        for key, values in (("mean", signature.mean), ("scale", signature.scale))
+    }
+    order = {"channels": "bgr"} if signature.bgr else {}
+    return json.dumps({**numbers, **order})
+
+
+def of_scaling(name: str, signature: Signature) -> Iterator[Finding]:
+    """Tell what speaks against a model's scaling, and whether it is another now."""
+    scaling = signature.scaling
+    if scaling is None:
+        return
+    for sentence in scaling.against:
+        yield found(
+            *("scaling-against", name),
+            f"it is fed as {_SAYS[scaling.source]}, but {sentence}",
+            "python -m modelserver check --photo P --label L shows which scaling sees "
+            f"L; put that line into {name}.json",
+        )
+    if scaling.formerly:
+        yield found(
+            *("scaling-changed", name),
+            f"the last version fed it with {scaling.formerly}; {scaling.source} "
+            f"decides now: {scaling.why}",
+            f"if the answers are worse now, say the scaling in {name}.json",
+        )
+
+
+# Who says how a model is fed, for a sentence.
+_SAYS = {
+    "sidecar": "the sidecar says",
+    "arithmetic": "the graph's own arithmetic says",
+    "export files": "the files of its export say",
+    "architecture": "its architecture is known to be fed",
+    "statistics": "its own statistics say",
+    "default": "most networks are",
+}
+
+
+def override(guess: str) -> str:
+    """Give the sidecar's keys that override a guess; empty where none does."""
+    return next((keys for said, keys in _OVERRIDES if said.search(guess)), "")
+
+
+def _of_batch(name: str, signature: Signature) -> Iterator[Finding]:
+    if signature.batch == 1:
+        yield found(
+            *("batch-one", name, "the graph takes one image a run"),
+            "nothing on a CPU; for a GPU export it with an open batch dimension",
+        )
+
+
+def _of_digits(name: str, signature: Signature) -> Iterator[Finding]:
+    """Say what networks for digits are trained with, which no graph tells."""
+    size = signature.size
+    if signature.channels == 1 and size is not None and max(size) <= _DIGIT_SIDE:
+        yield found(
+            *("white-on-black", name),
+            f"it takes small gray images ({size[1]} x {size[0]}): networks for digits "
+            "and letters are trained with white ones on black, so dark ink on paper is "
+            "answered wrongly",
+            f'send photos with a dark ground, or put {{"mean": 255, "scale": '
+            f"-0.00392}} into {name}.json, which turns them round",
+        )
+
+
+def _of_golden(files: ModelFiles) -> Iterator[Finding]:
+    if files.image is None or files.expected is None:
+        yield found(
+            *("golden-none", files.name, "there is no golden image to test it with"),
+            f"put a photo as {files.name}.test.jpg and what the server answers to it "
+            f"as {files.name}.expected.json beside it",
+        )
+
+
+def _listed(ids: list[int]) -> str:
+    """Write ids for a sentence, the first few of them."""
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    what = "id" if len(ids) == 1 else "ids"
+    return f"{what} {', '.join(map(str, ids[:_SHOWN]))}{more}"

@@ -1,0 +1,262 @@
+"""What a runner promises, and the messages between the front and a runner's process.
+
+The messages are msgpack by msgspec, typed: what a hostile graph may have made of its
+process is read as data, never run as pickled code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from modelserver.core.exports import Export
+from modelserver.core.findings import Finding
+from modelserver.core.signatures import Kind, Sampling, Signature
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from modelserver.core.frames import Frame
+
+# Booleans, integers and floats of 1 to 8 bytes: what numpy makes of anything else that
+# a process may name as a dtype is not worth finding out.
+_DTYPE = re.compile(r"[|<>][biuf][1248]")
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
+"""One image's arrays, by the role that the signature gives them."""
+
+
+class Answer(NamedTuple):
+    """What a run gave for one image.
+
+    Attributes:
+        run_ms: milliseconds that the graph ran, without waiting for a slot.
+        first: the run was the first of its shape on a GPU, so it took longer.
+    """
+
+    outputs: Outputs
+    run_ms: float
+    first: bool = False
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner needs to load a model.
+
+    Attributes:
+        graph, sidecar: paths; ``sidecar`` may be ``None``.
+        slots: runs at a time; 0 chooses by the device.
+        max_batch: images a run takes at most; 0 chooses by the device.
+        gpu: which of the visible GPUs to use, as ``CUDA_VISIBLE_DEVICES`` names it;
+            ``None`` leaves it to TensorFlow.
+        card: the same in words, such as ``GPU 0``.
+        no_gpu: why it was given none where there are signs of one.
+        gpu_memory_mb: MiB of the card that it may take; 0 for no limit.
+        require_gpu: fail rather than run on the CPU.
+        rewrite: run the graph rewritten, where that answers the same.
+        suppression_on_cpu: keep suppressions of one class each off a GPU.
+        score_floor: detections below it are never answered; 0 for none.
+        memory_mb: MiB that the process may use; 0 chooses by the graph's size.
+        trusted: SHA-256 of graph files that may use any op, in small letters.
+        export: what the files beside the graph tell of it.
+        held: descriptors that ``graph`` and ``sidecar`` were opened by, under these
+            names; what they read is loaded, whatever the paths lead to by then.
+    """
+
+    name: str
+    kind: Kind
+    graph: str
+    sidecar: str | None
+    slots: int = 0
+    max_batch: int = 0
+    gpu: str | None = None
+    card: str = ""
+    no_gpu: str = ""
+    gpu_memory_mb: int = 0
+    require_gpu: bool = False
+    rewrite: bool = True
+    suppression_on_cpu: bool = True
+    score_floor: float = 0.0
+    memory_mb: int = 0
+    trusted: tuple[str, ...] = ()
+    export: Export | None = None
+    held: dict[str, int] = {}
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What loading a model found out.
+
+    Attributes:
+        device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
+        device_reason: why it is the CPU though there is a card; empty where it is not.
+        slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
+        load_ms: from the start of reading the graph to the end of the warm-up.
+        notes: a sentence for each choice worth a log line.
+        findings: what only loading or running the graph could show.
+        sampling: how photos are resized to the signature's ``inner_size`` before they
+            are sent, as the graph itself would; ``None``: sent as decoded.
+    """
+
+    signature: Signature
+    device: str
+    device_reason: str = ""
+    slots: _Count
+    max_batch: _Count
+    load_ms: float
+    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    sampling: Sampling | None = None
+
+
+class Runner(Protocol):
+    """Runs one model's graph. Thread-safe once open; closed by whoever opened it."""
+
+    ahead: int
+    """Runs that may be started beyond the slots, so that the next is there already."""
+
+    @property
+    def ended(self) -> Future[str]:
+        """Resolves once the runner can run no more, with a short reason."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process's id, ``None`` where it has none of its own."""
+
+    def open(self) -> Facts:
+        """Load, warm up and return what was found; blocks.
+
+        Raises:
+            GraphError, SidecarError: the files are at fault.
+            DeviceFailed: the card cannot be used now.
+            ModelCrashed: the process died, or took too long or too much memory.
+        """
+
+    def allocate(self, shape: tuple[int, ...]) -> Frame:
+        """Return memory for one image, uint8 of ``shape``.
+
+        Raises:
+            Overloaded: the images in flight leave no room.
+        """
+
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
+        """Start one run of some images of one shape; results come in their order.
+
+        The future fails with a RequestError: RunnerDied, OutOfMemory or RunFailed.
+        """
+
+    def close(self) -> None:
+        """End the runner. Idempotent.
+
+        A process is gone within some two seconds, also one that hangs; in this process
+        the runs under way are waited for.
+        """
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """Where in the arena an image lies."""
+
+    offset: int
+    shape: tuple[int, ...]
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """Front to child: run these images."""
+
+    number: int
+    places: list[Place]
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """An array as it crosses the pipe."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def pack(cls, array: NDArray[np.generic]) -> Array:
+        """Copy an array of numbers into a message.
+
+        Raises:
+            TypeError: it holds something else.
+        """
+        if not _DTYPE.fullmatch(array.dtype.str):
+            raise TypeError(f"an output of {array.dtype} is no array of numbers")
+        return cls(array.dtype.str, array.shape, array.tobytes())
+
+    def unpack(self) -> NDArray[np.generic]:
+        """Return the array, read-only.
+
+        Raises:
+            ValueError, TypeError, OverflowError: the message is not consistent.
+        """
+        if not _DTYPE.fullmatch(self.dtype):
+            raise TypeError("an array of no numeric dtype")
+        return np.frombuffer(self.data, self.dtype).reshape(self.shape)
+
+
+class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a run's outputs, one dict an image, and how long it ran.
+
+    Attributes:
+        first: as in ``Answer``.
+    """
+
+    number: int
+    outputs: list[dict[str, Array]]
+    run_ms: float
+    first: bool = False
+
+
+class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a run failed; ``reason`` is for the log only.
+
+    Attributes:
+        lost: the card's context is lost, so the child ends itself after this message.
+    """
+
+    number: int
+    reason: str
+    out_of_memory: bool
+    lost: bool = False
+
+
+class Imported(msgspec.Struct, frozen=True, tag=True):
+    """Child to front: TensorFlow is imported, from here on loading is timed.
+
+    Attributes:
+        on_gpu: it will run on a card.
+    """
+
+    on_gpu: bool = False
+
+
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Child to front, every few seconds: threads of this process still run."""
+
+
+class Said(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: a line for the log, of one of ``logging``'s levels."""
+
+    level: int
+    text: str
+
+
+class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Child to front: the model cannot be served, and why.
+
+    Attributes:
+        kind: what is at fault: the ``files``, until they change; or the ``device``,
+            which may pass.
+    """
+
+    reason: str
+    kind: Literal["files", "device"] = "files"
+
+
+Reply: TypeAlias = Facts | Ran | RunError | LoadError | Imported | Alive | Said

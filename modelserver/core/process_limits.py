@@ -1,0 +1,144 @@
+"""How much a model's process may use, and what it uses.
+
+While a graph loads, its process limits itself: an allocation beyond fails at once, so a
+graph that asks for everything brings neither the machine nor its neighbours down. The
+limit is on address space, as that is what the kernel enforces at once; it is lifted
+after the warm-up, because memory allocators reserve more than they use. From then on
+the front looks at the memory in use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelserver.core.messages import Job
+
+MIB = 1 << 20
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+# What TensorFlow and a small graph need many times over; a graph is held about three
+# times while it is read, compared and started.
+_BASE_MB, _COPIES = 4096, 3
+# Every run side by side has tensors of its own.
+_SLOT_MB = 1024
+# Address space that a thread takes without using it: its stack and glibc's arena.
+_THREAD_BYTES = 72 * MIB
+# The most that CUDA_CACHE_MAXSIZE allows.
+_CACHE_BYTES = 4096 * MIB
+
+
+def load_limit(job: Job) -> int:
+    """Return the bytes that a process may use until its model is warm."""
+    return _chosen(job) or _BASE_MB * MIB + _COPIES * _size(job.graph)
+
+
+def serving_limit(job: Job, slots: int) -> int:
+    """Return the bytes that a process may use while it runs ``slots`` images."""
+    return _chosen(job) or load_limit(job) + slots * _SLOT_MB * MIB
+
+
+def _chosen(job: Job) -> int:
+    return job.memory_mb * MIB
+
+
+def _size(path: str) -> int:
+    """Return a file's bytes; none for one that is gone, as the loader will say."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that only this process uses; 0 where that cannot be read.
+
+    Neither the photos, which are shared with the front, nor TensorFlow's code count.
+    """
+    _, resident, shared = _statm(pid)
+    return resident - shared
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Return the memory that a process uses; ``None`` where that cannot be read."""
+    return _statm(pid)[1] or None
+
+
+def _statm(pid: int | str) -> tuple[int, int, int]:
+    """Return a process's bytes: mapped, resident, and those of them that are shared."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_bytes().split()
+    except OSError:  # it is gone, or this is no Linux
+        return 0, 0, 0
+    mapped, resident, shared = (
+        int(count) * resource.getpagesize() for count in pages[:3]
+    )
+    return mapped, resident, shared
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends.
+
+    Where the front is killed while this process is stopped, nothing of this process
+    could see that. Linux only: elsewhere it ends once it is continued.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def forbid_core_dumps() -> None:
+    """Let no crash of this process fill a disk."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_loading(nbytes: int) -> None:
+    """Let this process take so much more address space, and write no file.
+
+    For a process that runs on a CPU: CUDA reserves address space by the terabyte and
+    keeps what it has compiled in files.
+    """
+    _set_soft(resource.RLIMIT_FSIZE, 0)
+    mapped = _statm("self")[0]
+    threads = os.cpu_count() or 1
+    if mapped:
+        _set_soft(resource.RLIMIT_AS, mapped + nbytes + threads * _THREAD_BYTES)
+
+
+def limit_files() -> None:
+    """Let this process write no file larger than CUDA's cache of kernels may be.
+
+    For a process that runs on a card: what CUDA compiles is kept in files.
+    """
+    _set_soft(resource.RLIMIT_FSIZE, _CACHE_BYTES)
+
+
+def lift_loading() -> None:
+    """Take the limit on address space back; files stay forbidden."""
+    _lift(resource.RLIMIT_AS)
+
+
+def lift_all() -> None:
+    """Take all that ``limit_loading`` set back, for a process that is about to exit.
+
+    Whoever measures or profiles it may write files then.
+    """
+    _lift(resource.RLIMIT_AS)
+    _lift(resource.RLIMIT_FSIZE)
+
+
+def _lift(what: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (hard, hard))
+
+
+def _set_soft(what: int, value: int) -> None:
+    """Set a limit that can be lifted, or leave a lower one of the operator's."""
+    soft, hard = resource.getrlimit(what)
+    if soft == resource.RLIM_INFINITY or value < soft:
+        resource.setrlimit(what, (value, hard))

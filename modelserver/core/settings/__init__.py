@@ -1,0 +1,39 @@
+"""The settings: read from the environment once, checked, then never changed.
+
+``SETTINGS`` is the only place that knows a setting's name, default, converter, unit and
+sentence; ``docs/settings.md`` is tested against it. An empty variable counts as unset,
+as ``FOO= python app.py`` is what people write to mean it.
+"""
+
+from modelserver.core.settings.converters import (
+    Choice,
+    Flag,
+    Folder,
+    Hashes,
+    Host,
+    Hosts,
+    Number,
+    Origins,
+    Token,
+)
+from modelserver.core.settings.table import SETTINGS, Setting, markdown_table
+from modelserver.core.settings.values import Isolation, LogFormat, Settings, is_loopback
+
+__all__ = [
+    "SETTINGS",
+    "Choice",
+    "Flag",
+    "Folder",
+    "Hashes",
+    "Host",
+    "Hosts",
+    "Isolation",
+    "LogFormat",
+    "Number",
+    "Origins",
+    "Setting",
+    "Settings",
+    "Token",
+    "is_loopback",
+    "markdown_table",
+]

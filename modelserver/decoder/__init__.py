@@ -1,0 +1,46 @@
+"""From an upload's bytes to upright uint8 RGB pixels, and from those to a model's size.
+
+The only home of Pillow and simplejpeg. All functions may be called from any thread; the
+decoders release the GIL while they work.
+
+    limits          how large an image may be, checked from its header
+    orientation     EXIF and XMP orientation, and the one copy that applies it
+    watched_files   Pillow's view of an upload, which ends what takes too long
+    workspace       how much memory decoders may hold at a time
+    colours         any mode to RGB
+    formats         which format an upload has, and what opens it
+    containers      what an AVIF or HEIC file will make its decoder do
+    coded_units     the coded units within them
+    decoders        which decoder, into whose memory
+    resizing        stretch, crop, pad; gray; PNG for graphs that decode by themselves
+    middle_squares  the middle of a photo as Custom Vision's own code cuts it out
+    drawing         a photo with boxes and words over it
+"""
+
+from modelserver.decoder.decoders import Allocate, Picture, decode, in_full
+from modelserver.decoder.drawing import Mark, annotate
+from modelserver.decoder.limits import Limits
+from modelserver.decoder.middle_squares import crop_from
+from modelserver.decoder.resizing import (
+    encode_png,
+    resize,
+    sample,
+    source_window,
+    to_gray,
+)
+
+__all__ = [
+    "Allocate",
+    "Limits",
+    "Mark",
+    "Picture",
+    "annotate",
+    "crop_from",
+    "decode",
+    "encode_png",
+    "in_full",
+    "resize",
+    "sample",
+    "source_window",
+    "to_gray",
+]

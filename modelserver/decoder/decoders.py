@@ -1,0 +1,381 @@
+"""Decodes an upload: which format, which decoder, into whose memory.
+
+JPEG goes through simplejpeg (libjpeg-turbo without detours), straight into the memory
+that the caller allocates; what libjpeg warns of is told by it, and by Pillow is not.
+Pillow reads its header, decodes the JPEGs of odd sampling, which simplejpeg does not
+know, and decodes the other formats. Pillow's plugins are called by
+name and not through ``Image.open``: that would take phones' JPEGs for MPO, and would
+apply a pixel limit of its own that is global to the process and warns on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import mmap
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, JpegImagePlugin
+
+from modelserver.core.errors import UndecodableImage
+from modelserver.decoder import containers, jpeg_markers, png_chunks
+from modelserver.decoder.colours import to_rgb
+from modelserver.decoder.formats import BOXED, format_of, opened, watched
+from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
+from modelserver.decoder.watched_files import TookTooLong
+from modelserver.decoder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from PIL import ImageFile
+
+    from modelserver.decoder.limits import Limits
+
+Pixels = npt.NDArray[np.uint8]
+Allocate = Callable[[tuple[int, ...]], Pixels]
+Data = bytes | memoryview | mmap.mmap
+
+log = logging.getLogger(__name__)
+
+# Of the n/8 scales libjpeg-turbo has fast code for 1/8, 2/8 and 4/8, and 3/8 costs no
+# more than 4/8. 5/8, 6/8 and 7/8 take 1.2 to 1.9 times as long as a full decode, so
+# they are used only where the full size is over the pixel limit.
+FAST_REDUCTION = 2.0
+ANY_REDUCTION = 1.0
+# BI_RLE8 and BI_RLE4 (wingdi.h). A few bytes can end thousands of empty lines, which
+# Pillow fills pixel by pixel, holding the interpreter: a quarter of a second at worst.
+RUN_LENGTH = frozenset({1, 2})
+MOST_RUN_PIXELS = 2_000_000
+# One for the process, as its memory is.
+_workspace = Workspace()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded upload.
+
+    Attributes:
+        pixels: uint8 [H, W, 3] RGB, C-contiguous, upright: the array that ``allocate``
+            gave. Smaller than ``height`` x ``width`` after a reduced decode.
+        width: pixels of the upright upload, before any reduction.
+        height: pixels of the upright upload, before any reduction.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+        format: ``JPEG``, ``PNG`` or another of ``formats``, by content.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    orientation: int
+    format: str
+
+
+def _new(shape: tuple[int, ...]) -> Pixels:
+    """Allocate in this process's own memory."""
+    return np.empty(shape, np.uint8)
+
+
+def decode(
+    data: Data,
+    *,
+    limits: Limits,
+    at_least: tuple[int, int] | None = None,
+    allocate: Allocate = _new,
+) -> Picture:
+    """Decode an image to upright RGB.
+
+    Args:
+        data: the whole upload; not kept.
+        limits: checked from the header, before anything is decoded.
+        at_least: (height, width) in upright pixels that are enough. A JPEG is then
+            decoded at the smallest fast scale that keeps both sides at least this
+            long, other formats in full. ``None`` decodes in full.
+        allocate: takes the shape (H, W, 3) and gives the C-contiguous uint8 array to
+            decode into, such as shared memory. Called once; a second time, and its
+            first array is then not used, for a JPEG that only Pillow can decode.
+            What it raises passes through.
+
+    Returns:
+        The picture; of an animation, its first frame.
+
+    Raises:
+        NotAnImage: the content is of no format that is decoded here.
+        UndecodableImage: it is one of them, but broken, cut short or too long a strip.
+        ImageTooLarge: more pixels than ``limits`` allow.
+        Overloaded: other images keep the decoders' memory.
+    """
+    name = format_of(data)
+    if name == "JPEG":
+        return _Jpeg(data, limits, at_least).decode(allocate)
+    with _reading(name):
+        if name == "PNG":
+            data = png_chunks.without_extras(data)
+        largest = containers.check(data, name) if name in BOXED else 0
+        image = opened(data, name)
+    limits.check_header(*image.size)
+    if name == "BMP":
+        _check_runs(image)
+    if not containers.explains(image.size[0] * image.size[1], largest):
+        raise UndecodableImage(f"the {name} header claims less than there is.")
+    with _workspace.hold(image.size[0] * image.size[1]):
+        return _by_pillow(image, name, limits, allocate)
+
+
+def in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:
+    """Tell whether a JPEG of an upright size is decoded in full for ``at_least``."""
+    if at_least is None:
+        return True
+    half = FAST_REDUCTION
+    return at_least[0] > math.ceil(height / half) or at_least[1] > math.ceil(
+        width / half
+    )
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into the one error for a broken image."""
+    try:
+        yield
+    except TookTooLong as err:
+        raise UndecodableImage(f"the {name} data takes too long to read.") from err
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        # Pillow's own limit, for parts that are larger than the whole claims to be.
+        raise UndecodableImage(
+            f"the {name} header asks for too large an area."
+        ) from err
+    except Exception as err:
+        # Broad, because Pillow's plugins name no set of errors for hostile bytes and a
+        # new one must not become the client's 500. Only Pillow and what reads its
+        # output runs in here.
+        log.debug("image refused", exc_info=True, extra={"image_format": name})
+        raise UndecodableImage(f"the {name} data is damaged or cut short.") from err
+
+
+def _by_pillow(
+    image: ImageFile.ImageFile,
+    name: str,
+    limits: Limits,
+    allocate: Allocate,
+    size: tuple[int, int] | None = None,
+) -> Picture:
+    """Decode an opened image; ``size`` is (width, height) before a reduction."""
+    width, height = size or image.size
+    columns, rows = image.size
+    limits.check_decoded(columns * rows, width, height)
+    # First, so that whoever has no room for it says so before Pillow takes its own.
+    pixels = allocate((rows, columns, 3))
+    with _reading(name):
+        image.load()
+        # After loading: PNG may hold its EXIF behind the pixels.
+        orientation = orientation_of(image.info)
+        stored = np.asarray(to_rgb(_opaque(image) if name == "BMP" else image))
+    if stored.shape != pixels.shape:
+        raise UndecodableImage(f"the {name} data is not of the size it claims.")
+    if turns(orientation):
+        width, height = height, width
+        pixels = pixels.reshape(_upright_shape(rows, columns, orientation))
+    copy_upright(stored, orientation, pixels)
+    return Picture(pixels, width, height, orientation, name)
+
+
+def _check_runs(image: ImageFile.ImageFile) -> None:
+    """Refuse a run-length coded BMP of many pixels: Pillow fills them in Python."""
+    width, height = image.size
+    if image.info.get("compression") in RUN_LENGTH and width * height > MOST_RUN_PIXELS:
+        raise UndecodableImage(
+            f"a run-length coded BMP may have {MOST_RUN_PIXELS:,} pixels at most, and "
+            f"it has {width} x {height}; save it as PNG."
+        )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Drop a BMP's alpha where it is 0 everywhere: a program that left it unset.
+
+    As browsers and Windows show such a file, in headers of version 3, 4 and 5.
+    """
+    if image.mode == "RGBA" and image.getchannel("A").getbbox() is None:
+        return image.convert("RGB")
+    return image
+
+
+def _upright_shape(height: int, width: int, orientation: int) -> tuple[int, int, int]:
+    """Return the shape of the upright array for a stored height and width."""
+    return (width, height, 3) if turns(orientation) else (height, width, 3)
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG as Pillow opens it, less its look for a resolution in the EXIF.
+
+    That look reads the whole EXIF by the TIFF plugin, which takes as long as all the
+    rest and warns on stderr of what is damaged. Without this override of a private
+    method the pictures are the same; a test notices the warnings.
+    """
+
+    def _read_dpi_from_exif(self) -> None:
+        """Leave the EXIF alone."""
+
+
+class _Jpeg:
+    """One JPEG on its way through simplejpeg, or round it."""
+
+    def __init__(
+        self, data: Data, limits: Limits, at_least: tuple[int, int] | None
+    ) -> None:
+        self.limits = limits
+        with _reading("JPEG"):
+            self.scan = jpeg_markers.first_scan(data)
+            self.data = jpeg_markers.with_end(data, self.scan)
+            self.image = _JpegFile(watched(self.data, "JPEG"))
+        self.ended = self.data is data
+        self.width, self.height = self.image.size
+        self.orientation = orientation_of(self.image.info)
+        self.inks = False
+        self.least = at_least or (0, 0)
+        if turns(self.orientation):
+            self.least = self.least[::-1]
+
+    def decode(self, allocate: Allocate) -> Picture:
+        """Decode by simplejpeg, or by Pillow what simplejpeg does not take."""
+        buffered = self._buffered()
+        self.limits.check_header(self.width, self.height, buffered=buffered)
+        if not buffered:
+            return self._decode(allocate, held=False)
+        self._check_scans()
+        with _workspace.hold(self.width * self.height):
+            return self._decode(allocate, held=True)
+
+    def _decode(self, allocate: Allocate, *, held: bool) -> Picture:
+        shape = self._reduced_shape()
+        pixels = shape and self._by_simplejpeg(*shape, allocate, held=held)
+        if pixels is None:
+            return self._by_pillow(allocate, held=held)
+        width, height = self.width, self.height
+        if turns(self.orientation):
+            width, height = height, width
+        return Picture(pixels, width, height, self.orientation, "JPEG")
+
+    def _buffered(self) -> bool:
+        """Tell whether the image comes in more than one scan.
+
+        Pillow has read up to the end of the first scan's header, which for an image
+        of one scan names every component of the frame.
+        """
+        count = self.image.layers
+        length = 2 * count + 6
+        header = bytes((0xFF, 0xDA, 0, length, count))
+        at = cast("IO[bytes]", self.image.fp).tell() - length - 2
+        return "progressive" in self.image.info or self.data[at : at + 5] != header
+
+    def _check_scans(self) -> None:
+        most = self.limits.most_scans(self.width, self.height)
+        if (
+            sum(1 for _ in islice(jpeg_markers.SCAN.finditer(self.data), most + 1))
+            > most
+        ):
+            raise UndecodableImage(f"it has more than {most} scans.")
+        if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
+            self.data, self.image.layers
+        ):
+            raise UndecodableImage("the JPEG data is damaged or cut short.")
+
+    def _scaling(self) -> dict[str, float]:
+        """Give simplejpeg's arguments for the smallest scale that is enough."""
+        if self.least == (0, 0):
+            return {}
+        fits = self.width * self.height <= self.limits.max_pixels
+        return {
+            "min_height": self.least[0],
+            "min_width": self.least[1],
+            "min_factor": FAST_REDUCTION if fits else ANY_REDUCTION,
+        }
+
+    def _reduced_shape(self) -> tuple[int, int] | None:
+        """Return the stored (height, width) to decode, ``None`` if Pillow has to."""
+        try:
+            full = self._header()
+            height, width, *_ = simplejpeg.decode_jpeg_header(
+                self.data, **self._scaling()
+            )
+        except (ValueError, KeyError):
+            return None
+        # Two readers that see two sizes: the file is odd, and Pillow at least checks
+        # what it gets against its header.
+        if full[:2] != (self.height, self.width):
+            return None
+        self.inks = full[2] in {"CMYK", "YCCK"}
+        self.limits.check_decoded(width * height, self.width, self.height)
+        return height, width
+
+    def _header(self) -> tuple[Any, ...]:
+        """Read the header, once more without its junk where it has some."""
+        try:
+            return tuple(simplejpeg.decode_jpeg_header(self.data))
+        except ValueError as err:
+            if not jpeg_markers.is_warning(str(err)):
+                raise
+        self.data = jpeg_markers.cleaned(self.data)
+        self.scan = jpeg_markers.first_scan(self.data)
+        return tuple(simplejpeg.decode_jpeg_header(self.data))
+
+    def _by_simplejpeg(
+        self, height: int, width: int, allocate: Allocate, *, held: bool
+    ) -> Pixels | None:
+        """Decode into the caller's memory; ``None`` where simplejpeg gives up."""
+        pixels = allocate(_upright_shape(height, width, self.orientation))
+        upright = self.orientation == UPRIGHT
+        if self.inks:
+            with _workspace.hold(0 if held else height * width):
+                stored = self._from_inks(height, width)
+        else:
+            stored = self._coded(pixels if upright else _new((height, width, 3)), "RGB")
+        if stored is not None and stored is not pixels:
+            copy_upright(stored, self.orientation, pixels)
+        return None if stored is None else pixels
+
+    def _from_inks(self, height: int, width: int) -> Pixels | None:
+        """Decode four inks, which Adobe's programs write inverted, to RGB."""
+        inks = self._coded(_new((height, width, 4)), "CMYK")
+        if inks is None:
+            return None
+        np.invert(inks, out=inks)
+        image = Image.frombuffer("CMYK", (width, height), inks, "raw", "CMYK", 0, 1)
+        return np.asarray(to_rgb(image))
+
+    def _coded(self, stored: Pixels, colours: str) -> Pixels | None:
+        """Decode the coded pixels as they are stored; ``None`` as above.
+
+        Raises:
+            UndecodableImage: some of the pixels are not in the file.
+        """
+        try:
+            # Plain DCT and upsampling: with them the result is Pillow's, bit for bit.
+            simplejpeg.decode_jpeg(self.data, colours, buffer=stored, **self._scaling())
+        except ValueError as err:
+            said = str(err)
+            if not jpeg_markers.is_warning(said):
+                return None
+            if not jpeg_markers.is_harmless(
+                said, self.data, self.scan, ended=self.ended
+            ):
+                raise UndecodableImage(
+                    "the JPEG data is damaged or cut short."
+                ) from err
+        return stored
+
+    def _by_pillow(self, allocate: Allocate, *, held: bool) -> Picture:
+        """Decode what simplejpeg refused, at one of the four scales that Pillow has."""
+        height, width = self.least
+        if height and width:
+            self.image.draft(None, (width, height))
+        size = (self.width, self.height)
+        columns, rows = self.image.size
+        with _workspace.hold(0 if held else columns * rows):
+            return _by_pillow(self.image, "JPEG", self.limits, allocate, size)

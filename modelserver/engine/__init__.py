@@ -1,0 +1,1 @@
+"""What owns the models: their files, states, queues, processes and labels."""

@@ -1,0 +1,96 @@
+"""How many requests the front handles at a time, and how models share that number.
+
+A request that waits for its model holds one of the front's threads. Were all of them
+held by one model's queue, the others' requests would wait too, and so would health
+checks. So some threads are kept for what never waits, and half of the others for the
+models in equal parts; the rest is for whoever comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from modelserver.core.errors import Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelserver.core.settings import Settings
+
+# Threads that answer health checks and refusals while all others wait for runs.
+SPARE_THREADS = 16
+
+
+def threads(settings: Settings) -> int:
+    """Return how many threads the front has.
+
+    Shedding load needs far more threads than runs: a request that is refused still
+    needs a thread to be refused in. Enough is two models with all slots and queues
+    full, and some to spare. A thread costs some 100 kB, and only once it was needed.
+    """
+    slots = settings.slots or os.cpu_count() or 1
+    return settings.threads or 2 * (slots + settings.queue_length) + SPARE_THREADS
+
+
+class Shares:
+    """Counts the requests that are with each model. Thread-safe.
+
+    Half of the room is shared among the models in equal parts. A model with fewer
+    requests than its part is never refused. What is beyond the parts is for all, so
+    that all together never have more than the room while there are the same models.
+    Where there are more models than room there are no parts.
+
+    Args:
+        room: requests that may be with all models together.
+        models: how many models there are at present.
+    """
+
+    def __init__(self, room: int, models: Callable[[], int]) -> None:
+        self._room = max(1, room)
+        self._models = models
+        self._inside: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, total: int, models: Callable[[], int]) -> Shares:
+        """Share a number of threads, less those to spare."""
+        return cls(_room(total), models)
+
+    def resize(self, total: int) -> None:
+        """Share another number of threads from now on."""
+        self._room = max(1, _room(total))
+
+    @contextlib.contextmanager
+    def one(self, model: str) -> Iterator[None]:
+        """Count a request to a model that is served, for as long as it is there.
+
+        Raises:
+            Overloaded: the model's share is in use, and so is what is for all.
+        """
+        with self._lock:
+            if not self._has_room(model):
+                raise Overloaded(1.0, "The server has too many requests at once")
+            self._inside[model] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside[model] -= 1
+                if not self._inside[model]:
+                    del self._inside[model]
+
+    def _has_room(self, model: str) -> bool:
+        models = max(1, self._models())
+        own = self._room // (2 * models) or int(models <= self._room)
+        if self._inside[model] < own:
+            return True
+        beyond = sum(max(0, inside - own) for inside in self._inside.values())
+        return beyond < self._room - models * own
+
+
+def _room(total: int) -> int:
+    return max(total - SPARE_THREADS, total * 3 // 4)

@@ -1,0 +1,162 @@
+"""Several photos, or several models, in one request.
+
+Each pair of a photo and a model takes a place of its own in that model's queue, a few
+at a time, so that a request of many photos is one client among others. A photo is
+decoded once for all models that would be given the same pixels alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+from modelserver import decoder
+from modelserver.core.errors import Overloaded, RequestError
+from modelserver.engine.service import Evaluation
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
+    from modelserver.core.frames import Frame
+    from modelserver.decoder import Picture
+    from modelserver.engine.models import Model, Prepared
+    from modelserver.engine.queue import Caller
+    from modelserver.engine.service import Begun, Parse, Prepare, Service
+
+R = TypeVar("R")
+Outcome: TypeAlias = Evaluation[R] | RequestError
+Data: TypeAlias = "bytes | memoryview | mmap.mmap"
+
+# Enough that a batch of runs can form, and that photos are decoded while others run;
+# few enough that a request of many photos leaves most of a queue to others.
+_AT_ONCE = 4
+
+
+class Shared:
+    """One photo for several models, decoded as seldom as may be. For one thread.
+
+    Used as a context, at whose end its memory is given back.
+
+    Args:
+        data: an image file's bytes.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._decoded: list[tuple[Model, Frame, Picture]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _owner, frame, _picture in self._decoded:
+            frame.release()
+
+    def prepare(self, model: Model) -> Prepared:
+        """Give the photo as a model takes it.
+
+        Raises:
+            RequestError: as ``Model.prepare``.
+        """
+        kept = self._kept(model)
+        owner, frame, picture = kept
+        try:
+            return model.fit(picture)
+        except Overloaded:
+            if owner is not model:
+                raise
+        # There may be room for it once, if not twice.
+        self._decoded = [one for one in self._decoded if one is not kept]
+        frame.release()
+        return model.prepare(self._data)
+
+    def _kept(self, model: Model) -> tuple[Model, Frame, Picture]:
+        for kept in self._decoded:
+            owner, _frame, picture = kept
+            if _serves(picture, owner.at_least, model.at_least):
+                return kept
+        self._decoded.append((model, *model.decode(self._data)))
+        return self._decoded[-1]
+
+
+def _serves(
+    picture: Picture, given: tuple[int, int] | None, wanted: tuple[int, int] | None
+) -> bool:
+    """Tell whether another decode would give the very same pixels.
+
+    Args:
+        given: what the picture was decoded for, height and width at least.
+        wanted: what the other one would be for.
+    """
+    if picture.format != "JPEG" or given == wanted:
+        return True
+    whole = picture.pixels.shape[:2] == (picture.height, picture.width)
+    return whole and decoder.in_full(picture.width, picture.height, wanted)
+
+
+class Album(Generic[R]):
+    """Evaluates several photos by several models. For one thread.
+
+    Args:
+        service: does each evaluation.
+        parse: makes the results.
+        caller: who waits for all of them.
+    """
+
+    def __init__(self, service: Service, parse: Parse[R], caller: Caller) -> None:
+        self._service = service
+        self._parse = parse
+        self._caller = caller
+        self._begun: deque[tuple[int, Begun]] = deque()
+        self._outcomes: dict[int, Outcome[R]] = {}
+
+    def evaluate(
+        self, photos: Sequence[Data], models: Sequence[str]
+    ) -> list[Outcome[R]]:
+        """Return what came of each photo with each model, photo by photo.
+
+        An error is the outcome of its pair alone.
+        """
+        try:
+            for number, data in enumerate(photos):
+                self._one_photo(number * len(models), data, models)
+            while self._begun:
+                self._end_one()
+        finally:
+            for _, begun in self._begun:  # only after a bug
+                begun.stack.close()
+        return [self._outcomes[place] for place in range(len(self._outcomes))]
+
+    def _one_photo(self, place: int, data: Data, models: Sequence[str]) -> None:
+        if len(models) == 1:
+            self._begin(place, models[0], lambda model: model.prepare(data))
+            return
+        with Shared(data) as photo:
+            for number, name in enumerate(models):
+                self._begin(place + number, name, photo.prepare)
+
+    def _begin(self, place: int, name: str, prepare: Prepare) -> None:
+        """Begin a pair; what is in the way of it may be pairs of this very request."""
+        if len(self._begun) >= _AT_ONCE:
+            self._end_one()
+        while True:
+            try:
+                begun = self._service.begin(name, prepare, self._caller)
+            except RequestError as error:
+                if not isinstance(error, Overloaded) or not self._begun:
+                    self._outcomes[place] = error
+                    return
+                self._end_one()
+            else:
+                self._begun.append((place, begun))
+                return
+
+    def _end_one(self) -> None:
+        place, begun = self._begun.popleft()
+        try:
+            self._outcomes[place] = self._service.end(begun, self._parse)
+        except RequestError as error:
+            self._outcomes[place] = error

@@ -1,0 +1,322 @@
+"""The registry: what the rest of the server asks for models by name.
+
+The registry takes the loader as a callable, so it knows neither TensorFlow nor
+processes; and it is told of files, so it knows no folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, Generic
+
+from modelserver.core.errors import ModelFailed, ModelNotFound, ModelNotReady
+from modelserver.engine.catalogue.entries import Entry, L, Offer, Stage, Version
+from modelserver.engine.catalogue.residency import Places, unload
+from modelserver.engine.catalogue.supervisor import Supervisor, shut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from modelserver.engine.discovery import ModelFiles
+
+_LOOK_S = 1.0
+_DRAIN_S = 35.0
+_STAY_S = 10.0
+# A supervising thread that is deep in a load is not waited for: it is a daemon.
+_JOIN_S = 1.0
+# What a client of a FAILED model that waits for other files is told to wait.
+_FAILED_S = 60.0
+
+
+class Registry(Generic[L]):
+    """Models keyed by prefix. Thread-safe; a context manager; close it once.
+
+    Args:
+        loader: loads one model, in that model's supervising thread.
+        hint: gives what to say where there are no models at all.
+        loads: how many models may load at once.
+        most: how many models may be in memory; 0 for any number.
+        clock: seconds, monotonic.
+        look_s: how often the clock is looked at by whoever waits for a time.
+        drain_s: how long a version that was replaced, removed or unloaded may finish
+            what it has begun.
+        stay_s: how long a model is in memory before another may take its place.
+    """
+
+    def __init__(
+        self,
+        loader: Callable[[ModelFiles], L],
+        *,
+        hint: Callable[[], str] = str,
+        loads: int = 1,
+        most: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        look_s: float = _LOOK_S,
+        drain_s: float = _DRAIN_S,
+        stay_s: float = _STAY_S,
+    ) -> None:
+        self._hint = hint
+        self._clock = clock
+        self._drain_s = drain_s
+        self._entries: dict[str, Entry[L]] = {}
+        self._lock = threading.Condition()
+        self._closing = threading.Event()
+        self._places = Places(
+            self._entries,
+            most=most,
+            stay_s=stay_s,
+            drain_s=drain_s,
+            changed=self._lock.notify_all,
+        )
+        self._supervisor = Supervisor(
+            loader,
+            self._entries,
+            self._places,
+            lock=self._lock,
+            closing=self._closing,
+            loads=loads,
+            clock=clock,
+            look_s=look_s,
+            drain_s=drain_s,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if any(entry.loaded for entry in self._entries.values()):
+            warnings.warn("a registry was dropped open", ResourceWarning, stacklevel=1)
+
+    def add(self, files: ModelFiles, *, first: bool = True) -> None:
+        """Start loading a model, in a thread of its own, if there is a place for it.
+
+        Args:
+            first: whether the server counts as ready only once this load has ended.
+
+        Raises:
+            ValueError: there is a model of that name, or the registry is closed.
+        """
+        with self._lock:
+            if self._closing.is_set():
+                raise ValueError("the registry is closed")
+            if files.name in self._entries:
+                raise ValueError(f"there is a model {files.name!r} already")
+            now = self._clock()
+            entry: Entry[L] = Entry(files, first=first, retry_at=now, used=now)
+            if not self._places.take(entry):
+                unload(entry)
+            self._entries[files.name] = entry
+            # A daemon: atexit, which closes the registry, runs only when all others
+            # have ended.
+            entry.thread = threading.Thread(
+                target=self._supervisor.supervise,
+                args=(entry,),
+                name=f"supervise-{files.name}",
+                daemon=True,
+            )
+        try:
+            entry.thread.start()
+        except (
+            RuntimeError
+        ):  # there can be no more threads; the folder is looked at again
+            with self._lock:
+                del self._entries[files.name]
+            raise
+
+    def put(self, files: ModelFiles, seen: object = None) -> None:
+        """Tell of a model's files that are new or have changed, and now lie still.
+
+        A new model is added. A version that serves goes on until the new one is
+        loaded, and for good if that fails. Nothing happens where the content is the
+        same as before, or the registry is closed.
+
+        Args:
+            seen: the files' ``stamp``, by default as they are now. If they have changed
+                again until they are loaded, they are left for another call.
+        """
+        with self._lock:
+            if self._closing.is_set():
+                return
+            entry = self._entries.get(files.name)
+            if entry is None:
+                self.add(files, first=False)
+                return
+            entry.offer = Offer(files, seen if seen is not None else files.stamp)
+            entry.offer_at, entry.removed = self._clock(), False
+            entry.hindered, entry.busy = 0, True
+            self._lock.notify_all()
+
+    def hold(self, name: str, reason: str) -> None:
+        """Tell that a model's files cannot be used now; what serves goes on.
+
+        Args:
+            reason: for ``/models``.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None and entry.version is not None:
+                # What failed before is tried again once they can be used.
+                entry.reload_error, entry.rejected = reason, None
+
+    def remove(self, name: str) -> None:
+        """Have a model finish what it has begun, and forget it.
+
+        It is not found any more once it is gone. Unknown names are passed over.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None or self._closing.is_set():
+                return
+            entry.removed, entry.offer, entry.first = True, None, False
+            entry.retire(self._clock() + self._drain_s)
+            entry.stage, entry.busy = Stage.DRAINING, True
+            self._lock.notify_all()
+
+    @contextlib.contextmanager
+    def lease(self, name: str) -> Iterator[L]:
+        """Use the model that serves under a name; see :meth:`version`."""
+        with self.version(name) as version:
+            yield version.loaded
+
+    @contextlib.contextmanager
+    def version(self, name: str) -> Iterator[Version[L]]:
+        """Use the version that serves under a name; it is not closed meanwhile.
+
+        A version that is replaced while it is in use is closed once the last of its
+        users has left, or after ``drain_s``.
+
+        Raises:
+            ModelNotFound, ModelNotReady, ModelFailed: as :meth:`get`.
+        """
+        with self._lock:
+            version = self._serving(name)
+            version.users += 1
+        try:
+            yield version
+        finally:
+            with self._lock:
+                version.users -= 1
+                if not version.users and version.drain_until is not None:
+                    self._lock.notify_all()
+
+    def get(self, name: str) -> L:
+        """Return the model that serves under a name; it may be closed at any time.
+
+        Raises:
+            ModelNotFound: nothing of that name; the sentence names what there is.
+            ModelNotReady: it is loading, restarting or draining; or it is not in
+                memory, and is loaded from now on.
+            ModelFailed: it could not be loaded.
+        """
+        with self._lock:
+            return self._serving(name).loaded
+
+    def _serving(self, name: str) -> Version[L]:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise ModelNotFound(name, sorted(self._entries), self._hint())
+        version, now = entry.version, self._clock()
+        entry.used = now
+        if entry.stage is Stage.READY and version is not None and not version.ended:
+            return version
+        left_s = max(0.0, (entry.retry_at or 0.0) - now)
+        if entry.stage is Stage.FAILED:
+            raise ModelFailed(name, _FAILED_S if entry.retry_at is None else left_s)
+        wait_s = max(1.0, left_s + entry.load_s)
+        if entry.stage is Stage.UNLOADED:
+            # Perhaps it never was in memory: others tell how long that may take.
+            wait_s = max(1.0, *(e.load_s for e in self._entries.values()))
+            self._ask(entry, now)
+        raise ModelNotReady(name, _state(entry), wait_s)
+
+    def _ask(self, entry: Entry[L], now: float) -> None:
+        """Have an UNLOADED model loaded."""
+        if not entry.asked:
+            entry.asked, entry.retry_at = True, now
+            self._lock.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry[L]]:
+        with self._lock:
+            entries = list(self._entries.values())
+        return iter(sorted(entries, key=lambda entry: entry.name))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the models were told to end."""
+        return self._closing.is_set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether no model is in its first load and at least one serves or would.
+
+        A model that comes later, or is loaded on demand, changes nothing about it.
+        """
+        able = (Stage.READY, Stage.UNLOADED)
+        entries = list(self)
+        return not any(e.first for e in entries) and any(
+            e.stage in able for e in entries
+        )
+
+    def wait(
+        self, done: Callable[[Registry[L]], bool], timeout_s: float | None = None
+    ) -> bool:
+        """Block until ``done(registry)`` holds, as looked at when a stage changes.
+
+        Returns:
+            Whether it came to hold within the time.
+        """
+        with self._lock:
+            return self._lock.wait_for(lambda: done(self), timeout_s)
+
+    def close(self) -> None:
+        """Drain and close all models, last come first. Idempotent.
+
+        A model whose close fails is logged and does not keep the others open.
+        """
+        with self._lock:
+            self._closing.set()
+            entries = list(reversed(self._entries.values()))
+            self._lock.notify_all()
+        for entry in entries:
+            with self._lock:
+                entry.retire(self._clock())
+                versions, entry.retiring = entry.retiring, []
+                entry.stage = Stage.DRAINING if versions else Stage.CLOSED
+            for version in versions:
+                shut(entry.name, version.loaded)
+            with self._lock:
+                entry.stage = Stage.CLOSED
+                self._lock.notify_all()
+        for entry in entries:
+            if entry.thread is not None and entry.thread.ident is not None:
+                entry.thread.join(timeout=_JOIN_S)
+
+
+def _state(entry: Entry[Any]) -> str:
+    """Say in a word or two what a model that does not serve is doing."""
+    if entry.stage is Stage.UNLOADED:
+        return "being loaded"
+    died = entry.stage is Stage.READY  # just now: its thread has not seen it yet
+    if died or (entry.restarts and entry.stage is Stage.LOADING):
+        return "restarting"
+    return str(entry.stage.value.lower())

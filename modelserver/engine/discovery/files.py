@@ -1,0 +1,212 @@
+"""The files of one model, and what tells one version of them from another."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from modelserver.core import exports
+from modelserver.core.errors import ModelError
+from modelserver.core.opened_files import Held, open_at_once
+from modelserver.engine.discovery.links import NotFollowed, open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from modelserver.core.exports import Export
+    from modelserver.core.signatures import Kind
+
+_CHUNK_BYTES = 1024 * 1024
+# Files that lead elsewhere while they are opened are opened again, so often.
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model.
+
+    Attributes:
+        name: the prefix in Unicode's composed form (NFC), as clients send it.
+        kind: which app serves it.
+        graph: the frozen graph.
+        labels: the label map, ``None`` where there is none.
+        sidecar: ``<prefix>.json``, ``None`` where there is none.
+        image: a photo that the model must get right before it serves.
+        expected: what it must see in it; both are there or neither.
+        facts: what the tool that made it wrote down beside it; see ``exports``.
+        inside: they lie in a folder of the model's name, not in the model folder.
+        problem: why they cannot be served together, though each may be whole.
+    """
+
+    name: str
+    kind: Kind
+    graph: Path
+    labels: Path | None
+    sidecar: Path | None
+    image: Path | None = None
+    expected: Path | None = None
+    facts: tuple[Path, ...] = ()
+    inside: bool = False
+    problem: str = ""
+
+    @property
+    def root(self) -> Path:
+        """The model folder."""
+        return self.graph.parent.parent if self.inside else self.graph.parent
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that there are: graph, labels, sidecar, image, expected, facts."""
+        found = (self.graph, self.labels, self.sidecar, self.image, self.expected)
+        return (*(path for path in found if path is not None), *self.facts)
+
+    @property
+    def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
+        """Name, size, mtime_ns and inode of each file, to see a change cheaply.
+
+        They are of what each name leads to. A file that is gone has -1 for each. Where
+        files were added, two discoveries differ in ``ModelFiles`` itself.
+        """
+        return tuple(_stamp(path) for path in self.paths)
+
+    @property
+    def stamp(self) -> object:
+        """What differs once any of the files was added, changed or taken away."""
+        return self.paths, self.fingerprint, self.problem
+
+    @contextmanager
+    def opened(self) -> Iterator[ModelFiles]:
+        """Open what is loaded once, all of one version; closed with the context.
+
+        Gives the same files, whose paths read what was opened; golden ones are read
+        when the model is warm. A volume whose link is moved to another version
+        meanwhile gives all of the old one or all of the new.
+
+        Raises:
+            ModelError: a file is gone, cannot be read or may not be followed, or they
+                keep changing; or there is a problem.
+        """
+        if self.problem:
+            raise ModelError(self.problem)
+        for _ in range(_TRIES):
+            with ExitStack() as stack:
+                held = {path: self._held(path, stack) for path in self._loaded}
+                if all(map(self._leads_to, held.values())):
+                    yield self._with(held)
+                    return
+        raise ModelError("its files keep changing")
+
+    @property
+    def _loaded(self) -> tuple[Path, ...]:
+        """The files that the model is made of."""
+        found = (self.graph, self.labels, self.sidecar, *self.facts)
+        return tuple(path for path in found if path is not None)
+
+    def _with(self, held: dict[Path, Held]) -> ModelFiles:
+        """Put paths that were opened in the place of the names."""
+        return replace(
+            self,
+            graph=held[self.graph],
+            labels=held[self.labels] if self.labels else None,
+            sidecar=held[self.sidecar] if self.sidecar else None,
+            facts=tuple(held[path] for path in self.facts),
+        )
+
+    def _held(self, path: Path, stack: ExitStack) -> Held:
+        descriptor = self._open(path)
+        stack.callback(os.close, descriptor)
+        return Held.of(path, descriptor)
+
+    def _leads_to(self, held: Held) -> bool:
+        """Tell whether a name still leads to the file that was opened by it."""
+        try:
+            now = held.stat()
+        except OSError:
+            return False
+        return os.path.samestat(now, os.fstat(held.descriptor))
+
+    def _open(self, path: Path) -> int:
+        """Open a file; its links are followed by the rules of ``following``."""
+        try:
+            if isinstance(path, Held):
+                return open_at_once(path)
+            return open_file(self.root, str(path.relative_to(self.root)))
+        except NotFollowed as err:
+            raise ModelError(f"{path.name} {err}") from err
+        except OSError as err:
+            raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
+
+    def digest(self) -> str:
+        """Hash what the model is made of, golden files apart: 64 hex digits.
+
+        Raises:
+            ModelError: a file is gone or cannot be read, or there is a problem.
+        """
+        if self.problem:
+            raise ModelError(self.problem)
+        total = hashlib.sha256()
+        for role, path in zip(
+            ("graph", "labels", "sidecar"),
+            (self.graph, self.labels, self.sidecar),
+            strict=True,
+        ):
+            if path is not None:
+                total.update(f"{role} {self._sha256(path)}\n".encode())
+        for path in self.facts:
+            total.update(f"facts {self._sha256(path)}\n".encode())
+        return total.hexdigest()
+
+    def export(self) -> Export | None:
+        """Read what the tool that made the model wrote down beside it.
+
+        Raises:
+            ModelError: a file cannot be read or is none of its kind.
+        """
+        return exports.read({path.name: self._beginning(path) for path in self.facts})
+
+    def identity(self, digest: str) -> tuple[str, ...]:
+        """Return what differs once any file's name or content does.
+
+        Args:
+            digest: of these files, as :meth:`digest` gave it.
+
+        Raises:
+            ModelError: a golden file is gone or cannot be read.
+        """
+        golden = (path for path in (self.image, self.expected) if path is not None)
+        names = (path.name for path in self.paths)
+        return (digest, *(self._sha256(path) for path in golden), *names)
+
+    def _beginning(self, path: Path) -> bytes:
+        """Read a small file; of a larger one a byte more than it may have."""
+        return b"".join(self._chunks(path, exports.MAX_BYTES + 1))
+
+    def _sha256(self, path: Path) -> str:
+        """A file's SHA-256 as hex digits, read a MiB at a time."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks(path):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _chunks(self, path: Path, most: int | None = None) -> Iterator[bytes]:
+        """Give a file's bytes a MiB at a time, perhaps not all of them."""
+        with os.fdopen(self._open(path), "rb", buffering=0) as file:
+            try:
+                while chunk := file.read(min(_CHUNK_BYTES, most or _CHUNK_BYTES)):
+                    yield chunk
+                    if most is not None and (most := most - len(chunk)) <= 0:
+                        return
+            except OSError as err:
+                raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return path.name, -1, -1, -1
+    return path.name, status.st_size, status.st_mtime_ns, status.st_ino

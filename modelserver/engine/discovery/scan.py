@@ -1,0 +1,405 @@
+"""Looking into a folder: which files make a model, and which cannot be used.
+
+What lies in the model folder itself comes first, by the names of the contract; then
+each folder in it that holds one export.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from modelserver.core.exports import RECORD_END
+from modelserver.engine.discovery import export_folders
+from modelserver.engine.discovery import foreign_files as foreign
+from modelserver.engine.discovery.files import ModelFiles
+from modelserver.engine.discovery.links import NotFollowed, is_folder, open_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery.foreign_files import Foreign
+
+Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
+
+# A protobuf message cannot be larger.
+MAX_GRAPH_BYTES = 2000 * 1024 * 1024
+
+# A golden image and what the model must see in it.
+_GOLDEN: tuple[tuple[str, Role | None], ...] = (
+    (".test.jpg", "image"),
+    (".test.png", "image"),
+    (".expected.json", "expected"),
+)
+# Longest first: x.frozen.pb is never a classifier named x.frozen.
+_ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
+    "detection": (
+        (".frozen.pb", "graph"),
+        (".label_map.pbtxt", "labels"),
+        *_GOLDEN,
+        (RECORD_END, "facts"),
+        (".json", "sidecar"),
+    ),
+    "classification": (
+        (".frozen.pb", None),
+        ("frozen_inference_graph.pb", None),
+        (".label_map.pbtxt", None),
+        (".pb", "graph"),
+        (".pbtxt", "labels"),
+        (".labels.txt", "names"),
+        *_GOLDEN,
+        (RECORD_END, "facts"),
+        (".json", "sidecar"),
+    ),
+}
+_EXPECTED: dict[Kind, tuple[str, str]] = {
+    "detection": (".frozen.pb", ".label_map.pbtxt"),
+    "classification": (".pb", ".pbtxt"),
+}
+_BESIDE: frozenset[Role] = frozenset({"facts", "sidecar", "image", "expected"})
+# Deleted, or what it leads to is: that is no file that cannot be used.
+_GONE = "is skipped: it is a link to nothing"
+_UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What one look at a folder found.
+
+    Attributes:
+        models: sorted by name.
+        warnings: a sentence for each file or folder that needs the operator's eye.
+        readable: whether the folder could be read at all.
+        held: models of which a file is there and cannot be used, such as one that is
+            not readable or too large, with a sentence about it. A version that serves
+            goes on: what is there now is not what was meant to replace it.
+        foreign: models of other formats, which ``import`` turns into graphs.
+        hint: where there is no model, what lies there and what is missing.
+    """
+
+    models: tuple[ModelFiles, ...]
+    warnings: tuple[str, ...]
+    readable: bool = True
+    held: Mapping[str, str] = field(default_factory=dict)
+    foreign: tuple[Foreign, ...] = ()
+    hint: str = ""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to log: the warnings, and what to do about other formats' models."""
+        return (*self.warnings, *(f"{one.sentence}: {one.fix}" for one in self.foreign))
+
+
+class _Part(NamedTuple):
+    """A file that by its name belongs to a model."""
+
+    path: Path
+    role: Role
+    prefix: str
+    refusal: str | None
+    held: bool = False
+
+    @property
+    def name(self) -> str:
+        return unicodedata.normalize("NFC", self.prefix)
+
+    @property
+    def warning(self) -> str:
+        return f"{self.path.name!r} {self.refusal}."
+
+
+def hint(kind: Kind) -> str:
+    """Say what to put into an empty model folder, without naming the folder."""
+    graph, labels = _EXPECTED[kind]
+    return f"put NAME{graph} and NAME{labels} into the model folder"
+
+
+def discover(folder: Path, kind: Kind) -> Discovery:
+    """Find the models of one kind in a folder, and in each folder that it holds.
+
+    Never raises for what the folder holds or for its absence: that is a warning.
+
+    Args:
+        folder: ``MODEL_FOLDER``.
+        kind: the app's own kind; the other kind's files are passed over in silence.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as err:
+        why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
+        return Discovery(
+            (), (f"{why}; {hint(kind)}.",), readable=False, hint=hint(kind)
+        )
+    look = _Look(folder, kind, paths)
+    models = tuple(sorted(look.models(), key=lambda files: files.name))
+    missing = "" if models else look.missing()
+    if not models:
+        look.warnings.append(f"There is no {kind} model in {str(folder)!r}; {missing}.")
+    others = tuple(look.foreign())
+    return Discovery(
+        models, tuple(look.warnings), held=look.held, foreign=others, hint=missing
+    )
+
+
+class _Look:
+    """One look at a model folder."""
+
+    def __init__(self, folder: Path, kind: Kind, paths: list[Path]) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._paths = paths
+        self._inside = dict(self._entries())
+        self.warnings: list[str] = []
+        self.held: dict[str, str] = {}
+
+    def _entries(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """List the folders; one that cannot be listed holds no model."""
+        for path in self._paths:
+            if _bad_name(path.name, path.name, "") or not is_folder(path):
+                continue
+            if any(_part(path, kind, self._folder) for kind in _KINDS):
+                continue  # it stands in the place of a file
+            with suppress(OSError, NotFollowed):
+                yield path.name, export_folders.entries_of(self._folder, path.name)
+
+    def models(self) -> Iterator[ModelFiles]:
+        """Find the models: those of the contract's names, then those in folders."""
+        parts = [
+            part
+            for path in self._paths
+            if path.name not in self._inside
+            and (part := _part(path, self._kind, self._folder))
+        ]
+        self.held.update({part.name: part.warning for part in parts if part.held})
+        flat = {one.name: one for one in _models(parts, self._kind, self.warnings)}
+        self.warnings += self._nobodys_labels(flat.values())
+        yield from flat.values()
+        for name, found in self._in_folders(self._kind):
+            if name in flat:
+                self.warnings.append(
+                    f"The folder {name!r} is passed over: "
+                    f"{flat[name].graph.name!r} is the model of that name."
+                )
+                continue
+            self.warnings += found.warnings
+            if found.held:
+                self.held[name] = found.held
+            if found.files is not None:
+                yield found.files
+
+    def _nobodys_labels(self, models: Iterable[ModelFiles]) -> Iterator[str]:
+        """Name labels that an export tool wrote, beside a graph that has none."""
+        if all(one.labels for one in models):
+            return
+        for path in self._paths:
+            if path.name in _LOOSE_LABELS:
+                yield (
+                    f"{path.name!r} belongs to no model by its name: call it "
+                    "NAME.labels.txt, or put it with its graph into a folder called "
+                    "NAME."
+                )
+
+    def _in_folders(self, kind: Kind) -> Iterator[tuple[str, export_folders.Found]]:
+        """Give what each folder holds for an app, by the model's name."""
+        known: dict[str, str] = {}
+        for folder, entries in self._inside.items():
+            name = unicodedata.normalize("NFC", folder)
+            found = export_folders.look_into(self._folder, folder, entries, kind, name)
+            if found.files is None and not found.held:
+                continue
+            if name in known:
+                self.warnings.append(
+                    f"The folder {folder!a} is passed over: {known[name]!a} has the "
+                    "same name in another Unicode form."
+                )
+                continue
+            known[name] = folder
+            yield name, found
+
+    def foreign(self) -> Iterator[Foreign]:
+        """Find models of other formats."""
+        for path in self._paths:
+            if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+                continue
+            if path.name not in self._inside:
+                one = foreign.as_file(self._folder, path.name)
+            elif self._holds_graph(path.name):
+                one = None
+            else:
+                one = foreign.in_folder(
+                    self._folder, path.name, self._inside[path.name]
+                )
+            if one is not None:
+                yield one
+
+    def _holds_graph(self, name: str) -> bool:
+        entries = self._inside[name]
+        return any(any(export_folders.graphs_of(entries, kind)) for kind in _KINDS)
+
+    def missing(self) -> str:
+        """Say what lies in a folder without a model, and the one step that lacks."""
+        steps = [*self._others_kind(), *self._misnamed()]
+        steps += [one.told for one in self.foreign()]
+        return "; ".join((*steps[:_MOST_STEPS], hint(self._kind)))
+
+    def _others_kind(self) -> Iterator[str]:
+        """Name the models that the other app serves."""
+        other: Kind = "classification" if self._kind == "detection" else "detection"
+        parts = [_part(path, other, self._folder) for path in self._paths]
+        names = {one.name for one in _models(filter(None, parts), other, [])}
+        names |= {name for name, found in self._in_folders(other) if found.files}
+        if names:
+            listed = ", ".join(map(repr, sorted(names)[:_MOST_STEPS]))
+            yield (
+                f"what lies there is for {other}: {listed}; start "
+                f"'python {_APPS[other]}' for it"
+            )
+
+    def _misnamed(self) -> Iterator[str]:
+        """Name the graphs that an export tool wrote and nobody renamed."""
+        for path in self._paths:
+            if path.name == "frozen_inference_graph.pb":
+                yield (
+                    f"{path.name!r} is a detector as the Object Detection API exports "
+                    "it: name it NAME.frozen.pb and its label map "
+                    "NAME.label_map.pbtxt, or put both into a folder called NAME"
+                    + ("" if self._kind == "detection" else " of app.py's")
+                )
+
+
+_APPS: dict[Kind, str] = {"detection": "app.py", "classification": "app_classify.py"}
+_KINDS: tuple[Kind, ...] = ("detection", "classification")
+_LOOSE_LABELS = ("labels.txt", "retrained_labels.txt", "output_labels.txt")
+_MOST_STEPS = 3
+
+
+def _models(
+    parts: Iterable[_Part], kind: Kind, warnings: list[str]
+) -> Iterator[ModelFiles]:
+    """Put the parts together by name; what does not fit is said in ``warnings``."""
+    groups: dict[str, dict[Role, list[_Part]]] = defaultdict(lambda: defaultdict(list))
+    for part in parts:
+        groups[part.name][part.role].append(part)
+    for name, group in sorted(groups.items()):
+        # Any *.json or photo may lie in the folder; it counts only beside a graph.
+        roles = [role for role in group if role not in _BESIDE or "graph" in group]
+        chosen = {role: _choose(group[role], warnings) for role in roles}
+        graph, labels = chosen.get("graph"), _labels(chosen, warnings)
+        if graph is None:
+            if "graph" not in group:
+                warnings.extend(_orphans(name, labels, group, kind))
+            continue
+        if labels is None:
+            warnings.append(
+                f"The model {name!r} has no label map {name + _EXPECTED[kind][1]!r}; "
+                "its class ids are given as labels."
+            )
+        image, expected = _golden(name, chosen, warnings)
+        sidecar, record = chosen.get("sidecar"), chosen.get("facts")
+        facts = (record,) if record else ()
+        yield ModelFiles(name, kind, graph, labels, sidecar, image, expected, facts)
+
+
+def _orphans(
+    name: str, labels: Path | None, group: Iterable[Role], kind: Kind
+) -> Iterator[str]:
+    """A sentence for each file of a model whose graph is not there at all."""
+    graph = name + _EXPECTED[kind][0]
+    if labels is not None:
+        yield f"The label map {labels.name!r} has no graph {graph!r} beside it."
+    if "sidecar" in group and kind == "detection" and name.endswith(".frozen"):
+        right = name.removesuffix(".frozen") + ".json"
+        yield f"{name + '.json'!r} is not used: a sidecar is named like {right!r}."
+
+
+def _choose(parts: list[_Part], warnings: list[str]) -> Path | None:
+    """The one file to use for a role, where there is one that can be used."""
+    warnings.extend(part.warning for part in parts if part.refusal)
+    usable = [part for part in parts if not part.refusal]
+    # The composed spelling first: it is the one that a client can see in the name.
+    usable.sort(key=lambda part: part.prefix != part.name)
+    warnings.extend(
+        f"{part.path.name!a} is skipped: {usable[0].path.name!a} has the same name "
+        "in another Unicode form."
+        for part in usable[1:]
+    )
+    return usable[0].path if usable else None
+
+
+def _labels(chosen: dict[Role, Path | None], warnings: list[str]) -> Path | None:
+    """The label map of a model that may have one in each format."""
+    labels, names = chosen.get("labels"), chosen.get("names")
+    if labels and names:
+        warnings.append(f"{names.name!r} is skipped: {labels.name!r} is used.")
+    return labels or names
+
+
+def _golden(
+    name: str, chosen: dict[Role, Path | None], warnings: list[str]
+) -> tuple[Path, Path] | tuple[None, None]:
+    """The golden image and its answer, where there are both."""
+    image, expected = chosen.get("image"), chosen.get("expected")
+    if image and expected:
+        return image, expected
+    if lone := image or expected:
+        other = f"{name}.expected.json" if image else f"{name}.test.jpg"
+        warnings.append(f"{lone.name!r} is not used: there is no {other!r} beside it.")
+    return None, None
+
+
+def _part(path: Path, kind: Kind, root: Path) -> _Part | None:
+    """What a directory entry is to a model of this kind, ``None`` for nothing."""
+    name = path.name
+    unfinished = (end for end in _UNFINISHED if name.endswith(end))
+    finished = name.removesuffix(next(unfinished, ""))
+    for suffix, role in _ROLES[kind]:
+        if finished.lower().endswith(suffix):
+            if role is None:
+                return None
+            prefix = finished[: -len(suffix)]
+            if refusal := _bad_name(name, prefix, suffix):
+                return _Part(path, role, prefix, refusal)
+            refusal = _bad_file(path, role, root)
+            held = refusal not in (None, _GONE)
+            return _Part(path, role, prefix, refusal, held)
+    return None
+
+
+def _bad_name(name: str, prefix: str, suffix: str) -> str | None:
+    """Why a file is not used, told from its name."""
+    if not prefix.strip():
+        return f"is skipped: there is no name before {suffix!r}"
+    if name.startswith("."):
+        return "is skipped: it is a hidden file"
+    if name.endswith(_UNFINISHED):
+        return "is skipped: it looks like an unfinished copy"
+    if not name.endswith(suffix):
+        return f"is skipped: its ending must be {suffix!r} in small letters"
+    if any(unicodedata.category(char) in {"Cc", "Cs"} for char in prefix):
+        return "is skipped: its name holds control characters or is not UTF-8"
+    return None
+
+
+def _bad_file(path: Path, role: Role, root: Path) -> str | None:
+    """Why a file is not used, told from what it is."""
+    try:
+        descriptor = open_file(root, path.name)
+        try:
+            size = os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+    except NotFollowed as err:
+        return str(err)
+    except FileNotFoundError:
+        return _GONE
+    except OSError as err:
+        return f"is skipped: it cannot be read ({err.strerror})"
+    if role == "graph" and size > MAX_GRAPH_BYTES:
+        return "is skipped: it is larger than 2000 MiB"
+    return None

@@ -1,0 +1,1 @@
+"""The processes of models as their owner sees them, and the cards they run on."""

@@ -1,0 +1,142 @@
+"""What a model's process prints, as lines of the front's log.
+
+TensorFlow, CUDA and a graph's own print ops write whatever they like to stdout and
+stderr. Both are a pipe that a thread of the front always empties, so that nobody waits
+for it; lines are cut and counted, so that a chatty graph fills no disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from modelserver.core import cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 16
+# Of a line; logs cut a field at 200 characters.
+_LINE_BYTES = 1000
+# A load of TensorFlow prints some ten lines. At these figures a process writes some
+# 30 MB into the log in a day, at most.
+_LINES, _WINDOW_S = 60, 60.0
+_LAST = 3
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+
+
+class Output:
+    """Logs one process's lines, at most 60 a minute. Thread-safe.
+
+    Args:
+        name: the model's, a field of each line.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._rest = b""
+        self._cutting = False
+        self._last: deque[str] = deque(maxlen=_LAST)
+        self._about_cards: dict[str, None] = {}
+        self._window = clock()
+        self._said = 0
+        self._dropped = 0
+
+    @property
+    def last(self) -> str:
+        """The last lines that were printed, for the log only."""
+        with self._lock:
+            return " | ".join(self._last)
+
+    @property
+    def about_cards(self) -> tuple[str, ...]:
+        """What was warned of about cards: TensorFlow's reasons for using none."""
+        with self._lock:
+            return tuple(self._about_cards)
+
+    def start(self, descriptor: int) -> None:
+        """Read a pipe in a thread until nobody can write to it; closes it then.
+
+        Raises:
+            RuntimeError: there can be no more threads; the pipe is closed.
+        """
+        thread = threading.Thread(
+            target=self._read,
+            args=(descriptor,),
+            name=f"output-{self._name}",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._thread = thread
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until all that was printed has been read."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _read(self, descriptor: int) -> None:
+        with open(descriptor, "rb", buffering=0) as pipe:
+            while chunk := pipe.read(_CHUNK_BYTES):
+                self.feed(chunk)
+        self.feed(b"\n")
+
+    def feed(self, chunk: bytes) -> None:
+        """Take bytes as they come and log the lines that they end."""
+        *ended, rest = (self._rest + chunk).split(b"\n")
+        for line in ended:
+            if self._cutting:
+                self._cutting = False
+            elif line.strip():
+                self._printed(line)
+        if len(rest) > _LINE_BYTES:
+            if not self._cutting:
+                self._printed(rest)
+            # The rest of this line goes, however much it is.
+            self._cutting, rest = True, b""
+        self._rest = rest
+
+    def _printed(self, line: bytes) -> None:
+        text = line[:_LINE_BYTES].decode("utf-8", "replace")
+        with self._lock:
+            self._last.append(text[:200])
+            warned = cuda.about_cards(text)
+            if warned and len(self._about_cards) < _LAST:
+                self._about_cards[warned] = None
+        if self._may_say():
+            fields = {"model": self._name, "line": text}
+            log.info("a model's process printed", extra=fields)
+
+    def say(self, level: int, text: str) -> None:
+        """Log what the process asked to have logged, unless it asks too often."""
+        if self._may_say():
+            level = max(known for known in _LEVELS if known <= max(level, _LEVELS[0]))
+            log.log(level, "%s", text, extra={"model": self._name})
+
+    def _may_say(self) -> bool:
+        """Count a line; whether there is room for it in this minute."""
+        with self._lock:
+            now, dropped = self._clock(), 0
+            if now - self._window >= _WINDOW_S:
+                dropped, self._dropped = self._dropped, 0
+                self._window, self._said = now, 0
+            self._said += 1
+            room = self._said <= _LINES
+            self._dropped += not room
+        if dropped:
+            fields = {"model": self._name, "lines": dropped}
+            log.warning("a model's process printed too much", extra=fields)
+        return room

@@ -1,0 +1,114 @@
+"""Asks a TensorFlow process whether it uses a card.
+
+``python -m modelserver.engine.runners.probe GPU WORDS``. What TensorFlow does is known
+only once it is imported, and the front never imports it. A process that is asked and
+gone costs some seconds, and leaves nothing on the card.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modelserver.core import cuda
+from modelserver.core.errors import DeviceFailed
+from modelserver.engine.runners.environment import of_child
+from modelserver.engine.runners.fallback_reasons import with_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelserver.engine.runners.visible_cards import Card
+
+# gunicorn ends a worker that is silent for 120 s.
+_TIMEOUT_S = 100.0
+_SHOWN = 3
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the process tells on its last line of stdout.
+
+    Attributes:
+        names: of the cards that TensorFlow uses, in words.
+        reason: why it uses one of them not; empty where it uses all.
+    """
+
+    names: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def ask(cards: Sequence[Card], timeout_s: float = _TIMEOUT_S) -> str:
+    """Return why TensorFlow uses none of the cards; empty where it uses one.
+
+    Blocks for some seconds. The cards are tried one after the other, all of them within
+    the time.
+    """
+    reasons = []
+    end = time.monotonic() + timeout_s
+    for card in cards:
+        told = ask_one(card, max(1.0, end - time.monotonic()))
+        if told.names:
+            return ""
+        reasons.append(told.reason)
+    return " ".join(dict.fromkeys(reasons))
+
+
+def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
+    """Have a process of its own try a card as a model's process would."""
+    command = [
+        sys.executable,
+        "-m",
+        "modelserver.engine.runners.probe",
+        card.gpu,
+        card.words,
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=of_child(card.gpu),
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Told(
+            reason=f"TensorFlow did not tell its cards within {timeout_s:.0f} s."
+        )
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
+    warned = list(dict.fromkeys(filter(None, map(cuda.about_cards, lines))))
+    words = warned[:_SHOWN]
+    last = (done.stdout.splitlines() or [b""])[-1]
+    with contextlib.suppress(msgspec.DecodeError):
+        told = msgspec.json.decode(last, type=Told)
+        if told.reason:
+            told = Told(told.names, with_words(told.reason, words))
+        return told
+    ended = f"A TensorFlow process that was to use {card.words} ended with "
+    ended += f"{done.returncode} and told nothing."
+    return Told(reason=with_words(ended, words or lines[-_SHOWN:]))
+
+
+def main(gpu: str, words: str) -> None:
+    """Try a card and print what came of it."""
+    from modelserver.runner.inline import import_tensorflow  # noqa: PLC0415 - only here
+
+    import_tensorflow(gpu)
+    # TensorFlow must come into a process only when it is needed there.
+    from modelserver.runner.sessions import Given, choose  # noqa: PLC0415
+
+    try:
+        device = choose(Given(gpu, words, required=True))
+        told = Told((device.name,))
+    except DeviceFailed as error:
+        told = Told(reason=str(error).partition("no GPU is used. ")[2] or str(error))
+    sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

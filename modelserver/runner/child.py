@@ -1,0 +1,264 @@
+"""The entry of a model's own process: ``python -m modelserver.runner.child``.
+
+Started by ``ProcessRunner`` with two inherited descriptors: a socket for messages and
+the arena that images lie in. It loads one model under limits, answers with ``Facts`` or
+``LoadError``, then runs what it is told until the socket's other end is gone.
+
+It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
+group: the front decides when a runner ends. It obeys the socket at once, also during a
+load or a run, because the thread that watches it ends the process from outside both. If
+the front is gone the kernel ends it, also one that is stopped.
+
+What is to be logged goes through the socket, too; stdout and stderr are a pipe to the
+front, for what TensorFlow and graphs print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from modelserver.core import process_limits
+from modelserver.core.channels import MAX_BYTES, Channel
+from modelserver.core.errors import (
+    DeviceFailed,
+    ModelError,
+    OutOfMemory,
+    RequestError,
+    RunnerDied,
+)
+from modelserver.core.frames import attach
+from modelserver.core.messages import (
+    Alive,
+    Array,
+    Imported,
+    Job,
+    LoadError,
+    Place,
+    Ran,
+    Reply,
+    Run,
+    RunError,
+    Said,
+)
+from modelserver.runner.inline import facts, import_tensorflow, open_session, timed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from modelserver.runner.sessions import ModelSession
+
+# The front takes a process that was silent for five times as long for dead.
+_BEAT_S = 2.0
+_MAX_LINE_CHARS = 2000
+# EX_TEMPFAIL of sysexits.h: the next process may do better.
+_LOST = 75
+
+
+class Child:
+    """One model behind a socket.
+
+    Args:
+        channel: messages in and out.
+        arena: uint8 [bytes], the memory that images lie in.
+    """
+
+    def __init__(self, channel: Channel, arena: NDArray[np.uint8]) -> None:
+        self._channel = channel
+        self._arena = arena
+        self._receiving = threading.Lock()
+        self._sending = threading.Lock()
+        self._decoder = msgspec.msgpack.Decoder(Run)
+        self._lost = False
+
+    def send(self, reply: Reply) -> None:
+        """Send one message. Thread-safe."""
+        self._send(msgspec.msgpack.encode(reply))
+
+    def _send(self, data: bytes) -> None:
+        with self._sending:
+            self._channel.send(data)
+
+    def load(self) -> ModelSession | None:
+        """Receive the job, load it within its limits and tell how it went."""
+        job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
+        import_tensorflow(job.gpu)
+        allowed = process_limits.load_limit(job)
+        limited = False
+
+        def limit(on_gpu: bool) -> None:  # noqa: FBT001 - the one thing it is told
+            nonlocal limited
+            limited = not on_gpu
+            self.send(Imported(on_gpu=on_gpu))
+            if on_gpu:
+                process_limits.limit_files()
+            else:
+                process_limits.limit_loading(allowed)
+
+        try:
+            session = open_session(job, limit)
+        except (ModelError, MemoryError) as error:
+            process_limits.lift_all()
+            self.send(_load_error(error, allowed if limited else None))
+            return None
+        process_limits.lift_loading()
+        self.send(facts(session))
+        return session
+
+    def work(self, session: ModelSession) -> None:
+        """Take runs from the socket, one at a time, until it closes.
+
+        It ends the process after a run that lost the card's context.
+
+        Each slot's thread does this. Whoever holds the lock waits for a message and
+        then runs it itself, so a run changes no thread between socket and session.
+        """
+        while True:
+            try:
+                with self._receiving:
+                    data = self._channel.receive()
+                self._send(self.answer(session, self._decoder.decode(data)))
+            except (EOFError, OSError):
+                return
+            if self._lost:
+                os._exit(_LOST)
+
+    def answer(self, session: ModelSession, message: Run) -> bytes:
+        """Run a graph on the images that a message names; returns an encoded reply."""
+        full = False
+        try:
+            data = msgspec.msgpack.encode(self._run(session, message))
+        except MemoryError:
+            reason = "there was not enough memory for its images or its outputs"
+            full = True
+        except Exception as failure:  # noqa: BLE001 - a thread's edge: whatever it is, somebody waits for an answer
+            reason = f"{type(failure).__name__}: {failure}"
+        else:
+            if len(data) <= MAX_BYTES:
+                return data
+            reason = f"its outputs have {len(data)} bytes, more than {MAX_BYTES}"
+        error = RunError(number=message.number, reason=reason, out_of_memory=full)
+        return msgspec.msgpack.encode(error)
+
+    def _run(self, session: ModelSession, message: Run) -> Reply:
+        try:
+            answers = timed(session, [self._frame(place) for place in message.places])
+        except RequestError as error:
+            # No later run on this card would go well in this process.
+            lost = isinstance(error, RunnerDied)
+            # Another slot's run may fail otherwise before this one's thread has looked.
+            self._lost |= lost
+            return RunError(
+                number=message.number,
+                reason=str(error.__cause__ or error),
+                out_of_memory=isinstance(error, OutOfMemory),
+                lost=lost,
+            )
+        packed = [
+            {role: Array.pack(array) for role, array in one.outputs.items()}
+            for one in answers
+        ]
+        return Ran(
+            number=message.number,
+            outputs=packed,
+            run_ms=answers[0].run_ms,
+            first=answers[0].first,
+        )
+
+    def _frame(self, place: Place) -> NDArray[np.uint8]:
+        height, width, channels = place.shape
+        end = place.offset + height * width * channels
+        return self._arena[place.offset : end].reshape(place.shape)
+
+    def watch(self) -> None:
+        """Say now and then that this process lives, and end it with the socket.
+
+        Blocks. Ends the process as soon as the socket's other end is closed.
+        """
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLRDHUP)
+        with contextlib.suppress(OSError):
+            while not poll.poll(_BEAT_S * 1000):
+                self.send(Alive())
+        os._exit(0)
+
+
+def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadError:
+    """Tell why a load failed; ``allowed``: bytes that it was limited to, if it was."""
+    full = isinstance(error, MemoryError) or isinstance(error.__cause__, OutOfMemory)
+    if full and allowed is not None:
+        reason = (
+            f"Loading it needs more than {allowed // process_limits.MIB} MiB of memory,"
+            " which is all that it may use (MODEL_MEMORY_MB)."
+        )
+        return LoadError(reason=reason)
+    if isinstance(error, MemoryError):
+        return LoadError(reason="There is not enough main memory to load it.")
+    device = isinstance(error, DeviceFailed)
+    return LoadError(reason=str(error), kind="device" if device else "files")
+
+
+class Sender(logging.Handler):
+    """Sends log records to the front.
+
+    Args:
+        child: whose socket to use.
+    """
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(logging.INFO)
+        self._child = child
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record as a line. Thread-safe."""
+        text = self.format(record)[:_MAX_LINE_CHARS]
+        # Without a front there is nobody to tell.
+        with contextlib.suppress(OSError):
+            self._child.send(Said(level=record.levelno, text=text))
+
+
+def main(socket_fd: int, arena_fd: int) -> None:
+    """Serve one model until the front closes the socket."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    process_limits.end_with_parent()
+    process_limits.forbid_core_dumps()
+    channel = Channel(socket.socket(fileno=socket_fd))
+    with contextlib.closing(channel):
+        serve(Child(channel, attach(arena_fd)))
+
+
+def serve(child: Child) -> None:
+    """Load a model and run what comes, until the front closes the socket."""
+    threading.Thread(target=child.watch, name="watch", daemon=True).start()
+    logging.basicConfig(handlers=[Sender(child)], level=logging.INFO)
+    session = child.load()
+    if session is None:
+        return
+    # TensorFlow's half a million objects stay: the collector need not look at them.
+    gc.freeze()
+    threads = [
+        threading.Thread(target=child.work, args=(session,), name=f"slot-{number}")
+        for number in range(session.slots)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # As the watching thread does: TensorFlow's own end takes long and may hang.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,118 @@
+"""Open the batch of a graph that was exported for a fixed number of images a run.
+
+The placeholder holds that number, and so do the shapes that the graph reshapes and
+slices to. Whether the graph computes the same afterwards, only running it shows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.traversal import descendants, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Shape = NDArray[np.integer[Any]]
+
+v1 = tf.compat.v1
+
+# Ops that take a shape of constants, and by which input.
+_SHAPED = {"Reshape": 1, "Slice": 2, "StridedSlice": 2}
+_SHAPE_ATTR = {"EnsureShape", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}
+
+
+def fixed_batch(graph: Any, image: str) -> int:
+    """Give the number of images that a graph's input wants, exactly; 1 where not more.
+
+    Args:
+        graph: a ``tf.Graph``.
+        image: name of the tensor that takes the images.
+    """
+    shape = shape_of(graph.get_tensor_by_name(image))
+    return shape[0] or 1 if shape else 1
+
+
+def open_batch(graph_def: Any, graph: Any, image: str) -> Any:
+    """Write a graph anew whose input takes any number of images.
+
+    Args:
+        graph_def: the ``tf.compat.v1.GraphDef``, which is not changed.
+        graph: the same as a ``tf.Graph``, for its static shapes.
+        image: name of the tensor that takes the images, whose first axis is the batch.
+
+    Returns:
+        A ``tf.compat.v1.GraphDef``; it may be none that TensorFlow takes.
+    """
+    tensor = graph.get_tensor_by_name(image)
+    count = fixed_batch(graph, image)
+    behind = {op.name: op for op in descendants(tensor)}
+    made = v1.GraphDef()
+    made.CopyFrom(graph_def)
+    for node in list(made.node):
+        op = behind.get(node.name)
+        if node.name == tensor.op.name or (op and node.op in _SHAPE_ATTR):
+            _open_attribute(node, count)
+        elif op is not None and node.op in _SHAPED:
+            place = _SHAPED[node.op]
+            value = constant(op.inputs[place])
+            opened = None if value is None else _opened(op, value, count)
+            if opened is not None:
+                node.input[place] = _add(made, f"{node.name}/any_batch", opened)
+    return made
+
+
+def _open_attribute(node: Any, count: int) -> None:
+    """Open the first side of a node's shape."""
+    if "shape" in node.attr:
+        for dim in node.attr["shape"].shape.dim[:1]:
+            dim.size = -1 if dim.size == count else dim.size
+
+
+def _opened(op: Any, value: Shape, count: int) -> Shape | None:
+    """Give a shape without the batch's number, ``None`` where it does not hold it."""
+    if value.ndim != 1 or not value.size or value[0] < count or value[0] % count:
+        return None
+    opened = np.array(value)
+    if op.type == "StridedSlice":
+        # All there are: an end beyond the last is cut off.
+        opened[0] = np.iinfo(opened.dtype).max
+        return opened if _begins_first(op) else None
+    opened[0] = -1
+    if op.type == "Reshape" and (value[1:] < 0).any():
+        sides = [side or -1 for side in (shape_of(op.outputs[0]) or ())[1:]]
+        if len(sides) != len(value) - 1 or min(sides) < 0:
+            return None
+        opened[1:] = sides
+    return opened
+
+
+def _begins_first(op: Any) -> bool:
+    """Tell whether a slice takes its first axis from the start, not one place of it."""
+    begin = constant(op.inputs[1])
+    starts = op.get_attr("begin_mask") & 1 or (
+        begin is not None and not begin[:1].any()
+    )
+    masks = ("shrink_axis_mask", "new_axis_mask", "ellipsis_mask")
+    return bool(starts) and not any(op.get_attr(mask) & 1 for mask in masks)
+
+
+def _add(made: Any, name: str, value: Shape) -> str:
+    """Add a constant under a name that is free."""
+    taken = set(_names(made))
+    while name in taken:
+        name += "_"
+    node = made.node.add(name=name, op="Const")
+    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return name
+
+
+def _names(made: Any) -> Iterator[str]:
+    return (node.name for node in made.node)

@@ -1,0 +1,274 @@
+"""Evaluate what a graph computes from constants alone.
+
+A subgraph without a placeholder above it has one value, whatever is fed: batch
+normalisation's ``Rsqrt(variance + epsilon) * gamma``, a mean behind ``Identity`` or
+``Cast``, a resizer's size. Control inputs carry no value and do not count. A training
+switch counts as the value that inference feeds it
+(:mod:`modelserver.runner.graphs.switches`), so that the branch for training is dead.
+Random and stateful ops, loops and function calls are no constants.
+
+Nobody vouches for a graph: sizes are told from an op's inputs before it is computed, an
+array may have ``MAX_BYTES``, and a graph ``MAX_WORK`` in all. What is beyond is no
+constant, which is no error here.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver.runner.graphs.array_ops import FOLDED, compute, work_of
+from modelserver.runner.graphs.switches import switch_value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# A mean image of 1024 x 1024 has 12 MiB; what is larger is a layer's weights.
+MAX_BYTES = 16 << 20
+# Elements read, written and multiplied for one graph, about 0.3 s of one core.
+MAX_WORK = 1 << 28
+
+_SWITCHES = ("Placeholder", "PlaceholderV2", "PlaceholderWithDefault")
+_SHAPES = {"Shape", "ShapeN", "Rank", "Size"}
+# Where a loop of TensorFlow 1 begins, ends and goes round.
+_LOOPS = {
+    *("Enter", "Exit", "NextIteration", "LoopCond"),
+    *("RefEnter", "RefExit", "RefNextIteration"),
+}
+
+
+class _Life(Enum):
+    """What is known of an op: its value is fixed, it varies, or it never runs."""
+
+    FIXED = 1
+    VARIES = 2
+    DEAD = 3
+
+
+_FIXED, _VARIES, _DEAD = _Life
+
+
+def constant(tensor: Any) -> Array | None:
+    """Give the value of a tensor that hangs on no placeholder, else ``None``.
+
+    What was evaluated is kept as long as the graph is. One thread may read a graph at a
+    time.
+
+    Args:
+        tensor: of a ``tf.Graph``.
+
+    Returns:
+        An array of the tensor's dtype, of at most ``MAX_BYTES``; a plain constant of
+        any dtype and size. Not to be written to.
+    """
+    if tensor.op.type == "Const":
+        return _stored(tensor.op)
+    return _folder(tensor.graph).value(tensor)
+
+
+def is_dead(tensor: Any) -> bool:
+    """Tell whether a training switch keeps a tensor from ever being computed."""
+    return _folder(tensor.graph).life(tensor) is _DEAD
+
+
+def _stored(op: Any) -> Array | None:
+    """Read a constant's own value; what is malformed fails when it is run."""
+    try:
+        value: Array = tf.make_ndarray(op.get_attr("value"))
+    except (TypeError, ValueError):
+        return None
+    return value
+
+
+_FOLDERS: WeakKeyDictionary[Any, _Folder] = WeakKeyDictionary()
+
+
+def _folder(graph: Any) -> _Folder:
+    """Give what is known of a graph's constants; names no op, so it keeps no graph."""
+    if graph not in _FOLDERS:
+        _FOLDERS[graph] = _Folder()
+    return _FOLDERS[graph]
+
+
+class _Folder:
+    """Folds one graph's constants, each op once.
+
+    Attributes:
+        lives: by op's name.
+        taken: the output that a ``Switch`` hands on, by its name.
+        values: an op's outputs by its name, ``None`` where they cannot be computed.
+        work_left: of ``MAX_WORK``.
+    """
+
+    def __init__(self) -> None:
+        self.lives: dict[str, _Life] = {}
+        self.taken: dict[str, int] = {}
+        self.values: dict[str, list[Array] | None] = {}
+        self.work_left = MAX_WORK
+
+    def value(self, tensor: Any) -> Array | None:
+        """Give a tensor's value, ``None`` where it varies."""
+        if self.life(tensor) is not _FIXED:
+            return None
+        self._evaluate(tensor.op)
+        return self._evaluated(tensor)
+
+    def life(self, tensor: Any) -> _Life:
+        """Tell what is known of a tensor."""
+        if tensor.op.name not in self.lives:
+            self._judge_all(tensor.op)
+        return self._life(tensor)
+
+    def _life(self, tensor: Any) -> _Life:
+        """Tell it where its op was judged; of a cycle, which only loops have, never."""
+        op = tensor.op
+        life = self.lives.get(op.name, _VARIES)
+        taken = self.taken.get(op.name, tensor.value_index)
+        if op.type == "Switch" and life is not _DEAD and taken != tensor.value_index:
+            return _DEAD
+        return _VARIES if op.type == "Merge" and tensor.value_index else life
+
+    def _judge_all(self, start: Any) -> None:
+        """Judge an op after all that it hangs on; a graph may be deep."""
+        waiting, entered = [start], set()
+        while waiting:
+            op = waiting[-1]
+            if op.name in entered or op.name in self.lives:
+                waiting.pop()
+                self.lives.setdefault(op.name, self._judge(op))
+                continue
+            entered.add(op.name)
+            waiting += [
+                above
+                for above in _above(op)
+                if above.name not in self.lives and above.name not in entered
+            ]
+
+    def _judge(self, op: Any) -> _Life:
+        """Judge an op by those above it."""
+        if op.type in _LOOPS:
+            return _VARIES
+        lives = [self._life(tensor) for tensor in op.inputs]
+        waited = [self.lives.get(above.name) for above in op.control_inputs]
+        if op.type == "Merge" and _DEAD not in waited:
+            alive = [life for life in lives if life is not _DEAD]
+            return _VARIES if len(alive) > 1 else (alive or [_DEAD])[0]
+        if _DEAD in lives or _DEAD in waited:
+            return _DEAD
+        if op.type == "Switch":
+            return self._judge_switch(op, *lives)
+        folded = op.type in FOLDED or _is_default(op)
+        fixed = _knows_itself(op) or (folded and _VARIES not in lives)
+        return _FIXED if fixed else _VARIES
+
+    def _judge_switch(self, op: Any, data: _Life, predicate: _Life) -> _Life:
+        """Tell which way a branch goes, where that is fixed."""
+        way = self.value(op.inputs[1]) if predicate is _FIXED else None
+        if way is None or way.size != 1:
+            return _VARIES
+        self.taken[op.name] = int(bool(way))
+        return data
+
+    def _evaluate(self, start: Any) -> None:
+        """Compute an op whose value is fixed, after those that it hangs on."""
+        waiting = [start]
+        while waiting:
+            op = waiting[-1]
+            missing = [
+                tensor.op
+                for tensor in self._read(op)
+                if tensor.op.name not in self.values
+            ]
+            if op.name in self.values or not missing:
+                waiting.pop()
+                if op.name not in self.values:
+                    self.values[op.name] = self._compute(op)
+            waiting += missing if op.name not in self.values else []
+
+    def _read(self, op: Any) -> list[Any]:
+        """Give the tensors whose values an op's own is computed from."""
+        if op.type == "Const" or _knows_itself(op):
+            return []
+        if op.type == "Switch":
+            return [op.inputs[0]]
+        if op.type == "Merge":
+            return [one for one in op.inputs if self._life(one) is not _DEAD]
+        return list(op.inputs)
+
+    def _compute(self, op: Any) -> list[Array] | None:
+        """Compute one op, within the limits."""
+        if _knows_itself(op):
+            return _own_values(op)
+        inputs = [self._evaluated(tensor) for tensor in self._read(op)]
+        known = [value for value in inputs if value is not None]
+        if len(known) < len(inputs):
+            return None
+        if op.type not in FOLDED:
+            return known * len(op.outputs)
+        try:
+            made, work = work_of(op, known)
+            self.work_left -= work
+            size = max(output.dtype.size for output in op.outputs)
+            if made * size > MAX_BYTES or self.work_left < 0:
+                return None
+            return compute(op, known)
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            return None
+
+    def _evaluated(self, tensor: Any) -> Array | None:
+        values = self.values.get(tensor.op.name)
+        return None if values is None else values[tensor.value_index]
+
+
+def _above(op: Any) -> list[Any]:
+    """Give the ops that one hangs on; a loop's are not asked, nor a shape's."""
+    if op.type in _LOOPS:
+        return []
+    return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+
+
+def _knows_itself(op: Any) -> bool:
+    """Tell whether an op's value hangs on no other: constants, switches, shapes."""
+    if op.type == "Const":
+        return _is_number(op.outputs[0].dtype)
+    if op.type in _SHAPES:
+        return all(tensor.shape.is_fully_defined() for tensor in op.inputs)
+    return bool(op.type in _SWITCHES and switch_value(op) is not None)
+
+
+def _is_default(op: Any) -> bool:
+    """Tell whether an op passes on a number that nobody feeds."""
+    default = op.type == "PlaceholderWithDefault"
+    return bool(default and op.outputs[0].shape.rank == 0)
+
+
+def _is_number(dtype: Any) -> bool:
+    counts = dtype.is_floating or dtype.is_integer or dtype.is_bool
+    return bool(counts and not dtype.is_quantized)
+
+
+def _own_values(op: Any) -> list[Array] | None:
+    """Give the values of an op that knows itself."""
+    if op.type == "Const":
+        shape = op.outputs[0].shape
+        if not shape.is_fully_defined() or (
+            shape.num_elements() * op.outputs[0].dtype.size > MAX_BYTES
+        ):
+            return None
+        value = _stored(op)
+        return None if value is None else [value]
+    dtype = op.outputs[0].dtype.as_numpy_dtype
+    if op.type not in _SHAPES:
+        return [np.asarray(switch_value(op), dtype)]
+    shapes = [tensor.shape for tensor in op.inputs]
+    if op.type == "Rank":
+        return [np.asarray(shapes[0].rank, dtype)]
+    if op.type == "Size":
+        return [np.asarray(shapes[0].num_elements(), dtype)]
+    return [np.asarray(shape.as_list(), dtype) for shape in shapes]

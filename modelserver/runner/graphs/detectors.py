@@ -1,0 +1,213 @@
+"""Find a detector's boxes, scores, classes and count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelserver.core.errors import GraphError
+from modelserver.runner.graphs.export_roles import (
+    NAMES,
+    REQUIRED,
+    place_of,
+    roles_by_place,
+)
+from modelserver.runner.graphs.tasks import other_task
+from modelserver.runner.graphs.traversal import (
+    last_part,
+    leaves,
+    listed,
+    shape_of,
+    shape_text,
+    tensor_named,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from modelserver.core.signatures import BoxOrder, DetectionOutputs, Sidecar
+
+# Ranks that a role may have; without the batch's axis one less.
+_RANKS = {"boxes": (3, 2), "scores": (2, 1), "classes": (2, 1), "count": (1, 0, 2)}
+
+# What Azure Custom Vision calls the outputs of its detectors with post-processing. Its
+# README says that their boxes are x1 y1 x2 y2, and its code counts classes from 0.
+_CUSTOM_VISION = {
+    "boxes": "detected_boxes",
+    "scores": "detected_scores",
+    "classes": "detected_classes",
+}
+_SUPPRESSION = "CombinedNonMaxSuppression"
+_ROLES = ("boxes", "scores", "classes", "count")
+
+_Found = tuple[dict[str, Any], tuple[str, ...]]
+
+
+def has_detections(graph: Any) -> bool:
+    """Tell whether the graph has all outputs of a detector, by name or order."""
+    return _found(graph)[0].keys() >= set(REQUIRED)
+
+
+def _found(graph: Any) -> _Found:
+    """Find the outputs by name, else by order, else by what others call them."""
+    guesses: tuple[str, ...] = ()
+    found = _by_name(graph)
+    if not found.keys() >= set(REQUIRED):
+        more, guesses = _by_order(graph, found)
+        found |= more
+    if found.keys() >= set(REQUIRED):
+        return found, guesses
+    theirs = _named_as(graph, _CUSTOM_VISION)
+    if theirs.keys() >= set(REQUIRED):
+        return theirs, ("the outputs are called as Azure Custom Vision calls them",)
+    return _by_suppression(graph) or (found, guesses)
+
+
+def _by_suppression(graph: Any) -> _Found | None:
+    """Find the outputs of the one op that suppresses and gives all of them."""
+    ops = [op for op in graph.get_operations() if op.type == _SUPPRESSION]
+    if len(ops) != 1:
+        return None
+    guess = (
+        f"the outputs are those of the suppression {ops[0].name}: its boxes are taken "
+        "for ymin xmin ymax xmax, its classes for counted from 0"
+    )
+    return dict(zip(_ROLES, ops[0].outputs, strict=True)), (guess,)
+
+
+def habits(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
+    """Tell how a detector writes its boxes and where it counts its classes from.
+
+    Args:
+        outputs: as ``find_outputs`` gave them.
+
+    Returns:
+        The order, and the first class where the graph tells it.
+    """
+    boxes = outputs["boxes"]
+    if last_part(boxes.name) == _CUSTOM_VISION["boxes"]:
+        return "xyxy", 0
+    return "yxyx", 0 if boxes.op.type == _SUPPRESSION else None
+
+
+def has_boxes(graph: Any) -> bool:
+    """Tell whether the graph names a detector's boxes, whatever else it lacks."""
+    return REQUIRED[0] in _by_name(graph)
+
+
+def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
+    """Find a detector's outputs.
+
+    Args:
+        graph: a ``tf.Graph``.
+        sidecar: its ``output`` wins.
+
+    Returns:
+        Role (``boxes``, ``scores``, ``classes``, perhaps ``count``) to tensor, and a
+        sentence for what was guessed.
+
+    Raises:
+        GraphError: a role has no tensor or one of a wrong shape.
+    """
+    guesses: tuple[str, ...] = ()
+    if sidecar.output is not None:
+        found = _by_sidecar(graph, sidecar.output)
+    else:
+        found, guesses = _found(graph)
+    missing = [NAMES[role] for role in REQUIRED if role not in found]
+    if missing:
+        raise _incomplete(graph, missing)
+    for role, tensor in found.items():
+        _check(role, tensor)
+    return found, guesses
+
+
+def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
+    """Give the tensors that the sidecar names."""
+    if isinstance(output, str):
+        raise GraphError(
+            "the sidecar's output is one name, but the file's name is a detector's: "
+            'give {"boxes": ..., "scores": ..., "classes": ...}, or rename the graph '
+            "to <prefix>.pb"
+        )
+    found = {}
+    for role in NAMES:
+        name = getattr(output, role)
+        if name is None:
+            continue
+        found[role] = tensor_named(graph, name)
+        if found[role] is None:
+            raise GraphError(
+                f"the sidecar's output.{role} {name!r} is not in the graph"
+            )
+    return found
+
+
+def _by_name(graph: Any) -> dict[str, Any]:
+    """Find the outputs by name, at the top or else in the one scope that has it."""
+    return _named_as(graph, NAMES)
+
+
+def _named_as(graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for role, name in names.items():
+        top = tensor_named(graph, name)
+        scoped = [op for op in graph.get_operations() if last_part(op.name) == name]
+        if top is not None:
+            found[role] = top
+        elif len(scoped) == 1 and scoped[0].outputs:
+            found[role] = scoped[0].outputs[0]
+    return found
+
+
+def _by_order(graph: Any, named: Collection[str] = ()) -> _Found:
+    """Find the outputs of a TensorFlow 2 export by their order and ranks.
+
+    Args:
+        graph: a ``tf.Graph``.
+        named: the roles whose outputs have names of their own.
+    """
+    ends = {
+        place: op.outputs[0]
+        for op in graph.get_operations()
+        if (place := place_of(op.name)) is not None
+        and op.outputs
+        and not op.outputs[0].consumers()
+    }
+    ranks = {place: one.shape.rank for place, one in ends.items()}
+    told = roles_by_place(ranks, named)
+    if not told:
+        return {}, ()
+    found = {role: ends[place] for role, place in told.items()}
+    names = listed(f"{role} {tensor.name}" for role, tensor in found.items())
+    return found, (f"the outputs have no names of their own: taken {names}",)
+
+
+def _check(role: str, tensor: Any) -> None:
+    """Refuse a tensor that cannot play its role by dtype or static shape."""
+    shape = shape_of(tensor)
+    number = tensor.dtype.base_dtype.is_floating or tensor.dtype.base_dtype.is_integer
+    fits = shape is None or len(shape) in _RANKS[role]
+    if role == "boxes" and shape:
+        fits = fits and shape[-1] in {4, None}
+    if not number or not fits:
+        what = "float32 [N, boxes, 4]" if role == "boxes" else "one number a box"
+        what = "one number an image" if role == "count" else what
+        raise GraphError(
+            f"the output {tensor.name} is {shape_text(tensor)}, but {role} must be "
+            f"{what}"
+        )
+
+
+def _incomplete(graph: Any, missing: list[str]) -> GraphError:
+    """Say which outputs are missing, what is there, and what to do."""
+    ends = leaves(graph.get_operations())
+    task = other_task(graph)
+    there = listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in ends)
+    return GraphError(
+        f"the graph has no {', '.join(missing)}{f': {task}' if task else ''}; its "
+        f"outputs are: {there or 'none'}. A detector must hold its post-processing "
+        "(decoded boxes, "
+        "non-maximum suppression): export it with that, as the Object Detection API "
+        'does, or, where it has it under other names, give them as "output" in the '
+        "sidecar"
+    )

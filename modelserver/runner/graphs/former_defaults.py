@@ -1,0 +1,58 @@
+"""Tell how the last version would have fed a graph, to name what is fed otherwise now.
+
+It read plain constants only, knew nothing of batch normalisations, mean images or the
+order of channels, and fed what it knew nothing of [-1, 1]. This module goes when a
+version has been out that knows better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelserver.runner.graphs.scaling import (
+    RAW,
+    SQUEEZE_NODE,
+    SYMMETRIC,
+    UNIT,
+    Scaling,
+    known_architecture,
+)
+
+if TYPE_CHECKING:
+    from modelserver.core.signatures import Kind
+    from modelserver.runner.graphs.pixels import Pixels
+
+_TO_BYTES, _OF_UNIT, _OF_UNIT_SHIFT, _BELOW_UNIT = 100.0, 0.1, 10.0, -0.5
+
+
+def fed_before(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scaling:
+    """Give the scaling that the last version chose, without a sidecar.
+
+    Args:
+        graph: a ``tf.Graph``.
+        ends: what ``follow_pixels`` gave.
+        kind: the task.
+        raw: the input has a name of the Object Detection API.
+    """
+    if kind == "detection":
+        return RAW if raw else _arithmetic(ends) or RAW
+    known = known_architecture(graph)
+    if known is not None and SQUEEZE_NODE in known.why:
+        known = None
+    return _arithmetic(ends) or known or SYMMETRIC
+
+
+def _arithmetic(ends: list[Pixels]) -> Scaling | None:
+    """Read the range by what was understood of the arithmetic."""
+    for pixels in ends:
+        numbers = pixels.formerly or (pixels.factor, pixels.shift)
+        factor, shift = (float(np.max(np.abs(number))) for number in numbers)
+        if (factor, shift) == (1.0, 0.0) or not np.isfinite(factor + shift):
+            continue
+        if factor >= _TO_BYTES:
+            lowest = -float(np.mean(numbers[1] / numbers[0]))
+            return SYMMETRIC if lowest <= _BELOW_UNIT else UNIT
+        return UNIT if factor >= _OF_UNIT and shift <= _OF_UNIT_SHIFT else RAW
+    return None

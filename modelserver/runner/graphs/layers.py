@@ -1,0 +1,187 @@
+"""Run a network's first layers in NumPy, to see what its normalisations stored.
+
+Only chains: one layer behind the other, of the kinds that stand between an image and
+the first normalisations. The run stops where anything else comes, and where it would
+cost more than ``MAX_PRODUCTS``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.normalisations import Normalisation, fused, taken_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# Products of all convolutions, about 0.3 s of one core.
+MAX_PRODUCTS = 3_000_000_000
+_LONGEST = 64
+_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
+_ACTIVATIONS: dict[str, Callable[[Any, Array], Array]] = {
+    "Elu": lambda _op, x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "LeakyRelu": lambda op, x: np.where(x > 0, x, x * op.get_attr("alpha")),
+    "Relu": lambda _op, x: np.maximum(x, 0),
+    "Relu6": lambda _op, x: np.clip(x, 0, 6),
+    "Sigmoid": lambda _op, x: 1 / (1 + np.exp(-np.clip(x, -60, 60))),
+    "Softplus": lambda _op, x: np.logaddexp(x, 0),
+    "Tanh": lambda _op, x: np.tanh(x),
+}
+_SAME = frozenset({"CheckNumerics", "Identity", "Snapshot", "StopGradient"})
+_SUMS = frozenset({"Add", "AddV2", "BiasAdd", "Sub"})
+
+
+class Seen(NamedTuple):
+    """A normalisation, and what reached it.
+
+    Attributes:
+        norm: its stored mean and deviation, a number a channel.
+        values: ``[..., channels]`` that the run brought there.
+        depth: convolutions in front of it.
+    """
+
+    norm: Normalisation
+    values: Array
+    depth: int
+
+
+def normalised(start: Any, values: Array) -> Iterator[Seen]:
+    """Run the chain of layers from a convolution on, and give each normalisation.
+
+    Args:
+        start: the convolution's op.
+        values: float32 ``[N, height, width, channels]``, what it is fed.
+    """
+    run = _Run(values)
+    op: Any = start
+    for _ in range(_LONGEST):
+        if op is None or not run.apply(op):
+            return
+        if run.seen is not None:
+            yield run.seen
+            run.seen = None
+        op = _next(op.outputs[0])
+
+
+def _next(tensor: Any) -> Any:
+    """Give the one op that uses a tensor's values; ``None`` where it branches."""
+    users = [op for op in tensor.consumers() if op.type not in {"Shape", "NoOp"}]
+    return users[0] if len(users) == 1 else None
+
+
+class _Run:
+    """Values on their way through a chain of layers."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values.astype(np.float32)
+        self.seen: Seen | None = None
+        self._depth = 0
+        self._products = 0
+        # Before the last multiplication: the values, and the constant tensor.
+        self._scaled: tuple[Array, Any] | None = None
+
+    def apply(self, op: Any) -> bool:
+        """Apply one op; ``False`` where the chain ends for us."""
+        if op.type in _SAME:
+            return True
+        if op.type in _CONVOLUTIONS:
+            return self._convolve(op)
+        if op.type in _ACTIVATIONS:
+            self.values = _ACTIVATIONS[op.type](op, self.values)
+        elif op.type in {"MaxPool", "AvgPool"}:
+            return self._pool(op)
+        elif op.type in {"Pad", "PadV2"}:
+            # Rims of a patch are no rims of the picture.
+            pass
+        elif op.type in _SUMS or op.type == "Mul":
+            return self._affine(op)
+        elif (norm := fused(op)) is not None:
+            self._normalise(norm, self.values)
+            self.values = self.values * norm.factor + norm.shift
+        else:
+            return False
+        return True
+
+    def _normalise(self, norm: Normalisation, values: Array) -> None:
+        if np.size(norm.mean) == values.shape[-1]:
+            self.seen = Seen(norm, values, self._depth)
+
+    def _affine(self, op: Any) -> bool:
+        """Add or multiply a constant, and notice a normalisation taken apart."""
+        known = [constant(one) for one in op.inputs]
+        places = [place for place, one in enumerate(known) if one is None]
+        if len(places) != 1 or (op.type == "Sub" and places[0]):
+            return False
+        other = op.inputs[1 - places[0]]
+        value = np.asarray(known[1 - places[0]], np.float32)
+        if value.size not in {1, self.values.shape[-1]}:
+            return False
+        value = value.reshape(-1)
+        if op.type == "Mul":
+            self._scaled = (self.values, other)
+            self.values = self.values * value
+            return True
+        if self._scaled is not None:
+            before, scale = self._scaled
+            norm = taken_apart(scale, other)
+            if norm is not None:
+                self._normalise(norm, before)
+            self._scaled = None
+        self.values = self.values + (-value if op.type == "Sub" else value)
+        return True
+
+    def _convolve(self, op: Any) -> bool:
+        kernel = constant(op.inputs[1])
+        if kernel is None or op.get_attr("data_format") != b"NHWC" or kernel.ndim != 4:  # noqa: PLR2004 - a filter's axes
+            return False
+        height, width, depth, filters = kernel.shape
+        _, rows, columns, _ = op.get_attr("strides")
+        if set(op.get_attr("dilations")) != {1} or depth != self.values.shape[-1]:
+            return False
+        windows = self._windows(height, width, rows, columns)
+        if windows is None:
+            return False
+        places = windows.shape[0] * windows.shape[1] * windows.shape[2]
+        self._products += places * kernel.size
+        if self._products > MAX_PRODUCTS:
+            return False
+        # The windows are [N, rows, columns, depth, height, width].
+        taps = kernel.astype(np.float32)
+        if op.type == "Conv2D":
+            flat = windows.reshape(places, -1)
+            taps = taps.transpose(2, 0, 1, 3).reshape(-1, filters)
+            made = (flat @ taps).reshape(*windows.shape[:3], filters)
+        else:
+            made = np.einsum("nrcdhw,hwdm->nrcdm", windows, taps)
+            made = made.reshape(*windows.shape[:3], depth * filters)
+        self.values, self._depth = made, self._depth + 1
+        self._scaled = None
+        return True
+
+    def _pool(self, op: Any) -> bool:
+        _, height, width, _ = op.get_attr("ksize")
+        _, rows, columns, _ = op.get_attr("strides")
+        windows = self._windows(height, width, rows, columns)
+        if op.get_attr("data_format") != b"NHWC" or windows is None:
+            return False
+        pool = np.max if op.type == "MaxPool" else np.mean
+        self.values = pool(windows, axis=(-2, -1))
+        return True
+
+    def _windows(
+        self, height: int, width: int, rows: int, columns: int
+    ) -> Array | None:
+        """Give the windows that lie within the patch; ``None`` where none does."""
+        if min(self.values.shape[1] - height, self.values.shape[2] - width) < 0:
+            return None
+        windows = np.lib.stride_tricks.sliding_window_view(
+            self.values, (height, width), axis=(1, 2)
+        )
+        return windows[:, ::rows, ::columns]

@@ -1,0 +1,325 @@
+"""Find out what a graph takes and gives: the signature that the server works by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from modelserver.core.errors import GraphError
+from modelserver.core.exports import Export
+from modelserver.core.signatures import Evidence, Sidecar, Signature
+from modelserver.runner.graphs import classifiers, detectors
+from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.crops import find_crop
+from modelserver.runner.graphs.evidence import Facts, Settled, settle
+from modelserver.runner.graphs.inputs import (
+    ImageInput,
+    describe_image,
+    find_image,
+    is_image,
+    several_images,
+)
+from modelserver.runner.graphs.pixels import follow_pixels, resized_inside
+from modelserver.runner.graphs.scaling import known_architecture
+from modelserver.runner.graphs.sizes import Fit, SettledSize, named_size, settle_size
+from modelserver.runner.graphs.switches import switch_value
+from modelserver.runner.graphs.tasks import no_post_processing, raw_heads
+from modelserver.runner.graphs.traversal import (
+    ancestors,
+    listed,
+    placeholders,
+    shape_of,
+    shape_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from modelserver.core.signatures import Kind
+    from modelserver.runner.graphs.pixels import Pixels
+
+
+# Ops whose value a frozen graph would hold as a constant.
+_VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
+# Rank of an output that has the batch's axis, by role; scores may also have 4.
+_BATCHED_RANKS = {"boxes": 3, "scores": 2, "classes": 2, "count": 1}
+_CLASSIFIER_RANKS = (2, 4)
+
+
+def find_signature(
+    graph: Any, kind: Kind, sidecar: Sidecar | None, *, export: Export | None = None
+) -> Signature:
+    """Find a graph's inputs and outputs, by names, shapes and what its nodes do.
+
+    The graph is read only, so any thread may call this. Each guess is logged.
+
+    Args:
+        graph: a ``tf.Graph``, as ``import_graph`` gives it.
+        kind: which task the file's name says it does.
+        sidecar: what the operator says; wins over every guess.
+        export: what the files beside the graph tell of it; wins over names and habits.
+
+    Raises:
+        GraphError: something is missing or contradicts the sidecar; the message says
+            what, and what to do.
+    """
+    sidecar, export = sidecar or Sidecar(), export or Export()
+    find = _find_detector if kind == "detection" else _find_classifier
+    return find(graph, sidecar, export)
+
+
+def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
+    """Find a detector's signature."""
+    if sidecar.output is None:
+        _refuse_raw_heads(graph)
+    if sidecar.output is None and _is_classifier(graph):
+        raise GraphError(
+            "the graph is a classifier (one output, a score for each class), but the "
+            "file's name is a detector's: rename it to <prefix>.pb and its label map "
+            "to <prefix>.pbtxt"
+        )
+    outputs, guesses = detectors.find_outputs(graph, sidecar)
+    order, first_class = detectors.habits(outputs)
+    image = find_image(graph, sidecar, ancestors(outputs.values()))
+    feeds, fed = _feeds(image, _needed(image, outputs.values()))
+    ends = follow_pixels(image)
+    described = describe_image(image, ends, sidecar)
+    facts = Facts(described, ends, sidecar, export, "detection")
+    settled = settle(facts)
+    sized = _size(described, ends, outputs.values(), facts)
+    return _signature(
+        described,
+        settled,
+        sidecar,
+        kind="detection",
+        resize=sidecar.resize or "stretch",
+        size=sized.size,
+        sizing=sized.sizing,
+        inner_size=resized_inside(ends),
+        outputs={role: tensor.name for role, tensor in outputs.items()},
+        box_order=sidecar.box_order or order,
+        first_class=first_class,
+        feeds=feeds,
+        batch=_batch(described, outputs),
+        guesses=guesses + fed + described.guesses + settled.guesses + sized.guesses,
+    )
+
+
+def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
+    """Find a classifier's signature."""
+    if sidecar.output is None and detectors.has_detections(graph):
+        _find_detector(graph, sidecar, export)  # or it would fail once it is renamed
+        raise GraphError(
+            "the graph is a detector (it has detection_boxes), but the file's name is "
+            "a classifier's: rename it to <prefix>.frozen.pb and its label map to "
+            "<prefix>.label_map.pbtxt"
+        )
+    if sidecar.output is None:
+        _refuse_raw_heads(graph)
+    image = find_image(graph, sidecar)
+    scores = classifiers.find_scores(graph, image, sidecar)
+    feeds, fed = _feeds(image, _needed(image, [scores.tensor]))
+    ends = follow_pixels(image)
+    described = describe_image(image, ends, sidecar)
+    facts = Facts(described, ends, sidecar, export, "classification")
+    settled = settle(facts)
+    sized = _size(described, ends, [scores.tensor], facts)
+    crop = find_crop(graph, sized.size, sidecar, export)
+    return _signature(
+        described,
+        settled,
+        sidecar,
+        kind="classification",
+        size=sized.size,
+        sizing=sized.sizing,
+        resize=crop.resize,
+        crop_from=crop.crop_from,
+        inner_size=resized_inside(ends),
+        outputs={"scores": scores.tensor.name},
+        feeds=feeds,
+        softmax=scores.softmax,
+        sigmoid=scores.sigmoid,
+        independent=scores.independent,
+        batch=_batch(described, {"scores": scores.tensor}, lone=scores.classes == 1),
+        classes=scores.classes,
+        guesses=scores.guesses
+        + fed
+        + described.guesses
+        + settled.guesses
+        + sized.guesses
+        + crop.guesses,
+    )
+
+
+def _signature(
+    image: ImageInput, settled: Settled, sidecar: Sidecar, **facts: Any
+) -> Signature:
+    """Put the parts together."""
+    scaled = settled.scaling
+    return Signature(
+        input=image.tensor.name,
+        dtype=image.tensor.dtype.base_dtype.name,
+        layout=image.layout,
+        fill=image.batch if image.batch > 1 else 0,
+        channels=image.channels,
+        bgr=bool(scaled.bgr),
+        mean=scaled.mean,
+        scale=scaled.scale,
+        scaling=settled.evidence,
+        label_offset=sidecar.label_offset,
+        **facts,
+    )
+
+
+def _refuse_raw_heads(graph: Any) -> None:
+    """Refuse a detector whose post-processing is not in the graph, or not whole."""
+    if detectors.has_detections(graph):
+        return
+    if detectors.has_boxes(graph):
+        detectors.find_outputs(graph, Sidecar())
+    heads = raw_heads(graph)
+    if heads is not None:
+        raise GraphError(no_post_processing(heads))
+
+
+def _is_classifier(graph: Any) -> bool:
+    """Tell whether a graph without a detector's outputs would serve as a classifier."""
+    if detectors.has_detections(graph):
+        return False
+    try:
+        signature = _find_classifier(graph, Sidecar(), Export())
+    except GraphError:
+        return False
+    scores = graph.get_tensor_by_name(signature.outputs["scores"])
+    return scores.shape.rank in _CLASSIFIER_RANKS
+
+
+def _feeds(
+    image: Any, needed: set[Any]
+) -> tuple[dict[str, bool | float], tuple[str, ...]]:
+    """Find what else must be fed: ``is_training``, ``keep_prob`` and their like.
+
+    Args:
+        image: the image's tensor.
+        needed: the ops that the outputs need.
+
+    Returns:
+        Tensor name to value, and a sentence for each.
+
+    Raises:
+        GraphError: something is needed that no rule knows.
+    """
+    ops = [
+        op for op in placeholders(image.graph) if op in needed and op is not image.op
+    ]
+    defaults = [op for op in ops if op.type == "PlaceholderWithDefault"]
+    ops = [op for op in ops if op not in defaults]
+    images = [op for op in ops if is_image(op)]
+    if images:
+        raise several_images([image.op, *images])
+    feeds = {op.outputs[0].name: switch_value(op) for op in ops}
+    unknown = [op for op in ops if feeds[op.outputs[0].name] is None]
+    if unknown:
+        names = listed(f"{op.name} ({shape_text(op.outputs[0])})" for op in unknown)
+        raise GraphError(
+            f"the graph needs more than an image: {names}; export it for inference "
+            "with these fixed"
+        )
+    known = {name: value for name, value in feeds.items() if value is not None}
+    guesses = tuple(f"{name} is fed with {value}" for name, value in known.items())
+    for op in defaults:
+        fed, told = _default(op)
+        known |= fed
+        guesses += told
+    return known, guesses
+
+
+def _default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
+    """Feed a switch whose default is training's, and say what it is left at else.
+
+    Args:
+        op: a placeholder with a constant default.
+
+    Returns:
+        As ``_feeds``; nothing for a default that is inference's, or no switch's.
+    """
+    default, tensor = constant(op.inputs[0]), op.outputs[0]
+    if default is None or default.ndim or default.dtype.kind not in "biuf":
+        return {}, ()
+    value = switch_value(op)
+    if value is None:
+        why = "nothing tells that it is training's"
+        return {}, (f"{tensor.name} keeps its default, {default.item()}: {why}",)
+    if value == default.item():
+        return {}, ()
+    why = f"its default, {default.item()}, is for training"
+    return {tensor.name: value}, (f"{tensor.name} is fed with {value}: {why}",)
+
+
+def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
+    """Collect what a run needs, and refuse what no run can give."""
+    needed = ancestors(outputs, fed=image)
+    if image.op not in needed:
+        raise GraphError(
+            f"the graph's outputs do not depend on the input {image.name}: name the "
+            'right "input" and "output" in the sidecar'
+        )
+    variables = sorted(op.name for op in needed if op.type in _VARIABLES)
+    if variables:
+        raise GraphError(
+            f"the graph is not frozen: it holds variables ({listed(variables)}), whose "
+            "values are in a checkpoint; freeze it (convert_variables_to_constants)"
+        )
+    return needed
+
+
+def _size(
+    image: ImageInput, ends: list[Pixels], outputs: Iterable[Any], facts: Facts
+) -> SettledSize:
+    """Settle the size that is fed, where neither graph nor sidecar fixes it."""
+    resizes = resized_inside(ends) or any(pixels.resizes for pixels in ends)
+    if image.size is not None:
+        asked = facts.sidecar.height_width
+        return SettledSize(image.size, Evidence(source="sidecar") if asked else None)
+    if image.encoded or (resizes and facts.kind == "detection") or resized_inside(ends):
+        return SettledSize(None)
+    return settle_size(
+        image, outputs, kind=facts.kind, wishes=_told_sizes(image, ends, facts)
+    )
+
+
+def _told_sizes(image: ImageInput, ends: list[Pixels], facts: Facts) -> Iterator[Fit]:
+    """Give the sizes that something tells: a mean image, files, names."""
+    for pixels in ends:
+        if pixels.sides is not None:
+            why = "a constant as large is subtracted from it"
+            yield Fit(pixels.sides, why, "arithmetic")
+    if facts.export.size is not None:
+        why = f"{listed(facts.export.told_by)} tells"
+        yield Fit(facts.export.size, why, "export files")
+    graph = image.tensor.graph
+    named = named_size(graph, image.tensor)
+    if named is not None:
+        yield named
+    known = known_architecture(graph)
+    if known is not None and known.size:
+        yield Fit((known.size, known.size), known.why, "architecture")
+
+
+def _batch(image: ImageInput, outputs: dict[str, Any], *, lone: bool = False) -> int:
+    """Tell how many images a run takes: the least that any static shape allows.
+
+    Args:
+        image: the input.
+        outputs: role to tensor. One whose shape lacks the batch's axis makes it 1.
+        lone: each has one value an image, so that a vector has the batch's axis.
+
+    Returns:
+        0 where no shape sets a limit.
+    """
+    counts = [image.batch]
+    for role, tensor in outputs.items():
+        shape = shape_of(tensor)
+        if shape is not None:
+            rank = 1 if lone else _BATCHED_RANKS[role]
+            counts.append(shape[0] or 0 if len(shape) >= rank else 1)
+    return min(filter(None, counts), default=0)

@@ -1,0 +1,250 @@
+"""Read off a network's own normalisations what pixels it was trained with.
+
+A batch normalisation keeps the mean and the variance of its input in training. Right
+behind the first convolution they tell, in closed form, the mean pixel of the training
+pictures and how large a step of one level was (rule A). Behind an activation or a few
+layers more, what photos' second moments make of each candidate is compared with what
+was kept (rule B). Networks that were trained on something other than photos, documents
+or digits or X-rays, can be misread, so this is the weakest evidence but for the habit.
+
+The thresholds and how often they are right: docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelserver.runner.graphs import layers, photos
+from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.pixels import follow_pixels
+from modelserver.runner.graphs.scaling import (
+    CAFFE,
+    RAW,
+    SYMMETRIC,
+    TORCH,
+    UNIT,
+    Scaling,
+)
+from modelserver.runner.graphs.traversal import shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from modelserver.runner.graphs.pixels import Pixels
+
+# Candidate to what it is called in sentences.
+CANDIDATES: dict[str, Scaling] = {
+    "0..255": RAW,
+    "0..1": UNIT,
+    "[-1, 1]": SYMMETRIC,
+    "torch": TORCH,
+    "caffe": CAFFE,
+}
+_COLOURS = 3
+# Rule A: tolerances, an octave's half of the gain and levels of the mean pixel; the
+# largest distance that is a verdict, and the least lead over the next candidate.
+_OCTAVES, _LEVELS = 0.5, 35.0
+_FITS, _LEADS = 2.0, 3.0
+# The means' fit may be off by so much of a deviation.
+_RESIDUAL = 0.35
+# Rule B: the same of its distance, behind one convolution and behind more; over so
+# many normalisations, the first of them behind so many convolutions at most.
+_NEAR, _NEAR_IN_DEPTH, _AHEAD = 0.5, 0.25, 0.25
+_LAYERS, _DEEPEST = 3, 3
+_PATCHES, _PATCH = 8, 26
+# The mean pixel's red less its blue, in levels, that tells an order.
+_TINT = 6.0
+_USUAL_SIDE = 224.0
+# No weight that was trained, nor a factor on pixels, is as large.
+_LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the statistics say.
+
+    Attributes:
+        scaling: how it was trained; ``None`` where they are silent.
+        blue_first: what the mean pixel says of the order: a hint only.
+        why: with the numbers.
+    """
+
+    scaling: Scaling | None
+    blue_first: bool | None
+    why: str
+
+
+def trained_with(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None:
+    """Tell what pixels a network was trained with.
+
+    Args:
+        ends: what ``follow_pixels`` gave for its image.
+        thorough: ask rule B where rule A does not apply, for up to half a second more.
+
+    Returns:
+        ``None`` where no normalisation tells anything.
+    """
+    for pixels in ends:
+        stem = _stem(pixels)
+        if stem is None:
+            continue
+        verdict = _by_means(stem)
+        # Where rule A can judge and finds no photos, rule B would only guess.
+        return _by_layers(stem) if verdict is None and thorough else verdict
+    return None
+
+
+@dataclass(frozen=True)
+class _Stem:
+    """A network's first convolution.
+
+    Attributes:
+        op: its op.
+        kernel: ``[height, width, channels, filters]``, in the order fed.
+        pixels: what reaches it.
+        side: of the image that it is fed, in pixels.
+    """
+
+    op: Any
+    kernel: Any
+    pixels: Pixels
+    side: float
+
+
+def _stem(pixels: Pixels) -> _Stem | None:
+    """Find the convolution that the pixels end at."""
+    op = pixels.end
+    if op.type != "Conv2D" or op.get_attr("data_format") != b"NHWC":
+        return None
+    kernel = constant(op.inputs[1])
+    if kernel is None or kernel.ndim != 4 or kernel.shape[2] not in {1, _COLOURS}:  # noqa: PLR2004 - a filter's axes
+        return None
+    order = pixels.order or tuple(range(kernel.shape[2]))
+    if sorted(order) != list(range(kernel.shape[2])) or not np.isfinite(kernel).all():
+        return None
+    shape = shape_of(op.inputs[0]) or (None, None)
+    side = float(pixels.resized[0] if pixels.resized else shape[1] or _USUAL_SIDE)
+    # In the order in which the graph is fed, not in which the channels come here.
+    kernel = kernel[:, :, np.argsort(order)]
+    factor, shift = (
+        np.broadcast_to(number, (len(order),))[np.argsort(order)]
+        for number in (pixels.factor, pixels.shift)
+    )
+    # Beyond the largest float32, squares and sums of what is fed overflow.
+    numbers = np.concatenate([factor, shift, np.ravel(np.abs(kernel).max(initial=0))])
+    if not np.all(factor) or not (np.abs(numbers) < _LARGEST).all():
+        return None
+    return _Stem(op, kernel, replace(pixels, factor=factor, shift=shift), side)
+
+
+def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
+    """Give the candidates for so many channels."""
+    for name, scaling in CANDIDATES.items():
+        if max(len(scaling.mean), len(scaling.scale)) <= depth:
+            yield name, scaling
+
+
+def _by_means(stem: _Stem) -> Verdict | None:
+    """Rule A: the mean pixel by least squares, the gain by the variances."""
+    # Of a pair, one for training and one for inference, only the latter stores.
+    behind = (one.first for one in follow_pixels(stem.op.outputs[0]))
+    first = next((norm for norm in behind if norm is not None), None)
+    depth, filters = stem.kernel.shape[2:]
+    if first is None or np.size(first.mean) != filters or filters < depth + 2:
+        return None
+    mean, deviation = np.ravel(first.mean), np.ravel(first.deviation)
+    made = photos.variances(stem.kernel, stem.side)
+    alive = (made > 1e-6 * made.max()) & (deviation > 1e-6 * deviation.max())
+    if alive.sum() < depth + 2 or not np.isfinite(mean).all():
+        return None
+    taps = stem.kernel.sum(axis=(0, 1)).T[alive]
+    rows, wanted = taps / deviation[alive, None], mean[alive] / deviation[alive]
+    pixel, *_ = np.linalg.lstsq(rows, wanted, rcond=1e-3)
+    residual = float(np.sqrt(np.mean((rows @ pixel - wanted) ** 2)))
+    ratio = np.median(np.log(deviation[alive] ** 2 / made[alive]))
+    factor, shift = stem.pixels.factor, stem.pixels.shift
+    gain = float(np.exp(ratio / 2) / np.mean(np.abs(factor)))
+    pixel = (pixel - shift) / factor
+    return _judged(pixel, gain, residual, depth)
+
+
+def _judged(pixel: Any, gain: float, residual: float, depth: int) -> Verdict:
+    """Compare a mean pixel and a gain with those of each candidate."""
+    distances = []
+    for name, scaling in _candidates(depth):
+        scale = np.broadcast_to(scaling.scale, (depth,))
+        level = float(np.mean(pixel / scale + np.asarray(scaling.mean)))
+        octaves = np.log2(gain / np.mean(scale)) / _OCTAVES
+        levels = (level - photos.MEAN_LEVEL) / _LEVELS
+        distances.append((float(octaves**2 + levels**2), name))
+    (best, name), (second, _) = sorted(distances)[:2]
+    numbers = ", ".join(f"{value:.3g}" for value in pixel)
+    why = (
+        f"its first normalisation saw a mean pixel of [{numbers}] and steps of "
+        f"1/{1 / gain:.3g} a level: {name} at a distance of {best:.2g}, the next at "
+        f"{second:.2g}"
+    )
+    sure = best < _FITS and second - best > _LEADS and residual < _RESIDUAL
+    if not sure:
+        return Verdict(None, None, why)
+    scaling = CANDIDATES[name]
+    tint = None
+    if depth == _COLOURS and len(scaling.mean) == 1:
+        tint = float(pixel[0] - pixel[2]) / scaling.scale[0]
+    blue = None if tint is None or abs(tint) < _TINT else tint < 0
+    told = replace(scaling, why=why, source="statistics")
+    return Verdict(told, blue, why)
+
+
+def _by_layers(stem: _Stem) -> Verdict | None:
+    """Rule B: what photos' moments bring to the first normalisations."""
+    depth = stem.kernel.shape[2]
+    fields = photos.fields(_PATCHES, _PATCH, stem.side, depth)
+    distances, near = [], _NEAR
+    for name, scaling in _candidates(depth):
+        fed = (fields - np.asarray(scaling.mean)) * np.asarray(scaling.scale)
+        here = fed * stem.pixels.factor + stem.pixels.shift
+        found = _distance(stem, here)
+        if found is None or not np.isfinite(found[0]):
+            return None
+        distances.append((found[0], name))
+        near = _NEAR if found[1] <= 1 else _NEAR_IN_DEPTH
+    (best, name), (second, _) = sorted(distances)[:2]
+    why = (
+        f"its first normalisations stored what photos in {name} bring: at a distance "
+        f"of {best:.2g}, the next at {second:.2g}"
+    )
+    if best >= near or second - best <= _AHEAD:
+        return Verdict(None, None, why)
+    told = replace(CANDIDATES[name], why=why, source="statistics")
+    return Verdict(told, None, why)
+
+
+def _distance(stem: _Stem, values: Any) -> tuple[float, int] | None:
+    """Give how far what was stored is from what values make of it.
+
+    Over channels the median of log(1 + the symmetric Kullback-Leibler divergence): an
+    activation may have left some of them dead. Over the normalisations the mean.
+
+    Returns:
+        That, and how many convolutions stand in front of the first.
+    """
+    found: list[float] = []
+    depth = 0
+    with np.errstate(all="ignore"):
+        for seen in layers.normalised(stem.op, values):
+            depth = depth or seen.depth
+            if depth > _DEEPEST:
+                return None
+            flat = seen.values.reshape(-1, seen.values.shape[-1]).astype(np.float64)
+            mean, variance = flat.mean(axis=0), flat.var(axis=0) + 1e-12
+            stored = np.ravel(seen.norm.deviation) ** 2 + 1e-12
+            gap = (mean - np.ravel(seen.norm.mean)) ** 2
+            apart = ((variance + gap) / stored + (stored + gap) / variance - 2) / 2
+            found.append(float(np.median(np.log1p(np.maximum(apart, 0)))))
+            if len(found) == _LAYERS:
+                break
+    return (float(np.mean(found)), depth) if found else None

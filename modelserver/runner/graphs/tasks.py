@@ -1,0 +1,220 @@
+"""Tell what a graph does whose outputs are neither class scores nor detections."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from modelserver.runner.graphs.activations import maker
+from modelserver.runner.graphs.traversal import (
+    leaves,
+    listed,
+    placeholders,
+    shape_of,
+    shape_text,
+)
+
+# Words in the names of a detector's heads, of keypoints, and of single measures.
+_BOXES = (
+    "bbox bboxes box boxes box_encodings deltas loc location locations locs mbox_loc "
+    "regression regressors offsets raw_detection_boxes"
+)
+_SCORES = (
+    "class classes classification classificators cls conf confidence confidences "
+    "class_predictions_with_background logits mbox_conf mbox_conf_flatten "
+    "mbox_conf_softmax objectness prob probs raw_detection_scores scores score"
+)
+_POINTS = (
+    "displacement_fwd displacement_bwd heatmap heatmaps hm joints keypoint keypoints "
+    "landmark landmarks paf pafs pose"
+)
+_MEASURES = "age angle angles bbox boundingbox bounding_box coordinates coords depth"
+# A tensor of four numbers a row are boxes; with one row it is one box an image.
+_SIDES = 4
+# Of an image's side, at most so much is a cell of a detector's grid.
+_CELLS = 8
+# Classes and boxes of each of so many places at least are no sequence.
+_PLACES = 100
+_FEATURES = frozenset({"Elu", "LeakyRelu", "MaxPool", "Relu", "Relu6", "Selu"})
+_WHOLE_NUMBERS = frozenset({"ArgMax", "Cast"})
+
+
+class Heads(NamedTuple):
+    """What a detector without post-processing gives: its boxes and the rest."""
+
+    boxes: Any
+    others: tuple[Any, ...]
+
+
+def _named(words: str) -> re.Pattern[str]:
+    names = "|".join(words.split())
+    return re.compile(rf"(?:^|[/_.-])(?:{names})(?:[/_.:-]|\d|$)")
+
+
+_BOX_NAME, _SCORE_NAME, _POINT_NAME, _MEASURE_NAME = map(
+    _named, (_BOXES, _SCORES, _POINTS, _MEASURES)
+)
+
+
+def raw_heads(graph: Any) -> Heads | None:
+    """Find the outputs of a detector that neither decodes boxes nor drops overlaps.
+
+    Boxes are told by their four numbers a row, or by their name beside one of scores.
+    A graph that has a non-maximum suppression is none: its outputs have other names.
+    """
+    if any("NonMaxSuppression" in op.type for op in graph.get_operations()):
+        return None
+    ends = leaves(graph.get_operations())
+    for boxes in ends:
+        others = tuple(one for one in ends if one is not boxes)
+        if _has_rows_of_four(boxes) and others:
+            return Heads(boxes, others)
+        scores = any(_SCORE_NAME.search(one.op.name.lower()) for one in others)
+        if scores and _is_named_so(boxes):
+            return Heads(boxes, others)
+    return None
+
+
+def _has_rows_of_four(tensor: Any) -> bool:
+    """Tell [N, boxes, 4]."""
+    shape = shape_of(tensor)
+    return bool(shape and len(shape) == 3 and shape[2] == _SIDES and shape[1] != 1)  # noqa: PLR2004 - batch, boxes, sides
+
+
+def _is_named_so(tensor: Any) -> bool:
+    """Tell boxes by name; four numbers an image are one box, and no head."""
+    shape = shape_of(tensor)
+    if not _BOX_NAME.search(tensor.op.name.lower()):
+        return False
+    return shape is None or (len(shape) > 1 and shape[1:] != (_SIDES,))
+
+
+def no_post_processing(heads: Heads) -> str:
+    """Say that a graph is a detector without its post-processing, and what to do."""
+    return (
+        "the graph is a detector without post-processing: it gives "
+        f"{_shown((heads.boxes,))} for boxes and {_shown(heads.others)} beside them, "
+        "but neither decodes boxes nor drops overlapping ones (non-maximum "
+        "suppression). Export it with both, so that it gives detection_boxes, "
+        "detection_scores, detection_classes and num_detections, as the Object "
+        "Detection API's exporter writes them"
+    )
+
+
+def other_task(graph: Any) -> str:
+    """Say what a graph does that is neither a classifier nor a detector.
+
+    Returns:
+        A part of a sentence; empty where nothing tells.
+    """
+    ops = graph.get_operations()
+    ends = leaves(ops)
+    points = [one for one in ends if _POINT_NAME.search(one.op.name.lower())]
+    if points or _are_points(ends):
+        found = _shown(points or ends)
+        return f"it finds keypoints ({found}), which no app here answers"
+    masks = [
+        output
+        for op in ops
+        if op.type in _WHOLE_NUMBERS
+        for output in op.outputs
+        if not output.consumers() and output.shape.rank == 3  # noqa: PLR2004 - a class a pixel
+    ]
+    if masks:
+        return _of_pixels(masks[0])
+    side = _input_side(graph)
+    for one in ends:
+        reason = _of_one(one, side)
+        if reason:
+            return reason
+    return ""
+
+
+def _are_points(ends: list[Any]) -> bool:
+    """Tell heatmaps beside offsets, which have two numbers a point and place."""
+    shapes = [shape_of(one) for one in ends]
+    maps = [shape for shape in shapes if shape and len(shape) == 4 and shape[3]]  # noqa: PLR2004 - [N, H, W, points]
+    return any(
+        one[3] * 2 == other[3] and one[3] > 1 and one[:3] == other[:3]  # type: ignore[operator]
+        for one in maps
+        for other in maps
+    )
+
+
+def _input_side(graph: Any) -> int:
+    """Give the longest side of what the graph is fed, 0 where it is not known."""
+    shapes = [shape_of(op.outputs[0]) for op in placeholders(graph)]
+    images = [shape[-3:-1] for shape in shapes if shape and len(shape) in {3, 4}]
+    return max((side or 0 for shape in images for side in shape), default=0)
+
+
+def _of_one(tensor: Any, full: int) -> str:
+    """Say what an output is by its rank and the op that made it.
+
+    Args:
+        tensor: the output.
+        full: the longest side of the image, 0 where it is not known.
+    """
+    shape = shape_of(tensor) or ()
+    made = maker(tensor).type
+    if len(shape) == 5:  # noqa: PLR2004 - [N, H, W, anchors, 5 + classes]
+        return _of_grid(tensor)
+    if len(shape) == 4 and set(shape[1:3]) != {1}:  # noqa: PLR2004
+        return _of_map(tensor, shape, made, full)
+    if len(shape) == 3:  # noqa: PLR2004
+        sides = [side or _PLACES for side in shape[1:]]
+        if max(sides) >= _PLACES and min(sides) > _SIDES and made != "Softmax":
+            return _of_grid(tensor)
+        if max(sides) > _SIDES:
+            return (
+                f"it gives a sequence ({_shown((tensor,))}), as text recognition does, "
+                "and no classes of the whole photo"
+            )
+    return ""
+
+
+def _of_map(tensor: Any, shape: tuple[int | None, ...], made: str, full: int) -> str:
+    """Say what [N, H, W, channels] is: a grid, features, an image, or a mask."""
+    side = max((one or 0 for one in shape[1:3]), default=0)
+    small = 0 < side * _CELLS <= full
+    if made in _FEATURES and shape[3] != 3:  # noqa: PLR2004 - colours
+        return (
+            f"it gives features ({_shown((tensor,))}), as a network without its last "
+            "layers does"
+        )
+    if small and made not in {"Softmax", "Tanh"}:
+        return _of_grid(tensor)
+    if shape[3] == 3 and made != "Softmax":  # noqa: PLR2004 - colours
+        return (
+            f"it gives an image back ({_shown((tensor,))}), as style transfer, "
+            "super-resolution and GANs do"
+        )
+    return _of_pixels(tensor)
+
+
+def _of_grid(tensor: Any) -> str:
+    return (
+        f"it is a detector without post-processing: {_shown((tensor,))} is its grid of "
+        "cells with anchors, in which boxes are neither decoded nor rid of overlaps "
+        "(non-maximum suppression)"
+    )
+
+
+def _of_pixels(tensor: Any) -> str:
+    return (
+        f"it gives a value or class a pixel ({_shown((tensor,))}), as segmentation and "
+        "depth networks do, which no app here answers"
+    )
+
+
+def measure(tensor: Any) -> str:
+    """Say that values are measures by their name; empty where it does not tell."""
+    name = "/".join(tensor.op.name.lower().split("/")[-2:])
+    for pattern, what in ((_POINT_NAME, "keypoints"), (_MEASURE_NAME, "a measure")):
+        if pattern.search(name):
+            return f"{tensor.name} is by its name {what} and no class scores"
+    return ""
+
+
+def _shown(tensors: Any) -> str:
+    return listed(f"{one.op.name} ({shape_text(one)})" for one in tensors)

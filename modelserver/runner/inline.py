@@ -1,0 +1,206 @@
+"""The runner that keeps the session in the calling process.
+
+For places that isolate by themselves, for small machines and for tests: a graph that
+crashes takes the whole server with it. Otherwise use the process runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelserver.core import cuda
+from modelserver.core.errors import RequestError, RunnerDied
+from modelserver.core.frames import Arena, Frame
+from modelserver.core.messages import Answer, Facts, Job
+from modelserver.core.opened_files import Held
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from modelserver.runner.sessions import ModelSession
+
+log = logging.getLogger(__name__)
+
+_REASON_CHARS = 500
+# No process can be replaced here, and the context is the process's.
+_LOST = "a lost GPU context, which needs a restart of the server"
+
+
+class InlineRunner:
+    """Runs a graph on threads of this process; see ``Runner`` for the promises.
+
+    Args:
+        job: what to load.
+        arena_bytes: memory for all images in flight.
+    """
+
+    # Nothing lies between here and the session's threads.
+    ahead = 0
+
+    def __init__(self, job: Job, *, arena_bytes: int) -> None:
+        self._job = job
+        self._arena = Arena(arena_bytes)
+        self._session: ModelSession | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._ended: Future[str] = Future()
+
+    @property
+    def ended(self) -> Future[str]:
+        """Resolves when the runner is closed, or its GPU's context is lost."""
+        return self._ended
+
+    @property
+    def pid(self) -> None:
+        """It has no process of its own."""
+        return None
+
+    def open(self) -> Facts:
+        """Load the graph in this thread; see ``Runner.open``."""
+        self._arena.open()
+        try:
+            session = open_session(self._job)
+        except BaseException:
+            self._arena.close()
+            raise
+        self._pool = ThreadPoolExecutor(session.slots, f"run-{self._job.name}")
+        self._session = session
+        return facts(session)
+
+    def allocate(self, shape: tuple[int, ...]) -> Frame:
+        """See ``Runner.allocate``."""
+        return self._arena.allocate(shape)
+
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
+        """See ``Runner.run``."""
+        if self._pool is None or self._session is None:
+            raise RuntimeError("the runner is not open")
+        pixels = [frame.pixels for frame in frames]
+        return self._pool.submit(self._timed, self._session, pixels)
+
+    def _timed(
+        self, session: ModelSession, images: Sequence[NDArray[np.uint8]]
+    ) -> list[Answer]:
+        try:
+            return timed(session, images)
+        except RequestError as error:
+            reason = str(error.__cause__ or error)[:_REASON_CHARS]
+            log.warning("%s: a run failed: %s", self._job.name, reason)
+            if isinstance(error, RunnerDied):
+                self._end(f"{_LOST}: {reason}")
+            raise
+
+    def _end(self, how: str) -> None:
+        """Tell the end once, whoever comes to it first."""
+        with contextlib.suppress(InvalidStateError):
+            self._ended.set_result(how)
+
+    def close(self) -> None:
+        """Wait for the runs under way, then close the session. Idempotent."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._session is not None:
+            self._session.close()
+        self._arena.close()
+        self._end("closed")
+
+
+def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
+    """Run a session and tell how long it took."""
+    first = session.is_first(images)
+    started = time.perf_counter()
+    outputs = session.run(images)
+    run_ms = (time.perf_counter() - started) * 1000
+    return [Answer(one, run_ms, first) for one in outputs]
+
+
+def import_tensorflow(gpu: str | None = None) -> None:
+    """Import all that a session needs, which takes seconds. Idempotent.
+
+    Args:
+        gpu: the card that this process was given, if any: the libraries that it needs
+            and TensorFlow would miss are then opened before.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # nothing can be written; TensorFlow only wants a name
+        tempfile.tempdir = os.sep
+    if gpu is not None and "tensorflow" not in sys.modules:
+        for library in cuda.preload().libraries:
+            if library.how == "opened" and library.detail:
+                log.warning(
+                    "%s is taken from %s: %s",
+                    *(library.name, library.path, library.detail),
+                )
+    # TensorFlow must come into a process only when a session is opened in it.
+    import modelserver.runner.sessions  # noqa: F401, PLC0415
+
+
+def open_session(
+    job: Job, chosen: Callable[[bool], None] | None = None
+) -> ModelSession:
+    """Import TensorFlow, load the job's graph and warm it up.
+
+    Args:
+        job: what to load.
+        chosen: told whether it will run on a card, before anything is read.
+
+    Raises:
+        GraphError, SidecarError: the files are at fault.
+        DeviceFailed: the card cannot be used now.
+    """
+    import_tensorflow(job.gpu)
+    # TensorFlow must come into a process only when a session is opened in it.
+    from modelserver.runner.sessions import Given, ModelSession  # noqa: PLC0415
+
+    session = ModelSession(
+        job.name,
+        job.kind,
+        _path(job, "graph", job.graph),
+        _path(job, "sidecar", job.sidecar) if job.sidecar else None,
+        slots=job.slots,
+        max_batch=job.max_batch,
+        given=Given(job.gpu, job.card, job.no_gpu, job.require_gpu, job.gpu_memory_mb),
+        rewrite=job.rewrite,
+        suppression_on_cpu=job.suppression_on_cpu,
+        score_floor=job.score_floor,
+        trusted=job.trusted,
+        export=job.export,
+    )
+    try:
+        session.open(chosen)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _path(job: Job, role: str, name: str) -> Path:
+    """Give a path that reads what was opened for the job, where something was."""
+    path = Path(name)
+    return Held.of(path, job.held[role]) if role in job.held else path
+
+
+def facts(session: ModelSession) -> Facts:
+    """Return what loading a session found out."""
+    return Facts(
+        signature=session.signature,
+        device=session.device,
+        device_reason=session.device_reason,
+        slots=session.slots,
+        max_batch=session.max_batch,
+        load_ms=session.load_ms,
+        notes=session.notes,
+        findings=session.findings,
+        sampling=session.sampling,
+    )

@@ -1,0 +1,170 @@
+"""Drop boxes below a score before non-maximum suppression sorts them.
+
+Exported detectors ask the suppression for every box above 1e-8, so it sorts and
+compares thousands that no answer ever holds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from modelserver.runner.rewriting.draft import (
+    Draft,
+    canonical,
+    copied,
+    is_float,
+    node_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["scores", "rows", "number"]
+"""What a tensor behind a suppression holds: the scores as they were fed to it; other
+values of each box; or how many boxes there are."""
+
+_Kinds = dict[str, Kind]
+
+_SINGLE = ("NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5")
+_SIGMA = 5  # the input of NonMaxSuppressionV5 that makes it soft
+# Ops that move, cut, fill up or join values but change none: those of their first
+# input, or of all but the last for ConcatV2.
+_MOVING = frozenset(
+    {
+        "ConcatV2",
+        "ExpandDims",
+        "Gather",
+        "GatherV2",
+        "Identity",
+        "Pad",
+        "PadV2",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "StridedSlice",
+    }
+)
+# Arithmetic that gives each box a value of its own; for all but the scores.
+_EACH = frozenset(
+    {"Add", "AddV2", "Cast", "Maximum", "Minimum", "Mul", "RealDiv", "Sub"}
+)
+# The last suppression of the Object Detection API, of its SSDs and of the second stage
+# of its Faster R-CNNs (not the first stage's, behind which a network follows).
+_OBJECT_DETECTION = re.compile(
+    r"(^|/)(SecondStage)?Postprocessor/BatchMultiClassNonMaxSuppression/"
+)
+_FILTER = re.compile(r"/FilterGreaterThan(_\d+)?/Greater$")
+_NETWORK = frozenset({"Conv2D", "CropAndResize", "DepthwiseConv2dNative", "MatMul"})
+
+
+def raise_thresholds(draft: Draft, scores: str, floor: float) -> int:
+    """Raise the score threshold of suppressions to just below a floor.
+
+    Exact for every detection at or above the floor: in hard suppression a box is only
+    suppressed by one with a higher score, so what is below the floor cannot change what
+    is above. What is below becomes padding. Only done where the scores that are
+    answered are those that the suppression was given, and where what comes behind
+    treats each box by itself: read off the graph for ``CombinedNonMaxSuppression``,
+    known for what the Object Detection API of TensorFlow 1 exports, which filters,
+    suppresses each class, sorts, cuts and pads. Soft suppression is left alone.
+
+    Args:
+        draft: what to change.
+        scores: the fetched tensor of scores.
+        floor: the lowest score that is answered.
+
+    Returns:
+        How many thresholds were raised.
+    """
+    # Suppression keeps what is greater than its threshold; the floor itself must stay.
+    below = np.nextafter(np.float32(floor), np.float32(-1))
+    count = 0
+    for node in draft:
+        place = _threshold_of(draft, node)
+        if place is None or not _is_last(draft, node, canonical(scores)):
+            continue
+        threshold = draft.value(node.input[place])
+        if threshold is None or threshold.shape != () or threshold >= below:
+            continue
+        inputs = list(node.input)
+        waits_for = draft.nodes[canonical(inputs[place])].input
+        inputs[place] = draft.add_constant(
+            f"{node.name}/score_floor", np.asarray(below), waits_for
+        )
+        draft.put(copied(node, input=inputs))
+        count += 1
+    return count
+
+
+def _threshold_of(draft: Draft, node: Any) -> int | None:
+    """Tell which input of a node is the score threshold of a hard suppression."""
+    if node.op == "CombinedNonMaxSuppression":
+        return 5
+    if not is_float(node) or not _OBJECT_DETECTION.search(node.name):
+        return None
+    if node.op == "Greater" and _FILTER.search(node.name):
+        user = draft.only_user(node.name)
+        return 1 if user is not None and user.op == "Where" else None
+    if node.op == "NonMaxSuppressionV5":
+        sigma = draft.value(node.input[_SIGMA])
+        return 4 if sigma is not None and sigma == 0 else None
+    return 4 if node.op in _SINGLE else None
+
+
+def _is_last(draft: Draft, node: Any, scores: str) -> bool:
+    """Tell whether the answered scores are those that this suppression was given."""
+    if node.op == "CombinedNonMaxSuppression":
+        return _answers(draft, node, scores)
+    behind = {node.name}
+    waiting = [node.name]
+    while waiting:
+        users = {user.name for user in draft.users(waiting.pop())} - behind
+        behind |= users
+        waiting.extend(users)
+    return node_of(scores) in behind and not any(
+        draft.nodes[name].op in _NETWORK for name in behind
+    )
+
+
+def _answers(draft: Draft, node: Any, scores: str) -> bool:
+    """Follow a combined suppression's outputs to the answered scores.
+
+    Anything that is not known to treat each box by itself, or that computes with the
+    scores, ends it.
+    """
+    kinds: tuple[Kind, ...] = ("rows", "scores", "rows", "number")
+    known: _Kinds = {
+        canonical(f"{node.name}:{place}"): kind for place, kind in enumerate(kinds)
+    }
+    waiting = list(known)
+    while waiting:
+        tensor = waiting.pop()
+        for user, place in _uses(draft, tensor):
+            kind = _after(user, place, known[tensor])
+            if kind is None or known.get(user.name, kind) != kind:
+                return False
+            if user.name not in known:
+                known[user.name] = kind
+                waiting.append(user.name)
+    return known.get(scores) == "scores"
+
+
+def _uses(draft: Draft, tensor: str) -> Iterator[tuple[Any, int]]:
+    """Give the nodes that take a tensor, and as which of their inputs."""
+    for user in draft.users(node_of(tensor)):
+        for place, name in enumerate(user.input):
+            if canonical(name) == tensor:
+                yield user, place
+
+
+def _after(user: Any, place: int, kind: Kind) -> Kind | None:
+    """Tell what a user's output is, ``None`` where this is not known."""
+    if user.op in {"Shape", "Size"}:
+        return "number"
+    if user.op in _MOVING:
+        joined = user.op == "ConcatV2" and place < len(user.input) - 1
+        return kind if place == 0 or joined else None
+    return kind if user.op in _EACH and kind != "scores" else None

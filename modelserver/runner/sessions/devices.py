@@ -1,0 +1,165 @@
+"""Chooses between the card that a model was given and the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from modelserver.core import cuda
+from modelserver.core.errors import DeviceFailed
+from modelserver.core.findings import Finding, found
+
+v1 = tf.compat.v1
+
+
+class Given(NamedTuple):
+    """What a model was given to run on.
+
+    Attributes:
+        gpu: a card as ``CUDA_VISIBLE_DEVICES`` names it, or ``None``.
+        card: the same in words, such as ``GPU 0``, as nvidia-smi counts.
+        no_gpu: why it was given none where there are signs of one.
+        required: refuse to run on the CPU.
+        memory_mb: MiB of the card that it may take; 0 for no limit.
+    """
+
+    gpu: str | None = None
+    card: str = ""
+    no_gpu: str = ""
+    required: bool = False
+    memory_mb: int = 0
+
+
+class Device(NamedTuple):
+    """What a model runs on.
+
+    Attributes:
+        name: in words, such as ``CPU`` or ``GPU 0: NVIDIA H200``.
+        number: TensorFlow's of the card; ``None`` for the CPU.
+        reason: why it is the CPU though there is a card; empty where that is as wanted.
+        note: what is worth to know of the card.
+        memory_mb: MiB of the card that may be taken; 0 for no limit.
+    """
+
+    name: str = "CPU"
+    number: int | None = None
+    reason: str = ""
+    note: str = ""
+    memory_mb: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is a card."""
+        return self.number is not None
+
+    def findings(self, model: str) -> tuple[Finding, ...]:
+        """Say what is worth an operator's look."""
+        if self.reason:
+            fix = "python -m modelserver doctor gpu shows what is missing; docs/gpu.md"
+            return (found("gpu-unused", model, self.reason, fix),)
+        if self.note:
+            return (found("gpu-compiles", model, self.note, "keep CUDA_CACHE_PATH"),)
+        return ()
+
+    def config(self) -> Any:
+        """Make the ``ConfigProto`` of every session of this process.
+
+        The first session of a process settles a card's memory for all of them.
+        """
+        config = v1.ConfigProto()
+        # An op without a kernel for the card runs on the CPU.
+        config.allow_soft_placement = True
+        config.gpu_options.allow_growth = True
+        if not self.on_gpu:
+            config.intra_op_parallelism_threads = 1
+            config.inter_op_parallelism_threads = 1
+            if self.reason:
+                config.device_count["GPU"] = 0
+            return config
+        if self.memory_mb:
+            for _ in tf.config.list_physical_devices("GPU"):
+                card = config.gpu_options.experimental.virtual_devices.add()
+                card.memory_limit_mb.append(self.memory_mb)
+        return config
+
+    def pin(self, graph: Any) -> None:
+        """Have a graph run on this card, where the process sees several.
+
+        TensorFlow takes its first card for whatever names none.
+        """
+        if self.number:
+            for op in graph.get_operations():
+                if op.device:  # it is to run on the CPU
+                    continue
+                op._set_device(f"/device:GPU:{self.number}")  # noqa: SLF001 - what `tf.device` does
+
+
+def choose(given: Given) -> Device:
+    """Take the card that a model was given if TensorFlow can use it, else the CPU.
+
+    Raises:
+        DeviceFailed: a card is required and cannot be used.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    reason, device = "", None
+    if gpus:
+        device, reason = _card(given, gpus)
+    elif given.gpu is not None:
+        reason = f"TensorFlow finds none: {_why_none()}"
+    else:
+        reason = given.no_gpu
+    if device is not None:
+        return device
+    if given.required:
+        why = reason or "TensorFlow finds no GPU here: there is no NVIDIA driver."
+        raise DeviceFailed(f"REQUIRE_GPU is set, and no GPU is used. {why}")
+    if reason and given.gpu is not None:
+        reason = f"{given.card or f'GPU {given.gpu}'} was assigned, but {reason}"
+    return Device(reason=reason)
+
+
+def _card(given: Given, gpus: list[Any]) -> tuple[Device | None, str]:
+    """Look at the card that is to be used; the second is why it cannot be."""
+    number = _number(given.gpu, len(gpus))
+    try:
+        details = tf.config.experimental.get_device_details(gpus[number])
+    except (ValueError, tf.errors.OpError):
+        details = {}
+    name = details.get("device_name", "unknown")
+    words = f"{given.card or f'GPU {number}'}: {name}"
+    capability = details.get("compute_capability")
+    note = ""
+    if capability is not None:
+        build = cuda.read_build()
+        kernels = build.kernels_for(capability)
+        version = ".".join(map(str, capability))
+        if kernels == "none":
+            has = ", ".join(build.capabilities)
+            return None, (
+                f"its compute capability {version} is below what this TensorFlow has "
+                f"kernels for ({has}), so nothing can run there."
+            )
+        if kernels == "compiled":
+            note = (
+                f"This TensorFlow lacks ready kernels for compute capability {version}:"
+                " the driver compiles them at first use, up to half an hour long."
+            )
+    return Device(words, number, note=note, memory_mb=given.memory_mb), ""
+
+
+def _number(gpu: str | None, count: int) -> int:
+    """Find TensorFlow's number of a card among those that this process sees."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return min(seen.index(gpu), count - 1) if gpu in seen else 0
+
+
+def _why_none() -> str:
+    """Say why TensorFlow lists no card, as far as that can be seen from here."""
+    report = cuda.check()
+    return (
+        report.sentence
+        or cuda.hindrance()
+        or "all libraries are there; what TensorFlow itself said is in the log."
+    )

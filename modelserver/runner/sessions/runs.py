@@ -1,0 +1,153 @@
+"""A graph that can be run, and what goes in and out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver import decoder
+from modelserver.core.batch_sizes import filled
+from modelserver.core.errors import OutOfMemory, RunFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from modelserver.core.signatures import Layout, Signature
+    from modelserver.runner.sessions.faults import Faults
+
+    Outputs = Mapping[str, NDArray[np.generic]]
+    Frames = Sequence[NDArray[np.uint8]]
+
+v1 = tf.compat.v1
+
+# Each op runs in the caller's own thread. With one intra-op thread and as many runs
+# side by side as there are cores this is the fastest setting measured on a CPU
+# (docs/benchmarks.md), for one client as for many.
+_CALLERS_THREAD = -1
+
+
+class GraphRun:
+    """A graph in a TensorFlow session. Calls are thread-safe; ``close`` comes last.
+
+    Args:
+        graph: a ``tf.Graph``, which this finalizes.
+        signature: what is fed and fetched.
+        config: the session's ``ConfigProto``.
+        callers_thread: run each op in the thread that calls.
+        faults: tells a card's errors apart; ``None`` on a CPU.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        signature: Signature,
+        config: Any,
+        *,
+        callers_thread: bool,
+        faults: Faults | None = None,
+    ) -> None:
+        graph.finalize()
+        self._signature = signature
+        self._faults = faults
+        self._options = None
+        if callers_thread:
+            self._options = v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
+        self._session = v1.Session(graph=graph, config=config)
+        self._call = self._session.make_callable(
+            list(signature.outputs.values()),
+            feed_list=[signature.input, *signature.feeds],
+            accept_options=True,
+        )
+
+    def __call__(self, frames: Frames) -> list[Outputs]:
+        """Run the graph once on some images of one shape.
+
+        Args:
+            frames: uint8 [height, width, channels] each.
+
+        Returns:
+            For each image its arrays by role, without the batch axis.
+
+        Raises:
+            OutOfMemory: the device's memory did not do.
+            RunnerDied: the card's context is lost, and this process must end.
+            RunFailed: TensorFlow refused; its words are in ``__cause__``.
+            BadModelOutput: the outputs do not fit the batch.
+        """
+        batch = filled(frames, (self._signature.fill,))
+        feed = prepare(batch, self._signature)
+        feeds = self._signature.feeds.values()
+        try:
+            arrays = self._call(feed, *feeds, options=self._options)
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemory from error
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            told = self._faults.told(error) if self._faults else RunFailed()
+            raise told from error
+        if self._faults is not None:
+            self._faults.went_well()
+        return split(arrays, self._signature, len(batch))[: len(frames)]
+
+    def close(self) -> None:
+        """Close the session. Idempotent; no run may be under way."""
+        self._session.close()
+
+
+def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
+    """Turn images into what the graph is fed.
+
+    A single uint8 image is passed on as a view, without a copy.
+
+    Returns:
+        An array of the signature's dtype and layout, or encoded bytes.
+    """
+    if signature.bgr:
+        frames = [frame[..., ::-1] for frame in frames]
+    if signature.layout == "encoded":
+        return decoder.encode_png(frames[0])
+    if signature.layout == "encoded_batch":
+        return np.array([decoder.encode_png(frame) for frame in frames], dtype=object)
+    batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
+    if signature.dtype == "uint8":
+        return _laid_out(batch, signature.layout)
+    feed = batch.astype(signature.dtype)
+    feed -= np.asarray(signature.mean, signature.dtype)
+    feed *= np.asarray(signature.scale, signature.dtype)
+    return _laid_out(feed, signature.layout)
+
+
+def _laid_out(batch: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """Bring images [N, height, width, channels] into a graph's layout."""
+    if layout.endswith("CHW"):
+        batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+    elif layout.endswith("HW"):
+        batch = batch[..., 0]
+    if layout.startswith("flat"):
+        return batch.reshape(len(batch), -1)
+    return batch if layout.startswith("N") else batch[0]
+
+
+def split(
+    arrays: Sequence[NDArray[np.generic]], signature: Signature, count: int
+) -> list[Mapping[str, NDArray[np.generic]]]:
+    """Give each image its part of a run's outputs.
+
+    A graph that takes one image may answer without a batch axis, or with one of 1;
+    the tasks take both. For several images the first axis must be the batch.
+
+    Raises:
+        RunFailed: an output's first axis is not the batch.
+    """
+    roles = list(signature.outputs)
+    if count == 1:
+        return [dict(zip(roles, map(np.asarray, arrays), strict=True))]
+    if any(np.ndim(array) == 0 or len(array) != count for array in arrays):
+        raise RunFailed
+    return [
+        {role: array[i] for role, array in zip(roles, arrays, strict=True)}
+        for i in range(count)
+    ]

@@ -1,0 +1,538 @@
+"""Reads a model's graph, chooses how it is run, and runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from modelserver.core.batch_sizes import filled, run_sizes
+from modelserver.core.errors import GraphError, RequestError
+from modelserver.core.findings import found
+from modelserver.core.signatures import Signature, read_sidecar
+from modelserver.runner import graphs, rewriting
+from modelserver.runner.sessions import faults, warm_up
+from modelserver.runner.sessions.devices import Device, Given, choose
+from modelserver.runner.sessions.reference import Reference
+from modelserver.runner.sessions.runs import GraphRun
+from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from modelserver.core.exports import Export
+    from modelserver.core.findings import Finding
+    from modelserver.core.signatures import Kind, Sampling, Sidecar
+
+log = logging.getLogger(__name__)
+v1 = tf.compat.v1
+
+# What comes of a node that is not as its op says.
+_ODD_NODES = (ValueError, TypeError, KeyError, IndexError)
+
+# Warm-up image for a graph that takes any size: about what phones and cameras send
+# once reduced.
+_ANY_SIZE = (480, 640)
+# Other sizes of photos, to see on a GPU whether they may be resized before the graph.
+_MORE_SIZES = ((720, 540), (150, 200))
+# A graph is asked what it answers on one image at least, and on more up to this time: a
+# large model's run takes seconds.
+_ASK_S = 5.0
+# Shapes of batches that are remembered: clients choose them where a graph takes any.
+_MOST_SHAPES = 4096
+_REASON_CHARS = 300
+_GPU_BATCH = 32
+_GPU_SLOTS = 2
+
+
+class ModelSession:
+    """A loaded graph, ready to run. ``run`` is thread-safe; ``close`` must come last.
+
+    Args:
+        name: for the log.
+        kind: which task the graph is to do.
+        graph: the frozen graph's file.
+        sidecar: the optional ``<prefix>.json``.
+        slots, max_batch: 0 chooses by the device.
+        given: the card to use, if any.
+        rewrite: run the graph rewritten, where that answers the same.
+        suppression_on_cpu: where there is a GPU, keep suppressions that are done for
+            each class by itself off it.
+        score_floor: detections below it are never answered; 0 for none.
+        trusted: SHA-256 of graph files that may use any op.
+        export: what the files beside the graph tell of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        graph: Path,
+        sidecar: Path | None = None,
+        *,
+        slots: int = 0,
+        max_batch: int = 0,
+        given: Given | None = None,
+        rewrite: bool = True,
+        suppression_on_cpu: bool = True,
+        score_floor: float = 0.0,
+        trusted: Collection[str] = (),
+        export: Export | None = None,
+    ) -> None:
+        self._name = name
+        self._kind = kind
+        self._path = graph
+        self._sidecar = sidecar
+        self._given = given or Given()
+        self._rewrite = rewrite
+        self._suppression_on_cpu = suppression_on_cpu
+        self._score_floor = score_floor
+        self._trusted = trusted
+        self._export = export
+        self.slots = slots
+        self.max_batch = self._wanted_batch = self._asked_batch = max_batch
+        self._device = Device()
+        self.load_ms = 0.0
+        self.notes: tuple[str, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
+        self.signature: Signature
+        self._run: GraphRun | None = None
+        self._reference: Reference
+        self._made: list[NDArray[np.uint8]] = []
+        self._rewrites: tuple[str, ...] = ()
+        self._sizes: tuple[int, ...] = ()
+        self._seen: set[tuple[int, ...]] = set()
+
+    def open(self, chosen: Callable[[bool], None] | None = None) -> None:
+        """Read and check the graph, find what it takes and gives, and run it once.
+
+        Args:
+            chosen: told whether it will run on a card, before anything is read.
+
+        Raises:
+            GraphError, SidecarError: with what is wrong and what to do.
+            DeviceFailed: the card cannot be used now.
+        """
+        started = time.perf_counter()
+        self._choose_device()
+        if chosen is not None:
+            chosen(self._device.on_gpu)
+        with faults.at_load(self._device):
+            self._open()
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    @property
+    def device(self) -> str:
+        """What it runs on, in words: ``CPU`` or ``GPU 0: NVIDIA H200``."""
+        return self._device.name
+
+    @property
+    def device_reason(self) -> str:
+        """Why it runs on the CPU though there is a card; empty where it does not."""
+        return self._device.reason
+
+    def _open(self) -> None:
+        sidecar = read_sidecar(self._sidecar) if self._sidecar else None
+        graph_def, repairs = graphs.read_repaired_graph(self._path, self._trusted)
+        kept = self._keep_suppression(graph_def)
+        graph = graphs.import_graph(graph_def)
+        self.signature = graphs.find_signature(
+            graph, self._kind, sidecar, export=self._export
+        )
+        self._tell_repairs(repairs)
+        if self.signature.fill:
+            graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
+        self.notes = (*self.signature.guesses, *self.notes)
+        if kept:
+            self._note(f"{kept} suppressions, one a class, are run on the CPU")
+        self._reference = Reference(self.signature, self._score_floor)
+        if self._device.on_gpu:
+            self._ask_beside_gpu(graph)
+        faster = self._rewritten(graph_def, graph) if self._rewrite else None
+        if faster is None or not self._serves(faster):
+            self._serve(graph)
+        self._tell_unsteady(draws=draws_numbers(graph_def))
+        self._check_device()
+        self._made, self._reference.samples = [], []
+        del graph_def, graph, faster
+        give_memory_back()
+
+    def _choose_device(self) -> None:
+        """Settle slots and batch size, which differ between GPU and CPU."""
+        device = self._device = choose(self._given)
+        self.findings = device.findings(self._name)
+        self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _cores())
+        self.max_batch = self.max_batch or (_GPU_BATCH if device.on_gpu else 1)
+        self._wanted_batch = self.max_batch
+
+    def _tell_repairs(self, repairs: Sequence[str]) -> None:
+        """Note what was repaired, for the log, ``/models`` and ``check``."""
+        if repairs:
+            sentence = f"the graph was repaired: {'; '.join(repairs)}"
+            self._note(sentence)
+            self._find("repaired", sentence)
+
+    def _keep_suppression(self, graph_def: Any) -> int:
+        """Keep suppressions of one class each off a GPU, unless told not to."""
+        if not self._device.on_gpu or not self._suppression_on_cpu:
+            return 0
+        return rewriting.keep_suppression_on_cpu(graph_def)
+
+    def _with_any_batch(
+        self, graph_def: Any, graph: Any, sidecar: Sidecar | None
+    ) -> tuple[Any, Any]:
+        """Open a batch that is fixed, if that is answered alike; else fill it."""
+        count = self.signature.fill
+        try:
+            made = graphs.open_batch(graph_def, graph, self.signature.input)
+            opened = graphs.import_graph(made)
+            signature = graphs.find_signature(
+                opened, self._kind, sidecar, export=self._export
+            )
+            difference: str | None = "a part of the graph is for so many images"
+            if not signature.batch:
+                difference = self._opened_differs(graph, opened, signature)
+        except (*_ODD_NODES, GraphError, RequestError) as error:
+            difference = _why(error)
+        if difference is None:
+            self.signature = signature
+            self._note(f"its batch, fixed at {count} images, was opened to any number")
+            return made, opened
+        log.info("%s keeps its batch of %d: %s", self._name, count, difference)
+        self._find(
+            "batch-filled",
+            f"a run takes {count} images, no fewer: a photo alone is run with copies "
+            f"of itself, which takes as long as {count} photos",
+            "export it with an open batch dimension",
+        )
+        return graph_def, graph
+
+    def _opened_differs(
+        self, graph: Any, opened: Any, signature: Signature
+    ) -> str | None:
+        """Run images alone and together, filled up and not, and compare."""
+        first, second, *_ = self._images()
+        fixed = self._start(graph, self._cpu_config())
+        free = self._start(opened, self._cpu_config(), signature)
+        try:
+            for batch in ([first], [second], [first, second]):
+                for before, after in zip(fixed(batch), free(batch), strict=True):
+                    difference = rewriting.first_difference(
+                        before, after, signature, self._score_floor
+                    )
+                    if difference is not None:
+                        return difference
+        finally:
+            fixed.close()
+            free.close()
+        return None
+
+    def _start(
+        self, graph: Any, config: Any, signature: Signature | None = None
+    ) -> GraphRun:
+        on_gpu = self._device.on_gpu
+        self._device.pin(graph)
+        return GraphRun(
+            graph,
+            signature or self.signature,
+            config,
+            callers_thread=not on_gpu,
+            faults=faults.Faults() if on_gpu else None,
+        )
+
+    def _cpu_config(self) -> Any:
+        """Configure a session on the CPU, which computes in full, whatever serves."""
+        config = self._device.config()
+        config.device_count["GPU"] = 0
+        return config
+
+    def _ask(self, graph: Any) -> None:
+        """Learn on the CPU what the untouched graph answers, and how it resizes."""
+        config = self._cpu_config()
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+        run = self._start(graph, config)
+        try:
+            self._reference.ask(run, self._images(), _ASK_S)
+            if self._device.on_gpu:
+                self._try_sampling(graph, run)
+        finally:
+            run.close()
+
+    def _images(self) -> list[NDArray[np.uint8]]:
+        """Make the images that the graph is tried on; once, as it takes a while."""
+        if not self._made:
+            more = _MORE_SIZES if self._device.on_gpu else ()
+            self._made = rewriting.sample_images(self.signature, more)
+        return self._made
+
+    def _ask_beside_gpu(self, graph: Any) -> None:
+        """Do so where there is a GPU, whose graphs need not run on the CPU."""
+        try:
+            self._ask(graph)
+        except RequestError as error:
+            self._note(
+                "the GPU's answers are not compared with the CPU's, which cannot run "
+                f"the graph: {_why(error)}"
+            )
+
+    def _try_sampling(self, graph: Any, run: GraphRun) -> None:
+        """See whether photos can be resized before the graph does it.
+
+        Of one size, they are run together.
+        """
+        sampling = graphs.sampling_of(graph, self.signature)
+        if sampling is None:
+            return
+        difference = self._reference.try_sampling(run, sampling)
+        if difference is not None:
+            self._note(
+                "photos of unlike sizes are not run together, as resized before the "
+                f"graph they are answered otherwise: {difference}"
+            )
+
+    def _rewritten(self, graph_def: Any, graph: Any) -> Any | None:
+        """Give the rewritten graph, if it is faster and answers the same.
+
+        On a CPU its session is the one that serves, and is left open.
+        """
+        try:
+            made = rewriting.rewrite(
+                graph_def,
+                self.signature,
+                score_floor=self._score_floor,
+                on_gpu=self._device.on_gpu,
+            )
+            if not made.notes:
+                return None
+            self._keep_suppression(made.graph_def)
+            faster = graphs.import_graph(made.graph_def)
+            difference = self._difference(graph, faster)
+        except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
+            difference = _why(error)
+        if difference is not None:
+            self._stay_plain(difference)
+            return None
+        self._rewrites = made.notes
+        return faster
+
+    def _stay_plain(self, why: str) -> None:
+        log.warning("%s is run as it is, not rewritten: %s", self._name, why)
+        self.close()
+
+    def _difference(self, graph: Any, faster: Any) -> str | None:
+        """Ask both graphs the same, on the CPU; the faster one's session stays open."""
+        if not self._device.on_gpu:
+            self._ask(graph)
+        if not self._reference.samples:
+            return "the CPU cannot run the graph, to compare it with"
+        self._run = self._start(faster, self._cpu_config())
+        difference = self._reference.difference(self._run)
+        if self._device.on_gpu:
+            self.close()
+        return difference
+
+    def _serves(self, faster: Any) -> bool:
+        """Serve a rewritten graph, if the device can run it."""
+        try:
+            self._serve(faster)
+        except GraphError as error:
+            self._stay_plain(str(error))
+            self._note(f"run as it is, not rewritten: {error}")
+            return False
+        self._note(f"rewritten: {', '.join(self._rewrites)}")
+        return True
+
+    def _serve(self, graph: Any) -> None:
+        """Run a graph on the device, until it is warm."""
+        if self._run is None:
+            self._run = self._start(graph, self._device.config())
+        self._sizes = ()
+        if self._device.on_gpu:
+            self._warm_up_sizes()
+        else:
+            self._warm_up()
+
+    def _note(self, sentence: str) -> None:
+        self.notes = (*self.notes, sentence)
+
+    def _find(self, code: str, message: str, fix: str = "") -> None:
+        self.findings = (*self.findings, found(code, self._name, message, fix))
+
+    def _warm_up(self) -> None:
+        """Run once, and find out whether images can be run together."""
+        height, width = self.signature.size or _ANY_SIZE
+        image = np.full((height, width, self.signature.channels), 127, np.uint8)
+        try:
+            self.run([image])
+        except RequestError as error:
+            raise _unrunnable(image, error) from error
+        self.max_batch = self._most()
+        if self.max_batch > 1 and not self._batches():
+            self.max_batch = 1
+
+    def _warm_up_sizes(self) -> None:
+        """Run all sizes that batches have on a GPU, and find out which it can."""
+        fill = self.signature.fill
+        sizes = (fill,) if fill else run_sizes(self._most())
+        photos = self._photos()
+        try:
+            fits = warm_up.fit(self.run, sizes, photos, self.slots)
+        except RequestError as error:
+            raise _unrunnable(photos[0], error) from error
+        # A batch that is filled may be larger than a run is to take.
+        self._sizes, self.max_batch = fits.sizes, min(fits.sizes[-1], self._most())
+        if fits.obstacle is not None:
+            self._note(
+                f"a run takes {self.max_batch} images at most: more cannot be run here:"
+                f" {_why(fits.obstacle)}"
+            )
+        if self.max_batch > 1 and not self._batches():
+            self._sizes, self.max_batch = fits.sizes[:1], 1
+
+    def _tell_unsteady(self, *, draws: bool) -> None:
+        """Find a graph that answers the same photo differently from run to run."""
+        image = self._photos()[0]
+        try:
+            gap = spread(lambda: self.run([image])[0], self.signature, draws=draws)
+        except RequestError as error:
+            raise _unrunnable(image, error) from error
+        if gap > MOST_SPREAD:
+            sentence = (
+                f"its scores for one and the same photo differ by {gap:.2g} from run "
+                "to run: something random, such as a dropout for training, is left in "
+                "the graph"
+            )
+            fix = "export it for inference (training=False), or do not trust its scores"
+            self._find("unsteady", sentence, fix)
+
+    def _most(self) -> int:
+        """Images that one run may take, as far as settings and shapes tell."""
+        fill = self.signature.fill
+        if fill:
+            # They cost no more than one.
+            return min(self._asked_batch or fill, fill)
+        return min(self._wanted_batch, self.signature.batch or self._wanted_batch)
+
+    def _photos(self) -> list[NDArray[np.uint8]]:
+        """Give two photo-like images of the shape that is served, or is usual."""
+        return [self._reference.fed(image) for image in self._images()[:2]]
+
+    def _batches(self) -> bool:
+        """Whether two images in one run are answered as each alone."""
+        try:
+            mixed = warm_up.mixing(
+                self.run, self._photos(), self.signature, self._score_floor
+            )
+        except RequestError:
+            log.info("%s takes one image a run: its batch is fixed", self._name)
+            return False
+        if mixed is not None:
+            self._find(
+                "batch-mixed",
+                "images of one run change each other's answers, so each is run alone: "
+                f"{mixed}",
+                "export the graph for inference, with batch norms that use "
+                "the averages of their training",
+            )
+        return mixed is None
+
+    def _check_device(self) -> None:
+        """Compare what a GPU answers with what the CPU does."""
+        if not self._device.on_gpu:
+            return
+        difference = self._reference.difference(self.run, rewriting.NEAR)
+        if difference is not None:
+            self._find(
+                "device-differs",
+                f"{self.device} answers otherwise than the CPU: {difference}",
+                "try NVIDIA_TF32_OVERRIDE=0, then REWRITE_GRAPHS=false, then another "
+                "driver; until it is gone, a CPU's answers are the right ones",
+            )
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How photos are resized before they are fed; see ``Facts``."""
+        return self._reference.sampling
+
+    def is_first(self, frames: Sequence[NDArray[np.uint8]]) -> bool:
+        """Tell whether a GPU meets this shape of batch for the first time.
+
+        It then looks for the best way to compute it, which takes seconds.
+        """
+        return self._device.on_gpu and self._shape(frames) not in self._seen
+
+    def _shape(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[int, ...]:
+        return len(filled(frames, self._sizes)), *frames[0].shape
+
+    def run(
+        self, frames: Sequence[NDArray[np.uint8]]
+    ) -> list[Mapping[str, NDArray[np.generic]]]:
+        """Run the graph once on some images of one shape.
+
+        Args:
+            frames: uint8 [height, width, channels] each.
+
+        Returns:
+            For each image its arrays by role, without the batch axis.
+
+        Raises:
+            OutOfMemory, RunFailed, BadModelOutput: see ``GraphRun``.
+        """
+        if self._run is None:
+            raise RuntimeError("the session is not open")
+        answers = self._run(filled(frames, self._sizes))
+        if self._device.on_gpu:
+            self._remember(self._shape(frames))
+        return answers[: len(frames)]
+
+    def _remember(self, shape: tuple[int, ...]) -> None:
+        if len(self._seen) >= _MOST_SHAPES:
+            self._seen.clear()
+        self._seen.add(shape)
+
+    def close(self) -> None:
+        """Close the session. Idempotent; no run may be under way."""
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+
+
+def _unrunnable(image: NDArray[np.uint8], error: RequestError) -> GraphError:
+    """Say that a graph cannot be run, in TensorFlow's words."""
+    height, width = image.shape[:2]
+    return GraphError(
+        f"The graph cannot be run on a {width} x {height} image: "
+        f"{error.__cause__ or error}"
+    )
+
+
+def give_memory_back() -> None:
+    """Give the system back the memory that loading used: a quarter of a process.
+
+    Loading holds a graph several times over, in objects that refer to each other; and
+    glibc keeps what is freed for itself.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _why(error: Exception) -> str:
+    """Say what went wrong: in TensorFlow's words, where it refused a run."""
+    cause = error.__cause__ if isinstance(error, RequestError) else error
+    return f"{type(cause).__name__}: {str(cause)[:_REASON_CHARS]}"
+
+
+def _cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,1 @@
+"""Commands for operators: check, import, install and measure models."""

@@ -1,0 +1,44 @@
+"""``modelserver serve``: the server itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelserver.web.factory import DEFAULT_PORTS, create_app
+from modelserver.web.server.config import serve, start_errors
+
+if TYPE_CHECKING:
+    from modelserver.core.signatures import Kind
+
+_KINDS: dict[str, Kind] = {"detect": "detection", "classify": "classification"}
+
+
+@click.command("serve")
+@click.argument("task", type=click.Choice([*_KINDS]), default="detect")
+@click.option("--host", metavar="ADDRESS", help="Where to listen; loopback by default.")
+@click.option(
+    "--port", metavar="NUMBER", help="To listen on; 5000 by default, classify 5432."
+)
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    help="The folder with the models; MODEL_FOLDER, else ./models.",
+)
+def serve_models(
+    *, task: str, host: str | None, port: str | None, models: Path | None
+) -> None:
+    """Serve a folder's models over HTTP: detectors, or with 'classify' classifiers.
+
+    Settings come from the environment (docs/settings.md); a flag sets one of them.
+    """
+    flags = {"HOST": host, "PORT": port, "MODEL_FOLDER": models}
+    # gunicorn's hooks and the models' processes read the environment, too.
+    os.environ.update({k: str(v) for k, v in flags.items() if v is not None})
+    kind = _KINDS[task]
+    with start_errors():
+        app = create_app(kind)
+    serve(app, default_port=DEFAULT_PORTS[kind], arguments=())

@@ -1,0 +1,269 @@
+"""Checks all models of a folder, loaded and run as the server does it.
+
+Each model runs in a process of its own, so one that crashes is a finding and no more.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from modelserver import decoder
+from modelserver.core import findings
+from modelserver.core.errors import (
+    DeviceFailed,
+    LabelMapError,
+    ModelCrashed,
+    ModelError,
+    RequestError,
+    SidecarError,
+)
+from modelserver.core.findings import found
+from modelserver.engine import self_test
+from modelserver.engine.discovery import discover
+from modelserver.engine.models import Loader
+from modelserver.engine.runners.cards import NO_CARDS
+from modelserver.tasks import classification, detection, labels
+from modelserver.tools.doctor.reports import FolderReport, ModelReport, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from modelserver.core.findings import Finding
+    from modelserver.core.settings import Settings
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import Discovery, ModelFiles
+    from modelserver.engine.models import Model
+    from modelserver.engine.runners.cards import Survey
+
+KINDS: tuple[Kind, ...] = ("detection", "classification")
+ROUNDS = 3
+_TOP = 5
+# More than any label map has names.
+_EVERY = 1_000_000
+_NOISE = (480, 640, 3)
+_LEVELS = ("error", "warning", "note")
+# What is no frozen graph but is put into model folders, by a file that it has.
+
+
+class Photo(NamedTuple):
+    """A photo to run the models on."""
+
+    name: str
+    data: bytes
+
+
+def noise() -> Photo:
+    """Make the photo that is used where there is none."""
+    pixels = np.random.default_rng(0).integers(0, 256, _NOISE, np.uint8)
+    return Photo("noise", decoder.encode_png(pixels))
+
+
+def _golden(files: ModelFiles) -> Photo | None:
+    """Read a model's golden image; that it cannot be read, the golden check says."""
+    if files.image is None:
+        return None
+    try:
+        return Photo(files.image.name, files.image.read_bytes())
+    except OSError:
+        return None
+
+
+def check_folder(
+    settings: Settings,
+    photo: Photo | None = None,
+    sample: Photo | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    *,
+    survey: Survey = NO_CARDS,
+) -> FolderReport:
+    """Load and run every model of ``MODEL_FOLDER`` and tell what is worth a look.
+
+    Args:
+        settings: the server's, so that what is checked is what will be served.
+        photo: to run the models on; their golden images otherwise.
+        sample: for those that have none; noise otherwise.
+        progress: told before each model and at the end.
+        survey: the cards to run them on; on the CPU without any.
+    """
+    folder = Path(settings.model_folder)
+    models, known = _discovered(folder)
+    reports = []
+    for done, files in enumerate(models):
+        if progress:
+            progress(done, len(models), f"checking {files.name}")
+        shown = photo or _golden(files) or sample or noise()
+        report, more = _checked(files, settings, shown, survey)
+        reports.append(report)
+        known += more
+    if progress:
+        progress(len(models), len(models), f"checked {len(models)} models")
+    known.sort(key=lambda one: _LEVELS.index(one.level))
+    return FolderReport(
+        folder=str(folder),
+        ok=not any(one.level == "error" for one in known),
+        models=tuple(sorted(reports, key=lambda one: (one.name, one.kind))),
+        findings=tuple(known),
+    )
+
+
+def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
+    """Find the models of both kinds, and what is odd about the folder."""
+    discoveries = [discover(folder, kind) for kind in KINDS]
+    models = [files for one in discoveries for files in one.models]
+    warnings = [warning for one in discoveries for warning in one.warnings]
+    known = list(_foreign(discoveries[0]))
+    if not models:
+        known.append(found("no-models", "", warnings[0], "see docs/models.md"))
+    # Each kind warns of the same file, and of its own absence, which is nothing here.
+    known += [
+        found("folder", "", line)
+        for line in dict.fromkeys(warnings)
+        if not line.startswith(("There is no ", "The model folder "))
+    ]
+    return models, known
+
+
+def _foreign(discovery: Discovery) -> Iterator[Finding]:
+    """Tell of models of other formats, which the server passes over."""
+    for one in discovery.foreign:
+        yield found("not-frozen", "", one.sentence, one.fix)
+
+
+def _checked(
+    files: ModelFiles, settings: Settings, photo: Photo, survey: Survey
+) -> tuple[ModelReport, list[Finding]]:
+    """Check one model."""
+    report = ModelReport(name=files.name, kind=files.kind, serves=False)
+    try:
+        label_map = labels.read_labels(files.labels)
+        model = Loader(settings, survey)(files)
+    except ModelError as err:
+        return report, [_failure(files.name, err)]
+    try:
+        signature = model.facts.signature
+        classes = _classes(files) or signature.classes
+        known = findings.of_model(files, signature, label_map, classes)
+        timing, failed = _run(files, model, settings, photo)
+    finally:
+        model.close()
+    report = ModelReport(
+        name=files.name,
+        kind=files.kind,
+        serves=not failed,
+        device=model.facts.device,
+        load_ms=model.facts.load_ms,
+        signature=signature,
+        labels=len(label_map.names),
+        classes=classes,
+        timing=timing,
+    )
+    return report, [*model.facts.findings, *known, *failed]
+
+
+def _failure(name: str, err: ModelError) -> Finding:
+    """Say why a model cannot be loaded, and what to do."""
+    sentence = str(err)
+    if isinstance(err, LabelMapError):
+        return found(
+            "labels-unreadable", name, sentence, "docs/models.md says what to do"
+        )
+    if isinstance(err, SidecarError):
+        return found("sidecar", name, sentence, "docs/sidecar.md lists the keys")
+    if isinstance(err, DeviceFailed):
+        fix = "python -m modelserver doctor gpu shows what the card lacks"
+        return found("gpu-failed", name, sentence, fix)
+    if isinstance(err, ModelCrashed):
+        return found(
+            *("crashed", name, sentence),
+            "see the log; the graph or the memory of this machine is at fault",
+        )
+    if "it uses the op" in sentence:
+        return found("op-refused", name, sentence, "export it for inference")
+    fix = "python -m modelserver inspect shows what it holds"
+    if "SavedModel" in sentence or "Keras" in sentence:
+        fix = "python -m modelserver import makes a frozen graph of it"
+    return found("graph-refused", name, sentence, fix)
+
+
+def _classes(files: ModelFiles) -> int | None:
+    """Tell a detector's classes: its signature does not hold them.
+
+    The graph was loaded in a process of its own before, so it is safe to read here.
+    """
+    if files.kind != "detection":
+        return None
+    # It brings TensorFlow into this process, which nothing else here does.
+    from modelserver.tools.doctor.inspection import inspect  # noqa: PLC0415
+
+    return inspect(files.graph, files.kind).classes
+
+
+def _run(
+    files: ModelFiles, model: Model, settings: Settings, photo: Photo
+) -> tuple[Timing | None, list[Finding]]:
+    """Run a model on its golden image and on a photo."""
+    timeout_s = settings.load_timeout_s
+    failed = []
+    try:
+        self_test.check(files, model, settings.min_confidence, timeout_s)
+    except ModelError as err:
+        failed.append(
+            found(
+                *("golden-failed", files.name, str(err)),
+                "see that graph, label map and scaling are the right ones, or that "
+                f"{files.name}.expected.json is",
+            )
+        )
+    try:
+        tries = [_timed(model, photo, timeout_s) for _ in range(ROUNDS)]
+    except (RequestError, FutureTimeoutError, ValueError, KeyError) as err:
+        message = f"it cannot be run on {photo.name}: {err or 'it took too long'}"
+        fix = "see the log, and that the photo is one"
+        return None, [*failed, found("run-failed", files.name, message, fix)]
+    best = min(tries, key=lambda one: one.run_ms)
+    return best, failed
+
+
+def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
+    """Run a model once, on a request's way."""
+    started = time.perf_counter()
+    prepared = model.prepare(photo.data)
+    decode_ms = (time.perf_counter() - started) * 1000
+    answer = model.submit(prepared.frame).result(timeout_s).result
+    answers = _answers(model, answer.outputs, prepared.window, _TOP)
+    return Timing(
+        photo=photo.name,
+        decode_ms=decode_ms,
+        run_ms=answer.run_ms,
+        answers=tuple(answers),
+    )
+
+
+def answers_of(model: Model, photo: Photo, timeout_s: float) -> list[tuple[str, float]]:
+    """Run a model on a photo, on a request's way.
+
+    Returns:
+        Every label with its confidence, best first.
+    """
+    prepared = model.prepare(photo.data)
+    answer = model.submit(prepared.frame).result(timeout_s).result
+    return _answers(model, answer.outputs, prepared.window, _EVERY)
+
+
+def _answers(
+    model: Model, outputs: Any, window: Any, most: int
+) -> list[tuple[str, float]]:
+    """Give what a run's outputs say, best first."""
+    signature = model.facts.signature
+    if model.files.kind == "detection":
+        seen = detection.detections_of(signature, outputs, model.labels, window=window)
+        return [(one.label, one.confidence) for one in seen[:most]]
+    best = classification.classes_of(
+        signature, outputs, model.labels, model.offset, top=most
+    )
+    return [(one.label, one.confidence) for one in best]

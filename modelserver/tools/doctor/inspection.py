@@ -1,0 +1,174 @@
+"""Reads one graph and tells what it is. It is checked first, and never run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from modelserver.core import exports
+from modelserver.core.errors import ModelError
+from modelserver.core.findings import override
+from modelserver.core.signatures import read_sidecar
+from modelserver.runner import graphs
+from modelserver.runner.graphs.bodies import bodies_of
+from modelserver.runner.graphs.checks import check_structure
+from modelserver.runner.graphs.ops import ALLOWED
+from modelserver.runner.graphs.reader import read_graph_file
+from modelserver.runner.graphs.repairs import repair
+from modelserver.runner.graphs.traversal import placeholders, shape_of, shape_text
+from modelserver.tools.doctor.reports import GraphReport, Guess, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from modelserver.core.exports import Export
+    from modelserver.core.signatures import Kind, Sidecar, Signature
+    from modelserver.runner.graphs.bodies import Body
+
+# Types of TensorFlow that are floating point: float, double, half, bfloat16.
+_FLOATS = frozenset({1, 2, 19, 14})
+# Where a detector's last axis is its classes, by a node's op and input or by its name.
+_SUPPRESSION = "CombinedNonMaxSuppression"
+_RAW_SCORES = ("raw_detection_scores", "detection_multiclass_scores")
+
+
+_OBJECT_DETECTION = "frozen_inference_graph.pb"
+
+
+def kind_of(path: Path) -> Kind:
+    """Tell by a graph's name which task it does."""
+    detects = path.name.endswith(".frozen.pb") or path.name == _OBJECT_DETECTION
+    return "detection" if detects else "classification"
+
+
+def sidecar_of(path: Path) -> Path | None:
+    """Give the sidecar beside a graph, ``None`` where there is none."""
+    beside = path.with_name(f"{_prefix(path)}.json")
+    return beside if beside.is_file() else None
+
+
+def export_of(path: Path) -> Export | None:
+    """Read what the tool that made a graph wrote down beside it.
+
+    Raises:
+        ModelError: a file is none of its kind.
+    """
+    names = (*exports.NAMES, f"{_prefix(path)}{exports.RECORD_END}")
+    found = {}
+    for beside in map(path.with_name, names):
+        if beside.is_file():
+            with beside.open("rb") as file:
+                found[beside.name] = file.read(exports.MAX_BYTES + 1)
+    return exports.read(found)
+
+
+def _prefix(path: Path) -> str:
+    end = ".frozen.pb" if path.name.endswith(".frozen.pb") else ".pb"
+    return path.name.removesuffix(end)
+
+
+def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
+    """Tell what a graph is, by its file and the sidecar beside it.
+
+    A graph that cannot be served is reported too, with the reason in ``error``. One
+    with a refused op is not given to TensorFlow.
+
+    Args:
+        path: a frozen graph.
+        kind: which task it is to do; told by its name otherwise.
+
+    Raises:
+        GraphError: it is no graph at all.
+    """
+    kind = kind or kind_of(path)
+    graph_def, data = read_graph_file(path)
+    ops = Counter(node.op for node in _nodes(graph_def))
+    facts: dict[str, Any] = {
+        "file": path.name,
+        "kind": kind,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "nodes": ops.total(),
+        "functions": len(graph_def.library.function),
+        "producer": graph_def.versions.producer,
+        "parameters": sum(map(_parameters, _nodes(graph_def))),
+        "ops": dict(ops.most_common()),
+    }
+    try:
+        bodies_of(graph_def)  # Refuses too many nodes.
+        repairs = repair(graph_def)
+        refused = _refused(check_structure(graph_def, len(data)))
+        if refused:
+            named = ", ".join(one.op for one in refused)
+            why = f"it uses ops that are not let in: {named}"
+            return GraphReport(**facts, refused=refused, error=why)
+        found = sidecar_of(path)
+        sidecar = read_sidecar(found) if found else None
+        signed = _signed(graph_def, kind, sidecar, export_of(path))
+        return GraphReport(**facts, repairs=repairs, **signed)
+    except ModelError as err:
+        return GraphReport(**facts, error=str(err))
+
+
+def _nodes(graph_def: Any) -> Iterable[Any]:
+    """Give the nodes of a graph and of its functions."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
+def _parameters(node: Any) -> int:
+    """Count the numbers of a floating point constant with an axis."""
+    tensor = node.attr["value"].tensor if node.op == "Const" else None
+    if tensor is None or tensor.dtype not in _FLOATS:
+        return 0
+    sides = [dim.size for dim in tensor.tensor_shape.dim]
+    return math.prod(sides) if sides else 0
+
+
+def _refused(bodies: Iterable[Body]) -> tuple[Refused, ...]:
+    """Count the nodes of each op that is not let in."""
+    bodies = list(bodies)
+    known = ALLOWED | {body.name for body in bodies if body.name}
+    ops = Counter(
+        node.op for body in bodies for node in body.nodes if node.op not in known
+    )
+    return tuple(Refused(op, count) for op, count in ops.most_common())
+
+
+def _signed(
+    graph_def: Any, kind: Kind, sidecar: Sidecar | None, export: Export | None
+) -> dict[str, Any]:
+    """Find what a checked graph takes and gives, or why it cannot be told."""
+    graph = graphs.import_graph(graph_def)
+    fed = tuple(f"{op.name} {shape_text(op.outputs[0])}" for op in placeholders(graph))
+    try:
+        signature = graphs.find_signature(graph, kind, sidecar, export=export)
+    except ModelError as err:
+        return {"placeholders": fed, "error": str(err)}
+    return {
+        "placeholders": fed,
+        "signature": signature,
+        "outputs": {
+            role: f"{name} {shape_text(graph.get_tensor_by_name(name))}"
+            for role, name in signature.outputs.items()
+        },
+        "classes": _classes(graph, signature),
+        "guesses": tuple(Guess(guess, override(guess)) for guess in signature.guesses),
+    }
+
+
+def _classes(graph: Any, signature: Signature) -> int | None:
+    """Tell how many classes a graph has; a detector's may count the background."""
+    if signature.kind == "classification":
+        return signature.classes
+    counts = []
+    for op in graph.get_operations():
+        if op.type == _SUPPRESSION:
+            counts.append((shape_of(op.inputs[1]) or (None,))[-1])
+        elif op.name.rpartition("/")[2] in _RAW_SCORES and op.outputs:
+            counts.append((shape_of(op.outputs[0]) or (None,))[-1])
+    return max(filter(None, counts), default=None)

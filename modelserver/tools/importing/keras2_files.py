@@ -1,0 +1,196 @@
+"""Builds models by Keras 2 itself, for the ``.h5`` files and descriptions it wrote.
+
+Keras 3 reads some of them, but not models inside models, which Teachable Machine's are.
+The package ``tf_keras`` is Keras 2 on today's TensorFlow; its safe mode does not hold
+for descriptions, whose layers may bring Python code or read files. So every name in
+one is looked at first, and only Keras's own building blocks pass.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import tensorflow as tf
+
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing.source_models import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+# Their code, or the name of a function of TensorFlow's, stands in the file.
+_BRING_CODE = {"Lambda", "TFOpLambda", "SlicingOpLambda", "ClassMethod"}
+# Their vocabulary may be the name of a file, which they read.
+# That of a TFSMLayer is a SavedModel's, whose graph it would run.
+_READ_FILES = {
+    *("StringLookup", "IntegerLookup", "TextVectorization", "IndexLookup"),
+    "TFSMLayer",
+}
+_ALSO = {"Functional", "Model", "Sequential", "Policy", "DTypePolicy"}
+# How Keras 3 writes what goes from layer to layer.
+_ALSO_IN_KERAS_3 = {"__keras_tensor__", "__tuple__", "__numpy__"}
+_MODULES = ("keras", "tf_keras", "builtins")
+_INSTALL = "pip install --no-deps -r requirements-keras2.txt"
+_MAX_PARAMETERS = 500_000_000
+_MAX_NAMES = 100_000
+
+
+def is_one(path: Path) -> bool:
+    """Tell whether Keras 2 wrote a file, or an older Keras.
+
+    A file that cannot be read is none: Keras says what is wrong with it.
+    """
+    try:
+        with h5py.File(path) as file:
+            version = _text(file.attrs.get("keras_version", b"2"))
+            return "model_config" in file.attrs and int(version.split(".")[0]) <= 2  # noqa: PLR2004 - its name
+    except (OSError, ValueError):
+        return False
+
+
+def keras_2(name: str) -> Any:
+    """Give the package that is Keras 2.
+
+    Args:
+        name: of the file that needs it.
+
+    Raises:
+        ConversionError: it is not installed.
+    """
+    try:
+        import tf_keras  # noqa: PLC0415 - seconds, and not needed otherwise
+    except ImportError as err:
+        raise ConversionError(
+            f"Keras 2 wrote {name}, and is needed to read it: {_INSTALL}"
+        ) from err
+    return tf_keras
+
+
+def keras_of(topology: Mapping[str, Any], name: str) -> Any:
+    """Choose the Keras that wrote a description: 3 where it shows, else 2."""
+    if str(topology.get("keras_version", "2")).startswith("3") or "module" in topology:
+        return tf.keras
+    return keras_2(name)
+
+
+def load(path: Path) -> Any:
+    """Load a model without running anything that the file brings.
+
+    Raises:
+        ConversionError: it is not made of Keras's building blocks alone, it is broken,
+            or Keras 2 is not installed.
+    """
+    keras = keras_2(path.name)
+    try:
+        with h5py.File(path) as file:
+            described = json.loads(_text(file.attrs["model_config"]))
+    except (OSError, ValueError, KeyError, RecursionError) as err:
+        raise ConversionError(f"{path.name} is broken: {shortened(err)}") from err
+    check(described, keras, path.name)
+    _measure(described, keras, path.name)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as err:
+        # Broad, because Keras raises whatever its layers' constructors do for a file
+        # that is broken. Nothing else runs in here.
+        raise ConversionError(
+            f"Keras {keras.__version__} does not load {path.name}: {shortened(err)}"
+        ) from err
+
+
+def build(described: dict[str, Any], keras: Any, name: str) -> Any:
+    """Build a model from its description alone; its weights are made up.
+
+    Args:
+        described: ``class_name`` and ``config``, as ``model.to_json`` writes them.
+        keras: the package, of version 2 or 3.
+        name: of the file, for sentences.
+
+    Raises:
+        ConversionError: as :func:`load`.
+    """
+    # TensorFlow.js adds what Keras 3 would take for an argument.
+    keys = ("class_name", "config", "module", "registered_name", "build_config")
+    described = {key: described[key] for key in keys if key in described}
+    check(described, keras, name)
+    if int(keras.__version__.partition(".")[0]) <= 2:  # noqa: PLR2004 - its name
+        _measure(described, keras, name)
+    return _built(described, keras, name)
+
+
+def _built(described: dict[str, Any], keras: Any, name: str) -> Any:
+    try:
+        return keras.models.model_from_json(json.dumps(described))
+    except Exception as err:
+        # Broad, as above.
+        raise ConversionError(
+            f"Keras {keras.__version__} does not load what {name} describes: "
+            f"{shortened(err)}"
+        ) from err
+
+
+def check(described: object, keras: Any, name: str) -> None:
+    """Refuse a description that names anything but Keras's own building blocks."""
+    try:
+        strange = next(_strange(described, _blocks(keras), [_MAX_NAMES]), None)
+    except RecursionError as err:
+        raise ConversionError(f"{name} is nested too deep") from err
+    if strange:
+        raise ConversionError(
+            f"{name} uses {strange!r}, which is not one of Keras's own layers; "
+            "code from a file is never run. Import its SavedModel"
+        )
+
+
+def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
+    """Refuse a model too large to be served, before any memory is asked for.
+
+    In a graph of TensorFlow 1 a variable has a shape and no values yet.
+    """
+    with tf.Graph().as_default():
+        model = _built(described, keras, name)
+        count = sum(one.shape.num_elements() or 0 for one in model.weights)
+    if count > _MAX_PARAMETERS:
+        raise ConversionError(
+            f"{name} describes a model of {count} weights, more than a graph can hold"
+        )
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def _blocks(keras: Any) -> set[str]:
+    """Return the names that a description may use."""
+    homes = (keras.layers, keras.initializers, keras.regularizers, keras.constraints)
+    names = {name for home in homes for name in vars(home) if name[0].isupper()}
+    return names - _BRING_CODE - _READ_FILES | _ALSO | _ALSO_IN_KERAS_3
+
+
+def _strange(described: object, blocks: set[str], left: list[int]) -> Iterator[str]:
+    """Give the names in a description that are not Keras's own.
+
+    Args:
+        described: the description, or a part of it.
+        blocks: the names that are.
+        left: how many objects may still be looked at.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        yield "more than 100000 objects"
+        return
+    if isinstance(described, dict):
+        name = described.get("class_name")
+        if "class_name" in described and not (isinstance(name, str) and name in blocks):
+            yield str(name)[:100]
+        module = described.get("module")
+        if module is not None and str(module).partition(".")[0] not in _MODULES:
+            yield str(module)[:100]
+        described = list(described.values())
+    if isinstance(described, list):
+        for one in described:
+            if isinstance(one, (dict, list)):
+                yield from _strange(one, blocks, left)

@@ -1,0 +1,126 @@
+"""Opens TensorFlow.js layers models: Keras's layers in JSON, their weights in shards.
+
+That is what Teachable Machine exports by default, and what Keras models become by
+TensorFlow.js's converter. Keras builds the layers again, under the same list of layers
+as for its own files; each weight goes to the layer that its name says.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from modelserver.core import exports
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import keras2_files, keras_files, tfjs_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from modelserver.core.exports import Export
+    from modelserver.tools.importing.source_models import Opened
+    from modelserver.tools.importing.tfjs_files import Described
+
+WHAT = "TensorFlow.js layers model"
+_NO_IMAGES = "@teachablemachine/pose", "tfjsSpeechCommandsVersion"
+
+
+@contextmanager
+def opened(model: Described) -> Iterator[Opened]:
+    """Open a layers model; closed with the context.
+
+    Raises:
+        ConversionError: it needs code of its own, its weights are not those of its
+            layers, or it takes something else than an image.
+    """
+    seen = _metadata(model.path.with_name(exports.METADATA))
+    topology = model.content["modelTopology"]
+    described = topology.get("model_config", topology)
+    if not isinstance(described, dict):
+        raise ConversionError(f"{model.path.name} describes no layers")
+    keras = keras2_files.keras_of({**described, **topology}, model.path.name)
+    built = keras2_files.build(described, keras, model.path.name)
+    _refuse_no_image(built, model.path.name)
+    set_weights(built, tfjs_files.weights(model))
+    with keras_files.opened_model(built, model.path.name, WHAT, seen) as original:
+        yield original
+
+
+def _metadata(path: Path) -> Export | None:
+    """Read what Teachable Machine wrote beside its model."""
+    try:
+        data = tfjs_files.bounded(path, exports.MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    if any(word.encode() in data for word in _NO_IMAGES):
+        raise ConversionError(
+            "this is a Teachable Machine project for poses or sounds; its model does "
+            "not take an image, so it cannot be served"
+        )
+    return exports.read({exports.METADATA: data})
+
+
+def _refuse_no_image(model: Any, name: str) -> None:
+    """Refuse a model that takes a row of numbers, or several things."""
+    shapes = [tuple(one.shape) for one in model.inputs or []]
+    if len(shapes) == 1 and len(shapes[0]) <= 1:
+        raise ConversionError(f"{name} takes {shapes[0]}, which is no image")
+
+
+def set_weights(model: Any, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Give each weight of a model its value, by name and with its shape checked.
+
+    Args:
+        model: built by Keras.
+        weights: by the names that TensorFlow.js wrote: ``layer/kernel``, perhaps in
+            the layer's scopes.
+
+    Raises:
+        ConversionError: one is missing, left over, or of another shape.
+    """
+    left = dict(weights)
+    for layer, variable in _variables(model):
+        name = _named(left, layer, variable)
+        value = left.pop(name)
+        if tuple(value.shape) != tuple(variable.shape):
+            raise ConversionError(
+                f"the weight {name!r} has the shape {list(value.shape)}, its layer "
+                f"wants {list(variable.shape)}"
+            )
+        variable.assign(value)
+    if left:
+        raise ConversionError(f"no layer has a weight {next(iter(left))!r}")
+
+
+def _variables(model: Any) -> Iterator[tuple[str, Any]]:
+    """Give each weight with its layer's name, also those of models inside."""
+    seen: set[int] = set()
+    for layer in model._flatten_layers(include_self=False):  # noqa: SLF001 - both Keras have it
+        if hasattr(layer, "layers"):
+            continue
+        for variable in layer.weights:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                yield layer.name, variable
+
+
+def _named(weights: Mapping[str, Any], layer: str, variable: Any) -> str:
+    """Find a layer's weight among those that are left."""
+    full = str(getattr(variable, "path", variable.name)).partition(":")[0]
+    if full in weights:
+        return full
+    short = full.rpartition("/")[2]
+    found = [
+        name
+        for name in weights
+        if name.rpartition("/")[2] == short and layer in name.split("/")[:-1]
+    ]
+    if len(found) != 1:
+        raise ConversionError(
+            f"the weights have {len(found) or 'no'} {layer}/{short}, which its layer "
+            "wants once"
+        )
+    return found[0]

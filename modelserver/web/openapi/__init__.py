@@ -1,0 +1,1 @@
+"""The description of the HTTP interface, and the page that shows it."""

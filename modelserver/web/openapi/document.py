@@ -1,0 +1,96 @@
+"""The API as a document: ``/openapi.json``, and ``/docs`` for people."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, render_template
+
+from modelserver.web.answers import answer
+from modelserver.web.problem_json import PROBLEM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flask import Flask, Response
+
+# Of the contract: another one when an answer that nobody asked to be different is.
+_VERSION = "1"
+_VERBS = ("GET", "POST")
+
+
+def blueprint(app: Flask) -> Blueprint:
+    """Return the routes that describe an app's routes."""
+    routes = Blueprint("documents", __name__)
+    made = cache(partial(document, app))
+
+    def openapi() -> Response:
+        """``GET /openapi.json``: this app's routes."""
+        return answer(made())
+
+    def show() -> str:
+        """``GET /docs``: the same for people."""
+        told = made()
+        # What people come for first.
+        routes = sorted(
+            (
+                (verb, path, operation)
+                for path, verbs in told["paths"].items()
+                for verb, operation in verbs.items()
+            ),
+            key=lambda route: (route[0] != "post", route[1]),
+        )
+        return render_template("docs.html", told=told, routes=routes, problem=PROBLEM)
+
+    routes.add_url_rule("/openapi.json", view_func=openapi)
+    routes.add_url_rule("/docs", view_func=show)
+    return routes
+
+
+def document(*apps: Flask) -> dict[str, Any]:
+    """Return the description of all routes of some apps.
+
+    A route that ``operations`` does not describe is left out.
+    """
+    # Nothing of this is needed to answer photos, so it costs nothing at the start.
+    from apispec import APISpec  # noqa: PLC0415
+
+    from modelserver.web.openapi import operations, schemas  # noqa: PLC0415
+
+    spec = APISpec(
+        title="ModelServer",
+        version=_VERSION,
+        openapi_version="3.1.0",
+        info={"description": "POST a photo, get labels, confidences and boxes."},
+        servers=[{"url": "/"}],
+        security=[{}, {"bearer": []}, {"key": []}],
+    )
+    for name, schema in schemas.components().items():
+        spec.components.schema(name, schema)
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+    spec.components.security_scheme(
+        "key", {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    )
+    described = operations.all_operations()
+    for path, verbs in sorted(_paths(apps).items()):
+        told = {
+            verb: described[endpoint]
+            for verb, endpoint in sorted(verbs.items())
+            if endpoint in described
+        }
+        if told:
+            spec.path(path, operations=told)
+    return spec.to_dict()
+
+
+def _paths(apps: Iterable[Flask]) -> dict[str, dict[str, str]]:
+    """Return each path's methods and the endpoints behind them."""
+    paths: dict[str, dict[str, str]] = {}
+    for app in apps:
+        for rule in app.url_map.iter_rules():
+            # Flask writes a parameter as <name>, OpenAPI as {name}.
+            path = rule.rule.replace("<", "{").replace(">", "}")
+            for verb in (rule.methods or set()) & set(_VERBS):
+                paths.setdefault(path, {})[verb.lower()] = rule.endpoint
+    return paths

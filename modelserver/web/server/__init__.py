@@ -1,0 +1,1 @@
+"""gunicorn, set up and extended for uploads from slow and hostile clients."""

@@ -1,0 +1,366 @@
+"""How gunicorn runs an app: one table for ``python app.py`` and ``gunicorn app:app``.
+
+``python app.py`` calls ``serve``; ``gunicorn`` reads ``gunicorn.conf.py`` from the
+current folder, which takes the same table. The arbiter process listens and watches; its
+one worker answers with many threads and starts the models. ``GUNICORN_CMD_ARGS`` works
+for both ways, within what ``check`` allows.
+
+gunicorn is imported inside functions: on Windows it cannot be, and this module must say
+so in a sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import math
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from modelserver.core import logs
+from modelserver.core.errors import StartError
+from modelserver.core.settings import Settings
+from modelserver.engine import admission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from flask import Flask
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.config import Config
+    from gunicorn.workers.base import Worker
+
+# What gunicorn takes for "this worker will never start": it stops instead of starting
+# the next one.
+START_FAILED = 3
+
+_MIN_CONNECTIONS = 1000
+_FILES = 4096
+_STDERR = 2
+_M_MMAP_THRESHOLD = -3  # from malloc.h
+_LARGE_BYTES = 1 << 20
+_MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a safe name in it
+
+
+@contextlib.contextmanager
+def start_errors() -> Iterator[None]:
+    """Turn a ``StartError`` into one sentence on stderr and the end of the process."""
+    try:
+        yield
+    except StartError as error:
+        _stop(error)
+
+
+def _stop(reason: object) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr closed
+        sys.stderr.write(f"modelserver: {logs.escaped(str(reason))}\n")
+        sys.stderr.flush()
+    raise SystemExit(START_FAILED)
+
+
+def serve(
+    app: Flask, default_port: int, arguments: Sequence[str] | None = None
+) -> None:
+    """Run gunicorn in this very process until it is told to stop.
+
+    Args:
+        app: what ``create_app`` made; it is served as it is, nothing is imported again.
+        default_port: where ``PORT`` is unset.
+        arguments: of the command line, of which only ``--help`` is known; this
+            process's own when not given.
+
+    Raises:
+        SystemExit: always, with gunicorn's exit code.
+    """
+    _answer_arguments(default_port, arguments)
+    _keep_standard_descriptors()
+    with start_errors(), contextlib.suppress(KeyboardInterrupt):
+        _front(app, options(Settings.from_environ(port=default_port))).run()
+
+
+def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> None:
+    """End the process where something is asked on the command line."""
+    parser = argparse.ArgumentParser(
+        description=f"Serve models over HTTP, on 127.0.0.1 and port {default_port}.",
+        epilog="Settings are variables of the environment: MODEL_FOLDER=/models PORT=80"
+        " and so on; docs/settings.md has all.",
+        allow_abbrev=False,
+    )
+    parser.parse_args(arguments)
+
+
+def _keep_standard_descriptors() -> None:
+    """Open what was closed of descriptors 0 to 2.
+
+    A socket of ours that got one of these numbers would be taken for a standard stream
+    by every process that is started.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(opened, True)  # noqa: FBT003 - has no other way
+    os.close(opened)
+
+
+def _front(app: Flask, table: Mapping[str, Any]) -> Any:
+    from gunicorn.app.base import Application  # noqa: PLC0415 - see the module's words
+
+    class Front(Application):  # type: ignore[misc] # gunicorn has no types
+        """Gunicorn's own application, around an app that is there already."""
+
+        def load_config(self) -> None:
+            for name, value in table.items():
+                self.cfg.set(name, value)
+            given = self.cfg.parser().parse_args(self.cfg.get_cmd_args_from_env())
+            if given.config:
+                self.load_config_from_file(given.config)
+            for name, value in vars(given).items():
+                if value is not None and name in self.cfg.settings:
+                    self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            return app
+
+    return Front()
+
+
+def configuration(argv: Sequence[str]) -> dict[str, Any]:
+    """Make the table for ``gunicorn.conf.py``, or end the process with a sentence.
+
+    Args:
+        argv: the command line. A configuration file is read before gunicorn knows the
+            app, so the default of ``PORT`` is taken from the app's name in there.
+    """
+    classify = any(word.partition(":")[0] == "app_classify" for word in argv)
+    with start_errors():
+        return options(Settings.from_environ(port=5432 if classify else 5000))
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    """Make gunicorn's options: the same for both ways to start."""
+    threads, connections = _threads_and_connections(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {
+        "bind": f"{host}:{settings.port}",
+        # gthread, and a little more
+        "worker_class": "modelserver.web.server.worker.Worker",
+        "workers": 1,  # each would hold every model
+        "threads": threads,
+        "worker_connections": connections,
+        "backlog": 1024,
+        "timeout": 120,  # of the worker's main loop, not of a request
+        # Longer than a request may take.
+        "graceful_timeout": max(35, math.ceil(settings.request_timeout_s) + 5),
+        "keepalive": 5,
+        "max_requests": 0,  # a new worker would load every model again
+        "preload_app": False,
+        "control_socket_disable": True,
+        "limit_request_line": 2048,
+        "limit_request_fields": 50,
+        "limit_request_field_size": 4096,
+        "forwarded_allow_ips": "127.0.0.1",
+        # Nothing may say by a header that the server's paths begin elsewhere: a proxy's
+        # rules for /metrics would not see it.
+        "forwarder_headers": "",
+        "accesslog": None,
+        # The worker's sign of life is a file's time: a slow disk would kill it.
+        "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
+        "logger_class": lambda: _logger_class(settings),
+        "nworkers_changed": _checked,
+        "on_starting": _starting,
+        "when_ready": _check_listeners,
+        "post_worker_init": _start_models,
+        "worker_int": _close_models,
+    }
+
+
+def _threads_and_connections(settings: Settings) -> tuple[int, int]:
+    """Choose how many requests are handled, and how many connections held.
+
+    A connection takes a descriptor for its socket and one for its upload; running out
+    of them costs connections. Many are cheap, and under load most of them only wait for
+    their clients to read a refusal.
+    """
+    import resource  # noqa: PLC0415 - not on Windows
+
+    threads = admission.threads(settings)
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    if resource.RLIM_INFINITY != files < wanted:
+        # The soft limit is for programs that use select, which nothing here does.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        files = wanted
+    ceiling = files // 2 - 1 if files != resource.RLIM_INFINITY else sys.maxsize
+    connections = max(min(max(_MIN_CONNECTIONS, 2 * threads), ceiling), 2)
+    return min(threads, connections * 3 // 4), connections
+
+
+def _logger_class(settings: Settings) -> type:
+    from gunicorn.glogging import Logger  # noqa: PLC0415 - see the module's words
+
+    class FrontLogger(Logger):  # type: ignore[misc] # gunicorn has no types
+        """Gunicorn's logger, writing the way of the rest of the server."""
+
+        def setup(self, cfg: Config) -> None:
+            super().setup(cfg)
+            logs.configure(settings.log_format)
+            if cfg.errorlog == "-":
+                logs.adopt(self.error_log)
+            if cfg.accesslog == "-":
+                logs.adopt(self.access_log)
+
+    return FrontLogger
+
+
+def check(cfg: Config, environ: Mapping[str, str]) -> None:
+    """Refuse what would double the models, hang TensorFlow or let strangers in.
+
+    Args:
+        cfg: gunicorn's configuration, from whatever source it came.
+        environ: the variables that the app will see.
+
+    Raises:
+        StartError: says what to change.
+    """
+    from gunicorn.workers.gthread import ThreadWorker  # noqa: PLC0415 - see above
+
+    if cfg.preload_app:
+        raise StartError(
+            "Preloading is refused: the app belongs in gunicorn's worker, which starts"
+            " the models. Leave out --preload."
+        )
+    if cfg.workers > 1:
+        raise StartError(
+            f"{cfg.workers} workers are refused: each would hold every model. One"
+            " answers with many threads; leave out --workers or set it to 1."
+        )
+    if not issubclass(cfg.worker_class, ThreadWorker):
+        raise StartError(
+            f"The worker class {cfg.worker_class_str!r} is refused: the server needs"
+            " gthread. Leave out --worker-class."
+        )
+    # A file descriptor or a Unix socket names no host here; see _check_listeners.
+    hosts = [address[0] for address in cfg.address if isinstance(address, tuple)]
+    Settings.from_environ(environ).check_bind(hosts)
+
+
+def _checked(arbiter: Arbiter, workers: int, before: int | None) -> None:
+    """Check everything; gunicorn's earliest hook, before it preloads or listens.
+
+    It comes at the start, at a reload (SIGHUP) and when SIGTTIN asks for a worker more.
+    """
+    if workers > 1 and before is not None and arbiter.cfg.workers == 1:
+        arbiter.log.warning("a second worker was refused: it would hold every model")
+        arbiter.num_workers = before
+        return
+    with start_errors():
+        check(arbiter.cfg, {**os.environ, **arbiter.cfg.env})
+
+
+def _starting(arbiter: Arbiter) -> None:
+    _check_addresses_are_free(arbiter)
+    # gunicorn looks the handler up by this name when the signal comes, both for
+    # ``serve`` and for the ``gunicorn`` command.
+    arbiter.handle_hup = partial(_rescan_models, arbiter)
+
+
+def _rescan_models(arbiter: Arbiter) -> None:
+    """Pass SIGHUP on to the worker, which looks for new models and lives on.
+
+    gunicorn's own way is a new worker with the settings read again: its models would
+    have to be loaded first, beside those of the old one.
+    """
+    arbiter.log.info("SIGHUP: looking for new models; settings need a restart")
+    arbiter.kill_workers(signal.SIGHUP)
+
+
+def _check_addresses_are_free(arbiter: Arbiter) -> None:
+    """Say in one sentence what gunicorn would say in eleven lines and five seconds."""
+    if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port:
+        return
+    for address in arbiter.cfg.address:
+        if isinstance(address, tuple):
+            _try_to_bind(*address)
+
+
+def _try_to_bind(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        why = error.strerror or error
+        _stop(
+            f"Cannot listen on {host}, port {port}: {why}. PORT and HOST choose others."
+        )
+
+
+def _check_listeners(arbiter: Arbiter) -> None:
+    """Check what really listens, for sockets that came as file descriptors."""
+    names = [listener.getsockname() for listener in arbiter.LISTENERS]
+    hosts = [name[0] for name in names if isinstance(name, tuple)]
+    with start_errors():
+        Settings.from_environ(os.environ).check_bind(hosts)
+
+
+def _start_models(worker: Worker) -> None:
+    # Ctrl-C reaches every process of the terminal, and the arbiter then sends SIGQUIT:
+    # gunicorn's handler, interrupted by itself, waits for its own lock for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _give_freed_memory_back()
+    backend = worker.wsgi.extensions["modelserver"]
+    signal.signal(signal.SIGHUP, lambda _signal, _frame: backend.rescan())
+    signal.siginterrupt(signal.SIGHUP, False)  # noqa: FBT003 - has no other way
+    with start_errors():
+        backend.start()
+    backend.greet(worker.sockets[0].getsockname(), tls=worker.cfg.is_ssl)
+    # What is there by now stays: the collector need not look at it again and again.
+    gc.freeze()
+    _close_on_demand(worker)
+
+
+def _give_freed_memory_back() -> None:
+    """Have large blocks go back to the system when they are freed.
+
+    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps what
+    is below: after a burst of large photos some gigabytes, for good.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _close_on_demand(worker: Worker) -> None:
+    """Start the thread that closes the models when ``_close_models`` says so."""
+    close = worker.wsgi.extensions["modelserver"].close
+    interrupted: queue.SimpleQueue[None] = queue.SimpleQueue()
+    worker.interrupted = interrupted
+
+    def closing() -> None:
+        interrupted.get()
+        close()
+
+    threading.Thread(target=closing, name="close-models", daemon=True).start()
+
+
+def _close_models(worker: Worker) -> None:
+    """End the models at SIGQUIT, so that requests in flight end soon.
+
+    gunicorn calls this in the signal's handler, and the interpreter then waits for the
+    requests before ``atexit`` would close anything. A handler must not wait for locks
+    that its own thread may hold, not even for those of a thread that it starts: so a
+    thread waits already, on the one queue that a handler may put into. A second SIGQUIT
+    changes nothing: the arbiter kills a worker that takes too long.
+    """
+    signal.signal(signal.SIGQUIT, lambda _signal, _frame: None)
+    # Not there before the app was imported and its models were started.
+    interrupted = getattr(worker, "interrupted", None)
+    if interrupted is not None:
+        interrupted.put(None)

@@ -1,0 +1,83 @@
+"""What to try first: a line for the shell, logged when the first model serves."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelserver.engine.catalogue import Stage
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from modelserver.core.settings import Settings
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.catalogue import Registry
+
+log = logging.getLogger(__name__)
+
+# Where the sample photos of the default models are.
+_SAMPLES = Path("samples")
+
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened at
+
+
+def greet(
+    registry: Registry[Any],
+    kind: Kind,
+    settings: Settings,
+    *,
+    address: object,
+    tls: bool,
+) -> None:
+    """Wait until a model serves, or all are closed, and log the line to try.
+
+    Args:
+        registry: the app's models.
+        kind: of the app.
+        settings: the server's.
+        address: what is listened at, as a socket's ``getsockname`` tells.
+        tls: whether TLS is spoken there.
+    """
+    registry.wait(lambda _: registry.closed or bool(_serving(registry)))
+    serving = _serving(registry)
+    if serving:
+        log.info("try: %s", command(kind, settings, serving[0], address, tls=tls))
+
+
+def _serving(registry: Registry[Any]) -> list[str]:
+    """Return the models that serve, or will when they are asked for."""
+    able = (Stage.READY, Stage.UNLOADED)
+    return [entry.name for entry in registry if entry.stage in able]
+
+
+def command(
+    kind: Kind, settings: Settings, model: str, address: object, *, tls: bool = False
+) -> str:
+    """Return a line for the shell that has a photo evaluated.
+
+    It takes a sample photo where there is one. A token is read from the
+    shell's ``API_TOKEN``: it does not belong in a log.
+    """
+    words = ["curl"]
+    if settings.api_token:
+        words.append('-H "X-API-Key: $API_TOKEN"')
+    words.append(f"-F {shlex.quote(f'modelname={model}')}")
+    words.append(f"-F {shlex.quote(f'file=@{_photo(_SAMPLES)}')}")
+    if isinstance(address, tuple):
+        host, port = str(address[0]), address[1]
+        host = _ANY.get(host, host)
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    else:
+        words.append(f"--unix-socket {shlex.quote(str(address))}")
+        place = "localhost"
+    path = "detect" if kind == "detection" else "classify"
+    words.append(f"{'https' if tls else 'http'}://{place}/{path}")
+    return " ".join(words)
+
+
+def _photo(folder: Path) -> str:
+    photos = sorted(folder.glob("*.png"))
+    return str(photos[0]) if photos else "photo.jpg"
