@@ -1,24 +1,18 @@
 """Fixtures that several test files share."""
 
-import io
 import os
-import time
 
-import numpy as np
 import pytest
-from PIL import Image
-from skips import (
+
+from modelserver.engine.catalogue import Stage
+from support.app_client import SECONDS, left_in, make_settings
+from support.skips import (
     pytest_collectreport,
     pytest_runtest_logreport,
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
-from zoo_models import zoo_folder
-
-from modelserver.core.settings import Settings
-from modelserver.engine.catalogue import Stage
-
-SECONDS = 120
+from support.zoo_models import zoo_folder
 
 # Slots, limits and devices are expected as on a CPU, also where there is a GPU and
 # TensorFlow for it. What tests of GPUs need they set themselves. Here, so that it comes
@@ -50,23 +44,6 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
-def make_settings(**environ):
-    """Settings from variables, as an operator gives them."""
-    return Settings.from_environ({name: str(value) for name, value in environ.items()})
-
-
-def photo(colour=(200, 100, 50), size=(32, 24), form="PNG"):
-    """A photo's file: one colour all over."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, tuple(colour)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def noise(size=(48, 64), seed=0):
-    """Pixels, uint8 [height, width, 3]."""
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """An empty model folder."""
@@ -82,14 +59,6 @@ def uploads(tmp_path):
     path.mkdir()
     yield path
     assert left_in(path) == []
-
-
-def left_in(folder):
-    """What stays in a folder once the requests under way have been answered."""
-    until = time.monotonic() + 20
-    while (left := list(folder.iterdir())) and time.monotonic() < until:
-        time.sleep(0.02)
-    return left
 
 
 @pytest.fixture
@@ -121,30 +90,3 @@ def serving(folder, uploads):
     yield serve
     for app in apps:
         app.extensions["modelserver"].close()
-
-
-EDGE = "edge-of-a-part"
-
-
-def form(fields, file=None):
-    """The bytes of a multipart form, as curl sends it."""
-    parts = [
-        f'--{EDGE}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
-        + value.encode()
-        for name, value in fields.items()
-    ]
-    if file is not None:
-        head = 'Content-Disposition: form-data; name="file"; filename="photo.jpg"'
-        parts.append(f"--{EDGE}\r\n{head}\r\n\r\n".encode() + file)
-    return b"\r\n".join([*parts, f"--{EDGE}--\r\n".encode()])
-
-
-def post(client, path, model, file, **options):
-    """POST a multipart form and give the response."""
-    return post_form(client, path, form({"modelname": model}, file), **options)
-
-
-def post_form(client, path, body, **options):
-    """POST a form's bytes and give the response."""
-    kind = f"multipart/form-data; boundary={EDGE}"
-    return client.post(path, data=body, content_type=kind, **options)

@@ -1,0 +1,91 @@
+"""Messages over a socket."""
+
+import socket
+import struct
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.core.channels import MAX_BYTES, Channel
+from support.app_client import SECONDS
+
+
+@pytest.fixture
+def ends():
+    """Both ends, as channels."""
+    channels = tuple(map(Channel, socket.socketpair()))
+    yield channels
+    for channel in channels:
+        channel.close()
+
+
+@given(st.lists(st.binary(max_size=200), max_size=20))
+def test_messages_come_as_they_were_sent(messages):
+    """In order, the empty ones too, however many lie in the socket together."""
+    one, other = map(Channel, socket.socketpair())
+    for message in messages:
+        one.send(message)
+    assert [other.receive() for _ in messages] == messages
+    one.close()
+    other.close()
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(1, 7))
+def test_a_message_may_come_in_pieces(message, size):
+    """As the system cuts them."""
+    ours, theirs = socket.socketpair()
+    whole = struct.pack("!I", len(message)) + message
+    for start in range(0, len(whole), size):
+        ours.send(whole[start : start + size])
+    other = Channel(theirs)
+    assert other.receive() == message
+    ours.close()
+    other.close()
+
+
+def test_a_message_larger_than_any_buffer_arrives(ends):
+    """Of some megabytes, while the other end reads."""
+    one, other = ends
+    message = bytes(range(256)) * 20_000
+    sender = threading.Thread(target=one.send, args=(message,))
+    sender.start()
+    assert other.receive() == message
+    sender.join(SECONDS)
+
+
+def test_what_waits_is_seen_before_it_is_read(ends):
+    """Also what came along with the message before."""
+    one, other = ends
+    assert not other.has_more()
+    one.send(b"a")
+    one.send(b"b")
+    assert other.has_more()
+    assert other.receive() == b"a"
+    assert other.has_more()
+    assert other.receive() == b"b"
+    assert not other.has_more()
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0\0", struct.pack("!I", 5) + b"abc"])
+def test_an_end_is_told_wherever_it_comes(rest):
+    """Between messages or within one."""
+    ours, theirs = socket.socketpair()
+    other = Channel(theirs)
+    ours.sendall(rest)
+    ours.close()
+    with pytest.raises(EOFError):
+        other.receive()
+    other.close()
+
+
+def test_a_length_that_was_made_up_is_not_waited_for():
+    """Nor is memory kept for it."""
+    ours, theirs = socket.socketpair()
+    other = Channel(theirs)
+    ours.sendall(struct.pack("!I", MAX_BYTES + 1))
+    with pytest.raises(ValueError, match="bytes"):
+        other.receive()
+    ours.close()
+    other.close()

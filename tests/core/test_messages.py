@@ -1,0 +1,319 @@
+"""Messages of a process that may be anybody's: read as data, and never the front's end."""
+
+import contextlib
+import logging
+import socket
+import struct
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.core import errors
+from modelserver.core.channels import Channel
+from modelserver.core.findings import found
+from modelserver.core.messages import (
+    Alive,
+    Array,
+    Facts,
+    Imported,
+    Job,
+    LoadError,
+    Ran,
+    RunError,
+    Said,
+)
+from modelserver.core.signatures import Signature
+from modelserver.engine.runners import process
+from modelserver.engine.runners.fallback_reasons import with_words
+from modelserver.engine.runners.process import ProcessRunner
+from support.app_client import SECONDS
+
+FACTS = Facts(
+    signature=Signature(
+        kind="detection", input="x:0", dtype="uint8", layout="NHWC", outputs={}
+    ),
+    device="CPU",
+    slots=2,
+    max_batch=1,
+    load_ms=1.0,
+)
+NUMBERS = st.integers(-1, 3) | st.integers(-(2**63), 2**64 - 1)
+ARRAYS = st.builds(
+    Array,
+    st.sampled_from(["<f4", "|u1", "|O", "f4,(", "<V2", ""]) | st.text(max_size=5),
+    st.lists(NUMBERS, max_size=3).map(tuple),
+    st.binary(max_size=16),
+)
+MESSAGES = st.one_of(
+    st.builds(
+        Ran,
+        number=NUMBERS,
+        outputs=st.lists(st.dictionaries(st.text(max_size=3), ARRAYS, max_size=2)),
+        run_ms=st.floats(),
+    ),
+    st.builds(
+        RunError,
+        number=NUMBERS,
+        reason=st.text() | st.just(""),
+        out_of_memory=st.booleans(),
+        lost=st.booleans(),
+    ),
+    st.builds(Said, level=NUMBERS, text=st.text()),
+    st.builds(LoadError, reason=st.text(), kind=st.sampled_from(["files", "device"])),
+    st.sampled_from([FACTS, Alive(), Imported(), Imported(on_gpu=True)]),
+).map(msgspec.msgpack.encode)
+
+
+def framed(data):
+    """A message's bytes on the socket."""
+    return struct.pack("!i", len(data)) + data
+
+
+STREAMS = st.lists(
+    MESSAGES.map(framed)
+    | st.binary(max_size=40).map(framed)
+    | st.binary(max_size=12)
+    | st.sampled_from([struct.pack("!iQ", -1, 1 << 62), struct.pack("!i", -2)]),
+    max_size=8,
+).map(b"".join)
+
+
+class Wire:
+    """A runner whose process is a socket that the test writes to."""
+
+    def __init__(self, gpu=None):
+        job = Job(name="m", kind="detection", graph="gone", sidecar=None, gpu=gpu)
+        self.runner = ProcessRunner(job, arena_bytes=1)
+        ours, self.theirs = socket.socketpair()
+        self.runner._child._channel = Channel(ours)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.theirs.close()
+        self.runner._child._channel.close()
+
+    def say(self, data):
+        """Send bytes, and nothing more."""
+        self.theirs.sendall(data)
+        self.theirs.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Log nothing: Hypothesis makes thousands of lines."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@given(STREAMS)
+def test_any_bytes_end_in_ended(stream):
+    """Whatever comes, the runs under way are answered and the end is told."""
+    with Wire() as wire:
+        futures = [wire.runner.run([]) for _ in range(3)]
+        wire.say(stream)
+        wire.runner._receive()
+        assert wire.runner.ended.done()
+        for future in futures:
+            error = future.exception(SECONDS)
+            assert error is None or isinstance(error, errors.RequestError)
+        with pytest.raises(errors.RunnerDied):
+            wire.runner.run([])
+
+
+@given(STREAMS)
+def test_any_bytes_in_a_load_are_facts_or_a_models_error(stream):
+    """Nothing else comes out of it."""
+    with Wire() as wire:
+        wire.say(stream)
+        with contextlib.suppress(errors.ModelError):
+            assert isinstance(wire.runner._load(), Facts)
+
+
+def test_what_is_no_message_is_told_as_nonsense():
+    """In the reason of the load."""
+    with Wire() as wire:
+        wire.say(framed(b"\xc1"))
+        with pytest.raises(errors.ModelCrashed, match="nonsense"):
+            wire.runner._load()
+
+
+def test_facts_must_come_before_answers():
+    """A process that skips them is not used."""
+    with Wire() as wire:
+        ran = Ran(number=0, outputs=[], run_ms=1.0)
+        wire.say(framed(msgspec.msgpack.encode(ran)))
+        with pytest.raises(errors.ModelCrashed, match="no facts"):
+            wire.runner._load()
+
+
+@pytest.mark.parametrize("count", [0, -1, 1 << 40])
+def test_facts_that_cannot_be_are_refused(count):
+    """A model of no slots would never run anything."""
+    with Wire() as wire:
+        changed = msgspec.structs.replace(FACTS, slots=count)
+        wire.say(framed(msgspec.msgpack.encode(changed)))
+        with pytest.raises(errors.ModelCrashed, match="nonsense"):
+            wire.runner._load()
+
+
+def test_a_message_longer_than_any_answer_is_not_read():
+    """Its length alone would take the front's memory."""
+    with Wire() as wire:
+        wire.say(struct.pack("!iQ", -1, 1 << 40))
+        with pytest.raises(ValueError, match="a message of"):
+            wire.runner._child.receive()
+
+
+def test_runs_are_timed_in_the_order_they_were_sent():
+    """Only as many as there are slots can run; the next one waits its turn."""
+    with Wire() as wire:
+        runner = wire.runner
+        assert [task.key for task in runner._signs().tasks] == ["import"]
+        runner._note(Imported())
+        assert [task.key for task in runner._signs().tasks] == ["load"]
+        runner._start_up, runner._slots = None, 2
+        for _ in range(3):
+            runner.run([])
+        assert [task.key for task in runner._signs().tasks] == [0, 1]
+        runner._take(0)
+        assert [task.key for task in runner._signs().tasks] == [1, 2]
+        assert runner._signs().tasks[0].limit_s == 60.0
+
+
+def test_a_load_on_a_gpu_has_a_limit_of_its_own():
+    """One that is ended by it is tried again: what was compiled by then is kept."""
+    with Wire() as wire:
+        runner = wire.runner
+        runner._note(Imported(on_gpu=True))
+        (task,) = runner._signs().tasks
+        assert (task.key, task.limit_s) == ("load", 600.0)
+        assert "GPU_LOAD_TIMEOUT_S" in task.sentence
+        assert "CUDA_CACHE_PATH" in task.sentence
+        runner._child._verdict = task.sentence
+        assert runner._crashed().from_outside
+        runner._start_up = runner._loading
+        assert not runner._crashed().from_outside
+
+
+def test_an_import_that_is_told_twice_starts_no_load_anew():
+    """Nor once the model serves."""
+    with Wire() as wire:
+        runner = wire.runner
+        runner._start_up = None
+        runner._note(Imported())
+        assert runner._signs().tasks == []
+
+
+def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
+    """A process that loads is bounded otherwise."""
+    with Wire() as wire:
+        runner = wire.runner
+        clock = SimpleNamespace(monotonic=lambda: 77.0)
+        monkeypatch.setattr(process, "time", clock)
+        runner._note(Alive())
+        assert runner._signs().heard_s is None
+        runner._heard_s = 1.0
+        runner._settle(Alive())
+        assert runner._signs().heard_s == 77.0
+
+
+PRINTED = b"""2026-11-28 19:00:00.100000: I tensorflow/core/util/port.cc:153] oneDNN and CUDA
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+E0000 00:00:1.2 7 cuda_dnn.cc:1] Unable to register cuDNN factory
+W0000 00:00:1.3 7 gpu_device.cc:2365] Cannot dlopen some GPU libraries.
+Skipping registering GPU devices...
+W0000 00:00:1.4 7 cpu_allocator.cc:9] Allocation of 9 exceeds 10% of memory
+E0000 00:00:1.5 7 cuda_platform.cc:5] failed call to cuInit: CUDA_ERROR_NO_DEVICE
+"""
+SAID = "Cannot dlopen some GPU libraries. | failed call to cuInit: CUDA_ERROR_NO_DEVICE"
+
+
+def test_a_card_that_is_not_used_is_told_with_tensorflows_words():
+    """What it printed, less what every import prints, in reason and finding alike."""
+    reason = "GPU 0 was assigned, but TensorFlow finds none."
+    unused = found("gpu-unused", "m", reason)
+    facts = msgspec.structs.replace(FACTS, device_reason=reason, findings=(unused,))
+    with Wire("0") as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(facts)))
+        loaded = wire.runner._load()
+    assert loaded.device_reason == f"{reason} TensorFlow's words: {SAID}"
+    assert loaded.findings[0].message == loaded.device_reason
+
+
+def test_words_about_cards_change_nothing_where_all_is_as_wanted():
+    """A CPU box's load is told as it is."""
+    with Wire() as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(FACTS)))
+        assert wire.runner._load() == FACTS
+
+
+def test_a_load_that_the_card_refused_is_the_cards():
+    """Not the files': the registry tries it again."""
+    refused = LoadError(reason="GPU 0 failed: full.", kind="device")
+    with Wire("0") as wire:
+        wire.runner._child.output.feed(PRINTED)
+        wire.say(framed(msgspec.msgpack.encode(refused)))
+        with pytest.raises(
+            errors.DeviceFailed, match=r"full\. TensorFlow's words: Cannot"
+        ):
+            wire.runner._load()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "printed", "error", "words"),
+    [
+        (None, b"", errors.ModelCrashed, "MODEL_MEMORY_MB"),
+        ("0", b"Killed\n", errors.ModelCrashed, "on a GPU"),
+        (
+            "0",
+            b"F0000 0 7 x.cc:1] CUDA_ERROR_LAUNCH_FAILED\n",
+            errors.DeviceFailed,
+            "on",
+        ),
+        ("0", b"terminated: CUDA error: out of memory\n", errors.DeviceFailed, "CUDA"),
+    ],
+)
+def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
+    gpu, printed, error, words
+):
+    """And no advice about main memory is given on a card."""
+    with Wire(gpu) as wire:
+        wire.runner._child.output.feed(printed)
+        wire.say(b"")
+        with pytest.raises(error, match=words) as died:
+            wire.runner._load()
+    assert ("MODEL_MEMORY_MB" in str(died.value)) is (gpu is None)
+
+
+def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
+    """The run is answered first, so that its client tries again."""
+    lost = RunError(number=0, reason="CUDA_ERROR_X", out_of_memory=False, lost=True)
+    with Wire("0") as wire:
+        future = wire.runner.run([])
+        wire.say(framed(msgspec.msgpack.encode(lost)))
+        wire.runner._receive()
+        assert isinstance(future.exception(SECONDS), errors.RunnerDied)
+        assert wire.runner._child.verdict == (
+            "its GPU's context was lost: CUDA_ERROR_X"
+        )
+
+
+def test_what_tensorflow_says_at_each_level_is_told_once():
+    """Nor again what is part of the reason."""
+    words = [
+        "Failed to create session: INTERNAL: cudaGetDevice() failed.",
+        "INTERNAL: cudaGetDevice() failed.",
+        "INTERNAL: another.",
+    ]
+    assert with_words("It failed: cudaGetDevice() failed.", words) == (
+        "It failed: cudaGetDevice() failed. TensorFlow's words: INTERNAL: another."
+    )
+    assert with_words("It failed.", ()) == "It failed."

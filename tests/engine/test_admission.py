@@ -1,0 +1,149 @@
+"""How many threads there are, and how models share them."""
+
+import os
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.core.errors import Overloaded
+from modelserver.engine.admission import SPARE_THREADS, Shares, threads
+from support.app_client import make_settings
+
+
+class Requests:
+    """Requests that are with models, and those that were refused.
+
+    Attributes:
+        inside: how many are with each model.
+        models: how many models there are.
+    """
+
+    def __init__(self, room, models):
+        self.shares = Shares(room, lambda: self.models)
+        self.models = models
+        self.inside = {}
+        self.leave = []
+
+    def come(self, model):
+        """Let one more in; tells whether there was room."""
+        stack = ExitStack()
+        try:
+            stack.enter_context(self.shares.one(model))
+        except Overloaded:
+            return False
+        self.inside[model] = self.inside.get(model, 0) + 1
+        self.leave.append((model, stack))
+        return True
+
+    def go(self, position):
+        """End one of them."""
+        model, stack = self.leave.pop(position)
+        stack.close()
+        self.inside[model] -= 1
+
+    def fill(self, model):
+        """Let as many in as there is room for; tells how many."""
+        return next(count for count in range(10_000) if not self.come(model))
+
+
+@given(
+    room=st.integers(1, 40),
+    models=st.integers(1, 8),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 1000)), max_size=120),
+)
+def test_no_model_is_refused_its_part_and_all_keep_to_the_room(room, models, steps):
+    """Whoever comes and goes, in whatever order."""
+    requests = Requests(room, models)
+    part = max(room // (2 * models), int(models <= room))
+    for comes, number in steps:
+        if comes:
+            model = f"m{number % models}"
+            below = requests.inside.get(model, 0) < part
+            assert requests.come(model) or not below
+        elif requests.leave:
+            requests.go(number % len(requests.leave))
+        assert len(requests.leave) <= room
+    while requests.leave:
+        requests.go(0)
+    # Nothing is left of them: one model alone has half of the room and what is for all.
+    own = max(room // (2 * models), int(models <= room))
+    assert requests.fill("m0") == room - (models - 1) * own
+
+
+@given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_a_model_below_its_part_is_let_in_whatever_models_come_or_go(counts):
+    """The parts are those of the moment; the others' requests stay where they are."""
+    requests = Requests(24, 1)
+    for number, models in enumerate(counts):
+        requests.models = models
+        model = f"m{number % models}"
+        below = requests.inside.get(model, 0) < max(24 // (2 * models), 1)
+        assert requests.come(model) or not below
+
+
+def test_what_a_busy_model_has_beyond_its_part_is_not_counted_twice():
+    """When its first requests end, the others move up into its part."""
+    requests = Requests(8, 2)  # two for each, and four for all
+    assert requests.fill("a") == 6
+    requests.go(0)
+    requests.go(0)
+    assert requests.fill("b") == 4
+
+
+def test_one_model_alone_has_all_of_the_room():
+    """Nobody else needs a part."""
+    assert Requests(7, 1).fill("a") == 7
+
+
+def test_of_little_room_each_model_has_a_place():
+    """As far as there are places."""
+    requests = Requests(3, 2)
+    assert requests.fill("a") == 2
+    assert requests.fill("b") == 1
+
+
+def test_with_more_models_than_room_there_are_no_parts():
+    """First come, first served."""
+    requests = Requests(3, 4)
+    assert requests.fill("a") == 3
+    assert not requests.come("b")
+
+
+def test_a_request_that_fails_leaves_its_place():
+    """However it ends."""
+    shares = Shares(1, lambda: 1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), shares.one("a"):
+            raise ZeroDivisionError
+    with shares.one("a"), pytest.raises(Overloaded) as refused, shares.one("a"):
+        pass
+    assert refused.value.retry_after_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("total", "room"), [(148, 148 - SPARE_THREADS), (20, 15), (4, 3), (2, 1), (1, 1)]
+)
+def test_some_threads_are_spared_for_what_never_waits(total, room):
+    """Sixteen, or a quarter where there are few."""
+    requests = Requests(room, 1)
+    requests.shares = Shares.of(total, lambda: 1)
+    assert requests.fill("a") == room
+
+
+def test_the_room_follows_how_many_threads_there_really_are():
+    """A low limit on open files, or gunicorn's own option, may have lowered them."""
+    requests = Requests(100, 1)
+    assert requests.come("a")
+    requests.shares.resize(8)
+    assert requests.fill("a") == 5
+
+
+def test_there_are_threads_for_two_models_and_some_to_spare(monkeypatch):
+    """Slots and queues of both; the setting has the last word."""
+    settings = make_settings(SLOTS=4, QUEUE_LENGTH=10)
+    assert threads(settings) == 2 * (4 + 10) + SPARE_THREADS
+    assert threads(make_settings(THREADS=7)) == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert threads(make_settings(QUEUE_LENGTH=10)) == 2 * (1 + 10) + SPARE_THREADS

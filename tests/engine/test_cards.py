@@ -1,0 +1,549 @@
+"""Which cards are used, and which model goes to which; with a stand-in for the driver."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.core import cuda
+from modelserver.core.cuda import nodes
+from modelserver.engine.runners import cards, environment, visible_cards
+from modelserver.engine.runners.cards import Memory, Survey
+from modelserver.engine.runners.placement import Placement, expected_bytes
+from modelserver.engine.runners.visible_cards import Card
+from support.fake_nvml import GIB, FakeCard, FakeNvml
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch, tmp_path):
+    """A machine that shows nothing of NVIDIA but the driver that a test plugs in."""
+    monkeypatch.setattr(nodes, "_DEV", tmp_path / "dev")
+    monkeypatch.setattr(nodes, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(nodes, "_WSL_DRIVERS", tmp_path / "wsl")
+    return tmp_path
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A function that plugs a driver in."""
+
+    def plug(*those, **more):
+        nvml = FakeNvml(*those, **more)
+        monkeypatch.setattr(cards, "pynvml", nvml)
+        return nvml
+
+    return plug
+
+
+def survey(chosen=None, **environ):
+    """The cards for a value of CUDA_VISIBLE_DEVICES; ``None``: it is not set."""
+    if chosen is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = chosen
+    return cards.survey(environ)
+
+
+def named(found):
+    """What the cards are called for CUDA."""
+    return [card.gpu for card in found.cards]
+
+
+class TestTheSurvey:
+    """What can be read is read."""
+
+    def test_cards_are_named_by_uuid_and_told_as_nvidia_smi_counts(self, driver):
+        """Its order, its numbers, their names."""
+        nvml = driver(FakeCard(0), FakeCard(1, name=b"NVIDIA H200", uuid=b"GPU-9"))
+        found = survey()
+        assert named(found) == ["GPU-0000aaaa", "GPU-9"]
+        assert [card.words for card in found.cards] == ["GPU 0", "GPU 1"]
+        assert found.cards[1].name == "NVIDIA H200"
+        assert found.problems == ()
+        assert nvml.open == 0
+
+    def test_mig_instances_are_named_by_theirs(self, driver):
+        """The card itself can no longer be used as a whole."""
+        halves = [FakeCard(0, uuid=f"MIG-{n}", name="3g.20gb") for n in range(2)]
+        driver(FakeCard(0, instances=halves), FakeCard(1))
+        found = survey()
+        assert named(found) == ["MIG-0", "MIG-1", "GPU-1111aaaa"]
+        assert found.cards[1].words == "GPU 0 MIG 1"
+        assert named(survey("GPU-0000")) == ["MIG-0", "MIG-1"]
+        assert named(survey("MIG-1")) == ["MIG-1"]
+
+    def test_a_card_with_mig_on_and_no_instance_is_told(self, driver):
+        """With what makes one."""
+        driver(FakeCard(0, instances=[]))
+        found = survey()
+        assert found.cards == ()
+        assert "nvidia-smi mig" in found.no_gpu
+
+    @pytest.mark.parametrize("words", ["Insufficient Permissions", "GPU is lost"])
+    def test_a_card_that_may_not_be_opened_is_passed_over(self, words, driver):
+        """NVML counts it all the same; the others keep their numbers."""
+        fails = {"nvmlDeviceGetHandleByIndex": words}
+        driver(FakeCard(0, fails=fails), FakeCard(1))
+        found = survey()
+        assert [card.words for card in found.cards] == ["GPU 1"]
+        assert found.problems == (f"GPU 0 is passed over: {words}.",)
+
+    def test_without_a_uuid_the_number_is_the_name(self, driver):
+        """Numbers are nvidia-smi's in the child, too (CUDA_DEVICE_ORDER)."""
+        fails = {"nvmlDeviceGetUUID": "Not Supported", "nvmlDeviceGetName": "?"}
+        driver(FakeCard(0, fails=fails))
+        found = survey()
+        assert named(found) == ["0"]
+        assert found.cards[0].name == "unknown"
+
+    @pytest.mark.parametrize(
+        "lacks",
+        ["nvmlDeviceGetMigMode", "nvmlDeviceGetUUID", "nvmlDeviceGetName"],
+    )
+    def test_an_old_driver_that_lacks_a_call_costs_that_reading(self, lacks, driver):
+        """The card is used."""
+        driver(FakeCard(0), lacks=[lacks])
+        assert len(survey().cards) == 1
+
+    def test_a_shutdown_that_fails_is_nothing(self, driver):
+        """Everything was read by then."""
+        driver(FakeCard(0), fails=["nvmlShutdown"])
+        assert len(survey().cards) == 1
+
+    def test_a_machine_without_nvidia_is_left_alone(self, driver):
+        """Whatever CUDA_VISIBLE_DEVICES says: nothing is wrong and nothing is said."""
+        driver(absent=True)
+        for chosen in (None, "", "0", "nonsense"):
+            found = survey(chosen)
+            assert (found.cards, found.problems) == ((), ())
+            assert found.no_gpu == ""
+
+    def test_a_container_without_utility_is_told(self, driver, bare):
+        """Nodes are there and the driver's library is not."""
+        (bare / "dev").mkdir()
+        for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
+            (bare / "dev" / name).touch()
+        driver(absent=True)
+        found = survey()
+        assert found.cards == ()
+        assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in found.no_gpu
+
+    @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
+    def test_where_nvml_fails_the_drivers_own_list_is_taken(self, fails, driver, bare):
+        """Of the cards that have a node here; TensorFlow will tell of each."""
+        uuid = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+        (bare / "dev").mkdir()
+        (bare / "dev" / "nvidia1").touch()
+        for minor in (0, 1):
+            folder = bare / "proc" / "gpus" / f"0000:0{minor}:00.0"
+            folder.mkdir(parents=True)
+            (folder / "information").write_text(
+                f"Model: \t\t NVIDIA L4\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n"
+            )
+        driver(FakeCard(0), fails=[fails])
+        found = survey()
+        assert named(found) == [uuid]
+        assert found.cards[0].name == "NVIDIA L4"
+        assert "Unknown Error" in found.problems[0]
+
+    def test_a_driver_that_is_not_loaded_is_told(self, driver):
+        """As after an update of the kernel."""
+        nvml = driver(FakeCard(0))
+        nvml.fails["nvmlInit"] = "Driver Not Loaded"
+        assert "Driver Not Loaded" in survey().no_gpu
+
+    def test_a_driver_without_cards_is_told(self, driver):
+        """Somebody has taken one out."""
+        driver()
+        assert "lists no card" in survey().no_gpu
+
+    def test_names_are_taken_as_they_are_where_nothing_can_be_looked_up(self, driver):
+        """An operator who names a card may know more than a driver that fails."""
+        driver(fails=["nvmlInit"])
+        assert named(survey("1,GPU-ab")) == ["1", "GPU-ab"]
+
+    def test_another_order_is_told_not_followed(self, driver):
+        """Its numbers would be nobody's."""
+        driver(FakeCard(0), FakeCard(1))
+        found = survey("1", CUDA_DEVICE_ORDER="FASTEST_FIRST")
+        assert named(found) == ["GPU-1111aaaa"]
+        assert "FASTEST_FIRST" in found.problems[0]
+
+
+FOUR = [FakeCard(0), FakeCard(1), FakeCard(2), FakeCard(3, uuid="GPU-1111bbbb")]
+
+
+class TestVisibleDevices:
+    """CUDA_VISIBLE_DEVICES as people write it."""
+
+    @pytest.mark.parametrize(
+        ("chosen", "numbers"),
+        [
+            ("2", [2]),
+            ("2,0", [2, 0]),
+            (" 2 , 0 ", [2, 0]),
+            ("GPU-2222aaaa", [2]),
+            ("GPU-2", [2]),
+            ("gpu-2222AAAA", [2]),
+            ("GPU-1111a,0", [1, 0]),
+        ],
+    )
+    def test_cards_in_the_order_that_they_are_named(self, chosen, numbers, driver):
+        """By nvidia-smi's number, by UUID, by as much of it as is needed."""
+        driver(*FOUR)
+        found = survey(chosen)
+        assert [card.number for card in found.cards] == numbers
+        assert found.problems == ()
+
+    @pytest.mark.parametrize("chosen", ["", " ", "-1", "NoDevFiles", "none", "void"])
+    def test_no_card_on_purpose_is_no_problem(self, chosen, driver):
+        """Nothing is said of it."""
+        driver(*FOUR)
+        assert survey(chosen) == Survey(unwanted=True)
+
+    @pytest.mark.parametrize(
+        ("chosen", "numbers", "words"),
+        [
+            ("1,7,0", [1], "there is no card '7'"),
+            ("GPU-7", [], "there is no card 'GPU-7'"),
+            ("GPU-1", [], "more than one card's UUID"),
+            ("0,,1", [0], "'' names no card"),
+            ("0,-1,1", [0], "'-1' names no card"),
+            ("-2", [], "'-2' names no card"),
+            ("all", [], "unset it for all"),
+            ("0x1", [], "'0x1' names no card"),
+            ("\u00b2", [], "'\\xb2' names no card"),
+            ("\u0661", [], "names no card"),
+            ("cuda:0", [], "names no card"),
+            ("0 1", [], "names no card"),
+            ("99999999999", [], "names no card"),
+        ],
+    )
+    def test_what_names_no_card_ends_the_list_with_a_sentence(
+        self, chosen, numbers, words, driver
+    ):
+        """As CUDA ends it, but for the sentence."""
+        driver(*FOUR)
+        found = survey(chosen)
+        assert [card.number for card in found.cards] == numbers
+        assert words in found.problems[0]
+        assert found.problems[0].startswith("CUDA_VISIBLE_DEVICES=")
+        assert bool(found.no_gpu) is not bool(numbers)
+
+    @pytest.mark.parametrize("chosen", ["0,0", "0,GPU-0000aaaa", "0,1,0"])
+    def test_a_card_that_is_named_twice_is_used_once(self, chosen, driver):
+        """And that is said."""
+        driver(*FOUR)
+        found = survey(chosen)
+        numbers = [card.number for card in found.cards]
+        assert numbers == list(dict.fromkeys(numbers))
+        assert "twice" in found.problems[0]
+
+    @given(st.text(st.sampled_from("0123-,GPUMIGgpu-/ ab\u00b2x\n"), max_size=30))
+    def test_whatever_is_written_is_read(self, chosen):
+        """Each card once at most, and a reason wherever none is left."""
+        those = [
+            Card(one.uuid, "w", "n", number, one.uuid)
+            for number, one in enumerate(FOUR)
+        ]
+        found = visible_cards.choose(those, chosen)
+        assert len(set(found.cards)) == len(found.cards)
+        assert set(found.cards) <= set(those)
+        assert found.cards or found.problems or found.unwanted
+        assert all(problem.isprintable() for problem in found.problems)
+
+
+class TestMemory:
+    """Readings of one card cost no others."""
+
+    def test_each_cards_memory_or_that_it_is_not_told(self, driver):
+        """Free, total, and words for the log."""
+        driver(
+            FakeCard(0, free=3 * GIB),
+            FakeCard(1, fails={"nvmlDeviceGetMemoryInfo": "Not Supported"}),
+        )
+        found = survey().cards
+        measured = cards.memory(found)
+        assert measured == {
+            "GPU-0000aaaa": Memory(3 * GIB, 24 * GIB),
+            found[1].gpu: None,
+        }
+        told = [cards.describe(card, measured[card.gpu]) for card in found]
+        assert told == [
+            "GPU 0: NVIDIA L4, 3.0 of 24.0 GiB free",
+            "GPU 1: NVIDIA L4, its memory is not told",
+        ]
+
+    def test_memory_is_untold_where_nvml_fails(self, driver):
+        """It is not nought."""
+        driver(FakeCard(0))
+        found = survey().cards
+        driver(fails=["nvmlInit"])
+        assert cards.memory(found) == {"GPU-0000aaaa": None}
+
+    def test_a_card_without_permission_costs_its_own_reading(self, driver):
+        """Before it cost all of them."""
+        refused = {"nvmlDeviceGetHandleByIndex": "Insufficient Permissions"}
+        driver(
+            FakeCard(0, fails=refused, processes={5: 9}),
+            FakeCard(1, processes={5: 100, 6: 7}),
+            FakeCard(2, processes={5: 1}),
+        )
+        assert cards.memory_by_process() == {5: 101, 6: 7}
+
+    def test_memory_that_is_not_told_is_unknown(self, driver):
+        """As on WSL; and half of it would be a wrong number."""
+        driver(FakeCard(0, processes={5: None, 6: 7}), FakeCard(1, processes={5: 3}))
+        assert cards.memory_by_process() == {6: 7}
+
+    @pytest.mark.parametrize(
+        "fails",
+        ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetComputeRunningProcesses"],
+    )
+    def test_a_driver_that_fails_tells_of_no_process(self, fails, driver):
+        """Nothing is raised."""
+        nvml = driver(FakeCard(0, processes={5: 9}), fails=[fails, "nvmlShutdown"])
+        assert cards.memory_by_process() == {}
+        assert nvml.open == 0
+
+
+def some(*free):
+    """Cards and their free memory in GiB, as a list that a test may change."""
+    those = [
+        visible_cards.Card(f"GPU-{n}", f"GPU {n}", "x", n, f"GPU-{n}")
+        for n in range(len(free))
+    ]
+    return those, {card.gpu: gib for card, gib in zip(those, free, strict=True)}
+
+
+def placement(those, free):
+    """Placement over cards whose memory a test changes."""
+
+    def measure(asked):
+        return {
+            card.gpu: None
+            if free[card.gpu] is None
+            else Memory(free[card.gpu] * GIB, GIB)
+            for card in asked
+        }
+
+    return Placement(those, measure)
+
+
+class TestPlacement:
+    """Models go where there is room."""
+
+    def test_a_model_goes_to_the_card_with_most_free_memory(self):
+        """Not to the next one by turns."""
+        placed = placement(*some(2, 9, 5))
+        assert placed.take("a", GIB).number == 1
+
+    def test_loads_side_by_side_count_what_the_others_are_about_to_take(self):
+        """Nothing of it can be measured yet."""
+        placed = placement(*some(10, 9))
+        taken = [placed.take(name, 2 * GIB).number for name in "abcd"]
+        assert taken == [0, 1, 0, 1]
+
+    def test_what_is_loaded_is_measured(self):
+        """Whatever was expected of it."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        assert placed.take("a", 8 * GIB).number == 0
+        placed.loaded("a", those[0])
+        assert placed.take("b", GIB).number == 0
+        free["GPU-0"] = 3
+        assert placed.take("c", GIB).number == 1
+
+    def test_a_model_stays_over_reloads(self):
+        """The new version beside the old one, wherever there is more room by then."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        assert placed.take("a", GIB).number == 0
+        placed.loaded("a", those[0])
+        free["GPU-0"] = 1
+        assert placed.take("a", GIB).number == 0
+        placed.loaded("a", those[0])
+        placed.left("a", those[0])
+        assert placed.take("a", GIB).number == 0
+
+    def test_a_reload_that_its_card_fails_tries_another(self):
+        """Where another program has filled it, say; the old version serves there."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        assert placed.take("a", GIB).number == 0
+        placed.loaded("a", those[0])
+        for number in (0, 1, 0, 1):
+            assert placed.take("a", GIB).number == number
+            placed.failed("a", those[number])
+        assert placed.take("a", GIB).number == 0
+        placed.failed("a", those[0])
+        assert placed.take("a", GIB).number == 1
+        placed.loaded("a", those[1])
+        placed.left("a", those[0])
+        assert placed.take("a", GIB).number == 1
+
+    def test_an_old_version_that_ends_leaves_what_the_new_one_is_about_to_take(self):
+        """They need not be on one card."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        placed.take("a", GIB)
+        placed.loaded("a", those[0])
+        placed.take("a", GIB)
+        placed.failed("a", those[0])
+        assert placed.take("a", 5 * GIB).number == 1
+        placed.left("a", those[0])
+        free["GPU-0"] = 6
+        assert placed.take("b", GIB).number == 0
+
+    def test_a_model_that_died_comes_back_where_it_was_if_there_is_room(self):
+        """Else it goes where there is."""
+        those, free = some(10, 9)
+        placed = placement(those, free)
+        placed.take("a", GIB)
+        placed.loaded("a", those[0])
+        placed.left("a", those[0])
+        free["GPU-1"] = 20
+        assert placed.take("a", GIB).number == 0
+        placed.left("a", those[0])
+        free["GPU-0"] = 0
+        assert placed.take("a", GIB).number == 1
+
+    def test_a_removed_model_frees_its_share(self):
+        """Neither its turn nor what it was expected to take stays."""
+        placed = placement(*some(10, 9))
+        placed.left("a", placed.take("a", 5 * GIB))
+        assert placed.take("b", GIB).number == 0
+
+    def test_a_model_whose_card_failed_it_tries_another(self):
+        """And the first again once all have failed."""
+        placed = placement(*some(10, 9))
+        for number in (0, 1, 0):
+            card = placed.take("a", GIB)
+            assert card.number == number
+            placed.failed("a", card)
+        assert placed.take("b", GIB).number == 0
+
+    def test_where_memory_is_not_told_turns_are_taken(self):
+        """By how many models a card has, so a removed one's turn is free again."""
+        those, free = some(None, 4)
+        placed = placement(those, free)
+        taken = [placed.take(name, GIB).number for name in "abc"]
+        assert taken == [0, 1, 0]
+        placed.left("b", those[1])
+        assert placed.take("d", GIB).number == 1
+
+    def test_without_cards_there_is_nothing_to_take(self):
+        """And nothing to leave."""
+        placed = Placement(())
+        assert placed.take("a", GIB) is None
+        for done in (placed.loaded, placed.left, placed.failed):
+            done("a", None)
+
+    def test_what_a_model_is_expected_to_take(self):
+        """By its file, or by the share that it may have."""
+        assert expected_bytes(100, 0) == (800 << 20) + 400
+        assert expected_bytes(100, 512) == (1312 << 20)
+
+
+class TestOneProcess:
+    """With ISOLATION=inline all models share the front's cards."""
+
+    def test_a_process_sees_all_cards_but_one_instance(self):
+        """CUDA shows no second MIG instance."""
+        those, _ = some(1, 1)
+        half = visible_cards.Card("MIG-1", "GPU 0 MIG 0", "x", 0, mig=True)
+        assert environment.together(those) == tuple(those)
+        assert environment.together([half, *those]) == (half,)
+        assert environment.together([those[0], half]) == (those[0],)
+
+    def test_they_are_named_before_tensorflow_is_imported(self, monkeypatch):
+        """Later it would look at them no more."""
+        import os
+        import sys
+
+        those, _ = some(1, 1)
+        monkeypatch.setattr(os, "environ", {})
+        environment.show(those)
+        tensorflow = "tensorflow" in sys.modules
+        assert ("CUDA_VISIBLE_DEVICES" in os.environ) is not tensorflow
+        monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+        environment.show(those)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-1"
+        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+class TestTheNodes:
+    """What keeps this user from a card."""
+
+    @pytest.fixture
+    def dev(self, bare):
+        """An empty /dev."""
+        (bare / "dev").mkdir()
+        (bare / "proc").mkdir()
+        return bare / "dev"
+
+    def test_nothing_is_no_sign(self, dev):
+        """A CPU box."""
+        assert not cuda.any_signs()
+        assert cuda.hindrance() == ""
+
+    def test_a_driver_without_nodes(self, dev, bare):
+        """A container that was not given its card."""
+        (bare / "proc" / "version").touch()
+        assert cuda.any_signs()
+        assert "--gpus all" in cuda.hindrance()
+
+    def test_nodes_that_may_not_be_opened(self, dev, monkeypatch):
+        """By rights, or by a device controller whatever the rights."""
+        for name in ("nvidia0", "nvidiactl", "nvidia-uvm", "null"):
+            (dev / name).touch()
+        assert cuda.hindrance() == ""
+        real = nodes.os.open
+
+        def refuse(path, *more):
+            if path.name == "nvidia0":
+                raise PermissionError(1, "Operation not permitted")
+            return real(path, *more)
+
+        monkeypatch.setattr(nodes.os, "open", refuse)
+        assert cuda.hindrance().startswith("/dev/nvidia0 cannot be opened")
+
+    def test_a_module_that_was_not_loaded(self, dev):
+        """As on a headless box after its start."""
+        for name in ("nvidia0", "nvidiactl"):
+            (dev / name).touch()
+        assert "/dev/nvidia-uvm is not there" in cuda.hindrance()
+        assert "nvidia-modprobe" in cuda.hindrance()
+
+    @pytest.mark.parametrize("shown", ["lib/libcuda.so.1", "drivers/nv_dispi.inf_a/x"])
+    def test_wsl_has_one_node(self, shown, dev, bare):
+        """It has none of the others; NVIDIA's driver lies where Windows's are."""
+        (dev / "dxg").touch()
+        file = bare / "wsl" / shown
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert cuda.any_signs()
+        assert cuda.hindrance() == ""
+
+    def test_wsl_without_nvidia_is_no_sign(self, dev, bare, driver):
+        """Its node is there for cards of every make, so nothing is warned of."""
+        (dev / "dxg").touch()
+        (bare / "wsl" / "drivers" / "iigd_dch.inf_amd64").mkdir(parents=True)
+        assert not cuda.any_signs()
+        driver(absent=True)
+        assert cards.survey({}) == Survey()
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [("550.54.14", "550.54.14"), (b"535.1", "535.1"), (None, "")],
+)
+def test_the_drivers_version_is_told_where_nvml_knows_it(monkeypatch, told, version):
+    """Old libraries give bytes; one that fails gives nothing."""
+    known = {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None}
+    known["nvmlSystemGetDriverVersion"] = lambda: told
+    known["NVMLError"] = RuntimeError
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**known))
+    assert cards.driver() == version
+    del known["nvmlInit"]
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**known))
+    assert cards.driver() == ""

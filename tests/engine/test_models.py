@@ -1,0 +1,284 @@
+"""One model: from an upload to its frame, and from its files to what serves."""
+
+import threading
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from modelserver import decoder
+from modelserver.core import errors
+from modelserver.core.findings import found
+from modelserver.engine import discovery
+from modelserver.engine.models import Loader
+from modelserver.engine.runners.cards import Survey
+from modelserver.runner.sessions import ModelSession
+from support import tiny_graphs
+from support.app_client import make_settings, photo
+from support.standin_gpu import a_gpu
+
+__all__ = ["a_gpu"]
+LIMIT = 4096
+SECONDS = 60
+
+
+@pytest.fixture
+def loaded(folder):
+    """A function that loads the model ``m`` of the folder, in this process."""
+    models = []
+
+    def load(graph, kind="classification", sidecar="", **environ):
+        ending = ".pb" if kind == "classification" else ".frozen.pb"
+        tiny_graphs.write(folder / f"m{ending}", graph)
+        if sidecar:
+            (folder / "m.json").write_text(sidecar)
+        (files,) = discovery.discover(folder, kind).models
+        models.append(Loader(make_settings(ISOLATION="inline", **environ))(files))
+        return models[-1]
+
+    yield load
+    for model in models:
+        model.close()
+
+
+def half_and_half(size=(100, 50)):
+    """A photo whose left half is red and whose right half is blue."""
+    import io
+
+    from PIL import Image
+
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[:, : size[0] // 2, 0] = 255
+    pixels[:, size[0] // 2 :, 2] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("how", "corner"), [("stretch", 255), ("crop", 255), ("pad", 0)]
+)
+def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loaded):
+    """Stretched, cropped or padded; only that much goes to the runner."""
+    model = loaded(tiny_graphs.classifier(), sidecar=f'{{"resize": "{how}"}}')
+    frame, *photo_size, _, _ = model.prepare(half_and_half())
+    height, width = model.facts.signature.size
+    assert frame.pixels.shape == (height, width, 3)
+    assert photo_size == [100, 50]
+    assert frame.pixels[0, 0, 0] == corner
+    assert frame.pixels[height // 2, 0, 0] == 255
+    frame.release()
+
+
+def test_a_gray_model_gets_one_channel(loaded):
+    """Weighed as the eye does."""
+    model = loaded(tiny_graphs.gray_classifier())
+    frame, *_ = model.prepare(photo((0, 255, 0)))
+    assert frame.pixels.shape[2] == 1
+    assert frame.pixels[0, 0, 0] == 150
+    frame.release()
+
+
+def test_boxes_of_a_padded_photo_come_back_in_its_own_frame(loaded):
+    """The window is what the graph was shown."""
+    model = loaded(
+        tiny_graphs.echo_detector((None, 64, 64, 3)),
+        "detection",
+        '{"resize": "pad"}',
+    )
+    prepared = model.prepare(half_and_half())
+    assert prepared.window == pytest.approx((-0.5, 0.0, 1.5, 1.0))
+    prepared.frame.release()
+
+
+def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
+    """Never below twice the model's size; in full where FULL_DECODE asks."""
+    graph = tiny_graphs.resizing_detector((30, 40))
+    large = photo(size=(640, 480), form="JPEG")
+    frame, *photo_size, _, _ = loaded(graph, "detection").prepare(large)
+    assert frame.pixels.shape == (60, 80, 3)
+    assert photo_size == [640, 480]
+    frame.release()
+    frame, *_ = loaded(graph, "detection", FULL_DECODE=True).prepare(large)
+    assert frame.pixels.shape == (480, 640, 3)
+    frame.release()
+
+
+@pytest.mark.parametrize("kind", ["classification", "detection"])
+def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
+    kind, loaded, monkeypatch
+):
+    """However far it got, the room is there for the next."""
+    graph = {
+        "classification": tiny_graphs.classifier,
+        "detection": tiny_graphs.echo_detector,
+    }[kind]()
+    model = loaded(graph, kind, MAX_IMAGE_PIXELS=LIMIT, MAX_PIXELS_IN_FLIGHT=LIMIT)
+    damaged = photo(size=(60, 60), form="JPEG")[:-200]
+
+    def broken(*_args, **_options):
+        raise errors.UndecodableImage("broken")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder, "resize", broken)
+        for _ in range(5):
+            with pytest.raises(errors.UndecodableImage):
+                model.prepare(damaged)
+            if kind == "classification":
+                with pytest.raises(errors.UndecodableImage):
+                    model.prepare(photo(size=(60, 60)))
+    frame, *_ = model.prepare(photo(size=(60, 60)))
+    frame.release()
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """No room beside that of MAX_PIXELS_IN_FLIGHT."""
+    monkeypatch.setattr("modelserver.engine.models._FITTED_BYTES", 0)
+
+
+def test_images_in_flight_have_a_budget(narrow, loaded):
+    """One that finds no room is refused with 503, and fits later."""
+    model = loaded(
+        tiny_graphs.echo_detector(),
+        "detection",
+        MAX_IMAGE_PIXELS=LIMIT,
+        MAX_PIXELS_IN_FLIGHT=LIMIT,
+    )
+    first, *_ = model.prepare(photo(size=(60, 60)))
+    with pytest.raises(errors.Overloaded):
+        model.prepare(photo(size=(60, 60)))
+    first.release()
+    model.prepare(photo(size=(60, 60)))[0].release()
+
+
+def test_a_refused_frame_is_released(narrow, loaded):
+    """After closing nothing is taken, and nothing is kept."""
+    model = loaded(
+        tiny_graphs.echo_detector(),
+        "detection",
+        MAX_IMAGE_PIXELS=LIMIT,
+        MAX_PIXELS_IN_FLIGHT=LIMIT,
+    )
+    frame, *_ = model.prepare(photo(size=(60, 60)))
+    model._batcher.close(errors.ModelNotReady("m", "closing"))
+    with pytest.raises(errors.ModelNotReady):
+        model.submit(frame)
+    model.prepare(photo(size=(60, 60)))[0].release()
+
+
+def test_a_label_map_that_does_not_fit_is_warned_about(loaded, folder, caplog):
+    """With what to set."""
+    (folder / "m.labels.txt").write_text("\n".join("abcdefgh"))
+    caplog.set_level("INFO")
+    model = loaded(tiny_graphs.classifier())
+    assert "label_offset" in caplog.text
+    assert model.offset == 0
+
+
+def test_what_only_loading_shows_is_logged_and_told(
+    serving, folder, monkeypatch, caplog
+):
+    """A session's own findings stand before those that the front makes itself."""
+    doubt = msgspec.structs.replace(found("guessed", "m", "a doubt"), level="warning")
+
+    def open_and_find(session, *arguments):
+        opened(session, *arguments)
+        session.findings = (found("batch-one", "m", "an odd thing", "a remedy"), doubt)
+
+    opened = ModelSession.open
+    monkeypatch.setattr(ModelSession, "open", open_and_find)
+    tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
+    with caplog.at_level("INFO"):
+        client = serving("classification")
+    levels = {line.getMessage(): line.levelname for line in caplog.records}
+    assert levels["m: an odd thing"] == "INFO"
+    assert levels["m: a doubt"] == "WARNING"
+    told = client.get("/models/m").json["findings"]
+    assert [one["message"] for one in told[:2]] == ["an odd thing", "a doubt"]
+    assert len(told) > 2
+
+
+def test_on_a_gpu_photos_of_unlike_sizes_run_together(loaded, a_gpu):
+    """Where the graph resizes all to one size, so does the server before it."""
+    model = loaded(tiny_graphs.resizing_detector(), "detection", SLOTS=1, MAX_BATCH=4)
+    assert model.facts.sampling == "corner"
+    began, gate = threading.Event(), threading.Event()
+
+    def wait(_run, _frames):
+        began.set()
+        gate.wait(SECONDS)
+
+    a_gpu.fail = wait
+    colours = [(200, 10, 20), (30, 200, 40), (50, 60, 200), (240, 240, 240)]
+    sizes = [(40, 30), (64, 48), (100, 50), (33, 77)]
+    prepared = [model.prepare(photo(*one)) for one in zip(colours, sizes, strict=True)]
+    assert {one.frame.pixels.shape for one in prepared} == {(6, 8, 3)}
+    assert [(one.width, one.height) for one in prepared] == sizes
+    first = model.submit(prepared[0].frame)
+    assert began.wait(SECONDS)
+    others = [model.submit(one.frame) for one in prepared[1:]]
+    gate.set()
+    done = [future.result(SECONDS) for future in (first, *others)]
+    assert [one.batch for one in done] == [1, 3, 3, 3]
+    assert a_gpu.sizes[-2:] == [1, 4]
+    for one, colour in zip(done, colours, strict=True):
+        _, score, box = tiny_graphs.echoed(*colour)
+        assert one.result.outputs["scores"].flat[0] == pytest.approx(score)
+        assert one.result.outputs["boxes"].reshape(-1, 4)[0] == pytest.approx(box)
+
+
+def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):
+    """Its own resizer sees every pixel that was decoded."""
+    model = loaded(tiny_graphs.resizing_detector(), "detection", FULL_DECODE="true")
+    prepared = model.prepare(photo(size=(40, 30)))
+    assert prepared.frame.pixels.shape == (30, 40, 3)
+    prepared.frame.release()
+
+
+def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
+    """Also where it cannot be loaded, and whoever is at fault."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (files,) = discovery.discover(folder, "detection").models
+    calls, jobs = [], []
+
+    class Placed:
+        """Notes what is asked of it."""
+
+        def __getattr__(self, name):
+            return lambda *_: calls.append(name)
+
+    def opens(job, **_options):
+        jobs.append(job)
+        return SimpleNamespace(open=outcomes.pop(0), close=lambda: None)
+
+    def fails():
+        raise errors.DeviceFailed("GPU 0 failed")
+
+    def breaks():
+        raise errors.GraphError("no")
+
+    outcomes = [fails, breaks]
+    monkeypatch.setattr("modelserver.engine.models.ProcessRunner", opens)
+    loader = Loader(make_settings(GPU_MEMORY_MB=7), Survey((), ("no driver",)))
+    monkeypatch.setattr(loader, "_placement", Placed())
+    for _ in range(2):
+        with pytest.raises(errors.ModelError):
+            loader(files)
+    assert calls == ["take", "failed", "take", "left"]
+    assert (jobs[0].gpu, jobs[0].no_gpu, jobs[0].gpu_memory_mb) == (
+        None,
+        "no driver",
+        7,
+    )
+
+
+def test_a_closed_model_gives_its_share_back_once(loaded):
+    """However often it is closed."""
+    calls = []
+    model = loaded(tiny_graphs.classifier())
+    model._closed = lambda: calls.append("left")
+    model.close()
+    model.close()
+    assert calls == ["left"]

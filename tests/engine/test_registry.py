@@ -1,0 +1,328 @@
+"""The registry: loading, failing, dying, coming back and closing."""
+
+import gc
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelserver.core.errors import (
+    DeviceFailed,
+    GraphError,
+    LabelMapError,
+    ModelCrashed,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+)
+from modelserver.engine.catalogue import Registry, Stage
+from support.fake_models import SECONDS, FakeFiles, World, entry, stage
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def registry(world):
+    registry = Registry(
+        world.load,
+        hint=lambda: "Put models into the folder.",
+        loads=2,
+        clock=lambda: world.now,
+        look_s=0.001,
+    )
+    yield registry
+    world.gate.set()
+    registry.close()
+
+
+def test_a_model_serves_once_it_is_loaded(registry, world):
+    """Until then it is loading, and says so."""
+    world.gate.clear()
+    registry.add(FakeFiles("a"))
+    assert not registry.ready
+    with pytest.raises(ModelNotReady, match="'a' is loading"):
+        registry.get("a")
+    world.gate.set()
+    assert registry.wait(lambda r: r.ready, SECONDS)
+    assert registry.get("a") is world.models["a"]
+    assert entry(registry, "a").digest == "digest of a 1"
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are(registry):
+    """Or, where there is none, with what to do."""
+    with pytest.raises(ModelNotFound, match="Put models into the folder"):
+        registry.get("x")
+    for name in ("b", "a"):
+        registry.add(FakeFiles(name))
+    with pytest.raises(ModelNotFound, match=r"'x'. The models here are: a, b"):
+        registry.get("x")
+
+
+def test_two_models_of_one_name_are_refused(registry):
+    """A name is a key."""
+    registry.add(FakeFiles("a"))
+    with pytest.raises(ValueError, match="already"):
+        registry.add(FakeFiles("a"))
+
+
+def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, world):
+    """Ready does not wait for a model that cannot be."""
+    bad = FakeFiles("bad")
+    world.errors[bad] = GraphError("There is no image input.")
+    registry.add(bad)
+    registry.add(FakeFiles("good"))
+    assert registry.wait(lambda r: r.ready, SECONDS)
+    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert entry(registry, "bad").reason == "There is no image input."
+    with pytest.raises(ModelFailed, match="GET /models"):
+        registry.get("bad")
+    assert registry.get("good")
+
+
+def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, world):
+    """Its words go to the log only."""
+    bad = FakeFiles("bad")
+    world.errors[bad] = RuntimeError("secret")
+    registry.add(bad)
+    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert "secret" not in entry(registry, "bad").reason
+
+
+def test_a_failed_model_is_loaded_again_once_its_files_change(registry, world):
+    """And not before: a crash in warm-up waits for a new file."""
+    bad = FakeFiles("m")
+    world.errors[bad] = ModelCrashed("SIGSEGV while loading")
+    registry.add(bad)
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    world.now += 10_000
+    registry.put(replace(bad, version=2))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert world.loads == [1, 2]
+
+
+def test_a_model_that_dies_comes_back_after_a_second(registry, world):
+    """Meanwhile its requests get 503 with the time to wait."""
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    first = registry.get("m")
+    first.die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    with pytest.raises(ModelNotReady, match="restarting") as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 1.0
+    assert not entry(registry, "m").first
+    assert "SIGKILL" in entry(registry, "m").reason
+    world.now += 1
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.get("m") is not first
+    assert world.closed == ["m"]
+
+
+def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
+    """The model is FAILED with the signal's name and tried again after a minute."""
+    registry.add(FakeFiles("m"))
+    for wait_s in (1, 2):
+        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        registry.get("m").die()
+        assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+        world.now += wait_s
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    registry.get("m").die("SIGSEGV")
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert "SIGSEGV" in entry(registry, "m").reason
+    with pytest.raises(ModelFailed) as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 60.0
+    world.now += 60
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
+    """A new file is a new chance."""
+    files = FakeFiles("m")
+    registry.add(files)
+    for wait_s in (1, 2, 0):
+        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        registry.get("m").die()
+        assert registry.wait(lambda r: not stage("m", Stage.READY)(r), SECONDS)
+        world.now += wait_s
+    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    registry.put(replace(files, version=2))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModelCrashed("not ready in time"), "not ready in time"),
+        (GraphError("more than 500 MiB"), "more than 500 MiB"),
+        (RuntimeError("can't start new thread"), "internal error"),
+    ],
+)
+def test_what_served_before_is_tried_again_whatever_hindered_it(
+    error, words, registry, world
+):
+    """The very same files served before, so they are not at fault."""
+    files = FakeFiles("m")
+    registry.add(files)
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    world.errors[files] = error
+    registry.get("m").die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    world.now += 1
+    assert registry.wait(lambda r: words in entry(r, "m").reason, SECONDS)
+    del world.errors[files]
+    world.now += 2
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelCrashed("SIGKILL", from_outside=True),
+        OSError("too many open files"),
+        DeviceFailed("GPU 0 failed: its memory is full."),
+    ],
+    ids=["killed", "no descriptors", "a full card"],
+)
+def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
+    """Whoever kills a process, or a full machine, is not the graph's fault."""
+    files = FakeFiles("m")
+    world.errors[files] = error
+    registry.add(files)
+    assert registry.wait(lambda r: entry(r, "m").retry_at == 1.0, SECONDS)
+    assert not entry(registry, "m").first
+    del world.errors[files]
+    world.now += 1
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def unreadable(cause):
+    """A model's error whose cause is the system's."""
+    error = LabelMapError(Path("m.pbtxt"), None, "it cannot be read")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "passes"),
+    [
+        (OSError(24, "Too many open files"), True),
+        (FileNotFoundError(2, "No such file"), False),
+        (ValueError("no label map"), False),
+    ],
+)
+def test_a_file_that_could_not_be_read_is_read_again(cause, passes, registry, world):
+    """One that is gone, or is none, waits for the next look at the folder."""
+    files = FakeFiles("m")
+    world.errors[files] = unreadable(cause)
+    registry.add(files)
+    wanted = Stage.LOADING if passes else Stage.FAILED
+    assert registry.wait(lambda r: entry(r, "m").reason, SECONDS)
+    assert entry(registry, "m").stage is wanted
+    assert (entry(registry, "m").retry_at is not None) == passes
+
+
+def test_a_model_that_no_thread_can_look_after_is_not_there(
+    registry, world, monkeypatch
+):
+    """Whoever told of it may tell of it again."""
+
+    def none(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", none)
+        with pytest.raises(RuntimeError):
+            registry.put(FakeFiles("m"))
+    assert list(registry) == []
+    registry.put(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+
+
+def test_the_wait_for_a_model_includes_its_load(registry, world):
+    """Come back when it is there, not when it begins."""
+
+    def slowly(files):
+        world.now += 7
+        return world.load(files)
+
+    registry._supervisor._loader = slowly
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    registry.get("m").die()
+    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    with pytest.raises(ModelNotReady) as refused:
+        registry.get("m")
+    assert refused.value.retry_after_s == 8.0
+
+
+def test_no_more_models_load_at_once_than_allowed(registry, world):
+    """Two here."""
+    world.gate.clear()
+    for number in range(5):
+        registry.add(FakeFiles(f"m{number}"))
+    world.gate.set()
+    assert registry.wait(lambda r: all(e.stage is Stage.READY for e in r), SECONDS)
+    assert 1 <= world.most <= 2
+
+
+def test_closing_goes_backwards_and_survives_a_failing_close(registry, world):
+    """Every model is closed, the last that came first."""
+    for name in ("a", "b", "c"):
+        registry.add(FakeFiles(name))
+        assert registry.wait(stage(name, Stage.READY), SECONDS)
+    world.models["b"].error = OSError("stuck")
+    registry.close()
+    registry.close()
+    assert world.closed == ["c", "b", "a"]
+    with pytest.raises(ModelNotReady, match="closed"):
+        registry.get("a")
+    with pytest.raises(ValueError, match="closed"):
+        registry.add(FakeFiles("d"))
+
+
+def test_a_model_that_gets_ready_while_closing_is_closed_too(world):
+    """A load under way cannot be stopped, but its result is not kept."""
+    world.gate.clear()
+    closed = threading.Event()
+    with Registry(world.load, clock=lambda: world.now, look_s=0.001) as registry:
+        registry.add(FakeFiles("m"))
+        while not world.loads:
+            closed.wait(0.001)
+        registry.close()
+        world.gate.set()
+        entry(registry, "m").thread.join(SECONDS)
+    assert world.closed == ["m"]
+
+
+def test_a_registry_that_was_never_used_closes_quietly(world):
+    """As in a process that only starts others."""
+    with Registry(world.load):
+        pass
+    assert world.closed == []
+
+
+def test_a_registry_that_is_dropped_open_warns(world):
+    """Whoever opens, closes."""
+    registry = Registry(world.load)
+    registry.add(FakeFiles("m"))
+    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    with pytest.warns(ResourceWarning, match="dropped open"):
+        registry.__del__()
+    registry.close()
+    gc.collect()
+
+
+def test_the_stand_ins_are_true_to_discovery():
+    """They have what its own values have."""
+    from modelserver.engine.discovery import ModelFiles
+
+    files = ModelFiles("m", "detection", Path("m.frozen.pb"), None, None)
+    for name in ("name", "kind", "stamp", "digest", "identity"):
+        assert hasattr(files, name)
+        assert hasattr(FakeFiles("m"), name)

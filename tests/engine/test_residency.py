@@ -1,0 +1,181 @@
+"""The registry: more models in the folder than may be in memory."""
+
+import pytest
+
+from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady
+from modelserver.engine.catalogue import Registry, Stage
+from support.fake_models import SECONDS, FakeFiles, World, entry, stage, stages
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def registry(world):
+    registry = Registry(
+        world.load,
+        loads=2,
+        most=2,
+        clock=lambda: world.now,
+        look_s=0.001,
+        drain_s=30,
+        stay_s=10,
+    )
+    yield registry
+    world.gate.set()
+    registry.close()
+    assert all(model.closes == 1 for model in world.all)
+
+
+@pytest.fixture
+def three(registry):
+    """Three models, of which the first two are in memory."""
+    for name in ("a", "b", "c"):
+        registry.add(FakeFiles(name))
+    for name in ("a", "b"):
+        assert registry.wait(stage(name, Stage.READY), SECONDS)
+
+
+def ask(registry, name):
+    """Ask for a model that is not in memory."""
+    with pytest.raises(ModelNotReady, match="is being loaded"):
+        registry.get(name)
+
+
+def test_the_first_by_name_are_loaded_at_the_start(registry, world, three):
+    """The others wait to be asked for, and the server is ready without them."""
+    assert stages(registry) == {
+        "a": Stage.READY,
+        "b": Stage.READY,
+        "c": Stage.UNLOADED,
+    }
+    assert registry.ready
+    assert sorted(world.models) == ["a", "b"]
+
+
+def test_a_request_has_a_model_loaded_in_place_of_the_least_used(
+    registry, world, three
+):
+    """It is told when to come back, and then it is answered."""
+    world.now += 10
+    registry.get("a")
+    world.now += 1
+    entry(registry, "b").load_s = 4.0
+    with pytest.raises(ModelNotReady) as refused:
+        registry.get("c")
+    assert refused.value.retry_after_s == 4.0
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert stages(registry)["b"] is Stage.UNLOADED
+    assert world.closed == ["b"]
+    ask(registry, "b")
+    world.now += 10
+    assert registry.wait(stage("b", Stage.READY), SECONDS)
+    assert stages(registry)["a"] is Stage.UNLOADED
+
+
+def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, three):
+    """Even where it was asked for longer ago."""
+    with registry.lease("a"):
+        world.now += 10
+        registry.get("b")
+        ask(registry, "c")
+        assert registry.wait(stage("b", Stage.UNLOADED), SECONDS)
+        assert stages(registry)["a"] is Stage.READY
+
+
+def test_a_model_in_use_finishes_what_it_has_begun(registry, world, three):
+    """Where all are in use, the least recently used one drains."""
+    with registry.lease("a"):
+        with registry.lease("b"):
+            world.now += 10
+            ask(registry, "c")
+            assert registry.wait(stage("a", Stage.DRAINING), SECONDS)
+            with pytest.raises(ModelNotReady, match="draining"):
+                registry.get("a")
+        assert world.closed == []
+        assert stages(registry)["b"] is Stage.READY
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert world.closed == ["a"]
+
+
+def test_a_model_keeps_its_place_for_a_while(registry, world, three):
+    """Or two models that are asked for in turn would do nothing but load."""
+    world.now += 9
+    ask(registry, "c")
+    ask(registry, "c")
+    assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
+    assert stages(registry)["c"] is Stage.UNLOADED
+    world.now += 1
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+
+
+def test_who_was_asked_for_first_is_loaded_first(registry, world, three):
+    """No model waits for ever."""
+    registry.add(FakeFiles("d"))
+    ask(registry, "d")
+    world.now += 5
+    ask(registry, "c")
+    assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
+    assert stages(registry)["c"] is Stage.UNLOADED
+    world.gate.clear()
+    world.now += 5
+    assert registry.wait(stage("d", Stage.LOADING), SECONDS)
+    world.gate.set()
+    assert registry.wait(stage("d", Stage.READY), SECONDS)
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+
+
+def test_a_model_that_cannot_be_loaded_takes_no_place(registry, world):
+    """It leaves it to whoever is asked for."""
+    world.errors[FakeFiles("a")] = GraphError("bad")
+    world.gate.clear()
+    for name in ("a", "b", "c"):
+        registry.add(FakeFiles(name))
+    world.gate.set()
+    assert registry.wait(stage("a", Stage.FAILED), SECONDS)
+    ask(registry, "c")
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    with pytest.raises(ModelFailed):
+        registry.get("a")
+    registry.put(FakeFiles("a", 2))
+    assert registry.wait(stage("a", Stage.UNLOADED), SECONDS)
+    assert world.closed == []
+
+
+def test_a_change_of_an_unloaded_models_files_waits_for_a_request(
+    registry, world, three
+):
+    """And then the new ones are loaded."""
+    registry.put(FakeFiles("c", 2))
+    assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
+    assert stages(registry)["c"] is Stage.UNLOADED
+    world.now += 10
+    ask(registry, "c")
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.get("c").files.version == 2
+
+
+def test_a_model_that_is_new_takes_a_free_place_only(registry, world, three):
+    """A file that is copied there has nobody else unloaded."""
+    registry.put(FakeFiles("d"))
+    assert stages(registry)["d"] is Stage.UNLOADED
+    registry.remove("a")
+    assert registry.wait(lambda r: "a" not in stages(r), SECONDS)
+    registry.put(FakeFiles("e"))
+    assert registry.wait(stage("e", Stage.READY), SECONDS)
+
+
+def test_an_open_circuit_gives_its_place_away(registry, world, three):
+    """It is tried again where there is one when its time has come."""
+    for wait_s in (1, 2, 0):
+        assert registry.wait(stage("a", Stage.READY), SECONDS)
+        registry.get("a").die()
+        assert registry.wait(lambda r: not stage("a", Stage.READY)(r), SECONDS)
+        world.now += wait_s
+    assert registry.wait(stage("a", Stage.FAILED), SECONDS)
+    ask(registry, "c")
+    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    world.now += 60
+    assert registry.wait(stage("a", Stage.UNLOADED), SECONDS)

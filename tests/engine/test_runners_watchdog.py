@@ -1,0 +1,149 @@
+"""What a runner's process is ended for, without a process and without waiting."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserver.engine.runners.watchdog import SILENCE_S, Signs, Task, Watchdog
+from support.app_client import SECONDS
+
+MIB = 1 << 20
+
+
+class Looked:
+    """A process that does what a test says, at a time that a test says."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.signs = Signs((), None, unread=False, memory=0, memory_limit=MIB)
+        self.dog = Watchdog("w", self.look, self.kill, clock=lambda: self.now)
+        self.killed = []
+
+    def look(self):
+        """Give the signs."""
+        return self.signs
+
+    def kill(self, reason):
+        """Note the reason."""
+        self.killed.append(reason)
+
+    def after(self, seconds, **signs):
+        """Look every second, so long, and give the first reason there is."""
+        self.signs = self.signs._replace(**signs)
+        for _ in range(int(seconds)):
+            self.now += 1
+            if reason := self.dog.verdict():
+                return reason
+        return None
+
+
+@pytest.fixture
+def looked():
+    return Looked()
+
+
+def run(number=1, limit_s=60.0):
+    return Task(number, limit_s, f"run {number} took too long")
+
+
+def test_a_task_that_takes_too_long_is_told_by_its_sentence(looked):
+    """Counted from the first look at it, so never too early."""
+    assert looked.after(61, tasks=[run()]) is None
+    assert looked.after(1) == "run 1 took too long"
+
+
+def test_each_task_has_a_time_of_its_own(looked):
+    """However many come one after the other, or overlap."""
+    for number in range(20):
+        assert looked.after(30, tasks=[run(number), run(number + 1)]) is None
+    assert looked.after(10, tasks=[run(20), run(21)]) is None
+    assert looked.after(30, tasks=[run(20), run(22)]) == "run 20 took too long"
+
+
+def test_a_task_that_waits_behind_another_is_not_counted(looked):
+    """Only what the runner says is running is."""
+    assert looked.after(50, tasks=[run(1)]) is None
+    assert looked.after(50, tasks=[run(2)]) is None
+    assert looked.after(12, tasks=[run(2)]) == "run 2 took too long"
+
+
+def test_silence_is_told_only_of_one_that_should_speak(looked):
+    """One that loads need not; one that spoke lately is not silent."""
+    assert looked.after(1000) is None
+    assert looked.after(SILENCE_S, heard_s=looked.now) is None
+    assert "no sign of life for 10 s" in looked.after(1)
+
+
+def test_what_lies_unread_is_an_excuse_but_not_for_ever(looked):
+    """It may be the answer; a process that chatters on is ended nevertheless."""
+    assert looked.after(119, tasks=[run()], unread=True) is None
+    assert looked.after(3) == "run 1 took too long"
+    looked = Looked()
+    assert looked.after(2 * SILENCE_S, heard_s=looked.now, unread=True) is None
+    assert "no sign of life" in looked.after(1)
+
+
+def test_a_front_that_stood_still_holds_nothing_against_the_process(looked):
+    """After a stop of our own, all times start anew."""
+    assert looked.after(30, tasks=[run()], heard_s=looked.now + 30) is None
+    looked.now += 3600
+    assert looked.after(SILENCE_S) is None
+    assert looked.after(60, heard_s=looked.now + 60) == "run 1 took too long"
+
+
+def test_memory_is_told_at_once_and_in_mib(looked):
+    """With the setting's name; what is at the limit is within it."""
+    assert looked.after(1, memory=MIB) is None
+    reason = looked.after(1, memory=3 * MIB, unread=True)
+    assert reason == (
+        "it used 3 MiB of memory, more than the 1 MiB allowed (MODEL_MEMORY_MB)"
+    )
+
+
+def test_its_thread_kills_once_and_ends():
+    """With the reason; a look after that never comes."""
+    signs = Signs((), None, unread=False, memory=2 * MIB, memory_limit=MIB)
+    killed, reasons = threading.Event(), []
+
+    def kill(reason):
+        reasons.append(reason)
+        killed.set()
+
+    Watchdog("w", lambda: signs, kill, tick_s=0.001).start()
+    assert killed.wait(SECONDS)
+    assert len(reasons) == 1
+
+
+def test_one_that_is_stopped_kills_nothing():
+    """Not even what it is just looking at."""
+    looking, stopped, killed = threading.Event(), threading.Event(), []
+
+    def look():
+        looking.set()
+        assert stopped.wait(SECONDS)
+        return Signs((), None, unread=False, memory=2 * MIB, memory_limit=MIB)
+
+    dog = Watchdog("test-stopped", look, killed.append, tick_s=0.001)
+    dog.start()
+    assert looking.wait(SECONDS)
+    (thread,) = (t for t in threading.enumerate() if t.name == "test-stopped")
+    dog.stop()
+    stopped.set()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert killed == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.5, 4)), max_size=60))
+def test_no_task_is_ended_before_its_time(steps):
+    """Whatever comes and goes, and whenever it is looked at."""
+    looked, began = Looked(), {}
+    for number, seconds in steps:
+        looked.now += seconds
+        began = {number: began.get(number, looked.now)}
+        looked.signs = looked.signs._replace(tasks=[run(number, 5.0)])
+        reason = looked.dog.verdict()
+        took = looked.now - began[number]
+        assert (reason is not None) == (took > 5.0)

@@ -1,0 +1,114 @@
+"""The worker, over real sockets: kept connections, and what gunicorn itself refuses."""
+
+import json
+import re
+import socket
+
+import pytest
+
+from support import tiny_graphs
+from support.app_client import SECONDS, form, photo
+from support.servers import started
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with one echoing detector."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    with started(
+        "app.py",
+        folder=folder,
+        uploads=tmp_path_factory.mktemp("pics"),
+        tmp_path=tmp_path_factory.mktemp("server"),
+    ) as running:
+        running.wait()
+        yield running
+
+
+def talk(server, *pieces):
+    """Send bytes on one connection and give all that comes until it is closed."""
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address, timeout=SECONDS) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    return answer
+
+
+def request(body, *headers, path="/detect"):
+    """A POST of a form, as bytes."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: multipart/form-data; boundary=edge-of-a-part",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def test_a_connection_that_is_kept_answers_each_request_in_turn(server):
+    """Far more than a thread stays for, some of them sent together."""
+    reds = [index % 256 for index in range(200)]
+    bodies = [form({"modelname": "m"}, photo((red, 0, 0))) for red in reds]
+    requests = [request(body, f"Content-Length: {len(body)}") for body in bodies]
+    last = request(b"", "Content-Length: 0", "Connection: close", path="/livez")
+    answers = talk(server, *requests, last)
+    classes = [int(word) for word in re.findall(rb'"class":(\d+)', answers)]
+    assert classes == [tiny_graphs.echoed(red, 0, 0)[0] for red in reds]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 99 + b"\r\n", 431),
+        (request(b"", "Content-Length: x"), 400),
+        (request(b"", "Expect: miracles"), 417),
+    ],
+    ids=["line", "long line", "long header", "many headers", "length", "expect"],
+)
+def test_what_gunicorn_refuses_is_a_problem_too(sent, status, server):
+    """In the same form as all errors, with an id, and nothing of it echoed."""
+    head, _, body = talk(server, sent).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"Content-Type: application/problem+json" in head
+    assert b"X-Request-Id: " in head
+    assert b"Server-Timing: " in head
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["error"] == problem["detail"]
+    assert b"nonsense" not in body
+
+
+@pytest.mark.parametrize("size", [b"0x5", b"-5", b"g", b"5\r\nhello"])
+def test_a_chunk_of_no_size_is_a_bad_request(size, server):
+    """Not an error of the server's."""
+    body = size + b"\r\nhello\r\n"
+    answer = talk(
+        server, request(body, "Transfer-Encoding: chunked", "Connection: close")
+    )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+
+
+def test_a_body_in_chunks_is_read_like_any_other(server):
+    """As curl sends what it reads from a pipe."""
+    whole = form({"modelname": "m"}, photo((100, 0, 0)))
+    chunks = b"".join(
+        f"{len(part):x}\r\n".encode() + part + b"\r\n"
+        for part in (whole[:50], whole[50:])
+    )
+    answer = talk(
+        server,
+        request(
+            chunks + b"0\r\n\r\n", "Transfer-Encoding: chunked", "Connection: close"
+        ),
+    )
+    assert b'"class":11' in answer

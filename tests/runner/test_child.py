@@ -1,0 +1,390 @@
+"""The runner's process, from inside: its messages, without a process."""
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+
+import msgspec
+import numpy as np
+import pytest
+
+from modelserver.core import errors, process_limits
+from modelserver.core.channels import Channel
+from modelserver.core.frames import Arena, attach
+from modelserver.core.messages import (
+    Alive,
+    Facts,
+    Imported,
+    Job,
+    LoadError,
+    Place,
+    Ran,
+    Reply,
+    Run,
+    RunError,
+    Said,
+)
+from modelserver.runner import child
+from support import tiny_graphs
+from support.app_client import SECONDS
+
+
+class FakeSession:
+    """Answers an image with its mean; refuses one that is all zero."""
+
+    slots = 1
+    first = False
+
+    def is_first(self, frames):
+        return self.first
+
+    def run(self, frames):
+        means = [float(frame.mean()) for frame in frames]
+        if 0.0 in means:
+            raise errors.OutOfMemory from ValueError("the device is full")
+        return [{"scores": np.array([mean], np.float32)} for mean in means]
+
+
+def pair():
+    """Both ends of a socket, as channels."""
+    return tuple(map(Channel, socket.socketpair()))
+
+
+@pytest.fixture
+def front():
+    """The front's end of a socket, an arena, and a child at the other end."""
+    ours, theirs = pair()
+    arena = Arena(1 << 20)
+    arena.open()
+    yield ours, arena, child.Child(theirs, attach(arena.descriptor))
+    ours.close()
+    theirs.close()
+    arena.close()
+
+
+def ask(connection, message):
+    """Send a message and give the reply."""
+    connection.send(msgspec.msgpack.encode(message))
+    return answer(connection)
+
+
+def answer(connection):
+    """Give the next message that answers something."""
+    while True:
+        reply = msgspec.msgpack.decode(connection.receive(), type=Reply)
+        if not isinstance(reply, Imported | Alive | Said):
+            return reply
+
+
+@pytest.fixture(autouse=True)
+def no_limits(monkeypatch):
+    """Note the limits that would be set; they are for a process of its own."""
+    calls = []
+    names = ("forbid_core_dumps", "limit_loading", "lift_loading", "lift_all")
+    for name in (*names, "limit_files"):
+        monkeypatch.setattr(
+            process_limits, name, lambda *_, name=name: calls.append(name)
+        )
+    return calls
+
+
+def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
+    """And says what it found."""
+    ours, _, inside = front
+    graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.echo_detector())
+    job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
+    ours.send(msgspec.msgpack.encode(job))
+    session = inside.load()
+    first = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    assert isinstance(first, Imported)
+    facts = answer(ours)
+    assert isinstance(facts, Facts)
+    assert facts.signature.kind == "detection"
+    session.close()
+    assert no_limits == ["limit_loading", "lift_loading"]
+
+
+def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
+    """In a message, not in a traceback."""
+    ours, _, inside = front
+    graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.saved_model())
+    job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    reply = answer(ours)
+    assert isinstance(reply, LoadError)
+    assert "SavedModel" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "words"), [(False, "MODEL_MEMORY_MB"), (True, "the device is full")]
+)
+def test_a_child_tells_when_memory_did_not_do(
+    on_gpu, words, front, monkeypatch, no_limits
+):
+    """Its own limit on a CPU, by name; on a GPU it sets none, and it is the device."""
+    ours, _, inside = front
+
+    def full(_job, chosen):
+        chosen(on_gpu)
+        kind = errors.DeviceFailed if on_gpu else errors.GraphError
+        raise kind("the device is full") from errors.OutOfMemory()
+
+    monkeypatch.setattr(child, "open_session", full)
+    # A card that was given and is not used: the CPU's limits hold.
+    job = Job(name="m", kind="detection", graph="x", sidecar=None, gpu="0")
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    reply = answer(ours)
+    assert words in reply.reason
+    assert reply.kind == ("device" if on_gpu else "files")
+    assert ("MODEL_MEMORY_MB" in reply.reason) is not on_gpu
+    assert no_limits[0] == ("limit_files" if on_gpu else "limit_loading")
+
+
+def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monkeypatch):
+    """Every later run would fail, too."""
+
+    class Lost(FakeSession):
+        """A session whose card is gone."""
+
+        def is_first(self, frames):
+            return False
+
+        def run(self, frames):
+            raise errors.RunnerDied from ValueError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    class EndedError(Exception):
+        """Stands for the end of the process."""
+
+    def end(code):
+        raise EndedError(code)
+
+    ours, _, inside = front
+    monkeypatch.setattr(os, "_exit", end)
+    ours.send(msgspec.msgpack.encode(Run(7, [])))
+    with pytest.raises(EndedError, match="75"):
+        inside.work(Lost())
+    reply = answer(ours)
+    assert (reply.number, reply.lost, reply.out_of_memory) == (7, True, False)
+    assert "ILLEGAL_ADDRESS" in reply.reason
+
+
+def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
+    """A MemoryError out of TensorFlow or Python is the same."""
+    ours, _, inside = front
+
+    def full(_job, chosen):
+        chosen(False)
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(child, "open_session", full)
+    job = Job(name="m", kind="detection", graph="x", sidecar=None, memory_mb=77)
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    assert "77 MiB" in answer(ours).reason
+
+
+def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
+    """Results carry the run's number; a failed run is told and survived."""
+    ours, arena, inside = front
+    worker = threading.Thread(target=inside.work, args=(FakeSession(),))
+    worker.start()
+    places = []
+    for colour in (7, 9, 0):
+        frame = arena.allocate((4, 5, 3))
+        frame.pixels[:] = colour
+        places.append(Place(frame.offset, frame.pixels.shape))
+    reply = ask(ours, Run(41, places[:2]))
+    assert isinstance(reply, Ran)
+    assert reply.number == 41
+    means = [one["scores"].unpack().tolist() for one in reply.outputs]
+    assert means == [[7.0], [9.0]]
+    reply = ask(ours, Run(42, places[2:]))
+    assert isinstance(reply, RunError)
+    assert (reply.number, reply.out_of_memory) == (42, True)
+    assert reply.reason == "the device is full"
+    ours.close()
+    worker.join(SECONDS)
+    assert not worker.is_alive()
+
+
+def test_a_first_run_of_its_shape_is_told(front):
+    """So that the front does not take its time for the usual one."""
+    _, arena, inside = front
+    frame = arena.allocate((4, 5, 3))
+    frame.pixels[:] = 7
+    session = FakeSession()
+    for session.first in (False, True):
+        message = Run(5, [Place(frame.offset, frame.pixels.shape)])
+        assert decoded(inside.answer(session, message)).first is session.first
+
+
+def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
+    """It is told in words, instead of bytes that mean nothing to others."""
+
+    class Texts(FakeSession):
+        """A session whose graph answers with text."""
+
+        def run(self, frames):
+            return [{"classes": np.array([b"cat"], object)}]
+
+    _, _, inside = front
+    reply = decoded(inside.answer(Texts(), Run(5, [])))
+    assert isinstance(reply, RunError)
+    assert (reply.number, reply.out_of_memory) == (5, False)
+    assert "no array of numbers" in reply.reason
+
+
+def decoded(data):
+    """The reply in a message."""
+    return msgspec.msgpack.decode(data, type=Reply)
+
+
+@pytest.mark.parametrize(
+    ("error", "full", "words"),
+    [
+        (MemoryError(), True, "not enough memory"),
+        (ZeroDivisionError("by nought"), False, "ZeroDivisionError: by nought"),
+    ],
+)
+def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
+    """And the thread that ran it takes the next."""
+
+    class Broken:
+        """A session that fails in a way of its own."""
+
+        def is_first(self, frames):
+            return False
+
+        def run(self, frames):
+            raise error
+
+    ours, _, inside = front
+    worker = threading.Thread(target=inside.work, args=(Broken(),))
+    worker.start()
+    for number in (1, 2):
+        reply = ask(ours, Run(number, []))
+        assert isinstance(reply, RunError)
+        assert (reply.number, reply.out_of_memory) == (number, full)
+        assert words in reply.reason
+    ours.close()
+    worker.join(SECONDS)
+    assert not worker.is_alive()
+
+
+def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
+    """The process lives on."""
+    monkeypatch.setattr(child, "MAX_BYTES", 50)
+    _, arena, inside = front
+    frame = arena.allocate((8, 8, 3))
+    frame.pixels[:] = 7
+    place = Place(frame.offset, (8, 8, 3))
+    reply = decoded(inside.answer(FakeSession(), Run(5, [place])))
+    assert isinstance(reply, RunError)
+    assert "more than 50" in reply.reason
+
+
+def test_log_lines_go_through_the_socket_and_are_cut(front):
+    """With their level; without a front they are lost and nothing else."""
+    ours, _, inside = front
+    sender = child.Sender(inside)
+    record = logging.LogRecord(
+        "modelserver.x", logging.WARNING, "x.py", 1, "%s!", ("y" * 9000,), None
+    )
+    sender.emit(record)
+    said = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    assert isinstance(said, Said)
+    assert (said.level, said.text) == (logging.WARNING, "y" * 2000)
+    ours.close()
+    sender.emit(record)
+
+
+def test_a_lost_card_stays_lost_whatever_fails_beside_it():
+    """Another slot's run may be out of memory before the first one's thread looks."""
+    ours, theirs = pair()
+    inside = child.Child(theirs, np.zeros(12, np.uint8))
+    failures = iter([errors.RunnerDied(), errors.OutOfMemory()])
+
+    class Failing(FakeSession):
+        def run(self, _frames):
+            raise next(failures)
+
+    for number in range(2):
+        inside.answer(Failing(), Run(number, [Place(0, (2, 2, 3))]))
+    assert inside._lost
+    ours.close()
+    theirs.close()
+
+
+def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
+    """Whatever its other threads are doing."""
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    ours, theirs = pair()
+    monkeypatch.setattr(child, "_BEAT_S", 0.01)
+    inside = child.Child(theirs, np.zeros(1, np.uint8))
+    watcher = threading.Thread(target=inside.watch)
+    watcher.start()
+    # It says that it lives, as long as there is somebody to hear it.
+    for _ in range(3):
+        beat = msgspec.msgpack.decode(ours.receive(), type=Reply)
+        assert isinstance(beat, Alive)
+    assert ended == []
+    ours.close()
+    watcher.join(SECONDS)
+    assert ended == [0]
+    theirs.close()
+
+
+def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
+    """The whole of it, for a model that fails and for one that serves."""
+    handlers = []
+    monkeypatch.setattr(signal, "signal", lambda number, _: handlers.append(number))
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    tied = []
+    # This process is to outlive whoever started it.
+    monkeypatch.setattr(
+        child.process_limits, "end_with_parent", lambda: tied.append(True)
+    )
+    for graph in (tiny_graphs.saved_model(), tiny_graphs.echo_detector()):
+        path = tiny_graphs.write(tmp_path / "m.pb", graph)
+        job = Job(name="m", kind="detection", graph=str(path), sidecar=None)
+        ours, theirs = pair()
+        arena = Arena(1 << 20)
+        arena.open()
+        ours.send(msgspec.msgpack.encode(job))
+        entry = threading.Thread(
+            target=child.main,
+            args=(os.dup(theirs.fileno()), arena.descriptor),
+        )
+        entry.start()
+        theirs.close()
+        reply = answer(ours)
+        if isinstance(reply, Facts):
+            frame = arena.allocate((8, 8, 3))
+            frame.pixels[:] = 100
+            assert isinstance(ask(ours, Run(1, [Place(frame.offset, (8, 8, 3))])), Ran)
+        ours.close()
+        watchers = [one for one in threading.enumerate() if one.name == "watch"]
+        for thread in (entry, *watchers):
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+        arena.close()
+    assert tied == [True, True]
+    assert {signal.SIGINT, signal.SIGTERM} <= set(handlers)
+
+
+def test_a_machine_where_nothing_can_be_written_is_no_hindrance(monkeypatch):
+    """TensorFlow asks for a temporary folder when it is imported, and uses none."""
+
+    def none():
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    child.import_tensorflow()
+    assert tempfile.tempdir == os.sep

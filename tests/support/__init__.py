@@ -1,0 +1,1 @@
+"""What tests share: graphs, servers, clients and stand-ins."""

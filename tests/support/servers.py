@@ -1,0 +1,170 @@
+"""Real servers for the slow tests: started as an operator starts them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120
+
+
+class Server:
+    """A started server.
+
+    Attributes:
+        url: where it listens.
+        front: process id of the worker that holds the socket, once it is ready.
+    """
+
+    def __init__(self, process, port, out):
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._out = out
+
+    @property
+    def stdout(self):
+        """All that it has printed so far."""
+        return self._out.read_text()
+
+    def wait(self, path="/readyz", statuses=(200,)):
+        """Wait until a path answers with one of some statuses."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            assert self.process.poll() is None, "the server has ended"
+            try:
+                response = httpx.get(self.url + path, timeout=10)
+            except httpx.TransportError:
+                response = None
+            if response is not None and response.status_code in statuses:
+                return response
+            time.sleep(0.02)
+        raise AssertionError(f"{path} did not answer {statuses}")
+
+    def post(self, path, model, file, name="photo.jpg", **options):
+        """POST a photo as curl does."""
+        return httpx.post(
+            self.url + path,
+            data={"modelname": model},
+            files={"file": (name, file)},
+            timeout=SECONDS,
+            **options,
+        )
+
+    def descendants(self):
+        """Process ids of its worker and the worker's runners."""
+        found, fresh = set(), {self.process.pid}
+        while fresh:
+            fresh = {
+                child for pid in fresh for child in children(pid) if child not in found
+            }
+            found |= fresh
+        return found
+
+    def runners(self):
+        """Process ids of the models' processes."""
+        return {
+            pid
+            for pid in self.descendants()
+            if b"modelserver.runner.child" in command(pid)
+        }
+
+    def end(self, number=signal.SIGTERM):
+        """Send a signal and wait; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(SECONDS)
+
+
+def children(pid):
+    """Process ids of a process's children, in all its threads."""
+    found = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(word) for word in tasks.read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def command(pid):
+    """Command line of a process, empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def alive(pid):
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition, what, seconds=SECONDS):
+    """Wait until a condition holds, within a bound that is generous by default."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+@contextmanager
+def started(
+    *arguments,
+    folder,
+    uploads,
+    tmp_path,
+    python=sys.executable,
+    cwd=ROOT,
+    **environ,
+):
+    """Start a server on a free port, in the project's folder; end it after the test."""
+    out = tmp_path / "stdout"
+    err = tmp_path / "stderr"
+    environment = {
+        **os.environ,
+        "MODEL_FOLDER": str(folder),
+        "UPLOAD_FOLDER": str(uploads),
+        "PORT": "0",
+        **{name: str(value) for name, value in environ.items()},
+    }
+    with out.open("wb") as stdout, err.open("wb") as stderr:
+        process = subprocess.Popen(
+            [python, *arguments],
+            cwd=cwd,
+            env=environment,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    server = Server(process, 0, out)
+    try:
+        wait_for(
+            lambda: (
+                re.search(r"Listening at", err.read_text())
+                or process.poll() is not None
+            ),
+            "it listens",
+        )
+        match = re.search(r"Listening at: http://[\d.]+:(\d+)", err.read_text())
+        assert match, err.read_text()
+        server.port = int(match[1])
+        server.url = f"http://127.0.0.1:{match[1]}"
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,167 @@
+"""Who waits for an answer, how long, and whether still."""
+
+import socket
+import struct
+
+import pytest
+from flask import Flask, g
+
+from modelserver.core.errors import BadRequest
+from modelserver.web import callers
+from support.app_client import make_settings
+
+
+class Backend:
+    """Stands for an app's, which has settings."""
+
+    settings = make_settings(REQUEST_TIMEOUT_S=30)
+
+
+class Clock:
+    """Ten seconds after the request's head was read."""
+
+    @staticmethod
+    def perf_counter():
+        """Return the time."""
+        return 1010.0
+
+
+@pytest.fixture
+def caller(monkeypatch):
+    """A function that gives the caller of a request with some headers and environ."""
+    app = Flask(__name__)
+    app.extensions["modelserver"] = Backend
+    monkeypatch.setattr(callers, "time", Clock)
+
+    def make(milliseconds=None, **environ):
+        headers = {"X-Request-Timeout-Ms": milliseconds} if milliseconds else {}
+        with app.test_request_context(headers=headers, environ_overrides=environ):
+            g.started = 1000.0
+            return callers.caller(callers.own_limit())
+
+    return make
+
+
+@pytest.fixture
+def pair():
+    """A server's connection and its client's, over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with server, client:
+        yield server, client
+
+
+def test_a_caller_waits_as_long_as_the_server_allows(caller):
+    """From when its upload was there, however slowly that came."""
+    who = caller()
+    assert (who.seconds, who.until) == (30.0, 1040.0)
+    assert who.left(1020.0) == 20.0
+    assert who.left(1041.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("1", 0.001),
+        ("250", 0.25),
+        ("0250", 0.25),
+        ("30000", 30.0),
+        ("39999", 39.999),
+        ("0" * 3000 + "5", 0.005),
+    ],
+)
+def test_a_client_may_ask_for_less(given, seconds, caller):
+    """In milliseconds, from when its request's head was read."""
+    who = caller(given)
+    assert (who.seconds, who.until) == (seconds, 1000.0 + seconds)
+
+
+@pytest.mark.parametrize("given", ["40001", "9999999999"])
+def test_a_client_may_not_ask_for_more(given, caller):
+    """The server's own limit comes first."""
+    who = caller(given)
+    assert (who.seconds, who.until) == (30.0, 1040.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("0", "000", "-1", "1.5", "1e3", "1_000", "+5", "inf", "nan", "0x10", "5 ms"),
+        *("10,20", "\u0665", "\u00b2", "99999999999", "9" * 4000),
+    ],
+)
+def test_what_is_no_time_is_a_bad_request(given, caller):
+    """Rather than a guess at what was meant."""
+    with pytest.raises(BadRequest, match=r"X-Request-Timeout-Ms must be"):
+        caller(given)
+
+
+def test_a_client_that_waits_is_not_gone(caller, pair):
+    """Whether it is silent or sends more; and what it sends stays unread."""
+    server, client = pair
+    gone = caller(**{"gunicorn.socket": server}).gone
+    assert not gone()
+    client.sendall(b"more")
+    assert not gone()
+    assert server.recv(10) == b"more"
+
+
+@pytest.mark.parametrize("pending", [b"", b"the next request"])
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+def test_a_client_that_closed_is_gone(how, pending, caller, pair):
+    """Wholly, or only its side; also where something it sent is still unread."""
+    server, client = pair
+    gone = caller(**{"gunicorn.socket": server}).gone
+    client.sendall(pending)
+    if how == "half":
+        client.shutdown(socket.SHUT_WR)
+    if how == "reset":
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how != "half":
+        client.close()
+    assert gone()
+    assert gone()
+
+
+def test_over_a_unix_socket_a_client_that_closed_is_gone(caller):
+    """As behind a proxy on the same machine."""
+    server, client = socket.socketpair()
+    with server:
+        gone = caller(**{"gunicorn.socket": server}).gone
+        assert not gone()
+        client.close()
+        assert gone()
+
+
+def test_a_connection_that_we_have_closed_is_gone(caller, pair):
+    """The run was taken after its thread had given up."""
+    server, _ = pair
+    gone = caller(**{"gunicorn.socket": server}).gone
+    server.close()
+    assert gone()
+
+
+def test_asking_changes_nothing_about_the_connection(caller, pair):
+    """Its thread may be in the middle of something."""
+    server, _ = pair
+    server.settimeout(7)
+    caller(**{"gunicorn.socket": server}).gone()
+    assert server.gettimeout() == 7
+
+
+class Encrypted(socket.socket):
+    """Looks like a TLS connection."""
+
+    def cipher(self):
+        """As of a TLS connection."""
+
+
+@pytest.mark.parametrize("connection", [None, object(), Encrypted])
+def test_without_a_plain_socket_nobody_is_taken_for_gone(connection, caller):
+    """Under another server, and under TLS, whose own bytes must be left alone."""
+    if connection is Encrypted:
+        with Encrypted() as unconnected:
+            assert not caller(**{"gunicorn.socket": unconnected}).gone()
+    else:
+        assert not caller(**{"gunicorn.socket": connection}).gone()

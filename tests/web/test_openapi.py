@@ -1,0 +1,183 @@
+"""The API's description: it is true, whole, and the file in docs is the same."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from modelserver.tasks.options import NAMES
+from modelserver.web.factory import create_app
+from modelserver.web.openapi import operations, schemas
+from modelserver.web.openapi.document import document
+from support import tiny_graphs
+from support.app_client import make_settings, photo
+from support.request_forms import expect_problem, send
+
+DOCS = Path(__file__).parents[2] / "docs"
+FILE = ("file", "x.png", photo())
+
+
+@pytest.fixture
+def apps(folder, uploads):
+    """Both apps, without a model."""
+    settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads)
+    apps = [create_app(kind, settings) for kind in ("detection", "classification")]
+    yield apps
+    for app in apps:
+        app.extensions["modelserver"].close()
+
+
+def test_the_file_in_docs_is_what_the_apps_say(apps):
+    """Made anew by ``script/openapi``."""
+    kept = json.loads((DOCS / "openapi.json").read_text())
+    assert kept == json.loads(json.dumps(document(*apps)))
+
+
+def test_every_route_is_described_and_nothing_else(apps):
+    """In each app its own."""
+    for app in apps:
+        told = app.test_client().get("/openapi.json").json
+        rules = {rule.rule for rule in app.url_map.iter_rules()}
+        paths = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule) for rule in rules}
+        assert set(told["paths"]) == paths - {"/static/{filename}"}
+        assert ("/detect" in paths) != ("/classify" in paths)
+
+
+def test_every_option_is_described_as_a_parameter_and_a_field():
+    """By the names that are read, for either kind of model."""
+    described = {}
+    for kind, unused in (("detection", "top_k"), ("classification", "coordinates")):
+        operation = operations.evaluation(kind)
+        names = {one["name"] for one in operation["parameters"]}
+        form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert names - {"X-Request-Timeout-Ms"} == set(form["properties"]) - {"file"}
+        assert names >= set(NAMES) - {unused}
+        described[kind] = names
+    assert described["detection"] != described["classification"]
+
+
+def test_every_status_of_an_error_is_described():
+    """For the routes that may answer with it."""
+    from modelserver.web.problems import kinds
+
+    told = operations.evaluation("detection")["responses"]
+    assert {str(int(kind.status)) for kind in kinds()} <= set(told)
+
+
+def references(value):
+    """All references in a document."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "$ref":
+                yield inner
+            else:
+                yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_every_reference_leads_somewhere(apps):
+    """To a schema of the same document."""
+    told = document(*apps)
+    there = {f"#/components/schemas/{name}" for name in told["components"]["schemas"]}
+    assert set(references(told)) <= there
+
+
+def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
+    """Without a script; it needs no token, nor does the document."""
+    for app in apps:
+        client = app.test_client()
+        response = client.get("/docs")
+        page = response.text
+        for path in client.get("/openapi.json").json["paths"]:
+            assert f"</b> {path}</a>" in page
+        assert "<script" not in page
+        assert "style=" not in page
+        assert re.findall(r"""(?:src|href)=["'](?![#/])""", page) == []
+        for target in set(re.findall(r'href="#([^"]+)"', page)):
+            assert f'id="{target}"' in page
+        assert "unsafe" not in response.headers["Content-Security-Policy"]
+        for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
+            with client.get(address) as asset:
+                assert asset.status_code == 200
+
+
+def test_what_people_come_for_stands_first(apps):
+    """With a line to try; texts are shown as texts, and problems lead to their words."""
+    for app, path in zip(apps, ("/detect", "/classify"), strict=True):
+        client = app.test_client()
+        page = client.get("/docs").text
+        assert (
+            re.findall(r'<section class="card" id="([^"]+)"', page)[0] == f"post-{path}"
+        )
+        line = (
+            f"curl -F modelname=NAME -F file=@photo.jpg http://localhost{path}</code>"
+        )
+        assert line in page
+        assert "<code>results</code>" in page
+        assert "`" not in page
+        problems = set(re.findall(r'href="(/problems/[^"{]+)"', page))
+        assert len(problems) > 10
+        assert all(client.get(problem).status_code == 200 for problem in problems)
+
+
+def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):
+    """It tells nothing of what is there."""
+    settings = make_settings(
+        MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, API_TOKEN="s3cret-token"
+    )
+    app = create_app("detection", settings)
+    client = app.test_client()
+    assert client.get("/docs").status_code == 200
+    assert client.get("/openapi.json").status_code == 200
+    expect_problem(client.get("/models/m"), 401, "unauthorized")
+    app.extensions["modelserver"].close()
+
+
+def test_answers_are_what_the_types_say(folder, serving):
+    """No member more, none less."""
+    import msgspec
+
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    tiny_graphs.write(folder / "bad.frozen.pb", tiny_graphs.saved_model())
+    tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
+    (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
+    tiny_graphs.write(folder / "several.pb", tiny_graphs.multi_label_classifier())
+    detector, classifier = serving(), serving("classification")
+    none = [("modelname", "several"), ("file", "x.png", photo((0, 0, 0)))]
+    every = [("modelname", "*"), FILE, ("file", "y", b"text"), ("top_k", "2")]
+    for response, kind in (
+        (send(detector, "/detect", ("modelname", "m"), FILE), list[schemas.Detection]),
+        (send(detector, "/detect", *every), schemas.DetectResults),
+        (send(classifier, "/classify", ("modelname", "c"), FILE), schemas.Classified),
+        (send(classifier, "/classify", *none), schemas.Classified),
+        (send(classifier, "/classify", *every), schemas.ClassifyResults),
+        (send(detector, "/detect", ("modelname", "x"), FILE), schemas.Problem),
+        (detector.get("/models"), schemas.Models),
+        (detector.get("/models/m"), schemas.ModelReport),
+        (detector.get("/models/bad"), schemas.ModelReport),
+        (classifier.get("/models/c"), schemas.ModelReport),
+        (classifier.get("/models/c/labels"), schemas.Labels),
+        (detector.get("/livez"), schemas.Live),
+        (detector.get("/readyz"), schemas.Ready),
+        (detector.get("/problems/bad-request"), schemas.Meaning),
+    ):
+        msgspec.json.decode(response.data, type=kind)
+
+
+def test_one_models_report_tells_how_its_graph_is_fed(folder, serving):
+    """And what is worth a look; 404 where there is no such model."""
+    tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
+    (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
+    client = serving("classification")
+    told = client.get("/models/c").json
+    (listed,) = client.get("/models").json["models"]
+    assert {name: told[name] for name in listed} == listed
+    assert told["signature"]["input"] == "input:0"
+    assert told["signature"]["size"] == [8, 8]
+    assert told["labels"] == 3
+    assert told["alignment"]["offset"] in {0, 1}
+    assert {one["code"] for one in told["findings"]} >= {"golden-none"}
+    assert "c." in expect_problem(client.get("/models/x"), 404, "model-not-found")

@@ -1,0 +1,253 @@
+"""The page as it is served: what it names, what it may load, how it is cached."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from modelserver.web import page
+from modelserver.web.factory import create_app
+from support import tiny_graphs
+from support.app_client import make_settings
+from support.tiny_graphs import write
+
+STATIC = Path(page.__file__).parent / "static"
+SCRIPTS = [
+    STATIC / f"{name}.js"
+    for name in ("page", "asking", "camera", "drawing", "keeping", "snippets")
+]
+CSS = (STATIC / "page.css").read_text()
+PATHS = {"detection": "/detect", "classification": "/classify"}
+
+
+class Parsed(HTMLParser):
+    """Each element's name and attributes, and the text inside scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.inline = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        """Note an element."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        """Note text where it would run."""
+        if self.lasttag in {"script", "style"} and data.strip():
+            self.inline.append(data)
+
+    def all(self, tag):
+        """The attributes of all elements of a name."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def client(folder, uploads):
+    """A function that gives a client of an app whose models never start."""
+
+    def make(kind="detection", **environ):
+        settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, **environ)
+        app = create_app(kind, settings)
+        app.extensions["modelserver"].start = lambda: None
+        return app.test_client()
+
+    return make
+
+
+def fetch(client, path, **options):
+    """GET a file of the package's and close it."""
+    with client.get(path, **options) as response:
+        response.get_data()
+        return response
+
+
+def parsed(response):
+    """A page that was answered."""
+    assert response.status_code == 200
+    return Parsed(response.text)
+
+
+@pytest.mark.parametrize(("kind", "path"), PATHS.items())
+def test_the_page_is_at_the_root_and_where_photos_are_posted(client, kind, path):
+    """For GET and HEAD; its form needs no script."""
+    client = client(kind)
+    for where in ("/", path):
+        response = client.get(where)
+        assert response.content_type == "text/html; charset=utf-8"
+        assert client.head(where).status_code == 200
+        form = next(f for f in parsed(response).all("form") if "action" in f)
+        assert form["action"] == path
+        assert (form["method"], form["enctype"]) == ("post", "multipart/form-data")
+    names = {one.get("name") for _, one in parsed(client.get("/")).elements}
+    assert {"modelname", "file"} <= names
+    (other,) = set(PATHS.values()) - {path}
+    assert client.get(other).status_code == 404
+
+
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(client):
+    """So that the policy needs no exception."""
+    response = client().get("/")
+    shown = parsed(response)
+    assert shown.inline == []
+    for _, attributes in shown.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert "style" not in attributes
+        for name in ("src", "href", "action"):
+            assert re.match(r"/(?!/)", attributes.get(name, "/")), attributes
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+
+
+def preloads(elements):
+    """What the browser is told to fetch because a script will import it."""
+    return [one for _, one in elements if one.get("rel") == "modulepreload"]
+
+
+def test_what_the_page_loads_is_small(client):
+    """All of it, uncompressed, under 100 kB; and all of it is there."""
+    client = client()
+    response = client.get("/")
+    elements = parsed(response).elements
+    names = {one.get("src") or one.get("href") for _, one in elements}
+    files = [fetch(client, name) for name in names if name and "/static/" in name]
+    assert {file.status_code for file in files} == {200}
+    imported = re.findall(r'from "./(.*)"', "".join(map(Path.read_text, SCRIPTS)))
+    assert set(imported) == {Path(one["href"]).name for one in preloads(elements)}
+    assert sum(len(one.data) for one in [response, *files]) < 100_000
+
+
+def test_what_is_named_by_its_digest_is_kept_for_ever(client):
+    """And nothing else: what a script imports is asked about again, cheaply."""
+    client = client()
+    (script,) = parsed(client.get("/")).all("script")
+    for_ever = "public, max-age=31536000, immutable"
+    assert fetch(client, script["src"]).headers["Cache-Control"] == for_ever
+    for other in ("/static/page.js", "/static/page.js?v=1", "/static/asking.js?v="):
+        response = fetch(client, other)
+        assert response.headers["Cache-Control"] == "no-cache"
+        again = {"If-None-Match": response.headers["ETag"]}
+        assert fetch(client, other, headers=again).status_code == 304
+    assert client.get("/static/nothing.js?v=").status_code == 404
+    assert client.get("/").headers["Cache-Control"] == "no-store"
+
+
+def test_a_file_that_changes_has_another_digest(tmp_path):
+    """A browser never shows an old one."""
+    (tmp_path / "a.js").write_text("1")
+    before = page.digests_of(tmp_path)
+    (tmp_path / "a.js").write_text("2")
+    assert before.keys() == {"a.js"}
+    assert page.digests_of(tmp_path) != before
+
+
+def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
+    """SCRIPT_NAME is where the app begins."""
+    response = client().get("/", environ_overrides={"SCRIPT_NAME": "/vision"})
+    shown = parsed(response)
+    (body,) = shown.all("body")
+    assert (body["data-root"], body["data-path"]) == ("/vision", "/vision/detect")
+    for tag in ("link", "script", "a"):
+        for one in shown.all(tag):
+            assert (one.get("src") or one["href"]).startswith("/vision/")
+
+
+def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
+    """As a guessed scaling is."""
+    write(folder / "any.pb", tiny_graphs.classifier((None, None, None, 3)))
+    response = serving(kind="classification").get("/")
+    (option,) = parsed(response).all("option")
+    assert option["data-guessed"] == "scaling size"
+    assert "any (scaling: guessed, size: guessed)" in response.text
+    assert '<code>{"size": ...}</code>' in response.text
+
+
+def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
+    """Beside the model; one whose scaling is told has no mark."""
+    write(folder / "guess.pb", tiny_graphs.classifier())
+    told = tiny_graphs.classifier(before=lambda image: image / 255.0)
+    write(folder / "told.pb", told)
+    response = serving(kind="classification").get("/")
+    options = {one["value"]: one for one in parsed(response).all("option")}
+    assert options["guess"]["data-guessed"] == "scaling"
+    assert "data-guessed" not in options["told"]
+    assert "guess (scaling: guessed)" in response.text
+    assert "<code>--scaling</code>" in response.text
+
+
+def test_names_are_text_and_states_are_told(folder, serving):
+    """A model that cannot serve cannot be chosen."""
+    write(folder / '"><b>.frozen.pb', tiny_graphs.echo_detector())
+    write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
+    response = serving().get("/")
+    options = {one["value"]: one for one in parsed(response).all("option")}
+    assert options.keys() == {'"><b>', "broken"}
+    assert options['"><b>']["data-state"] == ""
+    assert options["broken"]["data-state"] == "FAILED"
+    assert "disabled" in options["broken"]
+    assert "<b>" not in response.text
+
+
+def test_with_a_token_nobodys_page_names_a_model(folder, serving):
+    """It asks for the token, and knows that it must."""
+    write(folder / "hidden.frozen.pb", tiny_graphs.echo_detector())
+    response = serving(API_TOKEN="s3cret-token").get("/")
+    (body,) = parsed(response).all("body")
+    assert "data-token" in body
+    assert "hidden.frozen" not in response.text
+    assert parsed(response).all("option") == []
+    assert "s3cret-token" not in response.text
+
+
+def test_the_page_knows_the_servers_limits(client):
+    """The slider begins where the server does, and reaches below."""
+    client_ = client(MIN_CONFIDENCE=0.6, MAX_UPLOAD_MB=7)
+    (body,) = parsed(client_.get("/")).all("body")
+    assert (body["data-usual"], body["data-lowest"]) == ("0.6", "0.05")
+    assert body["data-max-mb"] == "7"
+    (body,) = parsed(client(MIN_CONFIDENCE=0.01).get("/")).all("body")
+    assert body["data-lowest"] == "0.01"
+
+
+def test_without_a_model_the_page_says_what_to_do(client):
+    """For people who have just installed the server."""
+    assert "There is no model yet" in client().get("/").text
+    assert "NAME.pbtxt" in client("classification").get("/").text
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_stays_readable_and_writes_no_markup(path):
+    """Nothing is parsed as HTML or run as code, and no address is in it."""
+    text = path.read_text()
+    assert text.count("\n") <= 350
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "DOMParser",
+        "eval(",
+        "new Function",
+        "://",
+    ):
+        assert word not in text
+
+
+def luminance(colour):
+    """How light a colour is, as WCAG has it; ``#rrggbb``."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
+    ]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_white_can_be_read_on_every_labels_colour():
+    """WCAG's AA: a contrast of 4.5 at least; as many as the script counts on."""
+    tones = re.findall(r"\.tone-\d+ { --tone: (#\w{6})", CSS)
+    count = re.search(r"TONES = (\d+)", (STATIC / "drawing.js").read_text())
+    assert len(set(tones)) == len(tones) == int(count[1])
+    assert min(1.05 / (luminance(tone) + 0.05) for tone in tones) >= 4.5

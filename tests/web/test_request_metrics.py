@@ -1,0 +1,284 @@
+"""``/metrics``: what is counted, for whom, and that nobody can make it grow."""
+
+import io
+import json
+import logging
+import os
+import socket
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from modelserver.core import logs
+from modelserver.core.errors import Overloaded
+from modelserver.core.metrics import ModelNumbers
+from modelserver.core.process_limits import resident_bytes
+from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue.entries import Entry, Version
+from modelserver.engine.runners import cards
+from modelserver.web.samplers import read_all
+from modelserver.web.server.worker import Worker
+from support import tiny_graphs
+from support.app_client import form, photo, post, post_form
+
+LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 display_name: "second" }\n'
+RED = (200, 100, 50)
+
+
+@pytest.fixture
+def detector(folder, serving):
+    """A client of the detection app with one echoing model, ``m``."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text(LABELS)
+    return serving()
+
+
+def numbers(client, **options):
+    """Every sample that ``/metrics`` gives: name and labels to value."""
+    response = client.get("/metrics", **options)
+    assert response.status_code == 200
+    return {
+        (one.name, *sorted(one.labels.items())): one.value
+        for family in text_string_to_metric_families(response.text)
+        for one in family.samples
+    }
+
+
+def value(client, name, **labels):
+    """One of our samples; 0 where there is none."""
+    return numbers(client).get((f"modelserver_{name}", *sorted(labels.items())), 0)
+
+
+def requests(client, route="/detect", model="m", status="200"):
+    """How many requests were counted."""
+    return value(client, "requests_total", route=route, model=model, status=status)
+
+
+def test_an_answer_is_counted_by_route_model_and_status(detector):
+    """What was found and how long it took, too."""
+    for _ in range(3):
+        assert post(detector, "/detect", "m", photo(RED)).status_code == 200
+    assert requests(detector) == 3
+    assert value(detector, "results_total", model="m", label="red") == 3
+    assert value(detector, "confidence_count", model="m") == 3
+    assert value(detector, "batch_size_sum", model="m") == 3
+    for stage in ("decode", "queue", "run", "post"):
+        labels = {"model": "m", "stage": stage}
+        assert value(detector, "stage_seconds_count", **labels) == 3
+    assert 0 < value(detector, "stage_seconds_sum", model="m", stage="run") < 60
+
+
+def test_a_classifier_has_numbers_too(folder, serving):
+    """Of its own app, under its own route."""
+    tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
+    (folder / "m.labels.txt").write_text("red\ngreen\nblue\n")
+    client = serving("classification")
+    post(client, "/classify", "m", photo((10, 200, 10)))
+    assert requests(client, "/classify") == 1
+    assert value(client, "results_total", model="m", label="green") == 1
+    assert value(client, "results_total", model="m", label="red") == 0
+
+
+def test_a_thousand_names_of_no_model_make_no_series(detector):
+    """Nor do paths and methods that nobody serves."""
+    post(detector, "/detect", "x", photo())
+    detector.get("/x")
+    before = len(numbers(detector))
+    for number in range(1000):
+        assert post(detector, "/detect", f"x{number}", b"x").status_code == 404
+    for number in range(100):
+        detector.get(f"/x{number}")
+        detector.get(f"/problems/x{number}")
+    # One more: the route /problems/<slug> with the status 404.
+    assert len(numbers(detector)) <= before + 2
+    assert requests(detector, model="", status="404") == 1001
+    assert requests(detector, route="", model="", status="404") == 101
+
+
+def test_refusals_are_counted_by_their_type(detector):
+    """With the model that was asked for, where there is one."""
+    post(detector, "/detect", "m", b"no image")
+    post_form(detector, "/detect", form({"modelname": "m"}))
+    assert value(detector, "refusals_total", reason="not-an-image") == 1
+    assert value(detector, "refusals_total", reason="missing-field") == 1
+    assert requests(detector, status="415") == 1
+    assert requests(detector, model="", status="400") == 1
+
+
+def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
+    """By the worker, in its main loop."""
+    backend = detector.application.extensions["modelserver"]
+    monkeypatch.setattr(backend, "refusal", lambda _handled: Overloaded())
+    worker = Worker.__new__(Worker)
+    worker._lingering = SimpleNamespace(take=lambda _sock: None)
+    worker.wsgi, worker.cfg = detector.application, SimpleNamespace(is_ssl=False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert worker._refused(ours, b"POST /detect HTTP/1.1")
+        assert theirs.recv(12) == b"HTTP/1.1 503"
+    assert value(detector, "refusals_total", reason="overloaded") == 1
+    assert requests(detector, model="", status="503") == 1
+
+
+def test_the_token_that_guards_the_models_guards_the_numbers(folder, serving):
+    """They have the models' names in them."""
+    client = serving(API_TOKEN="s3cret-token")
+    assert client.get("/metrics").status_code == 401
+    bearer = {"Authorization": "Bearer s3cret-token"}
+    found = numbers(client, headers=bearer)
+    assert found["modelserver_refusals_total", ("reason", "unauthorized")] == 1
+
+
+def test_only_this_machine_may_ask_without_a_token(detector):
+    """As for every other route."""
+    far = {"REMOTE_ADDR": "192.0.2.7"}
+    assert detector.get("/metrics", environ_base=far).status_code == 403
+
+
+def test_the_scraper_chooses_the_format(detector):
+    """Prometheus's text, or OpenMetrics."""
+    assert detector.get("/metrics").content_type.startswith("text/plain")
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    answer = detector.get("/metrics", headers=accept)
+    assert answer.content_type.startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_a_model_tells_its_state(detector):
+    """One of all stages is 1; a process's memory only where it has one."""
+    for stage in Stage:
+        state = value(detector, "model_state", model="m", state=stage.value)
+        assert state == (stage is Stage.READY)
+    assert ("modelserver_queue_depth", ("model", "m")) in numbers(detector)
+    assert value(detector, "runner_resident_bytes", model="m") == 0
+
+
+class FakeModel:
+    """Stands for a model in a process of its own."""
+
+    def __init__(self, pid):
+        self.pid, self.waiting, self.dropped = pid, 4, {"left": 2}
+        self.ended = Future()
+        self.facts = SimpleNamespace(device_reason="")
+
+
+def entry(pid=None):
+    """A model that serves from a process, or that does not serve."""
+    version = Version(FakeModel(pid), None, 0.0) if pid is not None else None
+    return Entry(
+        SimpleNamespace(name="m"),
+        stage=Stage.READY if version else Stage.FAILED,
+        version=version,
+        restarts=3,
+        reloads_failed=1,
+    )
+
+
+def test_a_process_tells_its_memory(monkeypatch):
+    """From the system, and from the driver where there are GPUs."""
+    pid = os.getpid()
+    (one,) = read_all([entry(pid)], gpus=False)
+    assert one._replace(resident_bytes=None) == ModelNumbers(
+        "m", "READY", 3, 1, 4, {"left": 2}
+    )
+    assert one.resident_bytes > 1 << 20
+    driver = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetComputeRunningProcesses=lambda index: [
+            SimpleNamespace(pid=pid, usedGpuMemory=100 + index),
+            SimpleNamespace(pid=-1, usedGpuMemory=None),
+        ],
+    )
+    monkeypatch.setattr(cards, "pynvml", driver)
+    assert read_all([entry(pid)], gpus=True)[0].gpu_bytes == 201
+    assert read_all([entry(pid + 1)], gpus=True)[0].gpu_bytes is None
+
+
+def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
+    """Nothing is counted where there is no sign of one."""
+    slow = entry(os.getpid())
+    slow.loaded.facts.device_reason = "GPU 0 was assigned, but ..."
+    told = read_all([entry(os.getpid()), slow], gpus=False, signs=True)
+    assert [one.gpu_fallback for one in told] == [0, 1]
+    assert read_all([slow], gpus=False)[0].gpu_fallback is None
+
+
+@pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
+def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypatch):
+    """The others are told."""
+
+    def fail():
+        raise RuntimeError
+
+    driver = {"NVMLError": RuntimeError, "nvmlInit": int, "nvmlShutdown": int}
+    driver[fails] = fail
+    monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**driver))
+    (one,) = read_all([entry(os.getpid())], gpus=True)
+    assert one.resident_bytes
+    assert one.gpu_bytes is None
+
+
+def test_a_model_that_does_not_serve_has_no_process(monkeypatch):
+    """Its restarts and its state are told."""
+    (one,) = read_all([entry()], gpus=False)
+    assert one == ModelNumbers("m", "FAILED", 3, 1, 0, {})
+    assert resident_bytes(2**22 + 1) is None
+
+
+def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
+    """With its id and its model; the next request's lines have their own."""
+    stream = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    logs.configure("json", stream)
+    backend = detector.application.extensions["modelserver"]
+
+    def warn(_evaluation):
+        logging.getLogger("modelserver.x").warning("seen")
+
+    monkeypatch.setattr(backend.service, "_observe", warn)
+    try:
+        for number in ("a", "b"):
+            ids = {"X-Request-Id": number}
+            post(detector, "/detect", "m", photo(RED), headers=ids)
+        logging.getLogger("modelserver.x").warning("after")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    facts = [(one["event"], one.get("request_id"), one.get("model")) for one in lines]
+    assert facts == [("seen", "a", "m"), ("seen", "b", "m"), ("after", None, None)]
+
+
+def test_a_failed_reload_is_counted(detector, folder):
+    """And the old version serves on."""
+    backend = detector.application.extensions["modelserver"]
+    (m,) = backend.registry
+    (folder / "m.frozen.pb").write_bytes(b"no graph")
+    backend.registry.put(m.files, m.files.stamp)
+    assert backend.registry.wait(lambda _: m.reloads_failed, 60)
+    assert value(detector, "reloads_failed_total", model="m") == 1
+    assert post(detector, "/detect", "m", photo(RED)).status_code == 200
+
+
+def test_a_request_of_several_is_one_request(detector, folder):
+    """Each photo with each model is an evaluation; each failure a refusal."""
+    with (folder.parent / "photo").open("wb+") as file:
+        file.write(photo(RED))
+        names = ["m", "x"]
+        file.seek(0)
+        fields = {"modelname": names, "file": (file, "a.png")}
+        answer = detector.post("/detect", data=fields)
+    assert [sorted(one) for one in answer.json["results"]] == [
+        ["detections", "file", "model"],
+        ["error", "file", "model"],
+    ]
+    assert requests(detector, model="") == 1
+    assert value(detector, "batch_size_count", model="m") == 1
+    assert value(detector, "refusals_total", reason="model-not-found") == 1

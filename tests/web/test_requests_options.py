@@ -1,0 +1,220 @@
+"""What a client may ask for, over HTTP."""
+
+import pytest
+
+from support import tiny_graphs
+from support.app_client import photo
+from support.request_forms import expect_problem, send
+
+LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 name: "second" }\n'
+FILE = ("file", "photo.png", photo((200, 100, 50), size=(200, 100)))
+
+
+@pytest.fixture
+def detector(folder, serving):
+    """A client of the detection app with one echoing model, ``m``, of three answers."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text(LABELS)
+    return serving()
+
+
+@pytest.fixture
+def classifier(folder, serving):
+    """A client of the classification app with one model, ``m``."""
+    tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
+    (folder / "m.labels.txt").write_text("red\ngreen\nblue\n")
+    return serving("classification")
+
+
+def found(client, *options, query=""):
+    """The detections that options leave."""
+    response = send(client, "/detect" + query, ("modelname", "m"), FILE, *options)
+    assert response.status_code == 200, response.data
+    return response.json
+
+
+def test_min_confidence_is_the_clients_too(detector):
+    """Higher or lower than the operator's, at or above it."""
+    assert [one["class"] for one in found(detector)] == [21]
+    assert [one["class"] for one in found(detector, ("min_confidence", "0.25"))] == [
+        21,
+        2,
+        3,
+    ]
+    assert found(detector, ("min_confidence", "1")) == []
+    (one,) = found(detector)
+    exactly = ("min_confidence", str(one["confidence"]))
+    assert found(detector, exactly) == [one]
+
+
+def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
+    """Rows that a graph may have been rewritten to leave out never come."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving(SCORE_FLOOR=0.28)
+    lowest = found(client, ("min_confidence", "0"))
+    assert [one["class"] for one in lowest] == [21, 2]
+    assert lowest == found(client, ("min_confidence", "0.28"))
+    client = serving(SCORE_FLOOR=0.5, MIN_CONFIDENCE=0.25)
+    assert len(found(client, ("min_confidence", "0"))) == 3
+
+
+def test_labels_and_max_results_choose(detector):
+    """By name whatever the case, in a list or repeated; the surest first."""
+    low = ("min_confidence", "0.25")
+    both = found(detector, low, ("labels", "Second, RED"))
+    assert [one["label"] for one in both] == ["red", "second"]
+    assert both == found(detector, low, ("labels", "second"), ("labels", "red"))
+    assert found(detector, low, ("labels", "unknown:3"))[0]["class"] == 3
+    dog = send(detector, "/detect", ("modelname", "m"), FILE, ("labels", "dog"))
+    expect_problem(dog, 400, "unknown-label")
+    assert found(detector, low, ("max_results", "2")) == both
+
+
+def test_boxes_come_in_pixels_of_the_upright_photo(detector):
+    """By the width and by the height."""
+    (one,) = found(detector, ("coordinates", "normalized"))
+    x1, y1, x2, y2 = one["bounding_box"]
+    assert x2 <= 1
+    (one,) = found(detector, ("coordinates", "pixel"))
+    wanted = [x1 * 200, y1 * 100, x2 * 200, y2 * 100]
+    assert one["bounding_box"] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_options_may_stand_in_the_query(detector):
+    """Beside a form, and the model's name too."""
+    low = found(detector, query="?min_confidence=0.25&max_results=2&labels=red,second")
+    assert [one["label"] for one in low] == ["red", "second"]
+    response = send(detector, "/detect?modelname=m", FILE)
+    assert len(response.json) == 1
+    same = send(detector, "/detect?modelname=m", FILE, ("modelname", "m"))
+    assert same.json == response.json
+
+
+def test_an_option_that_is_wrong_is_named(detector):
+    """In the form, in the query, and where the two differ."""
+    for options, query in (
+        ([("min_confidence", "2")], ""),
+        ([], "?min_confidence=nan"),
+        ([("min_confidence", "0.2")], "?min_confidence=0.3"),
+    ):
+        response = send(detector, "/detect" + query, ("modelname", "m"), FILE, *options)
+        assert "min_confidence" in expect_problem(response, 400, "bad-request")
+
+
+def test_top_k_gives_classes_with_confidences(classifier):
+    """Best first; the class itself stays where it was."""
+    response = send(classifier, "/classify", ("modelname", "m"), FILE, ("top_k", "2"))
+    body = response.json
+    assert list(body) == ["class", "classes"]
+    assert body["class"] == "red" == body["classes"][0]["label"]
+    assert len(body["classes"]) == 2
+    assert list(body["classes"][0]) == ["class", "label", "confidence"]
+    confidences = [one["confidence"] for one in body["classes"]]
+    assert 1 >= confidences[0] >= confidences[1] >= 0
+    ids = {one["label"]: one["class"] for one in body["classes"]}
+    assert ids["red"] in {0, 1}
+
+
+def test_top_k_of_more_than_there_are_gives_all_and_the_others_choose_among_them(
+    classifier,
+):
+    """Labels, a least confidence, a most; the best class is told whatever they say."""
+    ask = [("modelname", "m"), FILE, ("top_k", "100")]
+    body = send(classifier, "/classify", *ask).json
+    assert len(body["classes"]) == 3
+    body = send(classifier, "/classify", *ask, ("labels", "Green")).json
+    assert body["class"] == "red"
+    assert [one["label"] for one in body["classes"]] == ["green"]
+    body = send(classifier, "/classify", *ask, ("min_confidence", "0.5")).json
+    assert [one["label"] for one in body["classes"]] == ["red"]
+    body = send(classifier, "/classify", *ask, ("max_results", "1")).json
+    assert [one["label"] for one in body["classes"]] == ["red"]
+
+
+def test_an_evaluation_tells_how_to_get_the_same_answer_again(detector, classifier):
+    """The photo's size and orientation, the model's name and digest."""
+    for client, path in ((detector, "/detect"), (classifier, "/classify")):
+        headers = send(client, path, ("modelname", "m"), FILE).headers
+        (model,) = client.get("/models").json["models"]
+        assert (headers["X-Image-Width"], headers["X-Image-Height"]) == ("200", "100")
+        assert headers["X-Image-Orientation"] == "1"
+        assert headers["X-Model"] == "m"
+        assert headers["X-Model-Digest"] == model["digest"]
+
+
+def test_the_size_is_that_of_the_photo_as_it_is_seen(detector):
+    """And the orientation the one that was applied."""
+    import io
+
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, "JPEG", exif=exif)
+    turned = ("file", "x.jpg", file.getvalue())
+    headers = send(detector, "/detect", ("modelname", "m"), turned).headers
+    assert (headers["X-Image-Width"], headers["X-Image-Height"]) == ("20", "40")
+    assert headers["X-Image-Orientation"] == "6"
+
+
+def test_a_models_name_is_a_header_in_any_script(folder, serving):
+    """Percent-encoded where it is not ASCII, and only there."""
+    from urllib.parse import unquote
+
+    for name in ("кот 100%", "plain name"):
+        tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+    told = {}
+    for name in ("кот 100%", "plain name"):
+        response = send(client, "/detect", ("modelname", name), FILE)
+        told[name] = response.headers["X-Model"]
+        assert told[name].isascii()
+        assert unquote(told[name]) == name
+    assert told["plain name"] == "plain name"
+
+
+def test_a_label_that_no_asked_model_has_is_told(folder, serving):
+    """With the nearest; several models are asked together, and one without names knows all."""
+    for name, label in (("a", "red, or so"), ("b", "blue")):
+        tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+        (folder / f"{name}.label_map.pbtxt").write_text(
+            f'item {{ id: 21 name: "{label}" }}'
+        )
+    tiny_graphs.write(folder / "n.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+
+    def ask(labels, *models):
+        return send(
+            client,
+            "/detect",
+            *(("modelname", m) for m in models),
+            ("labels", labels),
+            FILE,
+        )
+
+    problem = expect_problem(ask("red, or sew", "a"), 400, "unknown-label")
+    assert "'red'" in problem
+    assert "red, or so" in problem
+    assert ask("red, or so", "a").status_code == 200
+    expect_problem(ask("blue", "a"), 400, "unknown-label")
+    assert ask("blue", "a", "b").status_code == 200
+    assert ask("anything", "n").status_code == 200
+    expect_problem(ask("blue", "x"), 404, "model-not-found")
+
+
+def test_a_models_labels_are_listed(folder, serving):
+    """In the file's order, for one that has failed too."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    text = 'item { id: 21 name: "red" } item { id: 3 name: "blue" }'
+    (folder / "m.label_map.pbtxt").write_text(text)
+    (folder / "bad.frozen.pb").write_bytes(b"nonsense")
+    (folder / "bad.label_map.pbtxt").write_text(text)
+    (folder / "odd.frozen.pb").write_bytes(b"nonsense")
+    (folder / "odd.label_map.pbtxt").write_text("item {")
+    client = serving()
+    wanted = {"labels": [{"id": 21, "name": "red"}, {"id": 3, "name": "blue"}]}
+    assert client.get("/models/m/labels").json == wanted
+    assert client.get("/models/bad/labels").json == wanted
+    expect_problem(client.get("/models/odd/labels"), 503, "model-failed")
+    expect_problem(client.get("/models/x/labels"), 404, "model-not-found")

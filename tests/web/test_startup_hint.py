@@ -1,0 +1,177 @@
+"""The line to try: told once, when it works."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+
+import httpx
+import pytest
+
+from modelserver.engine.catalogue import Stage
+from modelserver.web import startup_hint
+from modelserver.web.startup_hint import command, greet
+from support import tiny_graphs
+from support.app_client import make_settings, photo
+from support.servers import SECONDS, started, wait_for
+
+HERE = ("127.0.0.1", 5000)
+
+
+@pytest.fixture(autouse=True)
+def no_samples(monkeypatch, tmp_path):
+    """No sample photos, whatever the current folder has."""
+    monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path / "samples")
+
+
+def test_it_is_a_line_for_the_shell():
+    """With the app's address and the model's name, whatever that is."""
+    assert command("detection", make_settings(), "m", HERE) == (
+        "curl -F modelname=m -F file=@photo.jpg http://127.0.0.1:5000/detect"
+    )
+    line = command("classification", make_settings(), "two words'", HERE)
+    assert shlex.split(line)[2] == "modelname=two words'"
+    assert line.endswith("/classify")
+
+
+def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
+    """The first by name."""
+    for name in ("b.png", "a.png", "c.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path)
+    assert f"file=@{tmp_path / 'a.png'} " in command(
+        "detection", make_settings(), "m", HERE
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "tls", "end"),
+    [
+        (("0.0.0.0", 8), False, " http://127.0.0.1:8/detect"),
+        (("::", 8, 0, 0), False, " http://[::1]:8/detect"),
+        (("192.0.2.7", 8), True, " https://192.0.2.7:8/detect"),
+        ("/run/a b", False, " --unix-socket '/run/a b' http://localhost/detect"),
+    ],
+)
+def test_it_has_the_address_that_is_listened_at(address, tls, end):
+    """Or one that leads there."""
+    line = command("detection", make_settings(), "m", address, tls=tls)
+    assert line.endswith(end)
+
+
+def test_it_asks_for_the_token_without_telling_it():
+    """The log is not for tokens; the shell puts it in."""
+    line = command("detection", make_settings(API_TOKEN="s3cret-token"), "m", HERE)
+    assert '-H "X-API-Key: $API_TOKEN"' in line
+    assert "s3cret" not in line
+
+
+class Models(list):
+    """A registry that changes by hand."""
+
+    def __init__(self):
+        self.closed = False
+        self.changed = threading.Condition()
+
+    def wait(self, done):
+        with self.changed:
+            self.changed.wait_for(lambda: done(self))
+
+    def put(self, entry):
+        with self.changed:
+            self.append(entry)
+            self.changed.notify_all()
+
+    def close(self):
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+
+class Entry:
+    """One model."""
+
+    def __init__(self, name, stage):
+        self.name, self.stage = name, stage
+
+
+@pytest.fixture
+def greeted(caplog):
+    """A registry with somebody who waits to tell, and the lines that were told."""
+    caplog.set_level("INFO")
+    models = Models()
+    thread = threading.Thread(
+        target=greet,
+        args=(models, "detection", make_settings()),
+        kwargs={"address": HERE, "tls": False},
+    )
+    thread.start()
+    yield models, thread, caplog
+    models.close()
+    thread.join()
+
+
+def test_it_is_told_when_the_first_model_serves(greeted):
+    """Not before, and once."""
+    models, thread, log = greeted
+    models.put(Entry("bad", Stage.FAILED))
+    models.put(Entry("good", Stage.READY))
+    models.put(Entry("next", Stage.READY))
+    thread.join()
+    (line,) = log.messages
+    assert "modelname=good" in line
+
+
+def test_it_is_not_told_where_no_model_ever_served(greeted):
+    """The thread ends with the models."""
+    models, thread, log = greeted
+    models.put(Entry("bad", Stage.FAILED))
+    models.close()
+    thread.join()
+    assert log.messages == []
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not here")
+def test_the_line_in_the_log_works(folder, uploads, tmp_path):
+    """As it is, in a shell that has the token; the numbers then have its request."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    token = "s3cret-token"
+    with started(
+        "app.py",
+        folder=folder,
+        uploads=uploads,
+        tmp_path=tmp_path,
+        API_TOKEN=token,
+        LOG_FORMAT="json",
+    ) as server:
+        log = tmp_path / "stderr"
+        wait_for(lambda: "try: curl" in log.read_text(), "the line is in the log")
+        events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+        (line,) = [one for one in events if one.startswith("try: ")]
+        line = re.sub(r"file=@\S+", "file=@photo.jpg", line.removeprefix("try: "))
+        environ = {**os.environ, "API_TOKEN": token}
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout.startswith(b'[{"class":'), done.stdout
+        with socket.create_connection(("127.0.0.1", server.port), SECONDS) as client:
+            client.sendall(b"nonsense\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 400"
+        bearer = {"Authorization": f"Bearer {token}"}
+        text = httpx.get(server.url + "/metrics", headers=bearer).text
+    counted = 'requests_total{model="m",route="/detect",status="200"} 1.0'
+    assert counted in text
+    assert 'requests_total{model="",route="",status="400"} 1.0' in text
+    (memory,) = re.findall(r'resident_bytes{model="m"} (\S+)', text)
+    assert float(memory) > 1 << 20
+    assert any("is ready on" in one for one in events)

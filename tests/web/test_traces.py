@@ -1,0 +1,230 @@
+"""Traces: a span for each request and each stage, where variables ask for them."""
+
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from modelserver.engine.service import Timings
+from modelserver.web import traces
+from support import tiny_graphs
+from support.app_client import photo, post
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({}, ""),
+        ({OTLP: "http://127.0.0.1:4318"}, "otlp"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1/v1"}, "otlp"),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "console"),
+        ({"OTEL_TRACES_EXPORTER": "none", OTLP: "http://127.0.0.1"}, ""),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "True"}, ""),
+    ],
+)
+def test_the_variables_say_where_traces_go(environ, name):
+    """As OpenTelemetry's specification has it; nowhere without them."""
+    assert traces.exporter_name(environ) == name
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "jaeger"}, "'jaeger'"),
+        ({OTLP: "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "'grpc'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_served_without(environ, said, caplog):
+    """In one line."""
+    assert traces.start(environ) is None
+    (line,) = caplog.messages
+    assert said in line
+
+
+def test_without_the_packages_one_line_says_what_to_install(monkeypatch, caplog):
+    """And the server serves."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "opentelemetry":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert traces.start({"OTEL_TRACES_EXPORTER": "otlp"}) is None
+    (line,) = caplog.messages
+    assert "requirements-otel.txt" in line
+
+
+def test_without_the_variables_nothing_is_imported():
+    """Neither by the app nor by its start."""
+    code = (
+        "import sys; from modelserver.web import factory, traces; "
+        "assert traces.start({}) is None; "
+        "print([m for m in sys.modules if m.startswith('opentelemetry')])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_stages_follow_each_other():
+    """In nanoseconds."""
+    got = list(traces.stages(Timings(1, 2, 3, 0.5), 3_500_000))
+    assert got == [
+        ("decode", 3_500_000, 4_500_000),
+        ("queue", 4_500_000, 6_500_000),
+        ("run", 6_500_000, 9_500_000),
+        ("post", 9_500_000, 10_000_000),
+    ]
+
+
+@pytest.fixture
+def exporter():
+    """What spans are kept in."""
+    export = pytest.importorskip(
+        "opentelemetry.sdk.trace.export.in_memory_span_exporter"
+    )
+    return export.InMemorySpanExporter()
+
+
+@pytest.fixture
+def client(exporter, folder, serving):
+    """A client of an app that makes traces, with one echoing model, ``m``."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    backend = client.application.extensions["modelserver"]
+    backend.traces = traces.Traces(provider)
+    return client
+
+
+def test_a_request_is_a_span_with_its_stages_inside(client, exporter):
+    """In the caller's trace, with the model, the batch and the request's id."""
+    sent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "mine-1"}
+    assert post(client, "/detect", "m", photo(), headers=sent).status_code == 200
+    *parts, whole = exporter.get_finished_spans()
+    assert whole.name == "POST /detect"
+    assert f"{whole.context.trace_id:032x}" == TRACE
+    assert f"{whole.parent.span_id:016x}" == PARENT
+    assert dict(whole.attributes) == {
+        "http.request.method": "POST",
+        "http.route": "/detect",
+        "http.response.status_code": 200,
+        "modelserver.model": "m",
+        "modelserver.batch_size": 1,
+        "modelserver.request_id": "mine-1",
+    }
+    assert [part.name for part in parts] == ["decode", "queue", "run", "post"]
+    for part in parts:
+        assert part.parent.span_id == whole.context.span_id
+        assert part.attributes["modelserver.model"] == "m"
+        assert part.end_time >= part.start_time >= whole.start_time - 1_000_000
+    assert whole.end_time >= parts[-1].end_time
+
+
+def test_requests_without_a_trace_begin_one_each(client, exporter):
+    """One thread's requests are not inside each other, refused ones neither."""
+    for name in ("m", "x", "m"):
+        post(client, "/detect", name, photo())
+    wholes = [s for s in exporter.get_finished_spans() if s.name == "POST /detect"]
+    assert [s.attributes["http.response.status_code"] for s in wholes] == [
+        200,
+        404,
+        200,
+    ]
+    assert [s.parent for s in wholes] == [None] * 3
+    assert len({s.context.trace_id for s in wholes}) == 3
+
+
+def test_a_request_leaves_no_span_behind_in_its_thread(client):
+    """The next one's context is not stacked upon it."""
+    from opentelemetry import trace
+
+    post(client, "/detect", "m", photo())
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_the_servers_own_errors_are_marked(client, exporter, monkeypatch):
+    """Those of clients are not."""
+    backend = client.application.extensions["modelserver"]
+    post(client, "/detect", "x", photo())
+    monkeypatch.setattr(backend.service, "detect", None)
+    assert post(client, "/detect", "m", photo()).status_code == 500
+    first, second = exporter.get_finished_spans()
+    assert (first.status.is_unset, second.status.is_ok) == (True, False)
+    assert second.status.status_code.name == "ERROR"
+
+
+def test_probes_are_not_traced(client, exporter):
+    """They come every few seconds and tell nothing."""
+    for path in ("/livez", "/readyz", "/metrics"):
+        client.get(path)
+    assert exporter.get_finished_spans() == ()
+
+
+def test_an_evaluation_without_a_request_has_no_spans(client, exporter):
+    """Where Python code evaluates by itself."""
+    backend = client.application.extensions["modelserver"]
+    backend.service.detect("m", photo())
+    assert exporter.get_finished_spans() == ()
+
+
+def test_what_is_left_is_exported_at_the_end(exporter):
+    """Before ``close`` returns."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    opened = traces.Traces(provider).open()
+    opened.end(opened.begin("GET", "/models", {}), "r", 200)
+    opened.close()
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "GET /models"
+
+
+def test_a_collector_that_hangs_does_not_hold_up_the_end(exporter, monkeypatch):
+    """It is waited for a while only."""
+    hangs = threading.Event()
+    monkeypatch.setattr(traces, "_LAST_S", 0.01)
+    opened = traces.Traces(SimpleNamespace(get_tracer=str, shutdown=hangs.wait)).open()
+    opened.close()
+    assert opened._ender.is_alive()
+    hangs.set()
+    opened._ender.join()
+
+
+@pytest.mark.parametrize("name", ["otlp", "console"])
+def test_an_app_starts_and_ends_its_exporter(name, monkeypatch, folder, serving):
+    """Nobody listens there: that is the exporter's trouble, not the server's."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
+    monkeypatch.setenv(OTLP, "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "seals")
+    client = serving()
+    backend = client.application.extensions["modelserver"]
+    resource = backend.traces._provider.resource.attributes
+    assert resource["service.name"] == "seals"
+    assert client.get("/livez").status_code == 200
+    backend.close()
+    backend.close()
+
+
+def test_a_service_has_a_name_without_being_given_one(monkeypatch):
+    """So that its spans can be found."""
+    pytest.importorskip("opentelemetry.sdk.trace")
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    started = traces.start({"OTEL_TRACES_EXPORTER": "console"})
+    try:
+        attributes = started._provider.resource.attributes
+        assert attributes["service.name"] == "modelserver"
+    finally:
+        started.close()

@@ -1,0 +1,94 @@
+"""What ``/readyz`` tells of models that are not well."""
+
+import pytest
+from flask import Flask
+
+from modelserver.engine.catalogue import Stage
+from modelserver.web import api
+from support import tiny_graphs
+from support.app_client import make_settings
+
+
+class Entry:
+    """A model in some state."""
+
+    def __init__(self, name, stage, reason="", retry_at=None, reload_error=""):
+        self.files = self
+        self.name = name
+        self.stage = stage
+        self.reason = reason
+        self.retry_at = retry_at
+        self.reload_error = reload_error
+
+
+GOOD = Entry("good", Stage.READY)
+ILL = {
+    "restarting": Entry("m", Stage.LOADING, "It died."),
+    "failed": Entry("m", Stage.FAILED, "It is no graph."),
+    "circuit open": Entry("m", Stage.FAILED, "It died.", retry_at=7.0),
+    "reload failed": Entry("m", Stage.READY, reload_error="It is no graph."),
+}
+
+
+class Models(list):
+    """A registry that is ready, or not, by hand."""
+
+    ready = True
+
+
+@pytest.fixture
+def ask():
+    """A function that answers /readyz for some models and settings."""
+
+    def ask_(*entries, **environ):
+        app = Flask("test")
+        app.register_blueprint(api.blueprint("detection"))
+        models = Models(entries)
+        models.registry, models.settings = models, make_settings(**environ)
+        app.extensions["modelserver"] = models
+        response = app.test_client().get("/readyz")
+        later = response.headers.get("Retry-After")
+        assert (response.status_code == 503) == (later == "2")
+        return response.status_code, response.json
+
+    return ask_
+
+
+@pytest.mark.parametrize("what", ILL)
+def test_a_model_that_is_not_well_is_named_while_others_serve(what, ask):
+    """With the status 200, because requests for others are answered."""
+    status, body = ask(GOOD, ILL[what])
+    assert (status, body["ready"], body["degraded"]) == (200, True, {"m": what})
+
+
+@pytest.mark.parametrize("what", ILL)
+def test_strict_means_that_all_must_serve(what, ask):
+    """One whose new files were refused still serves; else it says when to ask again."""
+    status, body = ask(GOOD, ILL[what], STRICT_READY="true")
+    assert status == (200 if what == "reload failed" else 503)
+    assert body["ready"] == (status == 200)
+
+
+def test_a_model_that_waits_for_its_first_request_is_well(ask):
+    """MAX_MODELS unloaded it; a request has it loaded again."""
+    entries = GOOD, Entry("m", Stage.UNLOADED)
+    status, body = ask(*entries, STRICT_READY="true")
+    assert (status, body["degraded"]) == (200, {})
+
+
+def test_with_a_token_it_is_counted_not_named(ask):
+    """Probes carry no token, and the names are not for everybody."""
+    other = Entry("other", Stage.LOADING, "It died.")
+    _, body = ask(GOOD, ILL["failed"], other, API_TOKEN="s3cret-token")
+    assert body["models"] == {"READY": 1, "FAILED": 1, "LOADING": 1}
+    assert body["degraded"] == {"failed": 1, "restarting": 1}
+
+
+def test_a_bad_graph_beside_a_good_one_is_told(folder, serving):
+    """The whole way: the good one answers, and the probe names the other."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    tiny_graphs.write(folder / "bad.frozen.pb", tiny_graphs.empty())
+    client = serving()
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json["degraded"] == {"bad": "failed"}

@@ -1,0 +1,260 @@
+"""The worker's main loop, turned by hand: who is taken, refused, closed, counted."""
+
+import errno
+import io
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from modelserver.core.errors import Overloaded
+from modelserver.web.server import worker as module
+from support.worker_loops import PHOTO, make
+
+__all__ = ["make"]  # a fixture
+
+
+def closed(client):
+    """Whether the server has closed a connection."""
+    return module.has_data(client, 5000) and client.recv(100) == b""
+
+
+def test_a_silent_connection_has_no_thread_until_it_says_something(make):
+    """Another, which has sent its request already, has one at once."""
+    loop = make()
+    silent = loop.come()
+    loop.come(b"GET /livez")
+    assert (len(loop.with_threads), len(loop.pending_conns)) == (1, 1)
+    silent.sendall(b"GET /livez")
+    loop.turn()
+    assert (len(loop.with_threads), len(loop.pending_conns)) == (2, 0)
+    assert loop.nr_conns == 2
+
+
+def test_a_connection_that_stays_silent_is_closed(make):
+    """After some seconds, also where connections are not kept."""
+    loop = make()
+    loop.cfg.keepalive = 0
+    loop.come()
+    loop.turn()
+    assert loop.nr_conns == 1
+    for conn in loop.pending_conns:
+        conn.timeout -= module._SILENT_S
+    loop.turn()
+    assert closed(loop.clients[0])
+    assert loop.nr_conns == 0
+
+
+def test_the_longest_silent_makes_room(make):
+    """For as many as come; the last place is always kept for the next."""
+    loop = make(4)
+    clients = [loop.come() for _ in range(6)]
+    assert all(closed(client) for client in clients[:3])
+    assert not any(module.has_data(client) for client in clients[3:])
+    assert loop.nr_conns == 3
+
+
+def test_one_that_has_begun_to_talk_is_not_silent(make):
+    """Though the loop was not told yet."""
+    loop = make(4)
+    clients = [loop.come() for _ in range(3)]
+    clients[0].sendall(b"GET /livez")
+    loop.come()
+    assert closed(clients[1])
+    loop.turn()
+    assert len(loop.with_threads) == 1
+
+
+def test_those_that_were_answered_make_room_last(make):
+    """A client that lingers has what it came for, but may still be reading it."""
+    loop = make(3)
+    answered = loop.come(b"GET /livez")
+    loop.end(loop.with_threads.pop())
+    silent = loop.come()
+    loop.come(b"GET /livez")
+    assert closed(silent)
+    assert len(loop._lingering) == 1
+    loop.come(b"GET /livez")
+    assert (loop.nr_conns, len(loop._lingering)) == (2, 0)
+    assert closed(answered)
+
+
+def test_with_all_connections_busy_nobody_is_taken(make):
+    """They wait in the system's queue until there is room."""
+    loop = make(2)
+    for _ in range(2):
+        loop.come(b"GET /livez")
+    late = socket.create_connection(loop.listener.getsockname(), timeout=20)
+    loop.clients.append(late)
+    loop.accept(loop.listener)
+    assert (loop.nr_conns, len(loop.with_threads)) == (2, 2)
+
+
+class NoFiles:
+    """Stands for a listener where there are no descriptors left."""
+
+    def accept(self):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    def getsockname(self):
+        return ("127.0.0.1", 5000)
+
+
+def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeypatch):
+    """Told once, not a thousand times a second; without any, it takes a breath."""
+    breaths = []
+    monkeypatch.setattr(module.time, "sleep", breaths.append)
+    loop = make()
+    clients = [loop.come() for _ in range(2)]
+    for _ in range(3):
+        loop.accept(NoFiles())
+    assert all(closed(client) for client in clients)
+    assert len(breaths) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_broken_listener_is_not_passed_over(make):
+    """The worker ends, and gunicorn starts another."""
+    loop = make()
+    broken = NoFiles()
+    broken.accept = lambda: (_ for _ in ()).throw(OSError(errno.EBADF, "bad"))
+    with pytest.raises(OSError, match="bad"):
+        loop.accept(broken)
+
+
+def test_a_photo_that_no_model_would_take_is_refused_without_a_thread(make):
+    """The client reads why, and when to come again; then the connection ends."""
+    loop = make()
+    loop.come(b"GET /livez")
+    loop.wsgi.refuses = Overloaded(2.5)
+    client = loop.come(PHOTO)
+    answer = client.recv(2000)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 3\r\n" in answer
+    assert client.recv(10) == b""
+    assert (loop.wsgi.handled, len(loop.with_threads)) == ([1], 1)
+    assert loop.wsgi.counted == [loop.wsgi.refuses]
+    assert (loop.nr_conns, len(loop._lingering)) == (2, 1)
+    client.close()
+    loop.turn()
+    assert loop.nr_conns == 1
+
+
+def test_what_is_refused_in_one_turn_is_asked_for_once(make):
+    """With many models it is not cheap to know whether each of them would refuse."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    for _ in range(3):
+        loop.come(PHOTO)
+    assert (loop.wsgi.handled, len(loop.wsgi.counted)) == ([0], 3)
+    loop.wsgi.refuses = None
+    loop.turn()
+    loop.come(PHOTO)
+    assert (loop.wsgi.handled, len(loop.with_threads)) == ([0, 0], 1)
+
+
+def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
+    """Not for the first after a while, nor where nothing was refused."""
+    waits = []
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    loop = make()
+    loop.come(b"GET /livez")
+    loop.turn()
+    assert waits == []
+    loop.wsgi.refuses = Overloaded()
+    for _ in range(2):
+        loop.come(PHOTO)
+        loop.turn()
+    assert waits == [0.0, pytest.approx(module._GATHER_S)]
+    loop.turn()
+    assert len(waits) == 2
+
+
+def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):
+    """As one on a new connection is."""
+    loop = make()
+    client = loop.come(b"GET /livez")
+    conn = loop.with_threads.pop()
+    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
+    loop._handled -= 1
+    conn.sock.recv(100)
+    client.sendall(PHOTO)
+    assert module.has_data(conn.sock, 5000)
+    loop.wsgi.refuses = Overloaded()
+    loop.enqueue_req(conn)
+    assert client.recv(2000).startswith(b"HTTP/1.1 503 ")
+    assert loop.with_threads == []
+
+
+class Opened:
+    """Stands for a connection that TLS has opened: no flags, as Python's has it."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def recv(self, _size, flags=0):
+        raise ValueError(f"non-zero flags {flags}")
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_a_kept_connection_of_tls_is_given_to_a_thread(make):
+    """Nobody can look at what it will say without reading it."""
+    loop = make()
+    loop.cfg.is_ssl = True
+    loop.come(PHOTO)
+    conn = loop.with_threads.pop()
+    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
+    plain, conn.sock = conn.sock, Opened(conn.sock)
+    loop._handled -= 1
+    loop.wsgi.refuses = Overloaded()
+    loop.enqueue_req(conn)
+    assert loop.with_threads == [conn]
+    assert loop.wsgi.handled == []
+    conn.sock, loop.cfg.is_ssl = plain, False  # so that it can be ended
+
+
+def test_what_was_read_ahead_is_not_refused_by_what_follows(make):
+    """What was read of a connection is the request, not what still waits."""
+    loop = make()
+    loop.come(b"GET /livez")
+    conn = loop.with_threads.pop()
+    read = io.BytesIO(b"GET /readyz")
+    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=read))
+    loop._handled -= 1
+    loop.wsgi.refuses = Overloaded()
+    loop.enqueue_req(conn)
+    assert loop.with_threads == [conn]
+    assert loop.wsgi.handled == []
+
+
+def test_what_is_no_photo_is_never_refused_here(make):
+    """Nor is a request of which too little is there to tell."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    for start in (b"POST /detector HTTP", b"GET /detect HTTP", b"POST /det"):
+        loop.come(start)
+    assert (len(loop.with_threads), loop.wsgi.handled) == (3, [])
+
+
+def test_a_refused_client_that_has_left_is_nothing(make):
+    """The answer goes nowhere."""
+    loop = make()
+    loop.wsgi.refuses = Overloaded()
+    silent = loop.come()
+    silent.sendall(PHOTO)
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    silent.close()
+    loop.turn()
+    assert loop.nr_conns in (0, 1)  # after a reset nothing is there to be peeked at
+
+
+def test_a_worker_that_ends_does_not_wait_for_silent_connections(make):
+    """No longer than for those that are kept."""
+    loop = make()
+    loop.come()
+    loop._cap_keepalive(0.0)
+    loop.turn()
+    assert loop.nr_conns == 0

@@ -1,0 +1,99 @@
+"""Answers to requests that were not read, for the pages of other sites."""
+
+import socket
+
+import pytest
+from gunicorn.http.errors import InvalidRequestLine
+
+from modelserver.core.errors import Overloaded
+from modelserver.web.backend import Backend
+from modelserver.web.origins import Origins
+from support.app_client import make_settings
+from support.worker_loops import PHOTO, make
+
+__all__ = ["make"]  # a fixture
+
+ONE, OTHER = "https://a.example", "http://localhost:3000"
+
+
+def headers(answer):
+    """What an answer's head has for pages of other sites."""
+    head, _, _ = answer.decode().partition("\r\n\r\n")
+    fields = [line.partition(": ") for line in head.split("\r\n")[1:]]
+    wanted = ("Access-Control-", "Vary")
+    return {name: value for name, _, value in fields if name.startswith(wanted)}
+
+
+def told(*origins):
+    """Those of an answer to a request of which nothing was read."""
+    lines = Origins(origins).unread_headers()
+    return headers(f"HTTP/1.1 503 No\r\n{lines}\r\n".encode())
+
+
+def test_the_pages_of_all_sites_read_what_was_refused_unread():
+    """And when to come again."""
+    found = told("*")
+    assert found["Access-Control-Allow-Origin"] == "*"
+    assert "Retry-After" in found["Access-Control-Expose-Headers"]
+    assert "Vary" not in found
+
+
+def test_the_pages_of_the_one_site_do_too():
+    """A browser lets no other page read what is for this one."""
+    found = told(ONE)
+    assert found["Access-Control-Allow-Origin"] == ONE
+    assert found["Vary"] == "Origin"
+    assert "Retry-After" in found["Access-Control-Expose-Headers"]
+
+
+def test_without_sites_nothing_is_told_to_any():
+    """As in all other answers."""
+    assert Origins(()).unread_headers() == ""
+
+
+@pytest.mark.parametrize(("origins", "refused"), [("", True), (ONE, True), ("*", True)])
+def test_whoever_can_read_a_refusal_is_refused_unread(origins, refused, monkeypatch):
+    """With one site or all of them its headers are known beforehand."""
+    assert (refusal(monkeypatch, origins) is not None) == refused
+
+
+def test_where_the_origin_must_be_read_nobody_is_refused_unread(monkeypatch):
+    """A page of one of several sites could not tell a refusal from a broken network."""
+    assert refusal(monkeypatch, f"{ONE},{OTHER}") is None
+
+
+def refusal(monkeypatch, origins):
+    """What the main loop is told of a photo while every model is full."""
+    full = type("Model", (), {"inside": 0, "refusal": lambda *_: Overloaded()})()
+    entry = type("Entry", (), {"stage": None, "loaded": full})
+    backend = Backend("detection", make_settings(CORS_ORIGINS=origins))
+    monkeypatch.setattr(backend, "registry", [entry])
+    return backend.refusal(0)
+
+
+def test_the_main_loop_sends_them(make):
+    """With its refusals, and where gunicorn cannot read a request."""
+    loop = make()
+    loop.wsgi.unread_headers = Origins((ONE,)).unread_headers()
+    loop.wsgi.refuses = Overloaded(2.5)
+    answer = loop.come(PHOTO).recv(2000)
+    assert b"\r\nRetry-After: 3\r\n" in answer
+    assert headers(answer) == told(ONE)
+    assert headers(unreadable(loop)) == told(ONE)
+
+
+def test_with_several_sites_what_cannot_be_read_is_answered_all_the_same(make):
+    """Programs read it; pages see a failure."""
+    loop = make()
+    loop.wsgi.unread_headers = Origins((ONE, OTHER)).unread_headers()
+    answer = unreadable(loop)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert headers(answer) == {}
+
+
+def unreadable(loop):
+    """The answer to what is no request."""
+    here, there = socket.socketpair()
+    with here, there:
+        loop.handle_error(None, here, ("127.0.0.1", 1), InvalidRequestLine("x"))
+        return there.recv(2000)
