@@ -3,9 +3,7 @@
 chaos         every fault in turn, at 70 % load
 soak          ten minutes of everything that clients do; memory before and after
 overload      two and ten times the load that can be answered
-slow_clients  500 slow or silent connections, behind nginx
 throughput    answers a second, against the same work without a server
-client        a folder of photos through modelserver.client, against the server's best
 gpu_proof     all that was built for cards, on a card
 
 Each starts its own server on a free port of loopback and ends it, and writes JSON.

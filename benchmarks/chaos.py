@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import graphs, hostile, open_loop, results
-from benchmarks.support.open_loop import Offer, Request, Sent
+from benchmarks.support.open_loop import Request, Sent
 from benchmarks.support.servers import Server, processor_s, started, wait
 
 if TYPE_CHECKING:
@@ -187,12 +187,8 @@ class Chaos:
 
     def together(self, requests: list[Request]) -> dict[str, Any]:
         """Send requests at once; then the bystander must serve."""
-
-        async def all_of_them() -> list[Sent]:
-            sending = (open_loop.send(self.server.port, r, 10) for r in requests)
-            return list(await asyncio.gather(*sending))
-
-        statuses = Counter(one.status for one in asyncio.run(all_of_them()))
+        sent = open_loop.at_once(self.server.port, requests, 10)
+        statuses = Counter(one.status for one in sent)
         return self.recovery(BYSTANDER) | {"statuses": dict(statuses)}
 
 
@@ -221,13 +217,13 @@ def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
 
 def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Do everything in turn, at 70 % load, until the time is over."""
-    photo, port = graphs.photo((320, 240), 10_000), server.port
+    photo, port = graphs.photo((320, 240)), server.port
     requests = [Request(model, open_loop.post(port, model, photo)) for model in MODELS]
     chaos = Chaos(server, folder, photo, find_victim(server, photo))
     load = open_loop.offered(port, requests, given)
     results.say(f"chaos: {load}")
     before, begun = server.facts(), time.monotonic()
-    with Offer(port, load["offered"], lambda n: requests[n % len(requests)]) as offer:
+    with open_loop.offer(port, load["offered"], open_loop.in_turn(requests)) as sent:
         over = False
         while not over:  # each at least once
             for fault in chaos.faults():
@@ -241,8 +237,8 @@ def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, An
     return {
         "seconds": time.monotonic() - begun,
         **load,
-        "requests": open_loop.tally(offer.sent),
-        "failures": failures(chaos, offer.sent),
+        "requests": open_loop.tally(sent),
+        "failures": failures(chaos, sent),
         "events": [event | {"at": event["at"] - begun} for event in chaos.events],
         "longest_recovery_s": longest(chaos.events),
         "before": before,

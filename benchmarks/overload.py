@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import open_loop, results
-from benchmarks.support.open_loop import Offer, Request, Sent
+from benchmarks.support.open_loop import Request, Sent, offer
 from benchmarks.support.servers import Server, started
 
 if TYPE_CHECKING:
@@ -45,20 +45,21 @@ def idle_ms(port: int, request: Request) -> float:
     return statistics.median(one.took_ms for one in sent)
 
 
-def offer(
+def one_load(
     server: Server, request: Request, rate: float, seconds: float
 ) -> dict[str, Any]:
     """Offer a load for some seconds, and return what became of it."""
     before, own = server.processor_s(), time.process_time()
     probe = Request("livez", open_loop.get("/livez"))
-    load = Offer(server.port, rate, lambda _: request, _DEADLINE_S)
-    probes = Offer(server.port, _LIVEZ_RATE, lambda _: probe, _DEADLINE_S)
-    with probes, load:
+    with (
+        offer(server.port, _LIVEZ_RATE, lambda _: probe, _DEADLINE_S) as probes,
+        offer(server.port, rate, lambda _: request, _DEADLINE_S) as sent,
+    ):
         time.sleep(seconds)
     after = server.processor_s()
     cores = {who: (after[who] - before[who]) / seconds for who in after}
     cores["load"] = (time.process_time() - own) / seconds
-    return figures(load.sent, probes.sent, rate, seconds) | {"cores": cores}
+    return figures(sent, probes, rate, seconds) | {"cores": cores}
 
 
 def figures(
@@ -95,7 +96,7 @@ def one_round(
     rows = []
     before = open_loop.capacity(server.port, [request], _CAPACITY_S)
     for factor in factors:
-        row = offer(server, request, factor * before, seconds)
+        row = one_load(server, request, factor * before, seconds)
         recovery = recovery_s(server.port, request, idle)
         after = open_loop.capacity(server.port, [request], _CAPACITY_S)
         top, before = (before + after) / 2, after
@@ -152,16 +153,16 @@ def main() -> None:
     given = parser.parse_args()
     factors = [float(word) for word in given.factors.split(",")]
     servers, loads = halves() if given.apart else (set(), set())
-    with results.subject(given) as subject:
+    with results.subject(given) as (files, photo):
         if given.apart:
             os.sched_setaffinity(0, servers)  # a started process takes it over
-        with started(subject.folder) as server:
+        with started(files.graph.parent) as server:
             if given.apart:
                 os.sched_setaffinity(0, loads)
-            data = open_loop.post(server.port, subject.name, subject.photo)
+            data = open_loop.post(server.port, files.name, photo)
             request = Request("detect", data)
             found = measure(server, request, factors, given.seconds, given.rounds)
-    facts = {"model": subject.name, "seconds": given.seconds, "apart": given.apart}
+    facts = {"model": files.name, "seconds": given.seconds, "apart": given.apart}
     results.write({**facts, **found}, given.out)
 
 

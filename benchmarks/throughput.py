@@ -3,7 +3,7 @@
     python -m benchmarks.throughput [MODEL_FOLDER PHOTO] [--model NAME] [--clients 1,8]
 
 For each number of clients, rounds of HTTP and rounds in this process take turns; the
-ratio is the median of the rounds' ratios. In this process there are as many threads as
+share is the median of the rounds' ratios. In this process there are as many threads as
 clients, but no more than the server has slots: its own settings, decoder and session,
 but no HTTP, no queue, no process of its own, and no answer put together. That is the
 limit that a server can come close to. ``cpu_ms`` is the processors' time for an answer,
@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.support import results
 from benchmarks.support.servers import Server, started
@@ -29,7 +29,16 @@ from modelserver.tools import bench
 from modelserver.tools.bench import Round, Sample
 
 if TYPE_CHECKING:
+    from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import ModelFiles
+
+
+class Load(NamedTuple):
+    """How many clients ask, for how long, and how often."""
+
+    clients: int
+    seconds: float
+    rounds: int
 
 
 class InProcess:
@@ -78,58 +87,55 @@ class InProcess:
 
 
 def measure(
-    server: Server,
-    target: bench.Target,
-    local: InProcess,
-    data: bytes,
-    *,
-    clients: int,
-    seconds: float,
-    rounds: int,
+    server: Server, target: bench.Target, local: InProcess, photo: bytes, load: Load
 ) -> dict[str, Any]:
     """Measure one number of clients in turns."""
-    threads = min(clients, local.slots)
-    bench.run(target, clients, min(1.0, seconds))
-    local.run(data, threads, min(1.0, seconds))
-    served, limit, spent = [], [], []
-    for _ in range(rounds):
+    threads = min(load.clients, local.slots)
+    warm_up_s = min(1.0, load.seconds)
+    bench.run(target, load.clients, warm_up_s)
+    local.run(photo, threads, warm_up_s)
+    served, limit, spent, shares = [], [], [], []
+    for _ in range(load.rounds):
         before = sum(server.processor_s().values())
-        served.append(bench.run(target, clients, seconds))
+        served.append(bench.run(target, load.clients, load.seconds))
         used = sum(server.processor_s().values()) - before
-        spent.append(1000 * used / max(1, len(served[-1].samples)))
-        limit.append(local.run(data, threads, seconds))
+        limit.append(local.run(photo, threads, load.seconds))
+        ours, theirs = (bench.summarise([some[-1]]) for some in (served, limit))
+        if not ours.answers or not theirs.answers:
+            raise SystemExit("No answer came within a round; make --seconds longer.")
+        spent.append(1000 * used / ours.answers)
+        shares.append(ours.per_second / theirs.per_second)
     return {
-        "clients": clients,
-        "threads": threads,
         "server": asdict(bench.summarise(served)),
         "cpu_ms": statistics.median(spent),
         "in_process": asdict(bench.summarise(limit)),
-        "ratio": results.median_ratio(results.rates(served), results.rates(limit)),
+        "share": statistics.median(shares),
     }
 
 
 def main() -> None:
     """Measure and write."""
     parser = results.options(__doc__)
-    parser.add_argument("--clients", type=results.counts, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--classify", action="store_true", help="a classifier")
+    parser.add_argument("--clients", default="1,2,4,8,16")
     parser.add_argument("--seconds", type=float, default=5, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    kind: Kind = "classification" if given.classify else "detection"
+    app = "app_classify.py" if given.classify else "app.py"
     rows = []
     with (
-        results.subject(given) as subject,
-        started(subject.folder) as server,
-        closing(InProcess.load(subject.files)) as local,
+        results.subject(given, kind) as (files, photo),
+        started(files.graph.parent, app=app) as server,
+        closing(InProcess.load(files)) as local,
     ):
-        photo = subject.photo
-        target = bench.Target.of(server.url, "/detect", subject.name, [photo])
+        target = bench.Target.of(server.url, bench.PATHS[kind], files.name, [photo])
         bench.check(target)
-        for clients in given.clients:
-            results.say(f"throughput of {subject.name}: {clients} clients")
-            load = {"clients": clients, "seconds": given.seconds}
-            row = measure(server, target, local, photo, **load, rounds=given.rounds)
-            rows.append(row)
-    facts = {"model": subject.name, "photo_bytes": len(photo), "rounds": given.rounds}
+        for clients in map(int, given.clients.split(",")):
+            results.say(f"throughput of {files.name}: {clients} clients")
+            load = Load(clients, given.seconds, given.rounds)
+            rows.append(measure(server, target, local, photo, load))
+    facts = {"model": files.name, "photo_bytes": len(photo), "rounds": given.rounds}
     results.write({**facts, "seconds": given.seconds, "rows": rows}, given.out)
 
 

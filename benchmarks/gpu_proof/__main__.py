@@ -7,19 +7,19 @@ import json
 import sys
 import tempfile
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.gpu_proof import outcomes, steps
+from benchmarks.gpu_proof import findings
 from benchmarks.gpu_proof.plans import Plan
+from benchmarks.gpu_proof.steps import STEPS
 from benchmarks.support import results
 from benchmarks.support.servers import ROOT
 from modelserver.core.errors import ModelServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from benchmarks.gpu_proof.outcomes import Taken
 
 _QUICK: dict[str, Any] = {
     "photos": 6,
@@ -30,24 +30,18 @@ _QUICK: dict[str, Any] = {
 }
 
 
-def say(line: str) -> None:
-    """Tell whoever waits what is going on."""
-    print(line, flush=True)
-
-
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    names = [step.name for step in steps.STEPS]
+    names = [step.__name__ for step in STEPS]
     parser = argparse.ArgumentParser(
         prog="script/gpu-proof", description="Prove the server on this machine's GPU."
     )
+    some: Any = partial(parser.add_argument, nargs="+", choices=names, metavar="STEP")
+    some("--only", default=names)
+    some("--skip", default=[])
     parser.add_argument("--cpu", action="store_true", help="the same steps on the CPU")
     parser.add_argument("--quick", action="store_true", help="with small numbers")
     parser.add_argument("--keep-going", action="store_true", help="past what fails")
-    parser.add_argument(
-        "--only", nargs="+", choices=names, default=names, metavar="STEP"
-    )
-    parser.add_argument("--skip", nargs="+", choices=names, default=[], metavar="STEP")
     parser.add_argument("--out", type=Path, default=Path("gpu-proof.json"))
     parser.add_argument("--folder", type=Path, default=ROOT / "models")
     parser.add_argument("--samples", type=Path, default=ROOT / "samples")
@@ -57,11 +51,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Take the steps, print the table, write the JSON; returns the exit code."""
     given = arguments(words)
-    chosen = [
-        step
-        for step in steps.STEPS
-        if step.name in given.only and step.name not in given.skip
-    ]
+    names = set(given.only) - set(given.skip)
+    chosen = [step for step in STEPS if step.__name__ in names]
+    say = partial(print, flush=True)
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as place:
         plan = Plan(
             gpu=not given.cpu,
@@ -72,21 +64,9 @@ def main(words: Sequence[str] | None = None) -> int:
             **(_QUICK if given.quick else {}),
         )
         try:
-            done = outcomes.take_all(chosen, plan, say, keep_going=given.keep_going)
+            done = findings.take_all(chosen, plan, say, keep_going=given.keep_going)
         except ModelServerError as error:
             raise SystemExit(str(error)) from error
-    say("\n" + outcomes.table(done))
-    write(done, given)
-    failed = [one.step.name for one in done if one.result == "FAILED"]
-    if failed:
-        say(f"\nNot as expected: {', '.join(failed)}. {given.out} has all of it.")
-        return 1
-    say(f"\nAs expected. {given.out} has all of it.")
-    return 0
-
-
-def write(done: Sequence[Taken], given: argparse.Namespace) -> None:
-    """Write the JSON file."""
     facts = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "cpu": given.cpu,
@@ -94,6 +74,10 @@ def write(done: Sequence[Taken], given: argparse.Namespace) -> None:
         "steps": [one.as_json() for one in done],
     }
     given.out.write_text(json.dumps(facts, indent=2, default=str) + "\n")
+    failed = [one.step for one in done if one.result == "FAILED"]
+    verdict = f"Not as expected: {', '.join(failed)}." if failed else "As expected."
+    say(f"\n{findings.table(done)}\n\n{verdict} {given.out} has all of it.")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.gpu_proof.outcomes import Check
 from modelserver.web.server.config import START_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from benchmarks.gpu_proof.findings import Found
 
 # The most that two devices' answers may differ by, as for golden images: confidence,
 # and a box's corners as shares of the photo's sides.
@@ -25,8 +26,6 @@ FIRST_FACTOR, FIRST_MS = 5.0, 250.0
 BACK_S, BACK_MIB = 10.0, 200
 # The longest that a killed, changed or removed model may take to be another or gone.
 REPLACED_S = 120.0
-REFUSALS = frozenset({"503"})
-OK = 200
 
 
 class Seen(NamedTuple):
@@ -79,82 +78,61 @@ def _apart(one: Seen, other: Seen) -> float:
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
 
-def _none(
-    expected: str, bad: Iterable[str], fine: str = "none", *, must: bool = True
-) -> Check:
-    """Expect that nothing is bad."""
-    seen = list(bad)
-    return Check(expected, "; ".join(seen[:5]) or fine, not seen, must)
-
-
-def _at_most(expected: str, limit: float, seen: float, unit: str = "") -> Check:
-    return Check(f"{expected} {limit:g}{unit}", f"{seen:.4g}{unit}", seen <= limit)
-
-
-def answers(found: Gaps, photos: int, about: str) -> list[Check]:
+def answers(found: Found, seen: Gaps, photos: int, about: str) -> None:
     """Judge the answers of the card against the CPU's."""
     same = f"{about}: the same labels for {photos} photos"
-    return [
-        _none(same, found.unmatched, "the same labels"),
-        Check(
-            f"{about}: something is seen in the photos",
-            f"{found.compared} answers",
-            found.compared > 0,
-        ),
-        _at_most(f"{about}: confidence within", CONFIDENCE, found.confidence),
-        _at_most(f"{about}: boxes within", BOX, found.box),
-    ]
+    found.expect_none(same, seen.unmatched, "the same labels")
+    something = f"{about}: something is seen in the photos"
+    found.expect(something, f"{seen.compared} answers", seen.compared > 0)
+    found.expect_at_most(f"{about}: confidence within", CONFIDENCE, seen.confidence)
+    found.expect_at_most(f"{about}: boxes within", BOX, seen.box)
 
 
-def card(shown: Mapping[str, Any]) -> list[Check]:
+def card(found: Found, shown: Mapping[str, Any]) -> None:
     """Judge what the driver, the kernel and the doctor show."""
-    lines, nodes = shown["nvidia-smi"], shown["doctor"]["nodes"]
-    named = {line.split()[-1] for line in shown["/proc/devices"]}
+    lines, doctor = shown["nvidia-smi"], shown["doctor"]
     listed = bool(lines) and not lines[0].startswith("failed")
-    shut = [f"{name} {told}" for name, told in nodes.items() if "NOT" in told]
-    driver = "nvidia-uvm" in named and bool({"nvidia", "nvidia-frontend"} & named)
-    checks = [
-        Check("nvidia-smi lists a card", "; ".join(lines) or "nothing", listed),
-        Check(
-            "/proc/devices names the driver's devices, nvidia-uvm among them",
-            ", ".join(sorted(named)) or "none",
-            driver or "/dev/dxg" in nodes,
-        ),
-        Check(
-            "this user may read and write the card's nodes",
-            ", ".join(shut) or f"{len(nodes)} nodes",
-            bool(nodes) and not shut,
-        ),
-        _none("doctor gpu finds nothing wrong", shown["doctor"]["problems"]),
-    ]
-    used = shown["doctor"]["ok"]
-    return [*checks, Check("TensorFlow uses a card", "yes" if used else "no", used)]
+    found.expect("nvidia-smi lists a card", "; ".join(lines) or "nothing", listed)
+    named = {line.split()[-1] for line in shown["/proc/devices"]}
+    found.expect(
+        "/proc/devices names the driver's devices, nvidia-uvm among them",
+        ", ".join(sorted(named)) or "none",
+        ("nvidia-uvm" in named and bool({"nvidia", "nvidia-frontend"} & named))
+        or "/dev/dxg" in doctor["nodes"],
+    )
+    shut = [f"{name} {told}" for name, told in doctor["nodes"].items() if "NOT" in told]
+    found.expect(
+        "this user may read and write the card's nodes",
+        ", ".join(shut) or f"{len(doctor['nodes'])} nodes",
+        bool(doctor["nodes"]) and not shut,
+    )
+    found.expect_none("doctor gpu finds nothing wrong", doctor["problems"])
+    found.expect("TensorFlow uses a card", str(doctor["ok"]), doctor["ok"])
 
 
 def listing(
-    plain: Mapping[str, Any], opened: Mapping[str, Any], *, gpu: bool
-) -> list[Check]:
+    found: Found, plain: Mapping[str, Any], opened: Mapping[str, Any], *, gpu: bool
+) -> None:
     """Judge what TensorFlow lists as it is, and with the libraries opened first."""
     seen = len(opened["gpus"])
     if not gpu:
-        return [Check("without a card TensorFlow lists none", f"{seen}", seen == 0)]
+        found.expect("without a card TensorFlow lists none", f"{seen}", seen == 0)
+        return
     reason = "; ".join(opened["said"][-2:]) or "it says nothing"
     told = f"{seen} cards" if seen else f"none; {reason}"
+    found.expect("TensorFlow lists a card, its libraries opened first", told, seen > 0)
     needed = ", ".join(opened["opened"]) or "none"
-    return [
-        Check("TensorFlow lists a card, its libraries opened first", told, seen > 0),
-        Check(
-            "TensorFlow alone lists none where a library had to be opened first",
-            f"{len(plain['gpus'])} cards alone; opened first: {needed}",
-            bool(plain["gpus"]) != bool(opened["opened"]),
-            must=False,
-        ),
-    ]
+    found.expect(
+        "TensorFlow alone lists none where a library had to be opened first",
+        f"{len(plain['gpus'])} cards alone; opened first: {needed}",
+        bool(plain["gpus"]) != bool(opened["opened"]),
+        must=False,
+    )
 
 
 def ready(
-    models: Mapping[str, Any], seconds: float, device: str, limit_s: float
-) -> list[Check]:
+    found: Found, models: Mapping[str, Any], seconds: float, device: str, limit_s: float
+) -> None:
     """Judge a start: every model READY, on the device, soon enough."""
     bad = [
         f"{name} {one['state']} on {one['device']}: {one['reason']}"
@@ -163,15 +141,13 @@ def ready(
     ]
     if not models:
         bad = ["no model, or no server"]
-    return [
-        _none(f"every model is READY on a {device}", bad, "all of them"),
-        _at_most("READY within", limit_s, seconds, " s"),
-    ]
+    found.expect_none(f"every model is READY on a {device}", bad, "all of them")
+    found.expect_at_most("READY within", limit_s, seconds, " s")
 
 
-def caches(cold_s: float, warm_s: float) -> Check:
+def caches(found: Found, cold_s: float, warm_s: float) -> None:
     """Judge a second start with CUDA's cache of the first: it compiles nothing."""
-    return Check(
+    found.expect(
         "a start with CUDA's cache is no slower than one without",
         f"{warm_s:.1f} s, without {cold_s:.1f} s",
         warm_s <= cold_s * 1.2 + 3.0,
@@ -179,84 +155,80 @@ def caches(cold_s: float, warm_s: float) -> Check:
     )
 
 
-def runs(told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool) -> list[Check]:
+def runs(
+    found: Found, told: Mapping[str, Any], sizes: Sequence[int], *, gpu: bool
+) -> None:
     """Judge the times of runs by the number of images in them."""
+    on_device(found, told, gpu=gpu)
     done = {one["size"]: one for one in told["runs"]}
+    answered = {size: one["answers"] for size, one in done.items()}
     wanted = [size for size in sizes if size <= told["max_batch"]]
-    short = [
-        str(size)
-        for size in wanted
-        if size not in done or done[size]["answers"] != size
-    ]
+    short = [str(size) for size in wanted if answered.get(size) != size]
+    found.expect_none("each run answers every image", short, "it does")
     slow = [
         f"{size}: {one['ms'][0]:.0f} ms, then {one['ms'][-1]:.0f}"
         for size, one in done.items()
         if one["ms"][0] > one["ms"][-1] * FIRST_FACTOR + FIRST_MS
     ]
     tuned = "the first run of a size needs no tuning: the load did it"
+    found.expect_none(tuned, slow, "none does", must=False)
     alike = "a batch answers as its images alone, within"
-    checks = [
-        on_device(told, gpu=gpu),
-        _none("each run answers every image", short, "it does"),
-        _none(tuned, slow, "none does", must=False),
-        _at_most(alike, CONFIDENCE, told["gap"]),
-    ]
+    found.expect_at_most(alike, CONFIDENCE, told["gap"])
     if gpu and len(done) > 1:
         small, large = min(done), max(done)
         each = [done[size]["ms"][-1] / size for size in (small, large)]
-        expected = f"an image of {large} takes less than one of {small}"
+        cheaper = f"an image of {large} takes less than one of {small}"
         seen = f"{each[1]:.2f} ms, {each[0]:.2f} ms"
-        checks.append(Check(expected, seen, each[1] < each[0], must=False))
-    return checks
+        found.expect(cheaper, seen, each[1] < each[0], must=False)
 
 
-def on_device(told: Mapping[str, Any], *, gpu: bool) -> Check:
+def on_device(found: Found, told: Mapping[str, Any], *, gpu: bool) -> None:
     """Judge where a process of the proof itself has run a model."""
     device, seen = "GPU" if gpu else "CPU", str(told["device"])
-    return Check(f"the graph is run on a {device}", seen, seen.startswith(device))
+    found.expect(f"the graph is run on a {device}", seen, seen.startswith(device))
 
 
-def rates(figures: Sequence[Mapping[str, Any]]) -> list[Check]:
+def rates(found: Found, figures: Sequence[Mapping[str, Any]]) -> None:
     """Judge photos a second: no error, and more clients are not answered less."""
-    best = max((one["per_second"] for one in figures), default=0.0)
-    last = figures[-1]["per_second"] if figures else 0.0
-    return [
-        no_errors(figures),
-        Check(
-            "the most clients are answered as fast as any number, within a tenth",
-            f"{last:.1f} photos/s, best {best:.1f}",
-            best > 0 and last >= best * 0.9,
-            must=False,
-        ),
-    ]
-
-
-def no_errors(figures: Iterable[Mapping[str, Any]]) -> Check:
-    """Judge a load's answers."""
-    bad = [
-        f"{one['clients']} clients: {one['errors']}" for one in figures if one["errors"]
-    ]
-    return _none("every answer is a 200", bad, "all are")
-
-
-def rewriting(plain: Mapping[str, Any], rewritten: Mapping[str, Any]) -> list[Check]:
-    """Judge whether rewritten graphs are worth it on this device."""
-    fast, slow = (
-        {one["size"]: one["ms"][-1] for one in each["runs"]}
-        for each in (rewritten, plain)
+    no_errors(found, figures)
+    every = [one["per_second"] for one in figures] or [0.0]
+    found.expect(
+        "the most clients are answered as fast as any number, within a tenth",
+        f"{every[-1]:.1f} photos/s, best {max(every):.1f}",
+        max(every) > 0 and every[-1] >= max(every) * 0.9,
+        must=False,
     )
+
+
+def no_errors(found: Found, figures: Iterable[Mapping[str, Any]]) -> None:
+    """Judge a load's answers."""
+    told = ((one["clients"], one["errors"]) for one in figures)
+    bad = [f"{clients} clients: {errors}" for clients, errors in told if errors]
+    found.expect_none("every answer is a 200", bad, "all are")
+
+
+def rewriting(
+    found: Found, plain: Mapping[str, Any], rewritten: Mapping[str, Any]
+) -> None:
+    """Judge whether rewritten graphs are worth it on this device."""
+    slow = {one["size"]: one["ms"][-1] for one in plain["runs"]}
+    fast = {one["size"]: one["ms"][-1] for one in rewritten["runs"]}
     lost = [
         f"{size}: {fast[size]:.2f} ms rewritten, {slow[size]:.2f} ms plain"
         for size in fast
         if size in slow and fast[size] > slow[size] * 1.05
     ]
     expected = "a rewritten graph is not slower than the plain one"
-    return [_none(expected, lost, "it is not", must=False)]
+    found.expect_none(expected, lost, "it is not", must=False)
 
 
 def full(
-    before: Mapping[str, Any], after_s: float, statuses: Mapping[str, int], again: int
-) -> list[Check]:
+    found: Found,
+    before: Mapping[str, Any],
+    after_s: float,
+    statuses: Mapping[str, int],
+    again: str,
+) -> None:
     """Judge a card that another program holds.
 
     Args:
@@ -268,72 +240,61 @@ def full(
     reason, device = str(before.get("reason")), str(before.get("device"))
     blamed = "MODEL_MEMORY_MB" in reason or "died" in reason
     told = device if before.get("state") == "READY" else reason
+    found.expect(
+        "on a full card a load fails as the card's fault, or finds room",
+        f"{before.get('state')} on {device}: {reason}",
+        "GPU" in told and not blamed,
+    )
     back = "the model comes by itself once there is room, within"
-    return [
-        Check(
-            "on a full card a load fails as the card's fault, or finds room",
-            f"{before.get('state')} on {device}: {reason}",
-            "GPU" in told and not blamed,
-        ),
-        _at_most(back, COMPILED_S, after_s, " s"),
-        Check(
-            "a run on a full card is answered with 200 or 503",
-            str(dict(statuses)),
-            not set(statuses) - {"200"} - REFUSALS,
-        ),
-        Check("answers are 200 again once there is room", str(again), again == OK),
-    ]
+    found.expect_at_most(back, COMPILED_S, after_s, " s")
+    allowed = "a run on a full card is answered with 200 or 503"
+    found.expect(allowed, str(dict(statuses)), set(statuses) <= {"200", "503"})
+    found.expect("answers are 200 again once there is room", again, again == "200")
 
 
-def back(what: str, before: int | None, after: int | None, seconds: float) -> Check:
+def back(
+    found: Found, what: str, before: int | None, after: int | None, seconds: float
+) -> None:
     """Judge whether a process's memory on the card came back."""
     expected = f"{what}: its memory comes back within {BACK_S:g} s"
     if before is None or after is None:
         untold = "the driver does not tell memory here"
-        return Check(expected, untold, ok=False, must=False)
-    seen = f"{after} MiB held, {before} before, after {seconds:.1f} s"
-    return Check(expected, seen, after <= before + BACK_MIB and seconds <= BACK_S)
+        found.expect(expected, untold, ok=False, must=False)
+    else:
+        seen = f"{after} MiB held, {before} before, after {seconds:.1f} s"
+        ok = after <= before + BACK_MIB and seconds <= BACK_S
+        found.expect(expected, seen, ok)
 
 
-def replaced(
-    what: str, told: Mapping[str, Any], both: int | None, *, refusals: bool
-) -> list[Check]:
-    """Judge a process that had to be replaced by another.
+def replaced(found: Found, what: str, told: Mapping[str, Any], *, gpu: bool) -> None:
+    """Judge models that were killed, reloaded or removed.
 
     Args:
-        told: seconds, statuses and the card's memory before, at most and after.
-        both: MiB held by two models; ``None`` where there is no card, or none is told.
+        told: seconds, statuses of others meanwhile, and the card's memory before, after
+            and in how many seconds.
     """
-    checks = [
-        undisturbed(what, told["statuses"], refusals=refusals),
-        _at_most(f"{what}: others serve within", REPLACED_S, told["seconds"], " s"),
-    ]
-    if both is not None:
-        checks.append(back(what, told["before"], told["after"], told["back"]))
-    return checks
+    undisturbed(found, what, told["statuses"], refusals=what == "killed")
+    over = f"{what}: others serve, or it is gone, within"
+    found.expect_at_most(over, REPLACED_S, told["seconds"], " s")
+    if gpu:
+        back(found, what, told["before"], told["after"], told["back"])
 
 
-def removed(told: Mapping[str, Any]) -> list[Check]:
-    """Judge the removal of one of two models."""
-    checks = [_at_most("removed: it is gone in", REPLACED_S, told["seconds"], " s")]
-    if told["gpu"]:
-        checks.append(back("removed", told["before"], told["after"], told["back"]))
-    return checks
-
-
-def undisturbed(what: str, statuses: Mapping[str, int], *, refusals: bool) -> Check:
+def undisturbed(
+    found: Found, what: str, statuses: Mapping[str, int], *, refusals: bool
+) -> None:
     """Judge the answers while something happened: no 500, and only allowed refusals."""
-    allowed = {"200", *REFUSALS} if refusals else {"200"}
-    ok = not set(statuses) - allowed and statuses.get("200", 0) > 0
-    which = "200 or 503" if refusals else "200"
+    allowed = ("200", "503") if refusals else ("200",)
+    ok = set(statuses) <= set(allowed) and statuses.get("200", 0) > 0
+    which = " or ".join(allowed)
     expected = f"{what}: photos are answered meanwhile, each with {which}"
-    return Check(expected, str(dict(statuses)), ok)
+    found.expect(expected, str(dict(statuses)), ok)
 
 
-def together(alone: float, both: float) -> Check:
+def together(found: Found, alone: float, both: float) -> None:
     """Judge two models at once against one: they share, and lose little."""
     share = both / alone if alone else math.nan
-    return Check(
+    found.expect(
         "two models at once answer as many photos as one, but for a third",
         f"{both:.1f} photos/s, one alone {alone:.1f}",
         share >= 2 / 3,
@@ -341,13 +302,12 @@ def together(alone: float, both: float) -> Check:
     )
 
 
-def refused(
-    name: str, value: str, code: int | None, log: str, *, usable: bool
-) -> Check:
+def choice(
+    found: Found, value: str, code: int | None, log: str, *, usable: bool
+) -> None:
     """Judge a start with a choice of cards in the environment and REQUIRE_GPU."""
     last = (log.splitlines() or ["nothing"])[-1][:200]
     seen = f"exit code {code}: {last}" if code is not None else "it serves"
-    if usable:
-        return Check(f"{name}={value!r} serves", seen, code is None)
-    refusal = f"{name}={value!r} with REQUIRE_GPU is refused"
-    return Check(refusal, seen, code == START_FAILED)
+    wanted = None if usable else START_FAILED
+    does = "serves" if usable else "with REQUIRE_GPU is refused"
+    found.expect(f"CUDA_VISIBLE_DEVICES={value!r} {does}", seen, code == wanted)

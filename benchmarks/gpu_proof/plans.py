@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import servers
-from modelserver.client import Client
 from modelserver.engine.runners.cards import memory, survey
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import ModelFiles
 
+WORKER = "benchmarks.gpu_proof.worker"
 ONLY_CARD = "only a card can show it"
 MIB = 1 << 20
 # Settings of servers that never refuse for want of patience.
@@ -29,6 +29,7 @@ PATIENT = {"MAX_QUEUE_WAIT_S": "60", "QUEUE_LENGTH": "256", "REQUEST_TIMEOUT_S":
 # The environment of somebody who proves a card may have REQUIRE_GPU.
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "REQUIRE_GPU": "false"}
 _WORKER_S = 900.0
+_LOADED_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Plan:
         # A worker without a card says so by itself.
         given = {k: v for k, v in where.items() if k != "REQUIRE_GPU"}
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.gpu_proof.worker", *words],
+            [sys.executable, "-m", WORKER, *words],
             cwd=servers.ROOT,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **given, **environ},
             capture_output=True,
@@ -121,18 +122,11 @@ class Plan:
         self,
         folder: Path,
         kind: Kind = "detection",
-        *,
         environ: Mapping[str, str] | None = None,
-        wait_s: float = 600.0,
     ) -> AbstractContextManager[servers.Server]:
         """Start a server; one that does not get ready is given as it is."""
         app = "app.py" if kind == "detection" else "app_classify.py"
         given = {**self.environ, **(environ or {})}
         return servers.started(
-            folder, app=app, environ=given, wait_s=wait_s, demand=False
+            folder, app=app, environ=given, wait_s=_LOADED_S, demand=False
         )
-
-
-def client(server: servers.Server) -> Client:
-    """Return a client that does not try again: a refusal is to be seen."""
-    return Client(server.url, retries=0, timeout=120.0)

@@ -1,18 +1,20 @@
-"""What needs TensorFlow, in a process of its own; prints one line of JSON.
+"""A process of its own for TensorFlow or CUDA; prints one line.
 
     python -m benchmarks.gpu_proof.worker list [--preload]
     python -m benchmarks.gpu_proof.worker phases KIND GRAPH
     python -m benchmarks.gpu_proof.worker times KIND GRAPH 32,16,8,4,2,1 [--plain]
+    python -m benchmarks.gpu_proof.worker hold FREE_MIB
 
-``list``: what cards TensorFlow shows; with ``--preload`` after the libraries that it
-would miss were opened. ``phases``: how long each part of a load takes. ``times``: how
-long a run takes by the number of images in it, first and third, and whether a batch
-answers as its images alone; ``--plain`` without rewriting the graph.
+``list``: the cards that TensorFlow shows; with ``--preload`` after the libraries that
+it would miss were opened. ``phases``: how long each part of a load takes. ``times``:
+how long a run takes by the number of images in it, first and third, and whether a batch
+answers as its images alone; ``--plain`` without rewriting the graph. ``hold``: take all
+but so much of the first card's memory, as another program would, until stdin ends.
 """
 
 from __future__ import annotations
 
-import argparse
+import ctypes
 import json
 import os
 import sys
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 3
 _ANY_SIZE = (480, 640)
+_MOST_COMPARED = 8
+_PART = 256 * MIB
 # Parts of a load, by the methods of ``ModelSession`` that do them.
 PHASES = {
     "_start": "session",
@@ -50,15 +54,13 @@ def listed(*, preload: bool) -> dict[str, Any]:
     # TensorFlow comes into this process, and no earlier than the libraries.
     import tensorflow as tf  # noqa: PLC0415
 
-    found = []
-    for one in tf.config.list_physical_devices("GPU"):
-        details = tf.config.experimental.get_device_details(one)
-        found.append({key: str(value) for key, value in details.items()})
+    details = tf.config.experimental.get_device_details
+    cards = map(details, tf.config.list_physical_devices("GPU"))
     return {
         "tensorflow": tf.__version__,
         "build": dict(tf.sysconfig.get_build_info()),
         "opened": opened,
-        "gpus": found,
+        "gpus": [{key: str(value) for key, value in one.items()} for one in cards],
     }
 
 
@@ -68,16 +70,13 @@ def phases(kind: Kind, graph: str) -> dict[str, Any]:
     A part's time has those within it: comparing a rewritten graph starts sessions.
     """
     job = _job(kind, graph)
-    started = time.perf_counter()
-    import_tensorflow(job.gpu)
-    took = {"import": time.perf_counter() - started}
+    took: dict[str, float] = {}
+    _timed(import_tensorflow, "import", took)(job.gpu)
     from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
 
     for method, name in PHASES.items():
         setattr(ModelSession, method, _timed(getattr(ModelSession, method), name, took))
-    started = time.perf_counter()
-    session = open_session(job)
-    took["load"] = time.perf_counter() - started
+    session = _timed(open_session, "load", took)(job)
     told = {"device": session.device, "notes": list(session.notes)}
     return {"seconds": {key: round(value, 3) for key, value in took.items()}, **told}
 
@@ -116,8 +115,7 @@ def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[st
     session = open_session(_job(kind, graph, rewrite=rewrite, batch=max(sizes)))
     signature = session.signature
     inside = signature.inner_size if session.sampling else None
-    height, width = signature.size or inside or _ANY_SIZE
-    shape = (height, width, signature.channels)
+    shape = (*(signature.size or inside or _ANY_SIZE), signature.channels)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, shape, np.uint8) for _ in range(max(sizes))]
     runs = []
@@ -129,47 +127,79 @@ def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[st
             rounds.append(round((time.perf_counter() - started) * 1000, 3))
         held = memory_by_process().get(os.getpid(), 0) // MIB
         runs.append({"size": size, "ms": rounds, "answers": len(answers), "held": held})
-    count = min(8, session.max_batch)
-    gap = _gap(
-        session.run(images[:count]), [session.run([one])[0] for one in images[:count]]
-    )
+    few = images[: min(_MOST_COMPARED, session.max_batch)]
+    together, alone = session.run(few), [session.run([one])[0] for one in few]
+    gap = max(map(_gap, together, alone))
     facts = {"device": session.device, "max_batch": session.max_batch, "gap": gap}
     session.close()
     return {**facts, "runs": runs, "notes": list(session.notes)}
 
 
-def _gap(together: list[Any], alone: list[Any]) -> float:
-    """Return the largest difference of scores between a batch and its images alone."""
-    gap = 0.0
-    for one, other in zip(together, alone, strict=True):
-        first, second = (np.asarray(each["scores"], float) for each in (one, other))
-        gap = max(gap, float(np.max(np.abs(first.ravel() - second.ravel()))))
-    return gap
+def _gap(one: Any, other: Any) -> float:
+    """Return the largest difference of two answers' scores."""
+    scores = (np.asarray(each["scores"], float).ravel() for each in (one, other))
+    return float(np.max(np.abs(np.subtract(*scores))))
 
 
-def main() -> None:
-    """Do what the words say and print it as one line of JSON, the last on stdout."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=("list", "phases", "times"))
-    parser.add_argument("kind", nargs="?", choices=("detection", "classification"))
-    parser.add_argument("graph", nargs="?")
-    parser.add_argument("sizes", nargs="?", default="1")
-    parser.add_argument("--preload", action="store_true")
-    parser.add_argument("--plain", action="store_true")
-    given = parser.parse_args()
-    told: dict[str, Any]
-    if given.task == "list":
-        told = listed(preload=given.preload)
-    elif given.task == "phases":
-        told = phases(given.kind, given.graph)
+def hold(library: Any, free_mib: int) -> int:
+    """Allocate until only so much is free; returns the MiB that were taken.
+
+    Args:
+        library: CUDA's runtime.
+
+    Raises:
+        SystemExit: the card cannot be asked.
+    """
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    code = library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    if code:
+        raise SystemExit(f"cudaMemGetInfo fails with {code}.")
+    taken, part = 0, _PART
+    while (left := free.value - free_mib * MIB - taken) > MIB and part >= MIB:
+        pointer, size = ctypes.c_void_p(), min(part, left)
+        if library.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(size)):
+            part //= 2
+        else:
+            taken += size
+    return taken // MIB
+
+
+def runtime() -> Any:
+    """Open CUDA's runtime library, from where TensorFlow would take it.
+
+    Raises:
+        SystemExit: there is none, or it cannot be opened.
+    """
+    for one in cuda.survey().libraries:
+        if one.name.startswith("libcudart.so"):
+            try:
+                return ctypes.CDLL(one.path or one.name)
+            except OSError as error:
+                raise SystemExit(f"{one.name} cannot be opened: {error}") from error
+    raise SystemExit("This TensorFlow was built without CUDA.")
+
+
+def main(task: str, *words: Any) -> None:
+    """Do what the words say and print it on one line, the last on stdout."""
+    if task == "list":
+        told: Any = listed(preload="--preload" in words)
+    elif task == "phases":
+        told = phases(*words)
+    elif task == "times":
+        kind, graph, sizes, *plain = words
+        counts = [int(word) for word in sizes.split(",")]
+        told = times(kind, graph, counts, rewrite=not plain)
+    elif task == "hold":
+        told = hold(runtime(), int(words[0]))
     else:
-        sizes = [int(word) for word in given.sizes.split(",")]
-        told = times(given.kind, given.graph, sizes, rewrite=not given.plain)
-    sys.stdout.write("\n" + json.dumps(told) + "\n")
+        raise SystemExit(f"{task} is no task.")
+    sys.stdout.write(f"\n{json.dumps(told)}\n")
     sys.stdout.flush()
+    if task == "hold":
+        sys.stdin.read()
     # TensorFlow's own end takes long, and may hang.
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

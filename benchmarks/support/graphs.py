@@ -19,7 +19,7 @@ SIZE = (1024, 636)
 """Width and height of the photo, in pixels."""
 
 _LABELS = 'item { id: 1 name: "thing" }\n'
-_COARSE, _GRAIN = 24, 7.0
+_COARSE, _GRAIN, _QUALITY = 24, 7.0, 70
 
 
 def write_do_nothing(folder: Path, name: str = NAME, score: float = 0.9) -> None:
@@ -39,35 +39,17 @@ def write_do_nothing(folder: Path, name: str = NAME, score: float = 0.9) -> None
     (folder / f"{name}.label_map.pbtxt").write_text(_LABELS)
 
 
-def photo(size: tuple[int, int] = SIZE, file_bytes: int = 100_000) -> bytes:
-    """Return a JPEG of about some size: smooth colours with a grain, as photos are.
+def photo(size: tuple[int, int] = SIZE) -> bytes:
+    """Return a JPEG: smooth colours with a grain, as photos are.
 
-    The same arguments give the same pixels; the quality is the one whose file comes
-    nearest to ``file_bytes``.
+    The same size gives the same file; that of ``SIZE`` has 100 kB.
     """
-    picture = Image.fromarray(_pixels(size))
-    low, high = 1, 95
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (
-            (middle, high)
-            if len(_jpeg(picture, middle)) <= file_bytes
-            else (low, middle)
-        )
-    both = (_jpeg(picture, quality) for quality in (low, high))
-    return min(both, key=lambda file: abs(len(file) - file_bytes))
-
-
-def _pixels(size: tuple[int, int]) -> np.ndarray:
     width, height = size
     random = np.random.default_rng(7)
     coarse = random.integers(0, 256, (_COARSE, _COARSE, 3), np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
     grain = random.normal(0, _GRAIN, (height, width, 1))
-    return np.clip(smooth + grain, 0, 255).astype(np.uint8)
-
-
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    picture = Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    picture.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from benchmarks.support.open_loop import Request, get, post
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _HOST = b" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
@@ -61,12 +60,6 @@ def cut(port: int, model: str, photo: bytes, choose: random.Random) -> Request:
     """Return a POST whose client hangs up somewhere."""
     data = post(port, model, photo)
     return Request("aborted", data, cut=choose.randrange(1, len(data)))
-
-
-def mixed(some: Sequence[Callable[[], Request]], shares: Sequence[int]) -> Request:
-    """Return a request of one of several kinds."""
-    (make,) = random.choices(some, shares)  # noqa: S311 - a load, no secret
-    return make()
 
 
 def drop_models(folder: Path, good: bytes) -> list[str]:

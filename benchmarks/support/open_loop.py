@@ -12,16 +12,13 @@ import contextlib
 import itertools
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelserver.tools import bench
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
-
-    from typing_extensions import Self
+    from collections.abc import Callable, Iterator, Sequence
 
 TIMEOUT, BROKEN = "timeout", "broken"
 """What became of a request without an answer."""
@@ -38,7 +35,7 @@ class Request(NamedTuple):
     Attributes:
         kind: what the figures are counted under.
         data: whole HTTP request, head and body.
-        cut: send only so many bytes and hang up, where it is not ``None``.
+        cut: send only so many bytes and hang up, if it is not ``None``.
     """
 
     kind: str
@@ -61,9 +58,11 @@ class Sent(NamedTuple):
     took_ms: float
 
 
-@dataclass
-class Offer:
-    """A load of its own thread, from ``with`` to its end.
+@contextlib.contextmanager
+def offer(
+    port: int, rate: float, choose: Callable[[int], Request], deadline_s: float = 10.0
+) -> Iterator[list[Sent]]:
+    """Offer a load from a thread of its own, for as long as this is open.
 
     Args:
         port: of the server.
@@ -71,39 +70,38 @@ class Offer:
         choose: gives the next request, from its number.
         deadline_s: the longest a client waits.
 
-    Attributes:
-        sent: grows while it runs; complete after the ``with``.
+    Yields:
+        A list that grows; it is complete after the ``with``.
     """
+    sent: list[Sent] = []
+    over = threading.Event()
 
-    port: int
-    rate: float
-    choose: Callable[[int], Request]
-    deadline_s: float = 10.0
-    sent: list[Sent] = field(default_factory=list)
+    async def one(request: Request) -> None:
+        sent.append(await send(port, request, deadline_s))
 
-    def __enter__(self) -> Self:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        started, tasks, number = time.monotonic(), set(), 0
-        while not self._over.is_set():
-            task = asyncio.create_task(self._one(self.choose(number)))
-            tasks.add(task)
+    async def run() -> None:
+        started, tasks = time.monotonic(), set()
+        for number in itertools.count(1):
+            tasks.add(task := asyncio.create_task(one(choose(number))))
             task.add_done_callback(tasks.discard)
-            number += 1
-            due = started + number / self.rate
+            due = started + number / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if over.is_set():
+                break
         await asyncio.gather(*tasks)
 
-    async def _one(self, request: Request) -> None:
-        self.sent.append(await send(self.port, request, self.deadline_s))
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        thread.join()
+
+
+def in_turn(requests: Sequence[Request]) -> Callable[[int], Request]:
+    """Return a function that gives some requests in turn, by their numbers."""
+    return lambda number: requests[number % len(requests)]
 
 
 async def send(port: int, request: Request, deadline_s: float) -> Sent:
@@ -138,6 +136,15 @@ def capacity(port: int, requests: Sequence[Request], seconds: float) -> float:
     """Return answers with 200 a second from 8 clients that wait for theirs."""
     sent = closed_loop(port, requests, seconds)
     return sum(one.status == "200" for one in sent) / seconds
+
+
+def at_once(port: int, requests: Sequence[Request], deadline_s: float) -> list[Sent]:
+    """Send requests all at once."""
+
+    async def all_of_them() -> list[Sent]:
+        return await asyncio.gather(*(send(port, one, deadline_s) for one in requests))
+
+    return asyncio.run(all_of_them())
 
 
 def add_load(parser: argparse.ArgumentParser) -> None:

@@ -6,59 +6,40 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import graphs
 from modelserver.engine.discovery import discover
 from modelserver.tools import bench
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.tools.bench import Round
 
 
-class Subject(NamedTuple):
-    """A detector to be measured, and the photo to send it."""
-
-    files: ModelFiles
-    photo: bytes
-
-    @property
-    def folder(self) -> Path:
-        """Its model folder."""
-        return self.files.graph.parent
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.files.name
-
-
-def options(
-    doc: str | None, photo_help: str = "made by code by default"
-) -> argparse.ArgumentParser:
+def options(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser for a model folder, a photo and ``--out``."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     nothing = "with a detector; one that does next to nothing by default"
     parser.add_argument("folder", type=Path, nargs="?", help=nothing)
-    parser.add_argument("photo", type=Path, nargs="?", help=photo_help)
+    parser.add_argument("photo", type=Path, nargs="?", help="made by code by default")
     parser.add_argument("--model", help="a detector; the folder's first by default")
     parser.add_argument("--out", type=Path, help="write the JSON here, not to stdout")
     return parser
 
 
 @contextmanager
-def subject(given: argparse.Namespace) -> Iterator[Subject]:
+def subject(
+    given: argparse.Namespace, kind: Kind = "detection"
+) -> Iterator[tuple[ModelFiles, bytes]]:
     """Find the model and the photo that were named, or make them for the time.
 
     Raises:
@@ -67,9 +48,9 @@ def subject(given: argparse.Namespace) -> Iterator[Subject]:
     with tempfile.TemporaryDirectory() as made:
         if given.folder is None:
             graphs.write_do_nothing(Path(made))
-        files = find(given.folder or Path(made), "detection", given.model)
+        files = find(given.folder or Path(made), kind, given.model)
         photo = given.photo
-        yield Subject(files, bench.read_photo(photo) if photo else graphs.photo())
+        yield files, bench.read_photo(photo) if photo else graphs.photo()
 
 
 def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
@@ -82,28 +63,6 @@ def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
         if name in (None, files.name):
             return files
     raise SystemExit(f"There is no {kind} model {name or ''} in {folder}.")
-
-
-def counts(text: str) -> list[int]:
-    """Read numbers of clients: ``1,8``."""
-    return [int(word) for word in text.split(",")]
-
-
-def rates(rounds: Sequence[Round]) -> list[float]:
-    """Return each round's answers with status 200 a second."""
-    return [bench.summarise([one]).per_second for one in rounds]
-
-
-def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
-    """Return the median over rounds of ours over theirs, each round by itself.
-
-    Raises:
-        SystemExit: theirs was nothing in a round.
-    """
-    pairs = list(zip(ours, theirs, strict=True))
-    if not all(b for _, b in pairs):
-        raise SystemExit("No answer came within a round; make --seconds longer.")
-    return statistics.median(a / b for a, b in pairs)
 
 
 def machine() -> dict[str, Any]:

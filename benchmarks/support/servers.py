@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import math
 import os
 import shutil
@@ -17,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -26,13 +26,7 @@ _POLL_S = 0.05
 _END_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Would start another server than the one that is to be measured.
-_LEFT_OUT = {
-    "API_TOKEN",
-    "GUNICORN_CMD_ARGS",
-    "GUNICORN_FD",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-}
+_LEFT_OUT = ("API_TOKEN", "GUNICORN_", "LISTEN_")
 # Mounts a small disk that only the server sees, then becomes the server.
 _ON_A_SMALL_DISK = (
     'mount -t tmpfs -o size="$1" tmpfs "$UPLOAD_FOLDER"; shift; exec "$@"'
@@ -87,18 +81,15 @@ class Server:
         """GET a path and return the JSON.
 
         Raises:
-            OSError: nobody listens, or the connection breaks.
+            httpx.HTTPError: nobody listens, or the connection breaks.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            return json.loads(connection.getresponse().read())
+        return httpx.get(f"{self.url}{path}", timeout=30).json()
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return what ``/models`` says, by name; empty while nobody answers."""
         try:
             return {one["name"]: one for one in self.get("/models")["models"]}
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
+        except (httpx.HTTPError, ValueError, KeyError):
             return {}
 
     def settled(self) -> bool:
@@ -175,7 +166,7 @@ def wait(condition: Callable[[], bool], seconds: float) -> float:
     """Wait until a condition holds; return the seconds it took, or ``inf``."""
     started = time.monotonic()
     while (passed := time.monotonic() - started) < seconds:
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, httpx.HTTPError):
             if condition():
                 return passed
         time.sleep(_POLL_S)
@@ -217,7 +208,7 @@ def started(
         if small:
             shell = ["sh", "-ec", _ON_A_SMALL_DISK, "sh", disk]
             command = [*_unshared(), *shell, *command]
-        given = {k: v for k, v in os.environ.items() if k not in _LEFT_OUT}
+        given = {k: v for k, v in os.environ.items() if not k.startswith(_LEFT_OUT)}
         given |= {"LOG_FORMAT": "json", "TMPDIR": str(temporary), **(environ or {})}
         given |= {"MODEL_FOLDER": str(folder), "UPLOAD_FOLDER": str(uploads)}
         given |= {"HOST": "127.0.0.1", "PORT": "0"}

@@ -41,24 +41,6 @@ def test_every_driver_is_listed():
     assert all(f"\n{name} " in benchmarks.__doc__ for name in DRIVERS)
 
 
-def test_a_ratio_is_the_median_of_the_rounds_own():
-    """A round in which the whole machine was slow counts like any other."""
-    assert results.median_ratio([10, 1, 30], [5, 0.5, 10]) == 2
-
-
-def test_a_round_without_an_answer_has_no_ratio():
-    """The sentence says what to do."""
-    with pytest.raises(SystemExit, match="make --seconds longer"):
-        results.median_ratio([1.0], [0.0])
-
-
-def test_a_round_has_a_rate():
-    """Of the answers with status 200 alone."""
-    samples = [bench.Sample(200, 1, ms) for ms in (1.0, 2.0, 9.0)]
-    one = bench.Round(1, 2.0, (*samples, bench.Sample(503, 1, 100.0)))
-    assert results.rates([one]) == [1.5]
-
-
 def test_results_are_json(tmp_path, capsys):
     """In a file, or on stdout where none is named."""
     results.write({"a": 1}, tmp_path / "out.json")
@@ -86,7 +68,7 @@ def test_the_graph_that_does_nothing_is_served(folder):
     files = find(folder, "detection")
     assert files.name == graphs.NAME
     with closing(InProcess.load(files)) as local:
-        seen = local.run(graphs.photo((64, 48), 2_000), 2, 0.05)
+        seen = local.run(graphs.photo((64, 48)), 2, 0.05)
     assert seen.clients == 2
     assert all(sample.took_ms > 0 for sample in seen.samples)
 
@@ -127,15 +109,17 @@ def test_a_server_that_does_not_start_ends_the_driver(folder):
 def test_a_driver_measures(folder):
     """Server and limit in turns, on a real server with a tiny model."""
     graphs.write_do_nothing(folder)
-    data = graphs.photo((64, 48), 2_000)
+    data = graphs.photo((64, 48))
     with (
         servers.started(folder) as server,
         closing(InProcess.load(find(folder, "detection"))) as local,
     ):
         target = bench.Target.of(server.url, "/detect", graphs.NAME, [data])
         bench.check(target)
-        load = {"clients": 2, "seconds": 0.5, "rounds": 1}
-        row = throughput.measure(server, target, local, data, **load)
-    assert row["ratio"] > 0
+        load = throughput.Load(clients=2, seconds=0.5, rounds=1)
+        row = throughput.measure(server, target, local, data, load)
+        with pytest.raises(SystemExit, match="make --seconds longer"):
+            throughput.measure(server, target, local, data, load._replace(seconds=1e-6))
+    assert row["share"] > 0
     assert row["cpu_ms"] > 0
     assert row["server"]["errors"] == {}

@@ -173,7 +173,7 @@ def test_dropped_models_have_labels_and_are_not_alike(tmp_path):
 
 def test_every_kind_of_a_soaks_requests_comes():
     """In the shares that were chosen, more or less."""
-    choose = soak.chooser(1, "m", graphs.photo((64, 48), 2_000))
+    choose = soak.chooser(1, "m", graphs.photo((64, 48)))
     kinds = {choose(number).kind for number in range(1000)}
     assert kinds == set(soak._ANSWERS)
     assert isinstance(choose(0), Request)

@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.support.nginx import CONF, NGINX, conf, nginx
 from modelserver.core.settings import Settings
 from modelserver.web.factory import DEFAULT_PORTS
 from modelserver.web.server.config import START_FAILED, options
 from support import tiny_graphs
 from support.app_client import photo
+from support.nginx import CONF, NGINX, conf, nginx
 from support.servers import SECONDS, started, wait_for
 
 ROOT = Path(__file__).parents[2]

@@ -51,7 +51,7 @@ def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path, monkey
     with started(tmp_path, environ={"QUEUE_LENGTH": "2"}) as server:
         photo = graphs.photo()
         data = open_loop.post(server.port, graphs.NAME, photo)
-        row = overload.offer(server, Request("detect", data), 300.0, 2.0)
+        row = overload.one_load(server, Request("detect", data), 300.0, 2.0)
         request = Request("livez", open_loop.get("/livez"))
         idle = overload.idle_ms(server.port, request)
         monkeypatch.setattr(overload, "_CAPACITY_S", 0.5)

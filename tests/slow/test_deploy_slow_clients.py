@@ -14,11 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks import slow_clients
 from benchmarks.support import open_loop
-from benchmarks.support.nginx import NGINX, nginx
-from support import tiny_graphs
+from support import slow_clients, tiny_graphs
 from support.app_client import EDGE, form, noise, photo
+from support.nginx import NGINX, nginx
 from support.servers import SECONDS, children, started, wait_for
 
 pytestmark = [
@@ -112,8 +111,10 @@ def test_500_slow_connections_change_no_answer(kind, server, unlimited):
     before = children(server.process.pid)
     data = open_loop.post(unlimited.port, "echo", photo())
     request = open_loop.Request("detect", data)
+    alone = slow_clients.good(unlimited.port, request, 10)
     with slow_clients.Slow(unlimited.port, kind, 500) as slow:
         row = slow_clients.good(unlimited.port, request, 10)
+    print(f"next to 500 x {kind}: {row}; alone: {alone}")
     assert slow.opened >= 500
     assert set(row["statuses"]) == {"200"}
     assert set(row["livez"]) == {"200"}

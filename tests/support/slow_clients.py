@@ -1,38 +1,19 @@
-"""What 500 slow or silent connections do to everybody else, through the shipped nginx.
-
-    python -m benchmarks.slow_clients [MODEL_FOLDER PHOTO] [--seconds 30] [--out FILE]
-
-A real server stands behind nginx with ``deploy/nginx.conf``, on free ports. First good
-clients alone, then next to connections that say nothing, that trickle their headers,
-and that trickle a body. Good clients are eight that wait for their answers; next to
-them ``/livez`` is asked ten times a second. Writes JSON: answers a second, statuses,
-p99 of ``/livez``, and the share of the answers alone.
-
-The slow ones come from an address of their own, and nginx's limit for an address is
-lifted here: with it, it would refuse most of them.
-"""
+"""Slow or silent connections, and good clients next to them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import open_loop, results
-from benchmarks.support.nginx import nginx
-from benchmarks.support.open_loop import Offer, Request
-from benchmarks.support.servers import started
+from benchmarks.support import open_loop
+from benchmarks.support.open_loop import Request
 
 if TYPE_CHECKING:
-    import argparse
-
     from typing_extensions import Self
 
 _SLOW_ADDRESS = ("127.0.0.2", 0)
-_NO_LIMIT = {"limit_conn clients 32;": "limit_conn clients 10000;"}
 _LIVEZ_RATE = 10.0
 _DRIP_S = 1.0
 _OPENED_S = 60.0
@@ -114,9 +95,9 @@ class Slow:
 def good(port: int, request: Request, seconds: float) -> dict[str, Any]:
     """Measure good clients."""
     livez = Request("livez", open_loop.get("/livez"))
-    with Offer(port, _LIVEZ_RATE, lambda _: livez) as offer:
+    with open_loop.offer(port, _LIVEZ_RATE, lambda _: livez) as probes:
         sent = open_loop.closed_loop(port, [request], seconds)
-    health = open_loop.tally(offer.sent)["livez"]
+    health = open_loop.tally(probes)["livez"]
     statuses = open_loop.tally(sent)[request.kind]["statuses"]
     return {
         "per_second": statuses.get("200", 0) / seconds,
@@ -124,41 +105,3 @@ def good(port: int, request: Request, seconds: float) -> dict[str, Any]:
         "livez": health["statuses"],
         "livez_p99_ms": health["p99_ms"],
     }
-
-
-def measure(port: int, request: Request, given: argparse.Namespace) -> dict[str, Any]:
-    """Measure good clients alone, next to each kind of slow ones, and alone again."""
-    good(port, request, min(2.0, given.seconds))
-    rows = {"alone": good(port, request, given.seconds)}
-    for kind in SLOW:
-        results.say(f"slow clients: {given.connections} x {kind}")
-        with Slow(port, kind, given.connections) as slow:
-            rows[kind] = good(port, request, given.seconds)
-        rows[kind]["opened"] = slow.opened
-    rows["alone again"] = good(port, request, given.seconds)
-    alone = (rows["alone"]["per_second"] + rows["alone again"]["per_second"]) / 2
-    for row in rows.values():
-        row["share"] = row["per_second"] / alone if alone else None
-    return rows
-
-
-def main() -> None:
-    """Measure and write."""
-    parser = results.options(__doc__)
-    parser.add_argument("--seconds", type=float, default=30, help="for each kind")
-    parser.add_argument("--connections", type=int, default=500)
-    given = parser.parse_args()
-    with (
-        results.subject(given) as subject,
-        tempfile.TemporaryDirectory() as home,
-        started(subject.folder) as server,
-        nginx(Path(home), server.port, changes=_NO_LIMIT) as proxy,
-    ):
-        data = open_loop.post(proxy.port, subject.name, subject.photo)
-        rows = measure(proxy.port, Request("detect", data), given)
-    facts = {"model": subject.name, "connections": given.connections}
-    results.write({**facts, "seconds": given.seconds, "rows": rows}, given.out)
-
-
-if __name__ == "__main__":
-    main()
