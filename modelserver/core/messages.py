@@ -32,7 +32,7 @@ Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
 """One image's arrays, by the role that the signature gives them."""
 
 
-class Answer(NamedTuple):
+class ImageResult(NamedTuple):
     """What a run gave for one image.
 
     Attributes:
@@ -143,7 +143,7 @@ class Runner(Protocol):
             Overloaded: the images in flight leave no room.
         """
 
-    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """Start one run of some images of one shape; results come in their order.
 
         The future fails with a RequestError: RunnerDied, OutOfMemory or RunFailed.
@@ -157,7 +157,7 @@ class Runner(Protocol):
         """
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
+class FrameRef(msgspec.Struct, frozen=True, array_like=True):
     """Where in the arena an image lies."""
 
     offset: int
@@ -168,7 +168,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     """Front to child: run these images."""
 
     number: int
-    places: list[Place]
+    frames: list[FrameRef]
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):
@@ -200,11 +200,11 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
         return np.frombuffer(self.data, self.dtype).reshape(self.shape)
 
 
-class Ran(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class RunResult(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Child to front: a run's outputs, one dict an image, and how long it ran.
 
     Attributes:
-        first: as in ``Answer``.
+        first: as in ``ImageResult``.
     """
 
     number: int
@@ -226,7 +226,7 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     lost: bool = False
 
 
-class Imported(msgspec.Struct, frozen=True, tag=True):
+class LoadStarted(msgspec.Struct, frozen=True, tag=True):
     """Child to front: TensorFlow is imported, from here on loading is timed.
 
     Attributes:
@@ -236,11 +236,11 @@ class Imported(msgspec.Struct, frozen=True, tag=True):
     on_gpu: bool = False
 
 
-class Alive(msgspec.Struct, frozen=True, tag=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """Child to front, every few seconds: threads of this process still run."""
 
 
-class Said(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class LogLine(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Child to front: a line for the log, of one of ``logging``'s levels."""
 
     level: int
@@ -259,4 +259,6 @@ class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     kind: Literal["files", "device"] = "files"
 
 
-Reply: TypeAlias = Facts | Ran | RunError | LoadError | Imported | Alive | Said
+Reply: TypeAlias = (
+    Facts | RunResult | RunError | LoadError | LoadStarted | Heartbeat | LogLine
+)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from modelserver import decoder
 from modelserver.core import findings
 from modelserver.core.errors import DeviceFailed, ModelNotReady
-from modelserver.core.messages import Answer, Facts, Job, Runner
+from modelserver.core.messages import Facts, ImageResult, Job, Runner
 from modelserver.core.opened_files import Held
 from modelserver.decoder import Limits, Picture
 from modelserver.engine.queue import Batcher, Caller, Done, Place
@@ -99,7 +99,7 @@ class Model:
             max_pixels=settings.max_image_pixels,
             max_header_pixels=settings.max_header_pixels,
         )
-        self._batcher: Batcher[Frame, Answer] = Batcher(
+        self._batcher: Batcher[Frame, ImageResult] = Batcher(
             runner.run,
             slots=facts.slots + runner.ahead,
             max_batch=facts.max_batch,
@@ -213,7 +213,7 @@ class Model:
         width, height = picture.width, picture.height
         return Prepared(frame, width, height, window, picture.orientation)
 
-    def admit(self, caller: Caller | None = None) -> Place[Frame, Answer]:
+    def admit(self, caller: Caller | None = None) -> Place[Frame, ImageResult]:
         """Take a place in the queue, before anything is decoded; see ``Batcher``.
 
         Raises:
@@ -246,8 +246,8 @@ class Model:
         return self._batcher.refusal(coming)
 
     def submit(
-        self, frame: Frame, place: Place[Frame, Answer] | None = None
-    ) -> Future[Done[Answer]]:
+        self, frame: Frame, place: Place[Frame, ImageResult] | None = None
+    ) -> Future[Done[ImageResult]]:
         """Queue a frame; it is released when the future is done, however that ends.
 
         Args:

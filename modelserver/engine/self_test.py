@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from modelserver.core.frames import Frame
-    from modelserver.core.messages import Answer, Facts, Outputs
+    from modelserver.core.messages import Facts, ImageResult, Outputs
     from modelserver.engine.discovery import ModelFiles
     from modelserver.engine.queue import Done
     from modelserver.tasks.detection import Detection
@@ -82,7 +82,7 @@ class Testable(Protocol):
     def prepare(self, data: bytes) -> Any:
         """Decode a photo; gives a ``models.Prepared``."""
 
-    def submit(self, frame: Frame) -> Future[Done[Answer]]:
+    def submit(self, frame: Frame) -> Future[Done[ImageResult]]:
         """Queue it, as a request's."""
 
     def close(self) -> None:

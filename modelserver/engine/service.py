@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from modelserver.core.messages import Answer, Outputs
+    from modelserver.core.messages import ImageResult, Outputs
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
     from modelserver.engine.models import Model, Prepared, Window
@@ -98,7 +98,7 @@ class Begun(NamedTuple):
     digest: str
     model: Model
     prepared: Prepared
-    future: Future[Done[Answer]]
+    future: Future[Done[ImageResult]]
     caller: Caller
     started: float
     decoded: float
@@ -288,7 +288,7 @@ class Service:
         return seen
 
 
-def _result(begun: Begun) -> Done[Answer]:
+def _result(begun: Begun) -> Done[ImageResult]:
     caller = begun.caller
     try:
         # From now: others of the same request may have been waited for meanwhile.

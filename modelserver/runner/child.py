@@ -39,17 +39,17 @@ from modelserver.core.errors import (
 )
 from modelserver.core.frames import attach
 from modelserver.core.messages import (
-    Alive,
     Array,
-    Imported,
+    FrameRef,
+    Heartbeat,
     Job,
     LoadError,
-    Place,
-    Ran,
+    LoadStarted,
+    LogLine,
     Reply,
     Run,
     RunError,
-    Said,
+    RunResult,
 )
 from modelserver.runner.inline import facts, import_tensorflow, open_session, timed
 
@@ -100,7 +100,7 @@ class Child:
         def limit(on_gpu: bool) -> None:  # noqa: FBT001 - the one thing it is told
             nonlocal limited
             limited = not on_gpu
-            self.send(Imported(on_gpu=on_gpu))
+            self.send(LoadStarted(on_gpu=on_gpu))
             if on_gpu:
                 process_limits.limit_files()
             else:
@@ -153,7 +153,7 @@ class Child:
 
     def _run(self, session: ModelSession, message: Run) -> Reply:
         try:
-            answers = timed(session, [self._frame(place) for place in message.places])
+            answers = timed(session, [self._frame(frame) for frame in message.frames])
         except RequestError as error:
             # No later run on this card would go well in this process.
             lost = isinstance(error, RunnerDied)
@@ -169,17 +169,17 @@ class Child:
             {role: Array.pack(array) for role, array in one.outputs.items()}
             for one in answers
         ]
-        return Ran(
+        return RunResult(
             number=message.number,
             outputs=packed,
             run_ms=answers[0].run_ms,
             first=answers[0].first,
         )
 
-    def _frame(self, place: Place) -> NDArray[np.uint8]:
-        height, width, channels = place.shape
-        end = place.offset + height * width * channels
-        return self._arena[place.offset : end].reshape(place.shape)
+    def _frame(self, frame: FrameRef) -> NDArray[np.uint8]:
+        height, width, channels = frame.shape
+        end = frame.offset + height * width * channels
+        return self._arena[frame.offset : end].reshape(frame.shape)
 
     def watch(self) -> None:
         """Say now and then that this process lives, and end it with the socket.
@@ -190,7 +190,7 @@ class Child:
         poll.register(self._channel.fileno(), select.POLLRDHUP)
         with contextlib.suppress(OSError):
             while not poll.poll(_BEAT_S * 1000):
-                self.send(Alive())
+                self.send(Heartbeat())
         os._exit(0)
 
 
@@ -225,7 +225,7 @@ class Sender(logging.Handler):
         text = self.format(record)[:_MAX_LINE_CHARS]
         # Without a front there is nobody to tell.
         with contextlib.suppress(OSError):
-            self._child.send(Said(level=record.levelno, text=text))
+            self._child.send(LogLine(level=record.levelno, text=text))
 
 
 def main(socket_fd: int, arena_fd: int) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from modelserver.core import cuda
 from modelserver.core.errors import RequestError, RunnerDied
 from modelserver.core.frames import Arena, Frame
-from modelserver.core.messages import Answer, Facts, Job
+from modelserver.core.messages import Facts, ImageResult, Job
 from modelserver.core.opened_files import Held
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class InlineRunner:
         """See ``Runner.allocate``."""
         return self._arena.allocate(shape)
 
-    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """See ``Runner.run``."""
         if self._pool is None or self._session is None:
             raise RuntimeError("the runner is not open")
@@ -90,7 +90,7 @@ class InlineRunner:
 
     def _timed(
         self, session: ModelSession, images: Sequence[NDArray[np.uint8]]
-    ) -> list[Answer]:
+    ) -> list[ImageResult]:
         try:
             return timed(session, images)
         except RequestError as error:
@@ -115,13 +115,15 @@ class InlineRunner:
         self._end("closed")
 
 
-def timed(session: ModelSession, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
+def timed(
+    session: ModelSession, images: Sequence[NDArray[np.uint8]]
+) -> list[ImageResult]:
     """Run a session and tell how long it took."""
     first = session.is_first(images)
     started = time.perf_counter()
     outputs = session.run(images)
     run_ms = (time.perf_counter() - started) * 1000
-    return [Answer(one, run_ms, first) for one in outputs]
+    return [ImageResult(one, run_ms, first) for one in outputs]
 
 
 def import_tensorflow(gpu: str | None = None) -> None:

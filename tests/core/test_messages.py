@@ -15,15 +15,15 @@ from modelserver.core import errors
 from modelserver.core.channels import Channel
 from modelserver.core.findings import found
 from modelserver.core.messages import (
-    Alive,
     Array,
     Facts,
-    Imported,
+    Heartbeat,
     Job,
     LoadError,
-    Ran,
+    LoadStarted,
+    LogLine,
     RunError,
-    Said,
+    RunResult,
 )
 from modelserver.core.signatures import Signature
 from modelserver.engine.runners import process
@@ -49,7 +49,7 @@ ARRAYS = st.builds(
 )
 MESSAGES = st.one_of(
     st.builds(
-        Ran,
+        RunResult,
         number=NUMBERS,
         outputs=st.lists(st.dictionaries(st.text(max_size=3), ARRAYS, max_size=2)),
         run_ms=st.floats(),
@@ -61,9 +61,9 @@ MESSAGES = st.one_of(
         out_of_memory=st.booleans(),
         lost=st.booleans(),
     ),
-    st.builds(Said, level=NUMBERS, text=st.text()),
+    st.builds(LogLine, level=NUMBERS, text=st.text()),
     st.builds(LoadError, reason=st.text(), kind=st.sampled_from(["files", "device"])),
-    st.sampled_from([FACTS, Alive(), Imported(), Imported(on_gpu=True)]),
+    st.sampled_from([FACTS, Heartbeat(), LoadStarted(), LoadStarted(on_gpu=True)]),
 ).map(msgspec.msgpack.encode)
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_message_is_told_as_nonsense():
 def test_facts_must_come_before_answers():
     """A process that skips them is not used."""
     with Wire() as wire:
-        ran = Ran(number=0, outputs=[], run_ms=1.0)
+        ran = RunResult(number=0, outputs=[], run_ms=1.0)
         wire.say(framed(msgspec.msgpack.encode(ran)))
         with pytest.raises(errors.ModelCrashed, match="no facts"):
             wire.runner._load()
@@ -175,7 +175,7 @@ def test_runs_are_timed_in_the_order_they_were_sent():
     with Wire() as wire:
         runner = wire.runner
         assert [task.key for task in runner._signs().tasks] == ["import"]
-        runner._note(Imported())
+        runner._note(LoadStarted())
         assert [task.key for task in runner._signs().tasks] == ["load"]
         runner._start_up, runner._slots = None, 2
         for _ in range(3):
@@ -190,7 +190,7 @@ def test_a_load_on_a_gpu_has_a_limit_of_its_own():
     """One that is ended by it is tried again: what was compiled by then is kept."""
     with Wire() as wire:
         runner = wire.runner
-        runner._note(Imported(on_gpu=True))
+        runner._note(LoadStarted(on_gpu=True))
         (task,) = runner._signs().tasks
         assert (task.key, task.limit_s) == ("load", 600.0)
         assert "GPU_LOAD_TIMEOUT_S" in task.sentence
@@ -206,7 +206,7 @@ def test_an_import_that_is_told_twice_starts_no_load_anew():
     with Wire() as wire:
         runner = wire.runner
         runner._start_up = None
-        runner._note(Imported())
+        runner._note(LoadStarted())
         assert runner._signs().tasks == []
 
 
@@ -216,10 +216,10 @@ def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
         runner = wire.runner
         clock = SimpleNamespace(monotonic=lambda: 77.0)
         monkeypatch.setattr(process, "time", clock)
-        runner._note(Alive())
+        runner._note(Heartbeat())
         assert runner._signs().heard_s is None
         runner._heard_s = 1.0
-        runner._settle(Alive())
+        runner._settle(Heartbeat())
         assert runner._signs().heard_s == 77.0
 
 

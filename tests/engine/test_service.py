@@ -16,7 +16,7 @@ from modelserver.core.errors import (
     RunFailed,
     UndecodableImage,
 )
-from modelserver.core.messages import Answer
+from modelserver.core.messages import ImageResult
 from modelserver.core.signatures import Signature
 from modelserver.engine.models import Prepared
 from modelserver.engine.queue import Batcher, Caller
@@ -63,7 +63,7 @@ class FakeModel:
         if isinstance(self.answer, Exception):
             future.set_exception(self.answer)
         elif self.answer is not None:
-            future.set_result([Answer(self.answer, 0.0)])
+            future.set_result([ImageResult(self.answer, 0.0)])
         return future
 
     def prepare(self, data):
@@ -106,7 +106,7 @@ def world():
         pass
     for future in model.started:
         if not future.done():
-            future.set_result([Answer(GOOD, 1.0)])
+            future.set_result([ImageResult(GOOD, 1.0)])
     assert (model.batcher.inside, model.batcher.waiting) == (0, 0)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from modelserver.core import errors
-from modelserver.core.messages import Array, Facts, Job, Ran
+from modelserver.core.messages import Array, Facts, Job, RunResult
 from modelserver.engine.runners.process import ProcessRunner
 from modelserver.runner.inline import InlineRunner
 from support import tiny_graphs
@@ -224,7 +224,7 @@ def test_a_reply_that_answers_nothing_is_an_error():
     job = Job(name="m", kind="detection", graph="x", sidecar=None)
     runner = ProcessRunner(job, arena_bytes=1)
     with pytest.raises(KeyError):
-        runner._settle(Ran(number=7, outputs=[], run_ms=1.0))
+        runner._settle(RunResult(number=7, outputs=[], run_ms=1.0))
     facts = msgspec.json.decode(
         b'{"type": "Facts", "signature": {"kind": "detection", "input": "x",'
         b' "dtype": "uint8", "layout": "NHWC", "outputs": {}}, "device": "CPU",'

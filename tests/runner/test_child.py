@@ -15,17 +15,17 @@ from modelserver.core import errors, process_limits
 from modelserver.core.channels import Channel
 from modelserver.core.frames import Arena, attach
 from modelserver.core.messages import (
-    Alive,
     Facts,
-    Imported,
+    FrameRef,
+    Heartbeat,
     Job,
     LoadError,
-    Place,
-    Ran,
+    LoadStarted,
+    LogLine,
     Reply,
     Run,
     RunError,
-    Said,
+    RunResult,
 )
 from modelserver.runner import child
 from support import tiny_graphs
@@ -75,7 +75,7 @@ def answer(connection):
     """Give the next message that answers something."""
     while True:
         reply = msgspec.msgpack.decode(connection.receive(), type=Reply)
-        if not isinstance(reply, Imported | Alive | Said):
+        if not isinstance(reply, LoadStarted | Heartbeat | LogLine):
             return reply
 
 
@@ -99,7 +99,7 @@ def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
     ours.send(msgspec.msgpack.encode(job))
     session = inside.load()
     first = msgspec.msgpack.decode(ours.receive(), type=Reply)
-    assert isinstance(first, Imported)
+    assert isinstance(first, LoadStarted)
     facts = answer(ours)
     assert isinstance(facts, Facts)
     assert facts.signature.kind == "detection"
@@ -197,9 +197,9 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
     for colour in (7, 9, 0):
         frame = arena.allocate((4, 5, 3))
         frame.pixels[:] = colour
-        places.append(Place(frame.offset, frame.pixels.shape))
+        places.append(FrameRef(frame.offset, frame.pixels.shape))
     reply = ask(ours, Run(41, places[:2]))
-    assert isinstance(reply, Ran)
+    assert isinstance(reply, RunResult)
     assert reply.number == 41
     means = [one["scores"].unpack().tolist() for one in reply.outputs]
     assert means == [[7.0], [9.0]]
@@ -219,7 +219,7 @@ def test_a_first_run_of_its_shape_is_told(front):
     frame.pixels[:] = 7
     session = FakeSession()
     for session.first in (False, True):
-        message = Run(5, [Place(frame.offset, frame.pixels.shape)])
+        message = Run(5, [FrameRef(frame.offset, frame.pixels.shape)])
         assert decoded(inside.answer(session, message)).first is session.first
 
 
@@ -282,7 +282,7 @@ def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
     _, arena, inside = front
     frame = arena.allocate((8, 8, 3))
     frame.pixels[:] = 7
-    place = Place(frame.offset, (8, 8, 3))
+    place = FrameRef(frame.offset, (8, 8, 3))
     reply = decoded(inside.answer(FakeSession(), Run(5, [place])))
     assert isinstance(reply, RunError)
     assert "more than 50" in reply.reason
@@ -297,7 +297,7 @@ def test_log_lines_go_through_the_socket_and_are_cut(front):
     )
     sender.emit(record)
     said = msgspec.msgpack.decode(ours.receive(), type=Reply)
-    assert isinstance(said, Said)
+    assert isinstance(said, LogLine)
     assert (said.level, said.text) == (logging.WARNING, "y" * 2000)
     ours.close()
     sender.emit(record)
@@ -314,7 +314,7 @@ def test_a_lost_card_stays_lost_whatever_fails_beside_it():
             raise next(failures)
 
     for number in range(2):
-        inside.answer(Failing(), Run(number, [Place(0, (2, 2, 3))]))
+        inside.answer(Failing(), Run(number, [FrameRef(0, (2, 2, 3))]))
     assert inside._lost
     ours.close()
     theirs.close()
@@ -332,7 +332,7 @@ def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
     # It says that it lives, as long as there is somebody to hear it.
     for _ in range(3):
         beat = msgspec.msgpack.decode(ours.receive(), type=Reply)
-        assert isinstance(beat, Alive)
+        assert isinstance(beat, Heartbeat)
     assert ended == []
     ours.close()
     watcher.join(SECONDS)
@@ -367,7 +367,9 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
         if isinstance(reply, Facts):
             frame = arena.allocate((8, 8, 3))
             frame.pixels[:] = 100
-            assert isinstance(ask(ours, Run(1, [Place(frame.offset, (8, 8, 3))])), Ran)
+            assert isinstance(
+                ask(ours, Run(1, [FrameRef(frame.offset, (8, 8, 3))])), RunResult
+            )
         ours.close()
         watchers = [one for one in threading.enumerate() if one.name == "watch"]
         for thread in (entry, *watchers):

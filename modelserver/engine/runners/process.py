@@ -30,18 +30,18 @@ from modelserver.core.errors import (
 )
 from modelserver.core.frames import Arena, Frame
 from modelserver.core.messages import (
-    Alive,
-    Answer,
     Facts,
-    Imported,
+    FrameRef,
+    Heartbeat,
+    ImageResult,
     Job,
     LoadError,
-    Place,
-    Ran,
+    LoadStarted,
+    LogLine,
     Reply,
     Run,
     RunError,
-    Said,
+    RunResult,
 )
 from modelserver.core.process_limits import MIB, load_limit, serving_limit
 from modelserver.engine.runners.child_process import ChildProcess
@@ -97,7 +97,7 @@ class ProcessRunner:
         self._decoder = msgspec.msgpack.Decoder(Reply)
         self._numbers = count()
         # In the order they were sent, so the first ones are those that run.
-        self._pending: dict[int, Future[Sequence[Answer]]] = {}
+        self._pending: dict[int, Future[Sequence[ImageResult]]] = {}
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: Future[str] = Future()
@@ -155,7 +155,7 @@ class ProcessRunner:
         try:
             self._child.send(msgspec.msgpack.encode(self._job))
             reply = self._decoder.decode(self._child.receive())
-            while isinstance(reply, Imported | Alive | Said):
+            while isinstance(reply, LoadStarted | Heartbeat | LogLine):
                 self._note(reply)
                 reply = self._decoder.decode(self._child.receive())
         except (EOFError, OSError) as error:
@@ -200,11 +200,11 @@ class ProcessRunner:
             from_outside=how == signal.SIGKILL.name,
         )
 
-    def _note(self, reply: Imported | Alive | Said) -> None:
+    def _note(self, reply: LoadStarted | Heartbeat | LogLine) -> None:
         """Take what answers nothing."""
-        if isinstance(reply, Alive):
+        if isinstance(reply, Heartbeat):
             self._heard_s = time.monotonic() if self._heard_s is not None else None
-        elif isinstance(reply, Said):
+        elif isinstance(reply, LogLine):
             self._child.output.say(reply.level, reply.text)
         elif self._start_up is self._importing:
             self._start_up = self._compiling if reply.on_gpu else self._loading
@@ -229,10 +229,10 @@ class ProcessRunner:
         """See ``Runner.allocate``."""
         return self._arena.allocate(shape)
 
-    def run(self, frames: Sequence[Frame]) -> Future[Sequence[Answer]]:
+    def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """See ``Runner.run``."""
-        future: Future[Sequence[Answer]] = Future()
-        places = [Place(frame.offset, frame.pixels.shape) for frame in frames]
+        future: Future[Sequence[ImageResult]] = Future()
+        refs = [FrameRef(frame.offset, frame.pixels.shape) for frame in frames]
         with self._sending:
             number = next(self._numbers)
             with self._lock:
@@ -240,7 +240,7 @@ class ProcessRunner:
                     raise RunnerDied
                 self._pending[number] = future
             try:
-                self._child.send(msgspec.msgpack.encode(Run(number, places)))
+                self._child.send(msgspec.msgpack.encode(Run(number, refs)))
             except OSError:
                 # The reader sees the same end and fails all that is pending.
                 log.debug("%s: the process is gone", self._job.name)
@@ -268,9 +268,9 @@ class ProcessRunner:
         self._ended.set_result(how)
 
     def _settle(self, reply: Reply) -> None:
-        if isinstance(reply, Ran):
+        if isinstance(reply, RunResult):
             answers = [
-                Answer(
+                ImageResult(
                     {role: array.unpack() for role, array in one.items()},
                     reply.run_ms,
                     reply.first,
@@ -285,12 +285,12 @@ class ProcessRunner:
             if reply.lost:
                 # It ends itself, too, unless even that hangs.
                 self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
-        elif isinstance(reply, Alive | Said):
+        elif isinstance(reply, Heartbeat | LogLine):
             self._note(reply)
         else:
             raise TypeError("a load was answered twice")
 
-    def _take(self, number: int) -> Future[Sequence[Answer]]:
+    def _take(self, number: int) -> Future[Sequence[ImageResult]]:
         with self._lock:
             return self._pending.pop(number)
 
