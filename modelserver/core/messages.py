@@ -32,6 +32,24 @@ Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
 """One image's arrays, by the role that the signature gives them."""
 
 
+PictureFormat: TypeAlias = Literal["JPEG", "PNG"]
+"""A format that a photo with marks is written in."""
+
+
+class Mark(NamedTuple):
+    """A box with words on it.
+
+    Attributes:
+        label: chooses the colour; the same label has the same one everywhere.
+        words: to stand in the box's upper left corner.
+        box: x1 y1 x2 y2 in [0, 1].
+    """
+
+    label: str
+    words: str
+    box: tuple[float, float, float, float]
+
+
 class ImageResult(NamedTuple):
     """What a run gave for one image.
 

@@ -18,7 +18,7 @@ decoders release the GIL while they work.
 """
 
 from modelserver.decoder.decoders import Allocate, Picture, decode, in_full
-from modelserver.decoder.drawing import Mark, annotate
+from modelserver.decoder.drawing import annotate
 from modelserver.decoder.limits import Limits
 from modelserver.decoder.middle_squares import crop_from
 from modelserver.decoder.resizing import (
@@ -32,7 +32,6 @@ from modelserver.decoder.resizing import (
 __all__ = [
     "Allocate",
     "Limits",
-    "Mark",
     "Picture",
     "annotate",
     "crop_from",

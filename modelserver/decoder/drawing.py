@@ -6,7 +6,7 @@ import colorsys
 import io
 import math
 import zlib
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from modelserver.core.messages import Mark, PictureFormat
     from modelserver.decoder.decoders import Data
     from modelserver.decoder.limits import Limits
 
@@ -31,25 +32,11 @@ _HALF = 127.5
 _workspace = Workspace(50_000_000)
 
 
-class Mark(NamedTuple):
-    """A box with words on it.
-
-    Attributes:
-        label: chooses the colour; the same label has the same one everywhere.
-        words: to stand in the box's upper left corner.
-        box: x1 y1 x2 y2 in [0, 1].
-    """
-
-    label: str
-    words: str
-    box: tuple[float, float, float, float]
-
-
 def annotate(
     data: Data,
     limits: Limits,
     marks: Sequence[Mark],
-    form: Literal["JPEG", "PNG"],
+    form: PictureFormat,
     wait_s: float = math.inf,
 ) -> bytes:
     """Return an upload, decoded in full and upright, with marks over it, as a file.
@@ -68,7 +55,7 @@ def annotate(
 
 
 def draw(
-    pixels: NDArray[np.uint8], marks: Sequence[Mark], form: Literal["JPEG", "PNG"]
+    pixels: NDArray[np.uint8], marks: Sequence[Mark], form: PictureFormat
 ) -> bytes:
     """Return a photo with boxes and their words over it, as a file.
 

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from modelserver.core.errors import BadModelOutput, DeadlinePassed
+from modelserver import decoder
+from modelserver.core.errors import BadModelOutput, DeadlinePassed, Overloaded
 from modelserver.core.logs import bind, report
 from modelserver.engine import admission
 from modelserver.engine.queue import Caller
@@ -17,10 +18,10 @@ from modelserver.tasks.options import Options
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from modelserver.core.messages import ImageResult, Outputs
+    from modelserver.core.messages import ImageResult, Mark, Outputs, PictureFormat
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
     from modelserver.engine.models import Model, Prepared, Window
@@ -165,6 +166,29 @@ class Service:
         begun = self.begin(name, lambda model: model.prepare(data), caller)
         return self.end(begun, self.tells(options))
 
+    def draw(
+        self,
+        data: bytes | memoryview | mmap.mmap,
+        marks: Sequence[Mark],
+        form: PictureFormat,
+        caller: Caller,
+    ) -> bytes:
+        """Return an upright photo, in full, with marks over it, as a file.
+
+        Raises:
+            RequestError: the photo is too large to be decoded in full, or is damaged;
+                or the caller's time is over before there is memory for it.
+        """
+        limits = decoder.Limits(
+            max_pixels=self._settings.max_image_pixels,
+            max_header_pixels=self._settings.max_header_pixels,
+        )
+        try:
+            return decoder.annotate(data, limits, marks, form, _left(caller))
+        except Overloaded:
+            _left(caller)
+            raise
+
     def finds(self, options: Options = _PLAIN) -> Parse[list[Detection]]:
         """Return what makes detections of arrays: those that the options want.
 
@@ -286,6 +310,12 @@ class Service:
         )
         self._observe(seen)
         return seen
+
+
+def _left(caller: Caller) -> float:
+    if left := caller.left(time.perf_counter()):
+        return left
+    raise DeadlinePassed(caller.seconds)
 
 
 def _result(begun: Begun) -> Done[ImageResult]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 import msgspec
 from flask import Response, request
 
-from modelserver import decoder
 from modelserver.core import logs
-from modelserver.core.errors import DeadlinePassed, Overloaded, RequestError
-from modelserver.decoder import Mark
+from modelserver.core.errors import RequestError
+from modelserver.core.messages import Mark
 from modelserver.engine.service import Evaluation, Timings
 from modelserver.tasks import classification, detection
 from modelserver.web.access import note_timings
@@ -23,6 +21,7 @@ from modelserver.web.problems import request_error
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from modelserver.core.messages import PictureFormat
     from modelserver.core.signatures import Kind
     from modelserver.engine.batch_requests import Data
     from modelserver.engine.queue import Caller
@@ -30,10 +29,9 @@ if TYPE_CHECKING:
 
 # Of detections or of classes, by the app's kind.
 Seen: TypeAlias = Evaluation[Any]
-Picture: TypeAlias = Literal["JPEG", "PNG"]
 
 _JSON = "application/json"
-_PICTURES: dict[str, Picture] = {"image/jpeg": "JPEG", "image/png": "PNG"}
+_PICTURES: dict[str, PictureFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 _TYPES = {form: kind for kind, form in _PICTURES.items()}
 # What a header may hold of a model's name as it is; the rest is percent-encoded.
 _SAFE = " !#$&'()*+,/:;=?@[]^`{|}~\"<>\\"
@@ -45,7 +43,7 @@ def answer(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, content_type=_JSON)
 
 
-def wanted_picture() -> Picture | None:
+def wanted_picture() -> PictureFormat | None:
     """Tell which picture the client asks for; ``None`` for JSON, the default.
 
     A browser that sends the page's form by itself takes pages, and lists the pictures
@@ -74,7 +72,9 @@ def _body(kind: Kind, seen: Seen, options: Options) -> object:
     return classification.to_json(seen.result, options)
 
 
-def drawn(kind: Kind, seen: Seen, data: Data, form: Picture, who: Caller) -> Response:
+def drawn(
+    kind: Kind, seen: Seen, data: Data, form: PictureFormat, who: Caller
+) -> Response:
     """Return the upright photo, in full, with what was found drawn over it.
 
     Raises:
@@ -82,26 +82,10 @@ def drawn(kind: Kind, seen: Seen, data: Data, form: Picture, who: Caller) -> Res
             the caller's time is over before there is memory for it.
     """
     note_timings(seen.timings)
-    settings = backend().settings
-    limits = decoder.Limits(
-        max_pixels=settings.max_image_pixels,
-        max_header_pixels=settings.max_header_pixels,
-    )
-    marks = list(_marks(kind, seen))
-    try:
-        content = decoder.annotate(data, limits, marks, form, _left(who))
-    except Overloaded:
-        _left(who)
-        raise
+    content = backend().service.draw(data, list(_marks(kind, seen)), form, who)
     response = Response(content, content_type=_TYPES[form])
     response.headers.extend(_headers(seen))
     return response
-
-
-def _left(who: Caller) -> float:
-    if left := who.left(time.perf_counter()):
-        return left
-    raise DeadlinePassed(who.seconds)
 
 
 def _marks(kind: Kind, seen: Seen) -> Iterator[Mark]:

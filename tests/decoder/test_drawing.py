@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modelserver.decoder.drawing import Mark, colours, draw
+from modelserver.core.messages import Mark
+from modelserver.decoder.drawing import colours, draw
 
 GREY = np.full((120, 200, 3), 90, np.uint8)
 

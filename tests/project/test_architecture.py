@@ -16,7 +16,7 @@ MAY_USE = {
     "decoder": {"core"},
     "runner": {"core", "tasks", "decoder"},
     "engine": {"core", "tasks", "decoder", "runner"},
-    "web": {"core", "tasks", "engine", "decoder"},
+    "web": {"core", "tasks", "engine"},
     "client": {"core"},
     "tools": {"core", "tasks", "decoder", "runner", "engine", "client", "web"},
 }
