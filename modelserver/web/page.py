@@ -60,7 +60,8 @@ def blueprint(kind: Kind) -> Blueprint:
             asset=asset,
             modules=_MODULES,
             kind=kind,
-            path=path,
+            several=False,
+            paths={kind: request.script_root + path},
             root=request.script_root,
             token=token,
             models=[] if token else models(),
@@ -100,6 +101,7 @@ def models() -> list[dict[str, str]]:
     return [
         {
             "name": entry.files.name,
+            "kind": entry.files.kind,
             "state": "" if entry.stage in _LOADED else entry.stage.value,
             "slow": entry.loaded.facts.device_reason if entry.loaded else "",
             "guessed": " ".join(

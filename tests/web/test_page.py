@@ -1,5 +1,6 @@
 """The page as it is served: what it names, what it may load, how it is cached."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -149,7 +150,8 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
     response = client().get("/", environ_overrides={"SCRIPT_NAME": "/vision"})
     shown = parsed(response)
     (body,) = shown.all("body")
-    assert (body["data-root"], body["data-path"]) == ("/vision", "/vision/detect")
+    paths = json.loads(body["data-paths"])
+    assert (body["data-root"], paths) == ("/vision", {"detection": "/vision/detect"})
     for tag in ("link", "script", "a"):
         for one in shown.all(tag):
             assert (one.get("src") or one["href"]).startswith("/vision/")

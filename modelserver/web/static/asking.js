@@ -5,9 +5,7 @@ const told = document.body.dataset;
 /** What the page was told about the server. */
 export const server = {
   root: told.root,
-  path: told.path,
-  url: location.origin + told.path,
-  detects: told.kind === "detection",
+  paths: JSON.parse(told.paths), // where photos are posted, by the kind of model
   usual: Number(told.usual), // its MIN_CONFIDENCE
   lowest: Number(told.lowest), // what the page asks for, so that the slider can filter
   maxMb: Number(told.maxMb),
@@ -15,12 +13,16 @@ export const server = {
 };
 const TOP_K = 5;
 
+export const detects = (model) => model.kind === "detection";
+export const urlOf = (model) => location.origin + server.paths[model.kind];
+
 /** The fields that say what is wanted beyond the model, as the page asks for it. */
-const wanted = server.detects ? { min_confidence: server.lowest } : { top_k: TOP_K };
+const wanted = (model) =>
+  detects(model) ? { min_confidence: server.lowest } : { top_k: TOP_K };
 
 /** The same as fields for somebody else's request, which need no slider. */
-export function wantedAt(confidence) {
-  if (!server.detects) return wanted;
+export function wantedAt(model, confidence) {
+  if (!detects(model)) return wanted(model);
   return confidence === server.usual ? {} : { min_confidence: confidence };
 }
 
@@ -40,17 +42,17 @@ export async function evaluate(shot, model, token) {
     return failed("The photo is too large", words);
   }
   const body = new FormData();
-  body.append("modelname", model);
-  for (const [name, value] of Object.entries(wanted)) body.append(name, value);
+  body.append("modelname", model.name);
+  for (const [name, value] of Object.entries(wanted(model))) body.append(name, value);
   body.append("file", shot.file, shot.name);
   const headers = { Accept: "application/json", ...credentials(token) };
   const { signal } = shot.stop;
   const begun = performance.now();
   try {
-    const response = await fetch(server.path, { method: "POST", body, headers, signal });
+    const response = await fetch(urlOf(model), { method: "POST", body, headers, signal });
     const answer = parsed(await response.text());
     if (!response.ok) return refused(response, answer);
-    return understood(answer, timings(response, performance.now() - begun));
+    return understood(model, answer, timings(response, performance.now() - begun));
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     const words = "Nothing answered. Is the server running, and the photo still there?";
@@ -66,8 +68,8 @@ function parsed(text) {
   }
 }
 
-function understood(body, timings) {
-  const items = server.detects ? body : body?.classes ?? [{ label: body?.class }];
+function understood(model, body, timings) {
+  const items = detects(model) ? body : body?.classes ?? [{ label: body?.class }];
   if (Array.isArray(items) && items.every((item) => typeof item?.label === "string")) {
     return { state: "done", items, none: body.class === null, body, timings };
   }

@@ -1,7 +1,7 @@
 // From answers to elements. What the server or a file says becomes text nodes and
 // attributes, never markup; places and sizes go through CSSOM, which the CSP allows.
 
-import { server } from "./asking.js";
+import { detects, server } from "./asking.js";
 
 const TONES = 12; // as many as page.css has
 const STAGES = ["decode", "queue", "run", "post", "other", "network"];
@@ -20,9 +20,35 @@ export function make(tag, properties = {}, ...children) {
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 /** What is said where classes exclude no other, and none is sure enough. */
-export const NONE = "None at 50 % or above.";
+const NONE = "None at 50 % or above.";
 export const objects = (count) => `${count || "no"} object${count === 1 ? "" : "s"}`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+
+/** What an answer has at or above a confidence, which is for detectors. */
+export function shownOf(model, { items }, least) {
+  return items.filter(({ confidence }) => !detects(model) || confidence >= least);
+}
+
+/** An answer in a word. */
+export function summary(model, answer, least) {
+  if (!answer || answer.state === "waiting") return "…";
+  if (answer.state === "failed") return "!";
+  if (answer.none) return "none";
+  if (detects(model)) return String(shownOf(model, answer, least).length);
+  return answer.items[0]?.label ?? "–";
+}
+
+/** An answer in a sentence, for who hears the page. */
+export function spoken(shot, model, answer, least) {
+  const begin = `${shot.name}, ${model.title}: `;
+  if (answer.state === "failed") return `${begin}${answer.title}. ${answer.detail}`;
+  const found = shownOf(model, answer, least);
+  const named = found.slice(0, 5).map(({ label, confidence }) => {
+    return confidence === undefined ? label : `${label} ${percent(confidence)}`;
+  });
+  const first = detects(model) ? `${objects(found.length)}. ` : answer.none ? `${NONE} ` : "";
+  return `${begin}${first}${named.join(", ")}`;
+}
 
 /** A colour's class for each label: the same all the time, the first twelve differ. */
 function toneOf(label) {
@@ -33,10 +59,11 @@ function toneOf(label) {
 /** A shot with one model's answer to it; ``retry`` is what the button does. */
 export function resultOf(shot, model, answer, retry, json) {
   for (const { label } of answer.items ?? []) toneOf(label); // the surest first
-  const head = make("h3", { tabIndex: -1 }, model);
+  const head = make("h3", { tabIndex: -1 }, model.title);
   const side = make("div", { className: "side" }, head);
-  const node = make("article", { className: "result card" }, pictureOf(shot, answer), side);
-  node.dataset.model = model;
+  const picture = pictureOf(shot, model, answer);
+  const node = make("article", { className: "result card" }, picture, side);
+  node.dataset.model = model.id;
   if (answer.state === "waiting") {
     side.append(make("p", { className: "asking" }, "Asking the server …"));
   } else if (answer.state === "failed") {
@@ -45,12 +72,12 @@ export function resultOf(shot, model, answer, retry, json) {
     const words = answer.none ? NONE : "";
     side.append(make("p", { className: "count" }, words), tableOf(shot, model, answer));
     side.append(...timingsOf(answer.timings));
-    node.append(jsonOf(answer, json));
+    node.append(jsonOf(model, answer, json));
   }
   return node;
 }
 
-function pictureOf(shot, answer) {
+function pictureOf(shot, model, answer) {
   const photo = make("img", { src: shot.url, alt: shot.name });
   const picture = make("div", { className: "picture" }, photo);
   photo.onload = () => {
@@ -62,7 +89,7 @@ function pictureOf(shot, answer) {
     const words = "This browser cannot show the file as a picture.";
     picture.replaceChildren(make("p", { className: "hint" }, words));
   };
-  if (server.detects && answer.state === "done") {
+  if (detects(model) && answer.state === "done") {
     const boxes = answer.items.map(boxOf).reverse(); // the surest lies on top
     picture.append(make("div", { className: "boxes", "aria-hidden": "true" }, ...boxes));
   }
@@ -104,9 +131,9 @@ function problemOf(answer, retry) {
 }
 
 function tableOf(shot, model, { items }) {
-  const heads = server.detects ? ["Label", "Confidence", "Box in pixels"] : ["Class", "Confidence"];
+  const heads = detects(model) ? ["Label", "Confidence", "Box in pixels"] : ["Class", "Confidence"];
   const row = make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)));
-  const caption = `What ${model} sees in ${shot.name}`;
+  const caption = `What ${model.title} sees in ${shot.name}`;
   return make(
     "table",
     {},
@@ -144,10 +171,10 @@ function timingsOf(told) {
   return [make("h4", {}, `Answered in ${milliseconds(sum)}`), bar, list];
 }
 
-function jsonOf({ body }, json) {
-  const rows = server.detects ? body.map((one) => `\n  ${JSON.stringify(one)}`) : [];
+function jsonOf(model, { body }, json) {
+  const rows = detects(model) ? body.map((one) => `\n  ${JSON.stringify(one)}`) : [];
   const list = `[${rows.join(",")}${rows.length ? "\n" : ""}]`;
-  const text = server.detects ? list : JSON.stringify(body, null, 2);
+  const text = detects(model) ? list : JSON.stringify(body, null, 2);
   const code = make("pre", { tabIndex: 0, "aria-label": "The answer as JSON" }, text);
   const copy = make("button", { type: "button", onclick: () => json.copy(code) }, "Copy");
   const node = make("details", { open: json.open }, make("summary", {}, "JSON"), code, copy);

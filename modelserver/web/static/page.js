@@ -1,11 +1,11 @@
 // The page: its photos, its models, and what people do. A shot is a photo with one
 // answer a model; what is shown is made anew from the answers.
 
-import { credentials, evaluate, server, wantedAt } from "./asking.js";
+import { credentials, detects, evaluate, server, wantedAt } from "./asking.js";
 import { offerCamera } from "./camera.js";
-import { NONE, highlight, make, objects, percent, resultOf } from "./drawing.js";
+import { highlight, make, objects, percent, resultOf, shownOf, spoken, summary } from "./drawing.js";
 import { keep, kept } from "./keeping.js";
-import { heard, showGuesses, wordsFor } from "./listing.js";
+import { heard, identified, optionsOf, showGuesses } from "./listing.js";
 import { copyText, snippets } from "./snippets.js";
 
 const AT_A_TIME = 4; // requests; more would only wait in the server's queue
@@ -18,7 +18,10 @@ const slider = $("confidence");
 const json = { open: false, copy };
 const shots = [];
 const waiting = []; // [shot, model] to be asked
-let models = [...$("model").options].map(({ value: name, dataset }) => ({ name, ...dataset }));
+let asked = []; // ids of the models that are chosen
+let models = identified(
+  [...$("model").options].map(({ value: name, dataset }) => ({ name, ...dataset })),
+);
 let running = 0;
 let chosen = null; // the shot that is shown
 let token = "";
@@ -51,7 +54,7 @@ async function useToken(event) {
   await refreshModels();
   if (!token) return;
   for (const shot of shots) {
-    for (const [model, { status }] of shot.answers) if (status === 401) retry(shot, model);
+    for (const model of models) if (answerOf(shot, model)?.status === 401) retry(shot, model);
   }
 }
 
@@ -67,30 +70,30 @@ async function refreshModels() {
   }
   if (answer.status === 401) return askForToken();
   if (!answer.ok) return;
-  models = (await answer.json()).models.map(heard);
+  models = identified((await answer.json()).models.map(heard));
   $("token-form").hidden = true;
   listModels();
 }
 
 function listModels() {
-  const before = { models: String(chosenModels()), value: $("model").value };
+  const before = { models: String(asked), value: $("model").value };
   const all = $("model").selectedOptions[0]?.dataset.all;
-  const options = models.map((one) =>
-    make("option", { value: one.name, disabled: one.state === "FAILED" }, wordsFor(one)),
-  );
+  const made = optionsOf(models);
   if (usable().length > 1) {
-    options.push(make("option", { "data-all": "1" }, "All models, side by side"));
+    made.push(make("option", { "data-all": "1" }, "All models, side by side"));
   }
-  $("model").replaceChildren(...options);
+  $("model").replaceChildren(...made);
+  const options = [...$("model").options];
   const same = options.findIndex(({ value }) => value === before.value);
   const first = options.findIndex(({ disabled }) => !disabled);
   $("model").selectedIndex = all ? options.length - 1 : same < 0 ? first : same;
   $("no-models").hidden = models.length > 0;
-  const told = models.map(({ name, slow }) => (slow ? `${name} runs on the CPU: ${slow} ` : ""));
+  const told = models.map(({ title, slow }) => (slow ? `${title} runs on the CPU: ${slow} ` : ""));
   $("slow").textContent = told.join("");
   showGuesses(models, chosenModels());
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
-  if (String(chosenModels()) !== before.models || $("same").hidden) modelChanged();
+  asked = chosenModels().map(({ id }) => id);
+  if (String(asked) !== before.models || $("same").hidden) modelChanged();
 }
 
 const usable = () => models.filter(({ state }) => state !== "FAILED");
@@ -98,10 +101,11 @@ const usable = () => models.filter(({ state }) => state !== "FAILED");
 function chosenModels() {
   const option = $("model").selectedOptions[0];
   if (!option || option.disabled) return [];
-  return option.dataset.all ? usable().map(({ name }) => name) : [option.value];
+  return option.dataset.all ? usable() : models.filter(({ id }) => id === option.value);
 }
 
 function modelChanged() {
+  asked = chosenModels().map(({ id }) => id);
   showGuesses(models, chosenModels());
   for (const shot of shots) askAll(shot);
   showResults();
@@ -167,12 +171,14 @@ function choose(shot) {
 // Asking.
 
 function askAll(shot) {
-  for (const model of chosenModels()) if (!shot.answers.has(model)) ask(shot, model, 1);
+  for (const model of chosenModels()) if (!answerOf(shot, model)) ask(shot, model, 1);
   showBadge(shot);
 }
 
+const answerOf = (shot, model) => shot.answers.get(model.id);
+
 function ask(shot, model, tries) {
-  shot.answers.set(model, { state: "waiting", tries });
+  shot.answers.set(model.id, { state: "waiting", tries });
   waiting.push([shot, model]);
   askNext();
 }
@@ -192,21 +198,21 @@ async function askNext() {
 }
 
 function take(shot, model, answer) {
-  const { tries } = shot.answers.get(model);
-  shot.answers.set(model, { ...answer, tries });
+  const { tries } = answerOf(shot, model);
+  shot.answers.set(model.id, { ...answer, tries });
   if (answer.status === 401) askForToken();
   if (answer.after && tries < TRIES) {
     const timer = setTimeout(() => retry(shot, model), answer.after * 1000);
-    Object.assign(shot.answers.get(model), { planned: true, timer });
+    Object.assign(answerOf(shot, model), { planned: true, timer });
   }
   showBadge(shot);
-  if (shot !== chosen || !chosenModels().includes(model)) return;
+  if (shot !== chosen || !asked.includes(model.id)) return;
   showResult(model);
   announce(shot, model);
 }
 
 function retry(shot, model) {
-  const { timer, tries } = shot.answers.get(model);
+  const { timer, tries } = answerOf(shot, model);
   clearTimeout(timer);
   ask(shot, model, tries + 1);
   showBadge(shot);
@@ -215,50 +221,29 @@ function retry(shot, model) {
 
 // Showing.
 
-function shownOf({ items }) {
-  return items.filter(({ confidence }) => !server.detects || confidence >= least());
-}
-
-function summary(answer) {
-  if (!answer || answer.state === "waiting") return "…";
-  if (answer.state === "failed") return "!";
-  if (answer.none) return "none";
-  return server.detects ? String(shownOf(answer).length) : answer.items[0]?.label ?? "–";
-}
-
 function showBadge(shot) {
-  const words = chosenModels().map((model) => summary(shot.answers.get(model)));
+  const words = chosenModels().map((model) => summary(model, answerOf(shot, model), least()));
   shot.badge.textContent = words.join(" / ");
 }
 
-function announce(shot, model) {
-  const answer = shot.answers.get(model);
-  const begin = `${shot.name}, ${model}: `;
-  if (answer.state === "failed") return say(`${begin}${answer.title}. ${answer.detail}`);
-  const found = shownOf(answer);
-  const named = found.slice(0, 5).map(({ label, confidence }) => {
-    return confidence === undefined ? label : `${label} ${percent(confidence)}`;
-  });
-  const first = server.detects ? `${objects(found.length)}. ` : answer.none ? `${NONE} ` : "";
-  say(`${begin}${first}${named.join(", ")}`);
-}
+const announce = (shot, model) => say(spoken(shot, model, answerOf(shot, model), least()));
 
 function showResults() {
-  const names = chosen ? chosenModels() : [];
-  $("results").className = names.length > 1 ? "many" : "one";
-  $("results").replaceChildren(...names.map(newResult));
+  const shown = chosen ? chosenModels() : [];
+  $("results").className = shown.length > 1 ? "many" : "one";
+  $("results").replaceChildren(...shown.map(newResult));
 }
 
 function newResult(model) {
   const shot = chosen;
-  const answer = shot.answers.get(model);
+  const answer = answerOf(shot, model);
   const node = resultOf(shot, model, answer, () => retry(shot, model), json);
-  applyConfidence(node);
+  applyConfidence(node, model);
   return node;
 }
 
 function showResult(model) {
-  const old = [...$("results").children].find((node) => node.dataset.model === model);
+  const old = [...$("results").children].find((node) => node.dataset.model === model.id);
   if (!old) return;
   const inside = old.contains(document.activeElement);
   const fresh = newResult(model);
@@ -267,13 +252,13 @@ function showResult(model) {
 }
 
 /** Hide what is below the slider, in one result. */
-function applyConfidence(node) {
-  const answer = chosen.answers.get(node.dataset.model);
-  if (answer.state !== "done" || !server.detects) return;
+function applyConfidence(node, model) {
+  const answer = answerOf(chosen, model);
+  if (answer.state !== "done" || !detects(model)) return;
   for (const one of node.querySelectorAll("[data-confidence]")) {
     one.hidden = Number(one.dataset.confidence) < least();
   }
-  const count = shownOf(answer).length;
+  const count = shownOf(model, answer, least()).length;
   const below = answer.items.length - count;
   const more = below ? `, ${below} below` : "";
   const words = `${objects(count)} at ${percent(least())} or above${more}`;
@@ -284,14 +269,21 @@ function applyConfidence(node) {
 function confidenceChanged() {
   $("confidence-shown").textContent = percent(least());
   slider.setAttribute("aria-valuetext", percent(least()));
-  for (const node of $("results").children) applyConfidence(node);
+  forEachResult(applyConfidence);
   shots.forEach(showBadge);
   showSnippet();
 }
 
 function confidenceSet() {
-  for (const { dataset } of $("results").children) {
-    if (chosen.answers.get(dataset.model).state === "done") announce(chosen, dataset.model);
+  forEachResult((_node, model) => {
+    if (answerOf(chosen, model).state === "done") announce(chosen, model);
+  });
+}
+
+function forEachResult(act) {
+  for (const node of $("results").children) {
+    const model = models.find(({ id }) => id === node.dataset.model);
+    if (model) act(node, model);
   }
 }
 
@@ -301,7 +293,7 @@ function showSnippet() {
   if (!model) return;
   const language = document.querySelector("input[name=language]:checked").value;
   const photo = chosen?.name ?? "photo.jpg";
-  const facts = { model, photo, extra: wantedAt(least()), secret: Boolean(token) };
+  const facts = { model, photo, extra: wantedAt(model, least()), secret: Boolean(token) };
   $("same-code").textContent = snippets[language](facts);
 }
 

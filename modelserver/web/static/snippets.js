@@ -1,7 +1,7 @@
 // The request of the page as code to copy. Names may hold anything: each language's own
 // quoting makes them one literal, so that nothing of a name runs where it is pasted.
 
-import { server } from "./asking.js";
+import { detects, server, urlOf } from "./asking.js";
 
 /** For a shell: one word, whatever is in it. */
 function word(text) {
@@ -31,25 +31,25 @@ function curlFile(name) {
 const TOKEN = 'os.environ["API_TOKEN"]';
 
 /**
- * Code by language. Each takes the model's and the photo's name, fields that say what
+ * Code by language. Each takes a model, the photo's name, fields that say what
  * is wanted, and whether a token is; the token itself is never shown.
  */
 export const snippets = {
   curl({ model, photo, extra, secret }) {
-    const fields = Object.entries({ modelname: model, ...extra });
+    const fields = Object.entries({ modelname: model.name, ...extra });
     const parts = [
       ...(secret ? ['-H "X-API-Key: $API_TOKEN"'] : []),
       ...fields.map(([name, value]) => curlField(name, String(value))),
       `-F ${word(`file=@${curlFile(photo)}`)}`,
-      word(server.url),
+      word(urlOf(model)),
     ];
     return `curl ${parts.join(" \\\n  ")}`;
   },
 
   client({ model, photo, extra, secret }) {
     const options = Object.entries(extra).map(([name, value]) => `, ${name}=${value}`);
-    const names = `${quoted(model)}, ${quoted(photo)}${options.join("")}`;
-    const use = server.detects
+    const names = `${quoted(model.name)}, ${quoted(photo)}${options.join("")}`;
+    const use = detects(model)
       ? `    for one in client.detect(${names}):
         print(one.label, one.confidence, one.box)`
       : `    print(client.classify(${names}).classes)`;
@@ -66,8 +66,8 @@ ${use}`;
 
 with open(${quoted(photo)}, "rb") as photo:
     response = requests.post(
-        ${quoted(server.url)},
-        data=${quoted({ modelname: model, ...extra })},
+        ${quoted(urlOf(model))},
+        data=${quoted({ modelname: model.name, ...extra })},
         files={"file": ("photo", photo)},${headers}
         timeout=60,
     )
@@ -77,13 +77,13 @@ print(response.json())`;
   },
 
   javascript({ model, extra, secret }) {
-    const fields = Object.entries({ modelname: model, ...extra });
+    const fields = Object.entries({ modelname: model.name, ...extra });
     const headers = secret ? ', headers: { "X-API-Key": token }' : "";
     const lines = fields.map(([name, value]) => `form.append("${name}", ${quoted(value)});`);
     return `const form = new FormData();
 ${lines.join("\n")}
 form.append("file", document.querySelector("input[type=file]").files[0]);
-const response = await fetch(${quoted(server.url)}, { method: "POST", body: form${headers} });
+const response = await fetch(${quoted(urlOf(model))}, { method: "POST", body: form${headers} });
 if (!response.ok) throw new Error((await response.json()).detail);
 console.log(await response.json());`;
   },
