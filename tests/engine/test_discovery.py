@@ -322,7 +322,7 @@ def test_unreadable_files_are_skipped(tmp_path, monkeypatch):
     found = discover(tmp_path, "classification")
     assert names(found) == ["ok"]
     only(found.warnings, "'m.pb' is skipped", "Permission denied")
-    assert found.held == {"m": found.warnings[0]}
+    assert found.held == {("classification", "m"): found.warnings[0]}
 
 
 @pytest.mark.parametrize(
@@ -342,8 +342,9 @@ def test_a_model_is_held_while_a_file_of_it_cannot_be_used(tmp_path, file, bad):
     else:
         path.mkdir() if bad == "folder" else os.mkfifo(path)
     found = discover(tmp_path, "classification")
-    assert list(found.held) == ["m"]
-    assert found.held["m"].startswith(f"{file!r} is ")
+    (((kind, name), reason),) = found.held.items()
+    assert (kind, name) == ("classification", "m")
+    assert reason.startswith(f"{file!r} is ")
 
 
 def test_what_is_gone_or_belongs_to_no_model_holds_none(tmp_path):
@@ -497,3 +498,28 @@ def test_discovery_needs_no_framework():
 
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert out.stdout.strip() == b"False"
+
+
+def test_two_kinds_are_found_in_one_look(tmp_path):
+    """A name may be in both; what each lacks is said once, and nobody is sent away."""
+    for name in ("m.frozen.pb", "m.label_map.pbtxt", "m.pb", "only.pb", "only.pbtxt"):
+        (tmp_path / name).touch()
+    found = discover(tmp_path, "detection", "classification")
+    assert [files.key for files in found.models] == [
+        ("classification", "m"),
+        ("detection", "m"),
+        ("classification", "only"),
+    ]
+    only(found.warnings, "'m' has no label map 'm.pbtxt'")
+    assert found.hint == ""
+
+
+def test_a_folder_without_a_model_of_either_kind_is_told_once(tmp_path):
+    """With what to put there for each."""
+    found = discover(tmp_path, "detection", "classification")
+    (warning,) = found.warnings
+    assert "no detection or classification model" in warning
+    assert found.hint == (
+        "put NAME.frozen.pb and NAME.label_map.pbtxt, or NAME.pb and NAME.pbtxt into "
+        "the model folder"
+    )

@@ -137,7 +137,7 @@ def test_what_belongs_to_another_user_is_not_followed(folder, tmp_path, whose):
     if whose != "folder link":
         (warning,) = (line for line in found.warnings if "refused" in line)
         assert warning.startswith("'m.pb' is refused: it is a link")
-        assert found.held == {"m": warning}
+        assert found.held == {("classification", "m"): warning}
 
 
 def test_a_plain_file_may_belong_to_anybody(folder):

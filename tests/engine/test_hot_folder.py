@@ -21,10 +21,10 @@ class Sink:
         assert files.stamp == seen
         self._note(f"put {files.name}")
 
-    def remove(self, name):
+    def remove(self, name, kind):
         self._note(f"remove {name}")
 
-    def hold(self, name, reason):
+    def hold(self, name, reason, kind):
         self._note(f"hold {name}: {reason}")
 
     def _note(self, words):
@@ -309,3 +309,22 @@ def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
     write(folder / "pets", "frozen_inference_graph.pb")
     hot.poll()
     assert "'pets'; start 'python app.py'" in hot.hint
+
+
+def test_models_of_one_name_and_two_kinds_are_told_apart(folder, sink):
+    """One goes and comes back, and the other is not told of."""
+    hot = HotFolder(
+        lambda: discovery.discover(folder, "detection", "classification"),
+        sink,
+        every_s=0,
+    )
+    write(folder, "m.pb")
+    write(folder, "m.frozen.pb")
+    assert [files.kind for files in hot.first()] == ["classification", "detection"]
+    (folder / "m.frozen.pb").unlink()
+    hot.poll()
+    hot.poll()
+    write(folder, "m.frozen.pb", "2")
+    hot.poll()
+    hot.poll()
+    assert sink.told == ["remove m", "put m"]

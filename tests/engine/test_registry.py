@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelserver.core.errors import (
+    AmbiguousModel,
     DeviceFailed,
     GraphError,
     LabelMapError,
@@ -326,3 +327,44 @@ def test_the_stand_ins_are_true_to_discovery():
     for name in ("name", "kind", "stamp", "digest", "identity"):
         assert hasattr(files, name)
         assert hasattr(FakeFiles("m"), name)
+
+
+@pytest.fixture
+def pair(registry):
+    """A registry with a detector and a classifier of one name, both READY."""
+    registry.add(FakeFiles("only"))
+    registry.add(FakeFiles("m", 1, "detection"))
+    registry.add(FakeFiles("m", 2, "classification"))
+    assert registry.wait(lambda _: registry.ready, SECONDS)
+    assert registry.wait(
+        lambda _: all(e.stage is Stage.READY for e in registry), SECONDS
+    )
+    return registry
+
+
+def test_two_kinds_may_have_a_model_of_one_name(pair):
+    """Each is found by its kind; the name alone is refused with what to add."""
+    for kind, version in (("detection", 1), ("classification", 2)):
+        assert pair.get("m", kind).files.version == version
+        with pair.lease("m", kind) as model:
+            assert model.files.version == version
+    with pytest.raises(AmbiguousModel, match=r"\?kind=classification or \?kind="):
+        pair.get("m")
+    assert pair.get("only").files.name == "only"
+    with pytest.raises(ModelNotFound, match="The models here are: m, only"):
+        pair.get("none")
+    with pytest.raises(ModelNotFound, match="The models here are: m\\."):
+        pair.get("only", "classification")
+
+
+def test_models_of_one_name_have_titles_that_differ(pair):
+    """Others are called by their names."""
+    titles = {entry.title for entry in pair}
+    assert titles == {"only", "detection/m", "classification/m"}
+
+
+def test_a_model_of_a_kind_is_removed_alone(pair):
+    """Its namesake serves on."""
+    pair.remove("m", "detection")
+    assert pair.wait(lambda _: len(pair) == 2, SECONDS)
+    assert pair.get("m").files.version == 2

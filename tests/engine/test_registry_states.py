@@ -39,6 +39,10 @@ class DiskFiles:
     kind: str = "detection"
 
     @property
+    def key(self):
+        return self.kind, self.name
+
+    @property
     def stamp(self):
         return self.disk.get(self.name)
 

@@ -21,6 +21,10 @@ class FakeFiles:
     touched: int = 0
 
     @property
+    def key(self):
+        return self.kind, self.name
+
+    @property
     def stamp(self):
         return self.version, self.touched
 

@@ -17,7 +17,7 @@ The tree:
         ├── MissingField 400 · BadRequest 400 · UntrustedHost 400
         ├── UnknownLabel 400
         ├── Unauthorized 401 · LoopbackOnly 403 · CrossSite 403
-        ├── ModelNotFound 404 · BodyTooSlow 408
+        ├── ModelNotFound 404 · BodyTooSlow 408 · AmbiguousModel 409
         ├── UploadTooLarge 413 · ImageTooLarge 413
         ├── NotAnImage 415 · UnsupportedEncoding 415
         ├── UndecodableImage 422
@@ -46,6 +46,7 @@ from modelserver.core.errors.models import (
     SidecarError,
 )
 from modelserver.core.errors.requests import (
+    AmbiguousModel,
     BadModelOutput,
     BadRequest,
     BodyTooSlow,
@@ -76,6 +77,7 @@ from modelserver.core.errors.requests import (
 )
 
 __all__ = [
+    "AmbiguousModel",
     "BadModelOutput",
     "BadRequest",
     "BodyTooSlow",

@@ -142,6 +142,18 @@ class ModelNotFound(RequestError):
         super().__init__(f"There is no model {name[:200]!r}. {there}".rstrip())
 
 
+class AmbiguousModel(RequestError):
+    """Several models have that name, and the request does not say of which kind."""
+
+    status = HTTPStatus.CONFLICT
+    title = "Several models of that name"
+    slug = "ambiguous-model"
+
+    def __init__(self, name: str, kinds: Iterable[str]) -> None:
+        choices = " or ".join(f"?kind={kind}" for kind in kinds)
+        super().__init__(f"Several models are called {name[:200]!r}: add {choices}.")
+
+
 class BodyTooSlow(RequestError):
     """The request's body came too slowly, or stopped coming."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import threading
     from concurrent.futures import Future
 
-    from modelserver.engine.discovery import ModelFiles
+    from modelserver.engine.discovery import Key, ModelFiles
 
 
 class Stage(enum.Enum):
@@ -102,6 +102,7 @@ class Entry(Generic[L]):
 
     Attributes:
         files: of the version that serves, or that is to be loaded.
+        title: its name, or ``KIND/NAME`` once another kind has a model of that name.
         stage: where in its life it is.
         first: whether its first load, at the server's start, is still under way.
         reason: why it is FAILED, or why it is loading again.
@@ -127,6 +128,7 @@ class Entry(Generic[L]):
     """
 
     files: ModelFiles
+    title: str
     stage: Stage = Stage.LOADING
     first: bool = True
     reason: str = ""
@@ -156,6 +158,11 @@ class Entry(Generic[L]):
     def name(self) -> str:
         """The model's name."""
         return self.files.name
+
+    @property
+    def key(self) -> Key:
+        """What no other model has: kind and name."""
+        return self.files.key
 
     @property
     def loaded(self) -> L | None:

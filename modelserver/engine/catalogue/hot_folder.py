@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelserver.engine.discovery import Discovery, ModelFiles
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import Discovery, Key, ModelFiles
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,10 @@ class Sink(Protocol):
     def put(self, files: ModelFiles, seen: object) -> None:
         """A model's files are new or have changed, and lie still; ``seen`` is how."""
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, kind: Kind) -> None:
         """A model's files are gone."""
 
-    def hold(self, name: str, reason: str) -> None:
+    def hold(self, name: str, reason: str, kind: Kind) -> None:
         """A model's files are there, but cannot be used now."""
 
 
@@ -60,9 +61,9 @@ class HotFolder:
         self._sink = sink
         self._every_s = every_s
         self._again_s = again_s
-        # Last seen, and last told to the sink: stamps by name.
-        self._seen: dict[str, object] = {}
-        self._told: dict[str, object] = {}
+        # Last seen, and last told to the sink: stamps by kind and name.
+        self._seen: dict[Key, object] = {}
+        self._told: dict[Key, object] = {}
         self._warnings: frozenset[str] = frozenset()
         # What to say where there is no model: what lies there, and what is missing.
         self.hint = ""
@@ -125,21 +126,22 @@ class HotFolder:
         restless = False
         self._hold(found)
         for files in found.models:
-            seen = self._seen[files.name]
-            if seen in (self._told.get(files.name), _HELD):
+            seen = self._seen[files.key]
+            if seen in (self._told.get(files.key), _HELD):
                 continue
-            if seen != before.get(files.name):
+            if seen != before.get(files.key):
                 restless = True
                 continue
             self._sink.put(files, seen)
-            self._told[files.name] = seen
-        for name in self._told.keys() - self._seen.keys():
-            if name in before:
+            self._told[files.key] = seen
+        for key in self._told.keys() - self._seen.keys():
+            if key in before:
                 restless = True
                 continue
-            del self._told[name]
+            del self._told[key]
+            kind, name = key
             log.info("%s: its graph is gone", name)
-            self._sink.remove(name)
+            self._sink.remove(name, kind)
         return restless
 
     def _hold(self, found: Discovery) -> None:
@@ -147,15 +149,16 @@ class HotFolder:
 
         A model that is new is served without the file, as the log says.
         """
-        for name in found.held.keys() & self._told.keys():
-            self._seen[name] = self._told[name] = _HELD
-            self._sink.hold(name, found.held[name])
+        for key in found.held.keys() & self._told.keys():
+            self._seen[key] = self._told[key] = _HELD
+            kind, name = key
+            self._sink.hold(name, found.held[key], kind)
 
     def _find(self) -> Discovery:
         """Look, note how all lies, and log what was not odd before."""
         found = self._look()
         if found.readable:
-            self._seen = {f.name: f.stamp for f in found.models}
+            self._seen = {f.key: f.stamp for f in found.models}
         for sentence in found.sentences:
             if sentence not in self._warnings:
                 log.warning("%s", sentence)

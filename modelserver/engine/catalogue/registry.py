@@ -12,7 +12,12 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any, Generic
 
-from modelserver.core.errors import ModelFailed, ModelNotFound, ModelNotReady
+from modelserver.core.errors import (
+    AmbiguousModel,
+    ModelFailed,
+    ModelNotFound,
+    ModelNotReady,
+)
 from modelserver.engine.catalogue.entries import Entry, L, Offer, Stage, Version
 from modelserver.engine.catalogue.residency import Places, unload
 from modelserver.engine.catalogue.supervisor import Supervisor, shut
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from modelserver.engine.discovery import ModelFiles
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.discovery import Key, ModelFiles
 
 _LOOK_S = 1.0
 _DRAIN_S = 35.0
@@ -35,7 +41,9 @@ _FAILED_S = 60.0
 
 
 class Registry(Generic[L]):
-    """Models keyed by prefix. Thread-safe; a context manager; close it once.
+    """Models by kind and name. Thread-safe; a context manager; close it once.
+
+    Whoever asks for a model by its name alone gets the only one of that name.
 
     Args:
         loader: loads one model, in that model's supervising thread.
@@ -64,7 +72,7 @@ class Registry(Generic[L]):
         self._hint = hint
         self._clock = clock
         self._drain_s = drain_s
-        self._entries: dict[str, Entry[L]] = {}
+        self._entries: dict[Key, Entry[L]] = {}
         self._lock = threading.Condition()
         self._closing = threading.Event()
         self._places = Places(
@@ -108,24 +116,25 @@ class Registry(Generic[L]):
             first: whether the server counts as ready only once this load has ended.
 
         Raises:
-            ValueError: there is a model of that name, or the registry is closed.
+            ValueError: there is that model, or the registry is closed.
         """
         with self._lock:
             if self._closing.is_set():
                 raise ValueError("the registry is closed")
-            if files.name in self._entries:
+            if files.key in self._entries:
                 raise ValueError(f"there is a model {files.name!r} already")
             now = self._clock()
-            entry: Entry[L] = Entry(files, first=first, retry_at=now, used=now)
+            title = self._title(files)
+            entry: Entry[L] = Entry(files, title, first=first, retry_at=now, used=now)
             if not self._places.take(entry):
                 unload(entry)
-            self._entries[files.name] = entry
+            self._entries[entry.key] = entry
             # A daemon: atexit, which closes the registry, runs only when all others
             # have ended.
             entry.thread = threading.Thread(
                 target=self._supervisor.supervise,
                 args=(entry,),
-                name=f"supervise-{files.name}",
+                name=f"supervise-{title}",
                 daemon=True,
             )
         try:
@@ -134,8 +143,18 @@ class Registry(Generic[L]):
             RuntimeError
         ):  # there can be no more threads; the folder is looked at again
             with self._lock:
-                del self._entries[files.name]
+                del self._entries[entry.key]
             raise
+
+    def _title(self, files: ModelFiles) -> str:
+        """Return what a new model is called where kinds are not told apart.
+
+        Where the name is taken, both are called by their kinds from now on.
+        """
+        namesakes = [e for e in self._entries.values() if e.name == files.name]
+        for entry in namesakes:
+            entry.title = "/".join(entry.key)
+        return "/".join(files.key) if namesakes else files.name
 
     def put(self, files: ModelFiles, seen: object = None) -> None:
         """Tell of a model's files that are new or have changed, and now lie still.
@@ -151,7 +170,7 @@ class Registry(Generic[L]):
         with self._lock:
             if self._closing.is_set():
                 return
-            entry = self._entries.get(files.name)
+            entry = self._entries.get(files.key)
             if entry is None:
                 self.add(files, first=False)
                 return
@@ -160,25 +179,25 @@ class Registry(Generic[L]):
             entry.hindered, entry.busy = 0, True
             self._lock.notify_all()
 
-    def hold(self, name: str, reason: str) -> None:
+    def hold(self, name: str, reason: str, kind: Kind | None = None) -> None:
         """Tell that a model's files cannot be used now; what serves goes on.
 
         Args:
             reason: for ``/models``.
         """
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._find(name, kind)
             if entry is not None and entry.version is not None:
                 # What failed before is tried again once they can be used.
                 entry.reload_error, entry.rejected = reason, None
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, kind: Kind | None = None) -> None:
         """Have a model finish what it has begun, and forget it.
 
         It is not found any more once it is gone. Unknown names are passed over.
         """
         with self._lock:
-            entry = self._entries.get(name)
+            entry = self._find(name, kind)
             if entry is None or self._closing.is_set():
                 return
             entry.removed, entry.offer, entry.first = True, None, False
@@ -187,23 +206,23 @@ class Registry(Generic[L]):
             self._lock.notify_all()
 
     @contextlib.contextmanager
-    def lease(self, name: str) -> Iterator[L]:
+    def lease(self, name: str, kind: Kind | None = None) -> Iterator[L]:
         """Use the model that serves under a name; see :meth:`version`."""
-        with self.version(name) as version:
+        with self.version(name, kind) as version:
             yield version.loaded
 
     @contextlib.contextmanager
-    def version(self, name: str) -> Iterator[Version[L]]:
+    def version(self, name: str, kind: Kind | None = None) -> Iterator[Version[L]]:
         """Use the version that serves under a name; it is not closed meanwhile.
 
         A version that is replaced while it is in use is closed once the last of its
         users has left, or after ``drain_s``.
 
         Raises:
-            ModelNotFound, ModelNotReady, ModelFailed: as :meth:`get`.
+            RequestError: as :meth:`get`.
         """
         with self._lock:
-            version = self._serving(name)
+            version = self._serving(self.entry(name, kind))
             version.users += 1
         try:
             yield version
@@ -213,22 +232,46 @@ class Registry(Generic[L]):
                 if not version.users and version.drain_until is not None:
                     self._lock.notify_all()
 
-    def get(self, name: str) -> L:
+    def get(self, name: str, kind: Kind | None = None) -> L:
         """Return the model that serves under a name; it may be closed at any time.
 
         Raises:
-            ModelNotFound: nothing of that name; the sentence names what there is.
+            AmbiguousModel, ModelNotFound: as :meth:`entry`.
             ModelNotReady: it is loading, restarting or draining; or it is not in
                 memory, and is loaded from now on.
             ModelFailed: it could not be loaded.
         """
         with self._lock:
-            return self._serving(name).loaded
+            return self._serving(self.entry(name, kind)).loaded
 
-    def _serving(self, name: str) -> Version[L]:
-        entry = self._entries.get(name)
-        if entry is None:
-            raise ModelNotFound(name, sorted(self._entries), self._hint())
+    def entry(self, name: str, kind: Kind | None = None) -> Entry[L]:
+        """Return what is known of a model.
+
+        Raises:
+            AmbiguousModel: there are several of that name, and no kind was given.
+            ModelNotFound: nothing of that name; the sentence names what there is.
+        """
+        with self._lock:
+            entry = self._find(name, kind)
+            if entry is None:
+                known = sorted({e.name for e in self.of(kind)})
+                raise ModelNotFound(name, known, self._hint())
+            return entry
+
+    def of(self, kind: Kind | None) -> list[Entry[L]]:
+        """Return the models of one kind, or all, by name."""
+        return [entry for entry in self if kind in {None, entry.files.kind}]
+
+    def _find(self, name: str, kind: Kind | None) -> Entry[L] | None:
+        if kind is not None:
+            return self._entries.get((kind, name))
+        found = [entry for entry in self._entries.values() if entry.name == name]
+        if len(found) > 1:
+            raise AmbiguousModel(name, sorted(entry.files.kind for entry in found))
+        return found[0] if found else None
+
+    def _serving(self, entry: Entry[L]) -> Version[L]:
+        name = entry.name
         version, now = entry.version, self._clock()
         entry.used = now
         if entry.stage is Stage.READY and version is not None and not version.ended:
@@ -253,12 +296,12 @@ class Registry(Generic[L]):
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return any(entry.name == name for entry in self)
 
     def __iter__(self) -> Iterator[Entry[L]]:
         with self._lock:
             entries = list(self._entries.values())
-        return iter(sorted(entries, key=lambda entry: entry.name))
+        return iter(sorted(entries, key=lambda entry: (entry.name, entry.key)))
 
     @property
     def closed(self) -> bool:

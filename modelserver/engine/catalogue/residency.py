@@ -10,6 +10,8 @@ from modelserver.engine.catalogue.entries import Entry, L, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from modelserver.engine.discovery import Key
+
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +31,7 @@ class Places(Generic[L]):
 
     def __init__(
         self,
-        entries: Mapping[str, Entry[L]],
+        entries: Mapping[Key, Entry[L]],
         *,
         most: int,
         stay_s: float,
@@ -62,7 +64,7 @@ class Places(Generic[L]):
                 self._changed()
             return entry.resident
         waiting = [e for e in self._entries.values() if e.asked and not e.resident]
-        if entry is not min(waiting, key=lambda e: (e.retry_at or 0.0, e.name)):
+        if entry is not min(waiting, key=lambda e: (e.retry_at or 0.0, e.key)):
             return False
         if not self.take(entry):
             self._make_room(now)
@@ -74,14 +76,14 @@ class Places(Generic[L]):
         if any(e.resident and e.stage is Stage.DRAINING for e in entries):
             return
         able = [
-            (version.users > 0, entry.used, entry.name, entry)
+            (version.users > 0, entry.used, entry.key, entry)
             for entry in entries
             if (version := entry.version) is not None
             and not entry.busy
             and now - version.since >= self._stay_s
         ]
         if able:
-            # Names differ, so entries are never compared.
+            # Keys differ, so entries are never compared.
             victim = min(able)[-1]
             log.info("%s is unloaded to make room (MAX_MODELS)", victim.name)
             victim.retire(now + self._drain_s)

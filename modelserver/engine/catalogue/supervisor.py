@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from modelserver.engine.discovery import ModelFiles
+    from modelserver.engine.discovery import Key, ModelFiles
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Supervisor(Generic[L]):
     def __init__(
         self,
         loader: Callable[[ModelFiles], L],
-        entries: dict[str, Entry[L]],
+        entries: dict[Key, Entry[L]],
         places: Places[L],
         *,
         lock: threading.Condition,
@@ -333,7 +333,7 @@ class Supervisor(Generic[L]):
                 unload(entry)
                 return
             entry.resident, entry.gone, entry.stage = False, True, Stage.CLOSED
-            self._entries.pop(entry.name, None)
+            self._entries.pop(entry.key, None)
             self._lock.notify_all()
 
 

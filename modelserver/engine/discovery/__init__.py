@@ -14,7 +14,7 @@ that is not a regular file is ever opened.
 All functions may be called from any thread.
 """
 
-from modelserver.engine.discovery.files import ModelFiles
+from modelserver.engine.discovery.files import Key, ModelFiles
 from modelserver.engine.discovery.scan import MAX_GRAPH_BYTES, Discovery, discover, hint
 
-__all__ = ["MAX_GRAPH_BYTES", "Discovery", "ModelFiles", "discover", "hint"]
+__all__ = ["MAX_GRAPH_BYTES", "Discovery", "Key", "ModelFiles", "discover", "hint"]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from modelserver.core import exports
 from modelserver.core.errors import ModelError
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 1024 * 1024
 # Files that lead elsewhere while they are opened are opened again, so often.
 _TRIES = 10
+
+Key: TypeAlias = "tuple[Kind, str]"
+"""A model's kind and name."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class ModelFiles:
     facts: tuple[Path, ...] = ()
     inside: bool = False
     problem: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What no other model has: kind and name."""
+        return self.kind, self.name
 
     @property
     def root(self) -> Path:

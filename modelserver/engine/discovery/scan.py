@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from modelserver.core.exports import RECORD_END
 from modelserver.engine.discovery import export_folders
 from modelserver.engine.discovery import foreign_files as foreign
-from modelserver.engine.discovery.files import ModelFiles
+from modelserver.engine.discovery.files import Key, ModelFiles
 from modelserver.engine.discovery.links import NotFollowed, is_folder, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from modelserver.core.signatures import Kind
@@ -86,7 +86,7 @@ class Discovery:
     models: tuple[ModelFiles, ...]
     warnings: tuple[str, ...]
     readable: bool = True
-    held: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[Key, str] = field(default_factory=dict)
     foreign: tuple[Foreign, ...] = ()
     hint: str = ""
 
@@ -114,36 +114,44 @@ class _Part(NamedTuple):
         return f"{self.path.name!r} {self.refusal}."
 
 
-def hint(kind: Kind) -> str:
+def hint(*kinds: Kind) -> str:
     """Say what to put into an empty model folder, without naming the folder."""
-    graph, labels = _EXPECTED[kind]
-    return f"put NAME{graph} and NAME{labels} into the model folder"
+    pairs = ("NAME{} and NAME{}".format(*_EXPECTED[kind]) for kind in kinds)
+    return f"put {', or '.join(pairs)} into the model folder"
 
 
-def discover(folder: Path, kind: Kind) -> Discovery:
-    """Find the models of one kind in a folder, and in each folder that it holds.
+def discover(folder: Path, *kinds: Kind) -> Discovery:
+    """Find the models of some kinds in a folder, and in each folder that it holds.
 
     Never raises for what the folder holds or for its absence: that is a warning.
 
     Args:
         folder: ``MODEL_FOLDER``.
-        kind: the app's own kind; the other kind's files are passed over in silence.
+        kinds: those that the app serves; other kinds' files are passed over in silence.
     """
     try:
         paths = sorted(folder.iterdir())
     except OSError as err:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
-        return Discovery(
-            (), (f"{why}; {hint(kind)}.",), readable=False, hint=hint(kind)
-        )
-    look = _Look(folder, kind, paths)
-    models = tuple(sorted(look.models(), key=lambda files: files.name))
-    missing = "" if models else look.missing()
+        warning = f"{why}; {hint(*kinds)}."
+        return Discovery((), (warning,), readable=False, hint=hint(*kinds))
+    looks = [_Look(folder, kind, paths) for kind in kinds]
+    models = sorted(
+        (files for look in looks for files in look.models()),
+        key=lambda files: (files.name, files.kind),
+    )
+    warnings = dict.fromkeys(word for look in looks for word in look.warnings)
+    missing = "" if models else looks[0].missing(kinds)
     if not models:
-        look.warnings.append(f"There is no {kind} model in {str(folder)!r}; {missing}.")
-    others = tuple(look.foreign())
+        what = f"{' or '.join(kinds)} model"
+        warnings[f"There is no {what} in {str(folder)!r}; {missing}."] = None
+    held = {(one.kind, name): why for one in looks for name, why in one.held.items()}
     return Discovery(
-        models, tuple(look.warnings), held=look.held, foreign=others, hint=missing
+        tuple(models),
+        tuple(warnings),
+        held=held,
+        foreign=tuple(looks[0].foreign()),
+        hint=missing,
     )
 
 
@@ -152,7 +160,7 @@ class _Look:
 
     def __init__(self, folder: Path, kind: Kind, paths: list[Path]) -> None:
         self._folder = folder
-        self._kind = kind
+        self.kind = kind
         self._paths = paths
         self._inside = dict(self._entries())
         self.warnings: list[str] = []
@@ -174,13 +182,13 @@ class _Look:
             part
             for path in self._paths
             if path.name not in self._inside
-            and (part := _part(path, self._kind, self._folder))
+            and (part := _part(path, self.kind, self._folder))
         ]
         self.held.update({part.name: part.warning for part in parts if part.held})
-        flat = {one.name: one for one in _models(parts, self._kind, self.warnings)}
+        flat = {one.name: one for one in _models(parts, self.kind, self.warnings)}
         self.warnings += self._nobodys_labels(flat.values())
         yield from flat.values()
-        for name, found in self._in_folders(self._kind):
+        for name, found in self._in_folders(self.kind):
             if name in flat:
                 self.warnings.append(
                     f"The folder {name!r} is passed over: "
@@ -242,15 +250,16 @@ class _Look:
         entries = self._inside[name]
         return any(any(export_folders.graphs_of(entries, kind)) for kind in _KINDS)
 
-    def missing(self) -> str:
+    def missing(self, served: Sequence[Kind]) -> str:
         """Say what lies in a folder without a model, and the one step that lacks."""
-        steps = [*self._others_kind(), *self._misnamed()]
+        steps = [] if len(served) > 1 else [*self._others_kind()]
+        steps += self._misnamed()
         steps += [one.told for one in self.foreign()]
-        return "; ".join((*steps[:_MOST_STEPS], hint(self._kind)))
+        return "; ".join((*steps[:_MOST_STEPS], hint(*served)))
 
     def _others_kind(self) -> Iterator[str]:
         """Name the models that the other app serves."""
-        other: Kind = "classification" if self._kind == "detection" else "detection"
+        other: Kind = "classification" if self.kind == "detection" else "detection"
         parts = [_part(path, other, self._folder) for path in self._paths]
         names = {one.name for one in _models(filter(None, parts), other, [])}
         names |= {name for name, found in self._in_folders(other) if found.files}
@@ -269,7 +278,7 @@ class _Look:
                     f"{path.name!r} is a detector as the Object Detection API exports "
                     "it: name it NAME.frozen.pb and its label map "
                     "NAME.label_map.pbtxt, or put both into a folder called NAME"
-                    + ("" if self._kind == "detection" else " of app.py's")
+                    + ("" if self.kind == "detection" else " of app.py's")
                 )
 
 
