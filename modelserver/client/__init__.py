@@ -3,17 +3,17 @@
 with Client("http://127.0.0.1:5000") as client:
     print(client.detect("ssdlite_mobilenet_v2_coco", "photo.jpg"))
 
-errors        what a call can fail with
-results       what a model found
+errors        the errors of a call
+results       detections and classifications
 photos        from a path, bytes, a file, Pillow or NumPy to an image file's bytes
-calls         requests and what their answers mean, shared by both clients
-retrying      whether to try again, and when
-connecting    httpx's options and errors
-sync          ``Client``
+calls         requests and how to read their answers, shared by both clients
+retries       whether to try again, and when
+connections   httpx's options and errors
 asynchronous  ``AsyncClient``
-pacing        how many requests of a folder are on their way at a time
-folders       a folder of photos
-writing       results as JSON lines, CSV or COCO
+sync          the same for threads, made from asynchronous by script/unasync
+pace          how many requests of a folder are on their way at a time
+folders       ``Client``, which has folders of photos, too
+writers       results as JSON lines, CSV or COCO
 """
 
 from modelserver.client.asynchronous import AsyncClient
@@ -32,7 +32,7 @@ from modelserver.client.errors import (
     Unavailable,
     Unreachable,
 )
-from modelserver.client.folders import Outcome
+from modelserver.client.folders import Client, Outcome
 from modelserver.client.results import (
     Class,
     Classification,
@@ -41,7 +41,6 @@ from modelserver.client.results import (
     ModelInfo,
 )
 from modelserver.client.retries import Policy
-from modelserver.client.sync import Client
 from modelserver.client.writers import Writer, writer
 
 __all__ = [

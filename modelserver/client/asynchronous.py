@@ -1,4 +1,7 @@
-"""The client for asyncio."""
+"""The client for asyncio; photos are read and encoded in threads.
+
+The source of sync.py: run script/unasync after a change.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +28,23 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """Talks to one server over kept connections, within one event loop.
+    """Talk to one server over kept connections; within one event loop.
 
-    An async context manager; whoever makes one closes it. Photos are read and encoded
-    in threads.
+    An async context manager; the caller who makes one closes it.
 
     Args:
         base_url: of the server, such as ``http://127.0.0.1:5000``.
-        token: for servers that want one.
+        token: for servers that require one.
         timeout: seconds to wait for a connection, and for each part of an answer.
         retries: how often a request is sent again, at most and within a minute, while
             the server is full, loading or not there; or a ``Policy``.
         transport: of httpx, for tests.
 
+    Attributes:
+        policy: how patient the client is.
+
     Raises:
-        ClientError: the URL is none, or the token cannot stand in a header.
+        ClientError: the URL is invalid, or the token cannot stand in a header.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class AsyncClient:
         retries: int | Policy = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._policy = retries if isinstance(retries, Policy) else Policy(retries)
+        self.policy = retries if isinstance(retries, Policy) else Policy(retries)
         self._server = connections.Server.of(base_url, token, timeout)
         self._transport = transport or httpx.AsyncHTTPTransport(
             **self._server.options()
@@ -71,7 +76,7 @@ class AsyncClient:
     async def classify(
         self, modelname: str, image: Image, **options: Unpack[ClassifyOptions]
     ) -> Classification:
-        """Return what a photo is of.
+        """Return the class of a photo.
 
         Raises:
             ClientError: see ``modelserver.client.errors``.
@@ -84,19 +89,19 @@ class AsyncClient:
         return await self.call(calls.models())
 
     async def ready(self) -> bool:
-        """Tell whether the server takes photos now; asks once."""
+        """Return whether the server takes photos now; ask once."""
         try:
             return await self.send(calls.ready())
         except Unreachable:
             return False
 
     async def call(self, call: Call[T]) -> T:
-        """Send a request until it is answered, as patiently as the client is.
+        """Send a request, again where another try is worth it.
 
         Raises:
-            ClientError: the last try's.
+            ClientError: the error of the last try.
         """
-        attempts = Attempts(self._policy)
+        attempts = Attempts(self.policy)
         while True:
             try:
                 return await self.send(call)
@@ -108,7 +113,7 @@ class AsyncClient:
         """Send a request once.
 
         Raises:
-            ClientError: it is not answered, or with a problem.
+            ClientError: there is no answer, or it is a problem.
         """
         request = self._server.request(call)
         try:

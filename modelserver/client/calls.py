@@ -93,14 +93,6 @@ def classify(
     return _post("/classify", modelname, photo, options, read)
 
 
-def settled(options: DetectOptions) -> DetectOptions:
-    """Return options that may be used for many calls: what can be read once, is."""
-    labels = options.get("labels")
-    if labels is None or isinstance(labels, str):
-        return options
-    return {**options, "labels": tuple(labels)}
-
-
 def models() -> Call[list[ModelInfo]]:
     """Return the call for ``GET /models``."""
 

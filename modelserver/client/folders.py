@@ -1,4 +1,4 @@
-"""A folder of photos: as many on their way at a time as the server takes."""
+"""The client with folders: as many photos on their way as the server takes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
-from modelserver.client import photos
+from modelserver.client import calls, photos
 from modelserver.client.errors import (
     BadImage,
     ClientError,
@@ -23,14 +23,18 @@ from modelserver.client.errors import (
 )
 from modelserver.client.pace import Pace
 from modelserver.client.retries import Attempts, Policy
+from modelserver.client.sync import SyncClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from modelserver.client.calls import Call
+    from typing_extensions import Unpack
+
+    from modelserver.client.calls import Call, ClassifyOptions, DetectOptions
     from modelserver.client.results import Classification, Detections
 
-T = TypeVar("T")
+Sources: TypeAlias = Union[str, "os.PathLike[str]", "Iterable[str | os.PathLike[str]]"]
+"""A folder or file, or several of both."""
 
 WORKERS = 8
 """Enough for a server's best rate, and few enough for its queue."""
@@ -49,7 +53,7 @@ SUFFIXES = frozenset(
         ".webp",
     )
 )
-"""What files of a folder are photos, in small letters."""
+"""The suffixes of a folder's photos, in small letters."""
 
 # No other photo would fare better.
 _HOPELESS = (NotFound, Unauthorized, Unreachable)
@@ -59,7 +63,7 @@ _REFRESHES = 4  # a second: drawing is not to cost a server on this machine anyt
 
 
 class File(NamedTuple):
-    """A photo's file, and what it is called in results."""
+    """A photo's file, and its name in results."""
 
     path: Path
     name: str
@@ -67,10 +71,10 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo: a result, or an error.
+    """The outcome for one photo: a result, or an error.
 
     Attributes:
-        name: of the file, within the folder where one folder was given.
+        name: of the file, relative to the folder if one folder was given.
     """
 
     path: Path
@@ -79,31 +83,76 @@ class Outcome:
     error: ClientError | None = None
 
 
-class Sender(Protocol):
-    """What sends a request once, from any thread."""
+class Client(SyncClient):
+    """Talk to one server, a photo or a folder at a time; safe to share between threads.
 
-    def send(self, call: Call[T]) -> T:
-        """Send it; raises ``ClientError``."""
-        raise NotImplementedError
+    A context manager; the caller who makes one closes it. The arguments are those of
+    ``AsyncClient``.
+    """
 
-    @property
-    def policy(self) -> Policy:
-        """How patient it is."""
-        raise NotImplementedError
+    def detect_folder(
+        self,
+        folder: Sources,
+        modelname: str,
+        *,
+        workers: int = WORKERS,
+        recursive: bool = False,
+        progress: bool = True,
+        **options: Unpack[DetectOptions],
+    ) -> Generator[Outcome]:
+        """Yield the detections in each photo of a folder, as the answers come.
+
+        A photo that fails is yielded with its error and the others go on. If the
+        server is full, fewer photos are sent at a time.
+
+        Args:
+            folder: or files, or several of both.
+            workers: threads with a connection each, so at most this many photos are on
+                their way.
+            recursive: search the folders within folders, too.
+            progress: show a bar on stderr, if that is a terminal.
+
+        Raises:
+            BadImage: there is no such folder or file, or no photo in it.
+            Unreachable, Unauthorized, NotFound: no photo would be answered.
+        """
+        labels = options.get("labels")
+        if labels is not None and not isinstance(labels, str):
+            options["labels"] = tuple(labels)  # may be an iterator: once for all photos
+
+        def ask(photo: bytes) -> Call[Detections]:
+            return calls.detect(modelname, photo, options)
+
+        files = find(folder, recursive=recursive)
+        return run(self, files, ask, workers=workers, progress=progress)
+
+    def classify_folder(
+        self,
+        folder: Sources,
+        modelname: str,
+        *,
+        workers: int = WORKERS,
+        recursive: bool = False,
+        progress: bool = True,
+        **options: Unpack[ClassifyOptions],
+    ) -> Generator[Outcome]:
+        """Yield the class of each photo of a folder; see ``detect_folder``."""
+
+        def ask(photo: bytes) -> Call[Classification]:
+            return calls.classify(modelname, photo, options)
+
+        files = find(folder, recursive=recursive)
+        return run(self, files, ask, workers=workers, progress=progress)
 
 
-def find(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    *,
-    recursive: bool = False,
-) -> list[File]:
+def find(sources: Sources, *, recursive: bool = False) -> list[File]:
     """Return the photos of a folder, or of several folders and files, in order.
 
-    Of a folder, the files whose names end as a photo's do and begin with no dot; files
-    that are named are taken as they are.
+    In a folder, files count whose suffix is one of ``SUFFIXES`` and whose name begins
+    without a dot; files that are named are taken as they are.
 
     Args:
-        recursive: take the folders within folders, too.
+        recursive: search the folders within folders, too.
 
     Raises:
         BadImage: there is no such folder or file, or no photo in any of them.
@@ -140,41 +189,41 @@ def _photos(folder: Path, *, recursive: bool) -> Iterator[Path]:
 
 
 def run(
-    client: Sender,
+    client: SyncClient,
     files: Sequence[File],
     ask: Callable[[bytes], Call[Any]],
     *,
     workers: int = WORKERS,
     progress: bool = False,
 ) -> Generator[Outcome]:
-    """Yield what becomes of each photo, as the answers come.
+    """Yield the outcome of each photo, as the answers come.
 
-    Photos are read, sent and their answers decoded in threads. Those that are done wait
-    for whoever takes them here, and then no more are sent. Closing the iterator ends
-    it, once the photos on their way are answered.
+    Photos are read, sent and their answers decoded in threads. If the caller takes the
+    outcomes more slowly than they come, no more photos are sent meanwhile. Closing the
+    iterator ends the run, once the photos on their way are answered.
 
     Args:
-        ask: makes the request of an image file's bytes.
+        ask: return the call for an image file's bytes.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
         Unreachable, Unauthorized, NotFound: no photo would be answered.
     """
-    work = _Work(client, ask, workers)
+    folder_run = _FolderRun(client, ask, workers)
     with (
         _bar(len(files), shown=progress) as step,
-        closing(work.outcomes(files)) as outcomes,
+        closing(folder_run.outcomes(files)) as outcomes,
     ):
         for outcome in outcomes:
             step(outcome)
             yield outcome
 
 
-class _Work:
+class _FolderRun:
     """The state of one ``run``."""
 
     def __init__(
-        self, client: Sender, ask: Callable[[bytes], Call[Any]], workers: int
+        self, client: SyncClient, ask: Callable[[bytes], Call[Any]], workers: int
     ) -> None:
         self._client = client
         self._ask = ask
@@ -186,7 +235,7 @@ class _Work:
         remaining = iter(files)
         pool = ThreadPoolExecutor(self._workers, "modelserver-client")
         try:
-            # One more each, so that no thread waits for whoever takes the outcomes.
+            # One more each, so that no thread waits for the caller.
             self._submit(pool, itertools.islice(remaining, 2 * self._workers))
             for _ in files:
                 outcome = self._done.get().result()
@@ -198,9 +247,9 @@ class _Work:
 
     def _submit(self, pool: ThreadPoolExecutor, files: Iterable[File]) -> None:
         for file in files:
-            pool.submit(self._one, file).add_done_callback(self._done.put)
+            pool.submit(self._evaluate, file).add_done_callback(self._done.put)
 
-    def _one(self, file: File) -> Outcome:
+    def _evaluate(self, file: File) -> Outcome:
         try:
             call = self._ask(photos.read(file.path))
             return Outcome(*file, result=self._answer(call))
@@ -228,7 +277,7 @@ class _Work:
 
 @contextmanager
 def _bar(total: int, *, shown: bool) -> Iterator[Callable[[Outcome], None]]:
-    """Give a function that counts an outcome, on a bar if there is a terminal."""
+    """Yield a function that counts an outcome, on a bar if there is a terminal."""
     if not shown or not sys.stderr.isatty():
         yield lambda _outcome: None
         return

@@ -1,5 +1,9 @@
 """What both clients ask, and what they make of the answers."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
 from hypothesis import given
@@ -259,3 +263,12 @@ def test_everything_public_is_named():
     """``__all__`` is sorted and each name is there."""
     assert sorted(client.__all__) == client.__all__
     assert all(hasattr(client, name) for name in client.__all__)
+
+
+def test_the_sync_client_is_made_from_the_async_one(tmp_path):
+    """``script/unasync`` makes the committed file, to the letter."""
+    root = Path(__file__).parents[2]
+    made = tmp_path / "sync.py"
+    subprocess.run([sys.executable, root / "script" / "unasync", made], check=True)
+    committed = root / "modelserver" / "client" / "sync.py"
+    assert made.read_text() == committed.read_text()

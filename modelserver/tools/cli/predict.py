@@ -12,7 +12,7 @@ import click
 
 from modelserver.client import folders
 from modelserver.client.errors import ClientError
-from modelserver.client.sync import Client
+from modelserver.client.folders import Client
 from modelserver.client.writers import Format, writer
 from modelserver.tools.cli.shared import Sentence
 
