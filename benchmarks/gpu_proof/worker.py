@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.gpu_proof.plans import MIB
 from modelserver.core import cuda
-from modelserver.core.messages import Job
+from modelserver.core.messages import AssignedCard, Job
 from modelserver.engine.runners.cards import memory_by_process, survey
 from modelserver.engine.runners.environment import show
 from modelserver.runner.inline import import_tensorflow, open_session
@@ -71,7 +71,7 @@ def phases(kind: Kind, graph: str) -> dict[str, Any]:
     """
     job = _job(kind, graph)
     took: dict[str, float] = {}
-    _timed(import_tensorflow, "import", took)(job.gpu)
+    _timed(import_tensorflow, "import", took)(job.card.gpu)
     from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
 
     for method, name in PHASES.items():
@@ -96,15 +96,14 @@ def _job(kind: Kind, graph: str, *, rewrite: bool = True, batch: int = 0) -> Job
     """Say what to load, on the first card that may be used; on the CPU without one."""
     found = survey().cards[:1]
     show(found)
-    card = found[0] if found else None
+    assigned = AssignedCard()
+    if found:
+        assigned = AssignedCard(found[0].gpu, found[0].words, required=True)
     return Job(
         name="proof",
         kind=kind,
         graph=graph,
-        sidecar=None,
-        gpu=card.gpu if card else None,
-        card=card.words if card else "",
-        require_gpu=card is not None,
+        card=assigned,
         rewrite=rewrite,
         max_batch=batch,
     )

@@ -63,6 +63,25 @@ class ImageResult(NamedTuple):
     first: bool = False
 
 
+class AssignedCard(msgspec.Struct, frozen=True):
+    """The device that a model is assigned.
+
+    Attributes:
+        gpu: a visible GPU, as ``CUDA_VISIBLE_DEVICES`` names it; ``None`` leaves the
+            choice to TensorFlow.
+        words: the same in words, such as ``GPU 0``, as nvidia-smi counts.
+        missing: why it is none though there are signs of one.
+        required: fail rather than run on the CPU.
+        memory_mb: MiB of the card that may be taken; 0 for no limit.
+    """
+
+    gpu: str | None = None
+    words: str = ""
+    missing: str = ""
+    required: bool = False
+    memory_mb: int = 0
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner needs to load a model.
 
@@ -70,12 +89,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         graph, sidecar: paths; ``sidecar`` may be ``None``.
         slots: runs at a time; 0 chooses by the device.
         max_batch: images a run takes at most; 0 chooses by the device.
-        gpu: which of the visible GPUs to use, as ``CUDA_VISIBLE_DEVICES`` names it;
-            ``None`` leaves it to TensorFlow.
-        card: the same in words, such as ``GPU 0``.
-        no_gpu: why it was given none where there are signs of one.
-        gpu_memory_mb: MiB of the card that it may take; 0 for no limit.
-        require_gpu: fail rather than run on the CPU.
+        card: the GPU to use, if any.
         rewrite: run the graph rewritten, where that answers the same.
         suppression_on_cpu: keep suppressions of one class each off a GPU.
         score_floor: detections below it are never answered; 0 for none.
@@ -89,14 +103,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: Kind
     graph: str
-    sidecar: str | None
+    sidecar: str | None = None
     slots: int = 0
     max_batch: int = 0
-    gpu: str | None = None
-    card: str = ""
-    no_gpu: str = ""
-    gpu_memory_mb: int = 0
-    require_gpu: bool = False
+    card: AssignedCard = AssignedCard()
     rewrite: bool = True
     suppression_on_cpu: bool = True
     score_floor: float = 0.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from modelserver import decoder
 from modelserver.core import findings
 from modelserver.core.errors import DeviceFailed, ModelNotReady
-from modelserver.core.messages import Facts, ImageResult, Job, Runner
+from modelserver.core.messages import AssignedCard, Facts, ImageResult, Job, Runner
 from modelserver.core.opened_files import Held
 from modelserver.decoder import Limits, Picture
 from modelserver.engine.queue import Batcher, Caller, Done, Place
@@ -375,11 +375,13 @@ class Loader:
             sidecar=str(files.sidecar.absolute()) if files.sidecar else None,
             slots=settings.slots,
             max_batch=settings.max_batch,
-            gpu=card.gpu if card else None,
-            card=card.words if card else "",
-            no_gpu=self._no_gpu,
-            gpu_memory_mb=settings.gpu_memory_mb,
-            require_gpu=settings.require_gpu,
+            card=AssignedCard(
+                gpu=card.gpu if card else None,
+                words=card.words if card else "",
+                missing=self._no_gpu,
+                required=settings.require_gpu,
+                memory_mb=settings.gpu_memory_mb,
+            ),
             rewrite=settings.rewrite_graphs,
             suppression_on_cpu=settings.suppression_on_cpu,
             score_floor=_score_floor(settings),

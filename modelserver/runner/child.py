@@ -51,7 +51,7 @@ from modelserver.core.messages import (
     RunError,
     RunResult,
 )
-from modelserver.runner.inline import facts, import_tensorflow, open_session, timed
+from modelserver.runner.inline import facts, import_tensorflow, open_session, run_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ class Child:
     def load(self) -> ModelSession | None:
         """Receive the job, load it within its limits and tell how it went."""
         job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
-        import_tensorflow(job.gpu)
+        import_tensorflow(job.card.gpu)
         allowed = process_limits.load_limit(job)
         limited = False
 
@@ -153,7 +153,8 @@ class Child:
 
     def _run(self, session: ModelSession, message: Run) -> Reply:
         try:
-            answers = timed(session, [self._frame(frame) for frame in message.frames])
+            images = [self._frame(frame) for frame in message.frames]
+            results = run_images(session, images)
         except RequestError as error:
             # No later run on this card would go well in this process.
             lost = isinstance(error, RunnerDied)
@@ -166,14 +167,14 @@ class Child:
                 lost=lost,
             )
         packed = [
-            {role: Array.pack(array) for role, array in one.outputs.items()}
-            for one in answers
+            {role: Array.pack(array) for role, array in result.outputs.items()}
+            for result in results
         ]
         return RunResult(
             number=message.number,
             outputs=packed,
-            run_ms=answers[0].run_ms,
-            first=answers[0].first,
+            run_ms=results[0].run_ms,
+            first=results[0].first,
         )
 
     def _frame(self, frame: FrameRef) -> NDArray[np.uint8]:

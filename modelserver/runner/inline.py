@@ -13,14 +13,12 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver.core import cuda
 from modelserver.core.errors import RequestError, RunnerDied
 from modelserver.core.frames import Arena, Frame
 from modelserver.core.messages import Facts, ImageResult, Job
-from modelserver.core.opened_files import Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,13 +84,13 @@ class InlineRunner:
         if self._pool is None or self._session is None:
             raise RuntimeError("the runner is not open")
         pixels = [frame.pixels for frame in frames]
-        return self._pool.submit(self._timed, self._session, pixels)
+        return self._pool.submit(self._run, self._session, pixels)
 
-    def _timed(
+    def _run(
         self, session: ModelSession, images: Sequence[NDArray[np.uint8]]
     ) -> list[ImageResult]:
         try:
-            return timed(session, images)
+            return run_images(session, images)
         except RequestError as error:
             reason = str(error.__cause__ or error)[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
@@ -115,7 +113,7 @@ class InlineRunner:
         self._end("closed")
 
 
-def timed(
+def run_images(
     session: ModelSession, images: Sequence[NDArray[np.uint8]]
 ) -> list[ImageResult]:
     """Run a session and tell how long it took."""
@@ -161,36 +159,17 @@ def open_session(
         GraphError, SidecarError: the files are at fault.
         DeviceFailed: the card cannot be used now.
     """
-    import_tensorflow(job.gpu)
+    import_tensorflow(job.card.gpu)
     # TensorFlow must come into a process only when a session is opened in it.
-    from modelserver.runner.sessions import Given, ModelSession  # noqa: PLC0415
+    from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
 
-    session = ModelSession(
-        job.name,
-        job.kind,
-        _path(job, "graph", job.graph),
-        _path(job, "sidecar", job.sidecar) if job.sidecar else None,
-        slots=job.slots,
-        max_batch=job.max_batch,
-        given=Given(job.gpu, job.card, job.no_gpu, job.require_gpu, job.gpu_memory_mb),
-        rewrite=job.rewrite,
-        suppression_on_cpu=job.suppression_on_cpu,
-        score_floor=job.score_floor,
-        trusted=job.trusted,
-        export=job.export,
-    )
+    session = ModelSession(job)
     try:
         session.open(chosen)
     except BaseException:
         session.close()
         raise
     return session
-
-
-def _path(job: Job, role: str, name: str) -> Path:
-    """Give a path that reads what was opened for the job, where something was."""
-    path = Path(name)
-    return Held.of(path, job.held[role]) if role in job.held else path
 
 
 def facts(session: ModelSession) -> Facts:

@@ -16,6 +16,7 @@ from modelserver.core.channels import Channel
 from modelserver.core.findings import found
 from modelserver.core.messages import (
     Array,
+    AssignedCard,
     Facts,
     Heartbeat,
     Job,
@@ -85,7 +86,7 @@ class Wire:
     """A runner whose process is a socket that the test writes to."""
 
     def __init__(self, gpu=None):
-        job = Job(name="m", kind="detection", graph="gone", sidecar=None, gpu=gpu)
+        job = Job(name="m", kind="detection", graph="gone", card=AssignedCard(gpu))
         self.runner = ProcessRunner(job, arena_bytes=1)
         ours, self.theirs = socket.socketpair()
         self.runner._child._channel = Channel(ours)

@@ -18,8 +18,6 @@ SESSIONS = """
 import os, sys
 from typing import NamedTuple
 from modelserver.core.errors import DeviceFailed
-class Given(NamedTuple):
-    gpu: str; card: str; required: bool
 class Device(NamedTuple):
     name: str
 def choose(given):
@@ -29,7 +27,7 @@ def choose(given):
     what = os.environ["FAKE_TENSORFLOW"]
     if what == "dies": os.abort()
     if what == "hangs": import time; time.sleep(600)
-    if what == "finds" or given.gpu in what: return Device(f"{given.card}: NVIDIA L4")
+    if what == "finds" or given.gpu in what: return Device(f"{given.words}: NVIDIA L4")
     raise DeviceFailed("REQUIRE_GPU is set, and no GPU is used. libx.so is missing.")
 """
 

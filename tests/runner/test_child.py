@@ -15,6 +15,7 @@ from modelserver.core import errors, process_limits
 from modelserver.core.channels import Channel
 from modelserver.core.frames import Arena, attach
 from modelserver.core.messages import (
+    AssignedCard,
     Facts,
     FrameRef,
     Heartbeat,
@@ -135,7 +136,7 @@ def test_a_child_tells_when_memory_did_not_do(
 
     monkeypatch.setattr(child, "open_session", full)
     # A card that was given and is not used: the CPU's limits hold.
-    job = Job(name="m", kind="detection", graph="x", sidecar=None, gpu="0")
+    job = Job(name="m", kind="detection", graph="x", card=AssignedCard("0"))
     ours.send(msgspec.msgpack.encode(job))
     assert inside.load() is None
     reply = answer(ours)

@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core import cuda, errors, findings
-from modelserver.core.messages import Job
+from modelserver.core.messages import AssignedCard, Job
 from modelserver.runner.inline import InlineRunner
-from modelserver.runner.sessions import Given, ModelSession, devices
+from modelserver.runner.sessions import devices
 from modelserver.runner.sessions.faults import Faults, at_load
 from support import tiny_graphs
 from support.app_client import SECONDS
+from support.graph_runs import session_of
 
 BUILD = cuda.Build(
     folder="x", told=True, cuda="12.5.1", capabilities=("sm_60", "sm_80", "compute_90")
@@ -40,7 +41,7 @@ class TestChoosing:
     def test_the_card_that_was_given_is_named_as_nvidia_smi_does(self, cards):
         """Not by its UUID."""
         cards()
-        device = devices.choose(Given("GPU-abc", "GPU 1"))
+        device = devices.choose(AssignedCard("GPU-abc", "GPU 1"))
         assert device.name == "GPU 1: NVIDIA Fake"
         assert device.on_gpu
         assert device.findings("m") == ()
@@ -48,7 +49,7 @@ class TestChoosing:
 
     def test_without_a_card_and_without_signs_nothing_is_said(self):
         """The plain CPU box."""
-        device = devices.choose(Given())
+        device = devices.choose(AssignedCard())
         assert device == devices.Device()
         assert device.findings("m") == ()
         assert device.config().intra_op_parallelism_threads == 1
@@ -72,7 +73,7 @@ class TestChoosing:
         Report.sentence = sentence
         monkeypatch.setattr(cuda, "check", Report)
         monkeypatch.setattr(cuda, "hindrance", lambda: hindrance)
-        device = devices.choose(Given("GPU-abc", "GPU 0"))
+        device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
         assert device.name == "CPU"
         assert not device.on_gpu
         assert device.reason.startswith("GPU 0 was assigned, but TensorFlow finds none")
@@ -81,24 +82,24 @@ class TestChoosing:
         assert (one.code, one.level) == ("gpu-unused", "warning")
         assert "doctor gpu" in one.fix
         with pytest.raises(errors.DeviceFailed, match="REQUIRE_GPU") as failed:
-            devices.choose(Given("GPU-abc", "GPU 0", required=True))
+            devices.choose(AssignedCard("GPU-abc", "GPU 0", required=True))
         assert words in str(failed.value)
 
     def test_the_wheel_that_is_installed_here_is_told_for_what_it_is(self):
         """For the CPU only; or, of the CUDA build, a driver that is not there."""
-        reason = devices.choose(Given("0", "GPU 0")).reason
+        reason = devices.choose(AssignedCard("0", "GPU 0")).reason
         assert "built for the CPU only" in reason or "libcuda.so.1" in reason
 
     def test_signs_of_a_card_that_cannot_be_given_are_told(self):
         """As the front found them."""
-        device = devices.choose(Given(no_gpu="The driver is too old."))
+        device = devices.choose(AssignedCard(missing="The driver is too old."))
         assert device.reason == "The driver is too old."
         assert device.findings("m")[0].code == "gpu-unused"
 
     def test_a_card_without_kernels_is_not_used(self, cards):
         """TensorFlow lists it, and no run on it would go well."""
         cards(capability=(5, 2))
-        device = devices.choose(Given("GPU-abc", "GPU 0"))
+        device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
         assert not device.on_gpu
         assert "5.2 is below" in device.reason
         assert device.config().device_count["GPU"] == 0
@@ -106,7 +107,7 @@ class TestChoosing:
     def test_a_card_newer_than_the_wheel_is_used_and_told(self, cards):
         """Its first use takes long."""
         cards(capability=(12, 0))
-        device = devices.choose(Given("GPU-abc", "GPU 0"))
+        device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
         assert device.on_gpu
         (one,) = device.findings("m")
         assert (one.code, one.level) == ("gpu-compiles", "note")
@@ -120,7 +121,7 @@ class TestChoosing:
 
         cards()
         monkeypatch.setattr(tf.config.experimental, "get_device_details", fail)
-        assert devices.choose(Given()).name == "GPU 0: unknown"
+        assert devices.choose(AssignedCard()).name == "GPU 0: unknown"
 
     @pytest.mark.parametrize(
         ("gpu", "number"), [("GPU-b", 1), ("GPU-a", 0), ("GPU-x", 0), (None, 0)]
@@ -131,7 +132,7 @@ class TestChoosing:
         """TensorFlow counts those that the process sees, in their order."""
         cards(count=2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-        device = devices.choose(Given(gpu))
+        device = devices.choose(AssignedCard(gpu))
         assert device.number == number
         with tf.Graph().as_default() as graph:
             tf.constant(1.0, name="one")
@@ -142,7 +143,7 @@ class TestChoosing:
     def test_a_share_of_the_card_is_a_limit_for_each_that_is_seen(self, cards):
         """TensorFlow wants one entry a card."""
         cards(count=2)
-        config = devices.choose(Given("0", memory_mb=700)).config()
+        config = devices.choose(AssignedCard("0", memory_mb=700)).config()
         shares = config.gpu_options.experimental.virtual_devices
         assert [list(one.memory_limit_mb) for one in shares] == [[700], [700]]
 
@@ -267,7 +268,7 @@ def test_a_session_on_a_card_tells_its_errors_apart(cards, tmp_path, monkeypatch
     """From the graph to the error that a request gets."""
     cards()
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())
-    session = ModelSession("m", "detection", path, given=Given("0", "GPU 0"))
+    session = session_of(path, card=AssignedCard("0", "GPU 0"))
     on_gpu = []
     session.open(on_gpu.append)
     assert (on_gpu, session.device) == ([True], "GPU 0: NVIDIA Fake")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelserver.runner.sessions import ModelSession, session
+from modelserver.runner.sessions import session
 from support import tiny_graphs
 from support.app_client import photo
-from support.graph_runs import run
+from support.graph_runs import run, session_of
 from support.standin_gpu import a_gpu
 
 __all__ = ["a_gpu"]
@@ -69,9 +69,7 @@ def opened(tmp_path):
     sessions = []
 
     def open_(data, kind="classification", **options):
-        made = ModelSession(
-            "m", kind, tiny_graphs.write(tmp_path / "m.pb", data), **options
-        )
+        made = session_of(tiny_graphs.write(tmp_path / "m.pb", data), kind, **options)
         sessions.append(made)
         made.open()
         return made

@@ -8,9 +8,10 @@ from modelserver.core import findings
 from modelserver.core.errors import GraphError
 from modelserver.core.signatures import Signature
 from modelserver.runner.graphs import sizes
-from modelserver.runner.sessions import ModelSession, prepare
+from modelserver.runner.sessions import prepare
 from support import tiny_graphs
 from support.classifier_runs import find
+from support.graph_runs import session_of
 
 v1 = tf.compat.v1
 
@@ -47,10 +48,9 @@ def answers(tmp_path):
     def classes(data, images, sidecar=None):
         if sidecar:
             sidecar = tiny_graphs.write(tmp_path / "m.json", sidecar)
-        session = ModelSession(
-            "m",
-            "classification",
+        session = session_of(
             tiny_graphs.write(tmp_path / "m.pb", data),
+            "classification",
             sidecar,
             max_batch=2,
         )

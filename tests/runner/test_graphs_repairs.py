@@ -12,9 +12,9 @@ from modelserver.runner.graphs import (
     read_repaired_graph,
 )
 from modelserver.runner.graphs.repairs import repair
-from modelserver.runner.sessions import ModelSession
 from support import hostile_models, tiny_graphs
 from support.classifier_runs import BLUE, GREEN, RED
+from support.graph_runs import session_of
 from support.hostile_building import sound
 from support.tiny_graphs.leftovers import FLOAT, INT, _node
 
@@ -34,9 +34,7 @@ KINDS = {
 
 def answers(folder, data):
     """Give the scores of three plain colours, and the session that gave them."""
-    session = ModelSession(
-        "m", "classification", tiny_graphs.write(folder / "m.pb", data)
-    )
+    session = session_of(tiny_graphs.write(folder / "m.pb", data), "classification")
     session.open()
     try:
         images = [np.full((8, 8, 3), c).astype(np.uint8) for c in (RED, GREEN, BLUE)]
@@ -194,7 +192,7 @@ def test_a_detector_whose_nodes_say_gpu_serves(tmp_path):
     """Its loops and its convolutions alike."""
     data = tiny_graphs.on_device("/gpu:0", tiny_graphs.map_resizing_detector())
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", data)
-    session = ModelSession("m", "detection", path)
+    session = session_of(path)
     session.open()
     try:
         (outputs,) = session.run([np.full((10, 12, 3), 200, np.uint8)])

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core.signatures import Signature
-from modelserver.runner.sessions import ModelSession
 from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
 from support import tiny_graphs
 from support.classifier_runs import RED, find, scores
+from support.graph_runs import session_of
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def found_by(tmp_path):
     """A function that opens a session on a graph and gives its findings' codes."""
 
     def codes(data):
-        session = ModelSession(
-            "m", "classification", tiny_graphs.write(tmp_path / "m.pb", data)
+        session = session_of(
+            tiny_graphs.write(tmp_path / "m.pb", data), "classification"
         )
         session.open()
         session.close()

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from modelserver.core.errors import GraphError, LabelMapError
 from modelserver.runner.graphs import read_checked_graph
-from modelserver.runner.sessions import ModelSession
 from modelserver.tasks.labels import read_labels
 from support import hostile_models, tiny_graphs
+from support.graph_runs import session_of
 from support.hostile_models import assert_fit_to_show
 
 MARKER = Path(__file__).parent / "must_never_be_written"
@@ -67,7 +67,7 @@ SOFT = sorted(LOADS.keys() - {"load_crashes", "load_hangs"})
 def test_what_loading_shows_is_told_in_a_sentence(name, tmp_path):
     """TensorFlow's refusal, and an output that is none, fit to be shown."""
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", LOADS[name].data)
-    session = ModelSession("bad", "detection", path)
+    session = session_of(path)
     with pytest.raises(GraphError) as caught:
         session.open()
     session.close()
@@ -80,9 +80,7 @@ def test_the_corpus_has_teeth(tmp_path):
     marker = tmp_path / "marker"
     bad = hostile_models.files(marker)["op_write_file"].data
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", bad)
-    session = ModelSession(
-        "bad", "detection", path, trusted=tiny_graphs.trusted(bad), rewrite=False
-    )
+    session = session_of(path, trusted=tiny_graphs.trusted(bad), rewrite=False)
     session.open()
     session.close()
     assert marker.read_text() == "x"

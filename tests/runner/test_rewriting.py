@@ -16,9 +16,9 @@ from modelserver.engine.models import Loader
 from modelserver.runner import rewriting, sessions
 from modelserver.runner.graphs import find_signature, import_graph
 from modelserver.runner.rewriting import rewrite
-from modelserver.runner.sessions import ModelSession
 from support import tiny_graphs
 from support.app_client import make_settings, noise
+from support.graph_runs import session_of
 from support.rewritable_models import fast_classifier, fast_detector
 
 v1 = tf.compat.v1
@@ -69,7 +69,7 @@ def opened(tmp_path):
 
     def open_(data, kind="detection", **options):
         path = tiny_graphs.write(tmp_path / "graph.pb", data)
-        made.append(ModelSession("m", kind, path, **options))
+        made.append(session_of(path, kind, **options))
         made[-1].open()
         return made[-1]
 
@@ -249,7 +249,7 @@ def test_real_graphs_answer_the_same(path):
     kind = "detection" if path.parent.name == "detect" else "classification"
     both = []
     for faster in (False, True):
-        session = ModelSession("m", kind, path, rewrite=faster, score_floor=0.01)
+        session = session_of(path, kind, rewrite=faster, score_floor=0.01)
         session.open()
         frame = noise(session.signature.size or (300, 400))
         both.append(session.run([frame])[0])

@@ -5,10 +5,12 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core import errors
+from modelserver.core.messages import AssignedCard
 from modelserver.core.signatures import Signature
-from modelserver.runner.sessions import Given, ModelSession, prepare, split
+from modelserver.runner.sessions import prepare, split
 from support import tiny_graphs
 from support.app_client import noise
+from support.graph_runs import session_of
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def opened(tmp_path):
         path = tiny_graphs.write(tmp_path / "graph.pb", graph)
         if sidecar is not None:
             sidecar = tiny_graphs.write(tmp_path / "graph.json", sidecar)
-        session = ModelSession("m", kind, path, sidecar, **options)
+        session = session_of(path, kind, sidecar, **options)
         sessions.append(session)
         session.open()
         return session
@@ -78,7 +80,7 @@ def test_a_graph_that_cannot_batch_is_found_out(graph, kind, opened):
 def test_requiring_a_gpu_fails_a_model_without_one(opened):
     """As the card's failure, not the files': it is tried again."""
     with pytest.raises(errors.DeviceFailed, match="REQUIRE_GPU"):
-        opened(tiny_graphs.echo_detector(), given=Given(required=True))
+        opened(tiny_graphs.echo_detector(), card=AssignedCard(required=True))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from modelserver import decoder
 from modelserver.core import errors
 from modelserver.runner import rewriting
-from modelserver.runner.sessions import ModelSession
 from support import tiny_graphs
 from support.app_client import noise
+from support.graph_runs import session_of
 from support.rewritable_models import fast_detector
 from support.standin_gpu import a_gpu
 from support.suppression_graphs import CLASSES, one_image
@@ -32,7 +32,7 @@ def opened(tmp_path):
 
     def open_(graph, kind="detection", **options):
         path = tiny_graphs.write(tmp_path / "graph.pb", graph)
-        sessions.append(ModelSession("m", kind, path, **options))
+        sessions.append(session_of(path, kind, **options))
         sessions[-1].open()
         return sessions[-1]
 

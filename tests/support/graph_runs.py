@@ -1,7 +1,9 @@
-"""Runs a frozen graph's bytes plainly with TensorFlow."""
+"""Run a frozen graph: its bytes plainly with TensorFlow, or its file in a session."""
 
 import tensorflow as tf
 
+from modelserver.core.messages import Job
+from modelserver.runner.sessions import ModelSession
 from support.tiny_graphs.building import building, file_of, v1
 
 
@@ -15,6 +17,13 @@ def run(data, fetches, feed):
             [f"{name}:0" for name in fetches],
             {f"{name}:0": value for name, value in feed.items()},
         )
+
+
+def session_of(path, kind="detection", sidecar=None, **options):
+    """Make a session for a graph's file, which the caller opens and closes."""
+    sidecar = None if sidecar is None else str(sidecar)
+    job = Job(name="m", kind=kind, graph=str(path), sidecar=sidecar, **options)
+    return ModelSession(job)
 
 
 def refused_op():

@@ -17,6 +17,7 @@ import msgspec
 
 from modelserver.core import cuda
 from modelserver.core.errors import DeviceFailed
+from modelserver.core.messages import AssignedCard
 from modelserver.engine.runners.environment import of_child
 from modelserver.engine.runners.fallback_reasons import with_words
 
@@ -100,10 +101,10 @@ def main(gpu: str, words: str) -> None:
 
     import_tensorflow(gpu)
     # TensorFlow must come into a process only when it is needed there.
-    from modelserver.runner.sessions import Given, choose  # noqa: PLC0415
+    from modelserver.runner.sessions import choose  # noqa: PLC0415
 
     try:
-        device = choose(Given(gpu, words, required=True))
+        device = choose(AssignedCard(gpu, words, required=True))
         told = Told((device.name,))
     except DeviceFailed as error:
         told = Told(reason=str(error).partition("no GPU is used. ")[2] or str(error))

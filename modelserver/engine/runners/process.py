@@ -101,7 +101,7 @@ class ProcessRunner:
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._ended: Future[str] = Future()
-        self._child = ChildProcess(job.name, job.gpu)
+        self._child = ChildProcess(job.name, job.card.gpu)
         self._reader: threading.Thread | None = None
         self._dead = False
         self._slots = 0
@@ -188,7 +188,7 @@ class ProcessRunner:
                 from_outside=self._start_up in {self._importing, self._compiling},
             )
         output = self._child.output
-        if self._job.gpu is not None:
+        if self._job.card.gpu is not None:
             died = f"The model's process died while loading it on a GPU: {how}."
             words = output.about_cards or (output.last,)
             if any(map(cuda.fault, words)) or cuda.fault(output.last):

@@ -9,12 +9,11 @@ steadiness whether it answers one photo alike, run after run
 runs       a graph that can be run: what goes in and out of TensorFlow
 """
 
-from modelserver.runner.sessions.devices import Given, choose
+from modelserver.runner.sessions.devices import choose
 from modelserver.runner.sessions.runs import GraphRun, prepare, split
 from modelserver.runner.sessions.session import ModelSession, give_memory_back
 
 __all__ = [
-    "Given",
     "GraphRun",
     "ModelSession",
     "choose",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
@@ -11,25 +11,10 @@ from modelserver.core import cuda
 from modelserver.core.errors import DeviceFailed
 from modelserver.core.findings import Finding, found
 
+if TYPE_CHECKING:
+    from modelserver.core.messages import AssignedCard
+
 v1 = tf.compat.v1
-
-
-class Given(NamedTuple):
-    """What a model was given to run on.
-
-    Attributes:
-        gpu: a card as ``CUDA_VISIBLE_DEVICES`` names it, or ``None``.
-        card: the same in words, such as ``GPU 0``, as nvidia-smi counts.
-        no_gpu: why it was given none where there are signs of one.
-        required: refuse to run on the CPU.
-        memory_mb: MiB of the card that it may take; 0 for no limit.
-    """
-
-    gpu: str | None = None
-    card: str = ""
-    no_gpu: str = ""
-    required: bool = False
-    memory_mb: int = 0
 
 
 class Device(NamedTuple):
@@ -96,7 +81,7 @@ class Device(NamedTuple):
                 op._set_device(f"/device:GPU:{self.number}")  # noqa: SLF001 - what `tf.device` does
 
 
-def choose(given: Given) -> Device:
+def choose(assigned: AssignedCard) -> Device:
     """Take the card that a model was given if TensorFlow can use it, else the CPU.
 
     Raises:
@@ -105,30 +90,30 @@ def choose(given: Given) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     reason, device = "", None
     if gpus:
-        device, reason = _card(given, gpus)
-    elif given.gpu is not None:
+        device, reason = _card(assigned, gpus)
+    elif assigned.gpu is not None:
         reason = f"TensorFlow finds none: {_why_none()}"
     else:
-        reason = given.no_gpu
+        reason = assigned.missing
     if device is not None:
         return device
-    if given.required:
+    if assigned.required:
         why = reason or "TensorFlow finds no GPU here: there is no NVIDIA driver."
         raise DeviceFailed(f"REQUIRE_GPU is set, and no GPU is used. {why}")
-    if reason and given.gpu is not None:
-        reason = f"{given.card or f'GPU {given.gpu}'} was assigned, but {reason}"
+    if reason and assigned.gpu is not None:
+        reason = f"{assigned.words or f'GPU {assigned.gpu}'} was assigned, but {reason}"
     return Device(reason=reason)
 
 
-def _card(given: Given, gpus: list[Any]) -> tuple[Device | None, str]:
+def _card(assigned: AssignedCard, gpus: list[Any]) -> tuple[Device | None, str]:
     """Look at the card that is to be used; the second is why it cannot be."""
-    number = _number(given.gpu, len(gpus))
+    number = _number(assigned.gpu, len(gpus))
     try:
         details = tf.config.experimental.get_device_details(gpus[number])
     except (ValueError, tf.errors.OpError):
         details = {}
     name = details.get("device_name", "unknown")
-    words = f"{given.card or f'GPU {number}'}: {name}"
+    words = f"{assigned.words or f'GPU {number}'}: {name}"
     capability = details.get("compute_capability")
     note = ""
     if capability is not None:
@@ -146,7 +131,7 @@ def _card(given: Given, gpus: list[Any]) -> tuple[Device | None, str]:
                 f"This TensorFlow lacks ready kernels for compute capability {version}:"
                 " the driver compiles them at first use, up to half an hour long."
             )
-    return Device(words, number, note=note, memory_mb=given.memory_mb), ""
+    return Device(words, number, note=note, memory_mb=assigned.memory_mb), ""
 
 
 def _number(gpu: str | None, count: int) -> int:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,23 +16,23 @@ import tensorflow as tf
 from modelserver.core.batch_sizes import filled, run_sizes
 from modelserver.core.errors import GraphError, RequestError
 from modelserver.core.findings import found
+from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
 from modelserver.runner.sessions import faults, warm_up
-from modelserver.runner.sessions.devices import Device, Given, choose
+from modelserver.runner.sessions.devices import Device, choose
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun
 from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from modelserver.core.exports import Export
     from modelserver.core.findings import Finding
-    from modelserver.core.signatures import Kind, Sampling, Sidecar
+    from modelserver.core.messages import Job
+    from modelserver.core.signatures import Sampling, Sidecar
 
 log = logging.getLogger(__name__)
 v1 = tf.compat.v1
@@ -58,48 +59,13 @@ class ModelSession:
     """A loaded graph, ready to run. ``run`` is thread-safe; ``close`` must come last.
 
     Args:
-        name: for the log.
-        kind: which task the graph is to do.
-        graph: the frozen graph's file.
-        sidecar: the optional ``<prefix>.json``.
-        slots, max_batch: 0 chooses by the device.
-        given: the card to use, if any.
-        rewrite: run the graph rewritten, where that answers the same.
-        suppression_on_cpu: where there is a GPU, keep suppressions that are done for
-            each class by itself off it.
-        score_floor: detections below it are never answered; 0 for none.
-        trusted: SHA-256 of graph files that may use any op.
-        export: what the files beside the graph tell of it.
+        job: what to load.
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        graph: Path,
-        sidecar: Path | None = None,
-        *,
-        slots: int = 0,
-        max_batch: int = 0,
-        given: Given | None = None,
-        rewrite: bool = True,
-        suppression_on_cpu: bool = True,
-        score_floor: float = 0.0,
-        trusted: Collection[str] = (),
-        export: Export | None = None,
-    ) -> None:
-        self._name = name
-        self._kind = kind
-        self._path = graph
-        self._sidecar = sidecar
-        self._given = given or Given()
-        self._rewrite = rewrite
-        self._suppression_on_cpu = suppression_on_cpu
-        self._score_floor = score_floor
-        self._trusted = trusted
-        self._export = export
-        self.slots = slots
-        self.max_batch = self._wanted_batch = self._asked_batch = max_batch
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.slots = job.slots
+        self.max_batch = self._wanted_batch = job.max_batch
         self._device = Device()
         self.load_ms = 0.0
         self.notes: tuple[str, ...] = ()
@@ -141,12 +107,16 @@ class ModelSession:
         return self._device.reason
 
     def _open(self) -> None:
-        sidecar = read_sidecar(self._sidecar) if self._sidecar else None
-        graph_def, repairs = graphs.read_repaired_graph(self._path, self._trusted)
+        job = self._job
+        sidecar = None
+        if job.sidecar:
+            sidecar = read_sidecar(_path(job, "sidecar", job.sidecar))
+        path = _path(job, "graph", job.graph)
+        graph_def, repairs = graphs.read_repaired_graph(path, job.trusted)
         kept = self._keep_suppression(graph_def)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(
-            graph, self._kind, sidecar, export=self._export
+            graph, job.kind, sidecar, export=job.export
         )
         self._tell_repairs(repairs)
         if self.signature.fill:
@@ -154,10 +124,10 @@ class ModelSession:
         self.notes = (*self.signature.guesses, *self.notes)
         if kept:
             self._note(f"{kept} suppressions, one a class, are run on the CPU")
-        self._reference = Reference(self.signature, self._score_floor)
+        self._reference = Reference(self.signature, self._job.score_floor)
         if self._device.on_gpu:
             self._ask_beside_gpu(graph)
-        faster = self._rewritten(graph_def, graph) if self._rewrite else None
+        faster = self._rewritten(graph_def, graph) if self._job.rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
         self._tell_unsteady(draws=draws_numbers(graph_def))
@@ -168,8 +138,8 @@ class ModelSession:
 
     def _choose_device(self) -> None:
         """Settle slots and batch size, which differ between GPU and CPU."""
-        device = self._device = choose(self._given)
-        self.findings = device.findings(self._name)
+        device = self._device = choose(self._job.card)
+        self.findings = device.findings(self._job.name)
         self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _cores())
         self.max_batch = self.max_batch or (_GPU_BATCH if device.on_gpu else 1)
         self._wanted_batch = self.max_batch
@@ -183,7 +153,7 @@ class ModelSession:
 
     def _keep_suppression(self, graph_def: Any) -> int:
         """Keep suppressions of one class each off a GPU, unless told not to."""
-        if not self._device.on_gpu or not self._suppression_on_cpu:
+        if not self._device.on_gpu or not self._job.suppression_on_cpu:
             return 0
         return rewriting.keep_suppression_on_cpu(graph_def)
 
@@ -196,7 +166,7 @@ class ModelSession:
             made = graphs.open_batch(graph_def, graph, self.signature.input)
             opened = graphs.import_graph(made)
             signature = graphs.find_signature(
-                opened, self._kind, sidecar, export=self._export
+                opened, self._job.kind, sidecar, export=self._job.export
             )
             difference: str | None = "a part of the graph is for so many images"
             if not signature.batch:
@@ -207,7 +177,7 @@ class ModelSession:
             self.signature = signature
             self._note(f"its batch, fixed at {count} images, was opened to any number")
             return made, opened
-        log.info("%s keeps its batch of %d: %s", self._name, count, difference)
+        log.info("%s keeps its batch of %d: %s", self._job.name, count, difference)
         self._find(
             "batch-filled",
             f"a run takes {count} images, no fewer: a photo alone is run with copies "
@@ -227,7 +197,7 @@ class ModelSession:
             for batch in ([first], [second], [first, second]):
                 for before, after in zip(fixed(batch), free(batch), strict=True):
                     difference = rewriting.first_difference(
-                        before, after, signature, self._score_floor
+                        before, after, signature, self._job.score_floor
                     )
                     if difference is not None:
                         return difference
@@ -308,7 +278,7 @@ class ModelSession:
             made = rewriting.rewrite(
                 graph_def,
                 self.signature,
-                score_floor=self._score_floor,
+                score_floor=self._job.score_floor,
                 on_gpu=self._device.on_gpu,
             )
             if not made.notes:
@@ -325,7 +295,7 @@ class ModelSession:
         return faster
 
     def _stay_plain(self, why: str) -> None:
-        log.warning("%s is run as it is, not rewritten: %s", self._name, why)
+        log.warning("%s is run as it is, not rewritten: %s", self._job.name, why)
         self.close()
 
     def _difference(self, graph: Any, faster: Any) -> str | None:
@@ -365,7 +335,7 @@ class ModelSession:
         self.notes = (*self.notes, sentence)
 
     def _find(self, code: str, message: str, fix: str = "") -> None:
-        self.findings = (*self.findings, found(code, self._name, message, fix))
+        self.findings = (*self.findings, found(code, self._job.name, message, fix))
 
     def _warm_up(self) -> None:
         """Run once, and find out whether images can be run together."""
@@ -419,7 +389,7 @@ class ModelSession:
         fill = self.signature.fill
         if fill:
             # They cost no more than one.
-            return min(self._asked_batch or fill, fill)
+            return min(self._job.max_batch or fill, fill)
         return min(self._wanted_batch, self.signature.batch or self._wanted_batch)
 
     def _photos(self) -> list[NDArray[np.uint8]]:
@@ -430,10 +400,10 @@ class ModelSession:
         """Whether two images in one run are answered as each alone."""
         try:
             mixed = warm_up.mixing(
-                self.run, self._photos(), self.signature, self._score_floor
+                self.run, self._photos(), self.signature, self._job.score_floor
             )
         except RequestError:
-            log.info("%s takes one image a run: its batch is fixed", self._name)
+            log.info("%s takes one image a run: its batch is fixed", self._job.name)
             return False
         if mixed is not None:
             self._find(
@@ -504,6 +474,12 @@ class ModelSession:
         if self._run is not None:
             self._run.close()
             self._run = None
+
+
+def _path(job: Job, role: str, name: str) -> Path:
+    """Return a path that reads the file that was opened for the job, if one was."""
+    path = Path(name)
+    return Held.of(path, job.held[role]) if role in job.held else path
 
 
 def _unrunnable(image: NDArray[np.uint8], error: RequestError) -> GraphError:

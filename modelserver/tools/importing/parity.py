@@ -8,6 +8,7 @@ import numpy as np
 
 from modelserver import decoder
 from modelserver.core.errors import ConversionError, RequestError
+from modelserver.core.messages import Job
 from modelserver.runner import rewriting
 from modelserver.runner.sessions import ModelSession, prepare
 from modelserver.tasks import classification
@@ -41,16 +42,17 @@ def compare(
             or a class; or the photo is none.
         ModelError: the converted model cannot be loaded.
     """
-    session = ModelSession(
-        files.name,
-        files.kind,
-        files.graph,
-        files.sidecar,
+    job = Job(
+        name=files.name,
+        kind=files.kind,
+        graph=str(files.graph),
+        sidecar=str(files.sidecar) if files.sidecar else None,
         slots=1,
         max_batch=1,
         rewrite=False,
         export=files.export(),
     )
+    session = ModelSession(job)
     try:
         session.open()
         for what, image in _images(session.signature, photo):
