@@ -12,7 +12,7 @@ decoders release the GIL while they work.
     containers      what an AVIF or HEIC file will make its decoder do
     coded_units     the coded units within them
     decoders        which decoder, into whose memory
-    resizing        stretch, crop, pad; gray; PNG for graphs that decode by themselves
+    resizing        stretch, crop, pad; gray
     middle_squares  the middle of a photo as Custom Vision's own code cuts it out
     drawing         a photo with boxes and words over it
 """
@@ -21,13 +21,7 @@ from modelserver.decoder.decoders import Allocate, Picture, decode, in_full
 from modelserver.decoder.drawing import annotate
 from modelserver.decoder.limits import Limits
 from modelserver.decoder.middle_squares import crop_from
-from modelserver.decoder.resizing import (
-    encode_png,
-    resize,
-    sample,
-    source_window,
-    to_gray,
-)
+from modelserver.decoder.resizing import resize, source_window, to_gray
 
 __all__ = [
     "Allocate",
@@ -36,10 +30,8 @@ __all__ = [
     "annotate",
     "crop_from",
     "decode",
-    "encode_png",
     "in_full",
     "resize",
-    "sample",
     "source_window",
     "to_gray",
 ]

@@ -11,6 +11,7 @@ from modelserver.core import findings
 from modelserver.core.errors import DeviceFailed, ModelNotReady
 from modelserver.core.messages import AssignedCard, Facts, ImageResult, Job, Runner
 from modelserver.core.opened_files import Held
+from modelserver.core.pixels import sample
 from modelserver.decoder import Limits, Picture
 from modelserver.engine.queue import Batcher, Caller, Done, Place
 from modelserver.engine.runners import environment
@@ -195,7 +196,7 @@ class Model:
             if signature.channels != _CHANNELS:
                 pixels = decoder.to_gray(pixels)
             if signature.size is None and sampling is not None:
-                decoder.sample(pixels, fed, sampling, out=frame.pixels)
+                sample(pixels, fed, sampling, out=frame.pixels)
             elif signature.crop_from:
                 decoder.crop_from(pixels, signature.crop_from, fed, out=frame.pixels)
             else:

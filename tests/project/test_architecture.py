@@ -14,7 +14,7 @@ MAY_USE = {
     "core": {"tasks", "engine"},
     "tasks": {"core"},
     "decoder": {"core"},
-    "runner": {"core", "tasks", "decoder"},
+    "runner": {"core", "tasks"},
     "engine": {"core", "tasks", "decoder", "runner"},
     "web": {"core", "tasks", "engine"},
     "client": {"core"},

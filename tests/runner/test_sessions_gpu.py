@@ -6,8 +6,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelserver import decoder
-from modelserver.core import errors
+from modelserver.core import errors, pixels
 from modelserver.runner import rewriting
 from support import tiny_graphs
 from support.app_client import noise
@@ -287,7 +286,7 @@ def test_how_a_graph_resizes_is_found_out(graph, sampling, opened):
     if sampling is not None:
         frame = noise((50, 70))
         (plain,) = session.run([frame])
-        (fed,) = session.run([decoder.sample(frame, (6, 8), sampling)])
+        (fed,) = session.run([pixels.sample(frame, (6, 8), sampling)])
         assert (
             rewriting.first_difference(
                 plain, fed, session.signature, 0.0, rewriting.NEAR
@@ -302,7 +301,7 @@ def test_photos_are_resized_before_only_where_that_answers_the_same(
 ):
     """A wrong idea of how the graph resizes is found out by its answers."""
     monkeypatch.setattr(
-        decoder, "sample", lambda pixels, size, how: 0 * pixels[: size[0], : size[1]]
+        pixels, "sample", lambda image, size, how: 0 * image[: size[0], : size[1]]
     )
     session = opened(tiny_graphs.resizing_detector(), max_batch=2)
     assert session.sampling is None

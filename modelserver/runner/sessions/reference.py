@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelserver import decoder
+from modelserver.core import pixels
 from modelserver.runner import rewriting
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Reference:
         size = self.signature.inner_size
         if self.sampling is None or size is None:
             return image
-        return decoder.sample(image, size, self.sampling)
+        return pixels.sample(image, size, self.sampling)
 
     def difference(
         self, run: Runs, tolerance: rewriting.Tolerance = rewriting.EQUAL

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver import decoder
 from modelserver.core.batch_sizes import filled
 from modelserver.core.errors import OutOfMemory, RunFailed
+from modelserver.core.pixels import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,9 +108,9 @@ def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
     if signature.bgr:
         frames = [frame[..., ::-1] for frame in frames]
     if signature.layout == "encoded":
-        return decoder.encode_png(frames[0])
+        return encode_png(frames[0])
     if signature.layout == "encoded_batch":
-        return np.array([decoder.encode_png(frame) for frame in frames], dtype=object)
+        return np.array([encode_png(frame) for frame in frames], dtype=object)
     batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
     if signature.dtype == "uint8":
         return _laid_out(batch, signature.layout)

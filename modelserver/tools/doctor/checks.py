@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from modelserver import decoder
 from modelserver.core import findings
 from modelserver.core.errors import (
     DeviceFailed,
@@ -23,6 +22,7 @@ from modelserver.core.errors import (
     SidecarError,
 )
 from modelserver.core.findings import found
+from modelserver.core.pixels import encode_png
 from modelserver.engine import self_test
 from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
@@ -60,7 +60,7 @@ class Photo(NamedTuple):
 def noise() -> Photo:
     """Make the photo that is used where there is none."""
     pixels = np.random.default_rng(0).integers(0, 256, _NOISE, np.uint8)
-    return Photo("noise", decoder.encode_png(pixels))
+    return Photo("noise", encode_png(pixels))
 
 
 def _golden(files: ModelFiles) -> Photo | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelserver import decoder
+from modelserver.core.pixels import encode_png
 from modelserver.engine.discovery import ModelFiles, discover
 from modelserver.engine.models import Loader
 from modelserver.tools.doctor.inspection import kind_of, sidecar_of
@@ -61,7 +61,7 @@ def picture_fed(
     shape = f"{width} x {height} {order}, {signature.resize}"
     values = f"fed as values from {fed.min():.4g} to {fed.max():.4g}"
     shown = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels
-    return decoder.encode_png(np.ascontiguousarray(shown)), f"{shape}, {values}"
+    return encode_png(np.ascontiguousarray(shown)), f"{shape}, {values}"
 
 
 def _files(graph: Path, kind: Kind) -> ModelFiles:

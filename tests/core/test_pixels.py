@@ -1,12 +1,15 @@
-"""Resizing as TensorFlow does it, so that a graph's own resizer has nothing to do."""
+"""Resizing as TensorFlow does it, and PNG, in NumPy alone."""
+
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from modelserver import decoder
+from modelserver.core.pixels import encode_png, sample
 from support.app_client import noise
 
 FLAGS = {"corner": {}, "centre": {"half_pixel_centers": True}}
@@ -30,7 +33,7 @@ def by_tensorflow(pixels, size, sampling):
 def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, channels):
     """But for the rounding to whole values, whatever is shrunk or enlarged."""
     pixels = np.ascontiguousarray(noise(shape)[..., :channels])
-    made = decoder.sample(pixels, size, sampling)
+    made = sample(pixels, size, sampling)
     assert made.shape == (*size, channels)
     gap = np.abs(made.astype(np.float32) - by_tensorflow(pixels, size, sampling))
     assert gap.max() <= 0.502
@@ -41,7 +44,7 @@ def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, chan
 def test_photos_become_a_detectors_input(shape, sampling):
     """Of usual sizes, into memory that is given."""
     pixels, out = noise(shape), np.zeros((300, 300, 3), np.uint8)
-    assert decoder.sample(pixels, (300, 300), sampling, out) is out
+    assert sample(pixels, (300, 300), sampling, out) is out
     gap = np.abs(out.astype(np.float32) - by_tensorflow(pixels, (300, 300), sampling))
     assert gap.max() <= 0.51
 
@@ -50,7 +53,17 @@ def test_photos_become_a_detectors_input(shape, sampling):
 def test_what_has_the_size_already_stays_as_it_is(shape, sampling):
     """To the byte; so a graph's resizer changes nothing of what was made for it."""
     pixels = noise(shape)
-    made = decoder.sample(pixels, shape, sampling)
+    made = sample(pixels, shape, sampling)
     assert made is not pixels
     assert np.array_equal(made, pixels)
     assert np.array_equal(by_tensorflow(pixels, shape, sampling), pixels)
+
+
+@given(SIDES, SIDES, st.sampled_from([1, 3]))
+def test_png_is_read_back_the_same(height, width, channels):
+    """What is wrapped as PNG is what a reader finds in it."""
+    pixels = np.ascontiguousarray(noise((height, width))[..., :channels])
+    with Image.open(io.BytesIO(encode_png(pixels)), formats=("PNG",)) as image:
+        image.load()
+        assert image.mode == {1: "L", 3: "RGB"}[channels]
+        assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
