@@ -13,7 +13,7 @@ from modelserver.core.messages import AssignedCard, Facts, ImageResult, Job, Run
 from modelserver.core.opened_files import Held
 from modelserver.core.pixels import sample
 from modelserver.decoder import Limits, Picture
-from modelserver.engine.queue import Batcher, Caller, Done, Place
+from modelserver.engine.queue import Batcher, Completion, QueueSlot
 from modelserver.engine.runners import environment
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.engine.runners.placement import Placement, expected_bytes
@@ -23,13 +23,12 @@ from modelserver.tasks import labels
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from modelserver.core.errors import Overloaded
     from modelserver.core.frames import Frame
     from modelserver.core.settings import Settings
     from modelserver.engine.discovery import ModelFiles
@@ -72,9 +71,12 @@ class Model:
 
     Attributes:
         files: what it was loaded from.
-        facts: what loading it found out.
+        facts: the outcome of its load.
         labels: its label map.
         offset: a classifier's label id = output index + offset.
+        runner: runs its graph.
+        ended: resolves once the model can serve no more.
+        queue: admits its images, forms batches of them and counts them.
     """
 
     def __init__(
@@ -93,16 +95,17 @@ class Model:
         self.facts = facts
         self.labels = label_map
         self.offset = offset
-        self._runner = runner
+        self.runner = runner
+        self.ended = runner.ended
         self._closed: Callable[[], None] | None = closed
         self._full_decode = settings.full_decode
         self._limits = Limits(
             max_pixels=settings.max_image_pixels,
             max_header_pixels=settings.max_header_pixels,
         )
-        self._batcher: Batcher[Frame, ImageResult] = Batcher(
+        self.queue: Batcher[Frame, ImageResult] = Batcher(
             runner.run,
-            slots=facts.slots + runner.ahead,
+            run_slots=facts.slots + runner.ahead,
             max_batch=facts.max_batch,
             capacity=settings.queue_length,
             max_wait_s=settings.max_queue_wait_s,
@@ -110,11 +113,6 @@ class Model:
             unusual=lambda answer: answer.first,
             delay_s=settings.batch_delay_ms / 1000,
         )
-
-    @property
-    def ended(self) -> Future[str]:
-        """Resolves once the model can serve no more."""
-        return self._runner.ended
 
     def prepare(self, data: bytes | memoryview | mmap.mmap) -> Prepared:
         """Decode an upload into memory that the runner reads.
@@ -140,7 +138,7 @@ class Model:
     def fit(self, picture: Picture) -> Prepared:
         """Copy a picture that was decoded before; as :meth:`prepare` for the rest."""
         if self._takes_any:
-            frame = self._runner.allocate(picture.pixels.shape)
+            frame = self.runner.allocate(picture.pixels.shape)
             frame.pixels[...] = picture.pixels
         else:
             frame = self._fitted(picture.pixels)
@@ -168,7 +166,7 @@ class Model:
         frames: list[Frame] = []
 
         def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-            frames.append(self._runner.allocate(shape))
+            frames.append(self.runner.allocate(shape))
             return frames[-1].pixels
 
         try:
@@ -191,7 +189,7 @@ class Model:
         signature = self.facts.signature
         sampling, inner_size = self.facts.sampling, signature.inner_size
         fed = signature.size or (inner_size if sampling else None) or pixels.shape[:2]
-        frame = self._runner.allocate((*fed, signature.channels))
+        frame = self.runner.allocate((*fed, signature.channels))
         try:
             if signature.channels != _CHANNELS:
                 pixels = decoder.to_gray(pixels)
@@ -214,51 +212,20 @@ class Model:
         width, height = picture.width, picture.height
         return Prepared(frame, width, height, window, picture.orientation)
 
-    def admit(self, caller: Caller | None = None) -> Place[Frame, ImageResult]:
-        """Take a place in the queue, before anything is decoded; see ``Batcher``.
-
-        Raises:
-            Overloaded: there is none, or the wait would be too long.
-        """
-        return self._batcher.admit(caller)
-
-    @property
-    def inside(self) -> int:
-        """Images that are prepared, wait or run."""
-        return self._batcher.inside
-
-    @property
-    def waiting(self) -> int:
-        """Images that wait for a slot."""
-        return self._batcher.waiting
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """Images that were not run, by what came of them; see ``Batcher.counts``."""
-        return dict(self._batcher.counts)
-
-    @property
-    def pid(self) -> int | None:
-        """Its process's id, ``None`` where it has none of its own."""
-        return self._runner.pid
-
-    def refusal(self, coming: int = 0) -> Overloaded | None:
-        """Tell how an image would be refused that came now; see ``Batcher``."""
-        return self._batcher.refusal(coming)
-
     def submit(
-        self, frame: Frame, place: Place[Frame, ImageResult] | None = None
-    ) -> Future[Done[ImageResult]]:
+        self, frame: Frame, slot: QueueSlot[Frame, ImageResult] | None = None
+    ) -> Future[Completion[ImageResult]]:
         """Queue a frame; it is released when the future is done, however that ends.
 
         Args:
-            place: as :meth:`admit` gave it; without one it is taken now.
+            slot: from ``queue.admit``, taken before anything was decoded; without one
+                it is taken now.
 
         Raises:
             Overloaded: the queue is full; the frame is released.
         """
         try:
-            future = (place or self._batcher.admit()).submit(frame)
+            future = self.queue.submit(frame, slot)
         except BaseException:
             frame.release()
             raise
@@ -267,8 +234,8 @@ class Model:
 
     def close(self) -> None:
         """Fail what waits, end the runner and free its memory. Idempotent."""
-        self._batcher.close(ModelNotReady(self.files.name, "closing"))
-        self._runner.close()
+        self.queue.close(ModelNotReady(self.files.name, "closing"))
+        self.runner.close()
         closed, self._closed = self._closed, None
         if closed is not None:
             closed()

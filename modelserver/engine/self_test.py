@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from modelserver.core.frames import Frame
     from modelserver.core.messages import Facts, ImageResult, Outputs
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.engine.queue import Done
+    from modelserver.engine.queue import Completion
     from modelserver.tasks.detection import Detection
     from modelserver.tasks.labels import LabelMap
 
@@ -82,7 +82,7 @@ class Testable(Protocol):
     def prepare(self, data: bytes) -> Any:
         """Decode a photo; gives a ``models.Prepared``."""
 
-    def submit(self, frame: Frame) -> Future[Done[ImageResult]]:
+    def submit(self, frame: Frame) -> Future[Completion[ImageResult]]:
         """Queue it, as a request's."""
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
     from modelserver.engine.models import Model, Prepared, Window
-    from modelserver.engine.queue import Done
+    from modelserver.engine.queue import Completion
     from modelserver.tasks.classification import Classification
     from modelserver.tasks.detection import Detection
 
@@ -99,7 +99,7 @@ class Begun(NamedTuple):
     digest: str
     model: Model
     prepared: Prepared
-    future: Future[Done[ImageResult]]
+    future: Future[Completion[ImageResult]]
     caller: Caller
     started: float
     decoded: float
@@ -250,11 +250,11 @@ class Service:
             stack.enter_context(self._shares.one(name))
             started = time.perf_counter()
             model = version.loaded
-            place = model.admit(caller)
-            stack.callback(place.leave)
+            slot = model.queue.admit(caller)
+            stack.callback(model.queue.leave, slot)
             prepared = prepare(model)
             decoded = time.perf_counter()
-            future = model.submit(prepared.frame, place)
+            future = model.submit(prepared.frame, slot)
             digest = version.reading.digest
             return Begun(
                 name,
@@ -284,11 +284,11 @@ class Service:
             except (ValueError, KeyError) as error:
                 raise BadModelOutput(name, str(error)) from error
         parsed = time.perf_counter()
-        if begun.caller.left(parsed) <= 0:
+        if begun.caller.remaining_s(parsed) <= 0:
             raise DeadlinePassed(begun.caller.seconds)
         timings = Timings(
             decode=(begun.decoded - begun.started) * 1000,
-            queue=done.queue_ms + done.run_ms - done.result.run_ms,
+            queue=done.queue_ms + done.runner_ms - done.result.run_ms,
             run=done.result.run_ms,
             post=(parsed - ran) * 1000,
         )
@@ -313,15 +313,15 @@ class Service:
 
 
 def _left(caller: Caller) -> float:
-    if left := caller.left(time.perf_counter()):
+    if left := caller.remaining_s(time.perf_counter()):
         return left
     raise DeadlinePassed(caller.seconds)
 
 
-def _result(begun: Begun) -> Done[ImageResult]:
+def _result(begun: Begun) -> Completion[ImageResult]:
     caller = begun.caller
     try:
         # From now: others of the same request may have been waited for meanwhile.
-        return begun.future.result(caller.left(time.perf_counter()))
+        return begun.future.result(caller.remaining_s(time.perf_counter()))
     except FutureTimeoutError:
         raise DeadlinePassed(caller.seconds) from None

@@ -149,11 +149,11 @@ class Backend:
         if any(entry.stage is Stage.UNLOADED for entry in entries):
             return None
         models = [entry.loaded for entry in entries if entry.loaded is not None]
-        coming = handled - sum(model.inside for model in models)
+        coming = handled - sum(model.queue.inside for model in models)
         coming = max(0, min(coming, _MOST_COMING))
         refusal: RequestError | None = None
         for model in models:
-            refusal = model.refusal(coming)
+            refusal = model.queue.refusal(coming)
             if refusal is None:
                 return None
         return refusal

@@ -36,14 +36,14 @@ def _read(
     fallback = None
     if signs and model is not None:
         fallback = int(bool(model.facts.device_reason))
-    pid = model.pid if model is not None else None
+    pid = model.runner.pid if model is not None else None
     return ModelNumbers(
         name=entry.name,
         state=entry.stage.value,
         restarts=entry.restarts,
         reloads_failed=entry.reloads_failed,
-        waiting=model.waiting if model is not None else 0,
-        dropped=model.dropped if model is not None else {},
+        waiting=model.queue.waiting if model is not None else 0,
+        dropped=dict(model.queue.counts) if model is not None else {},
         resident_bytes=resident_bytes(pid) if pid is not None else None,
         gpu_bytes=on_gpus.get(pid) if pid is not None else None,
         gpu_fallback=fallback,

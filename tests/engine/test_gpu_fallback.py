@@ -67,7 +67,7 @@ def test_a_card_that_is_not_used_is_told_wherever_somebody_looks(
     assert 'modelserver_gpu_fallback{model="m"} 1' in client.get("/metrics").text
     assert "m runs on the CPU: GPU 3 was assigned" in client.get("/").text
     backend = client.application.extensions["modelserver"]
-    pid = backend.registry.get("m").pid
+    pid = backend.registry.get("m").runner.pid
     if pid is not None and Path("/proc").is_dir():
         # The CPU's limits: no file may be written.
         limits = Path(f"/proc/{pid}/limits").read_text()

@@ -162,7 +162,7 @@ def test_a_refused_frame_is_released(narrow, loaded):
         MAX_PIXELS_IN_FLIGHT=LIMIT,
     )
     frame, *_ = model.prepare(photo(size=(60, 60)))
-    model._batcher.close(errors.ModelNotReady("m", "closing"))
+    model.queue.close(errors.ModelNotReady("m", "closing"))
     with pytest.raises(errors.ModelNotReady):
         model.submit(frame)
     model.prepare(photo(size=(60, 60)))[0].release()

@@ -47,7 +47,12 @@ def runs():
 
 
 def make(runs, **options):
-    defaults = {"slots": 1, "max_batch": 1, "capacity": 8, "key": lambda item: item[0]}
+    defaults = {
+        "run_slots": 1,
+        "max_batch": 1,
+        "capacity": 8,
+        "key": lambda item: item[0],
+    }
     return Batcher(runs, clock=runs.clock, **{**defaults, **options})
 
 
@@ -66,12 +71,12 @@ def test_a_result_tells_how_long_it_waited_and_ran(runs):
     runs.finish(seconds=0.5)
     runs.finish(seconds=0.25)
     done = second.result(0)
-    assert (done.queue_ms, done.run_ms, done.batch) == (500.0, 250.0, 1)
+    assert (done.queue_ms, done.runner_ms, done.batch) == (500.0, 250.0, 1)
 
 
 def test_no_more_runs_start_than_there_are_slots(runs):
     """A third item waits for one of two slots."""
-    batcher = make(runs, slots=2)
+    batcher = make(runs, run_slots=2)
     for item in ("a1", "a2", "a3"):
         batcher.submit(item)
     assert len(runs.started) == 2
@@ -157,7 +162,7 @@ def test_a_run_that_cannot_start_fails_its_items(runs):
     def refuse(items):
         raise RunnerDied
 
-    batcher = Batcher(refuse, slots=1, max_batch=1, capacity=1, key=len)
+    batcher = Batcher(refuse, run_slots=1, max_batch=1, capacity=1, key=len)
     for _ in range(3):
         assert isinstance(batcher.submit("a").exception(0), RunnerDied)
 
@@ -229,7 +234,9 @@ def test_with_a_short_delay_a_lone_item_starts_by_itself():
         runs.finish()
         return future
 
-    batcher = Batcher(answer, slots=1, max_batch=2, capacity=8, key=len, delay_s=0.01)
+    batcher = Batcher(
+        answer, run_slots=1, max_batch=2, capacity=8, key=len, delay_s=0.01
+    )
     assert batcher.submit("a1").result(30).result == "result of a1"
 
 
@@ -243,7 +250,7 @@ def test_a_long_queue_behind_a_dead_runner_is_answered_to_the_last():
             return run
         raise RunnerDied
 
-    batcher = Batcher(die, slots=1, max_batch=1, capacity=9_999, key=len)
+    batcher = Batcher(die, run_slots=1, max_batch=1, capacity=9_999, key=len)
     futures = [batcher.submit("a") for _ in range(5_000)]
     first.set_exception(RunnerDied())
     assert {type(future.exception(0)) for future in futures} == {RunnerDied}
@@ -256,6 +263,6 @@ def test_whatever_a_start_raises_reaches_the_callers_and_frees_the_slot():
     def broken(_items):
         raise ZeroDivisionError
 
-    batcher = Batcher(broken, slots=1, max_batch=1, capacity=1, key=len)
+    batcher = Batcher(broken, run_slots=1, max_batch=1, capacity=1, key=len)
     for _ in range(3):
         assert isinstance(batcher.submit("a").exception(0), ZeroDivisionError)

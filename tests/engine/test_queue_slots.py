@@ -55,8 +55,13 @@ def runs():
 
 
 def make(runs, **options):
-    """A queue of one slot and eight places, unless told otherwise."""
-    defaults = {"slots": 1, "max_batch": 1, "capacity": 8, "key": lambda item: item[0]}
+    """Make a queue of one run slot in which eight items may wait, by default."""
+    defaults = {
+        "run_slots": 1,
+        "max_batch": 1,
+        "capacity": 8,
+        "key": lambda item: item[0],
+    }
     return Batcher(runs, clock=runs.clock, **{**defaults, **options})
 
 
@@ -75,20 +80,20 @@ def counts(batcher):
 
 
 def test_a_place_is_refused_when_all_are_taken_before_any_item_is_there(runs):
-    """Those that are still being prepared count; each free slot has a place too."""
-    batcher = make(runs, capacity=2, slots=2)
-    places = [batcher.admit() for _ in range(4)]
+    """Items that are still being prepared count; each free run slot has a queue slot."""
+    batcher = make(runs, capacity=2, run_slots=2)
+    slots = [batcher.admit() for _ in range(4)]
     with pytest.raises(Overloaded, match="queue is full"):
         batcher.admit()
-    places[0].leave()
-    batcher.admit().leave()
+    batcher.leave(slots[0])
+    batcher.leave(batcher.admit())
     assert batcher.counts["refused"] == 1
     assert batcher.inside == 3
 
 
 def test_a_place_is_refused_when_the_wait_would_be_too_long(runs):
     """By the measured rate, over all slots."""
-    batcher = measured(runs, 1.0, slots=2, capacity=100, max_wait_s=1.5)
+    batcher = measured(runs, 1.0, run_slots=2, capacity=100, max_wait_s=1.5)
     for _ in range(6):
         batcher.admit()
     with pytest.raises(Overloaded, match="too long"):
@@ -144,7 +149,7 @@ def test_a_place_is_refused_when_the_caller_would_not_wait_so_long(runs):
         batcher.admit()
     with pytest.raises(Overloaded, match="too long"):
         batcher.admit(runs.caller(1.5))
-    assert batcher.admit(runs.caller(2.5)).holds
+    assert batcher.admit(runs.caller(2.5)).reserved
 
 
 def test_who_has_no_time_left_is_not_let_in(runs):
@@ -186,11 +191,11 @@ def test_the_hint_counts_no_more_to_come_than_there_are_already(runs):
     """Many slow uploads do not make an idle model refuse."""
     batcher = measured(runs, 1.0, capacity=8, max_wait_s=5.0)
     assert batcher.refusal(coming=1000) is None
-    places = [batcher.admit() for _ in range(4)]
+    slots = [batcher.admit() for _ in range(4)]
     assert batcher.refusal() is None
     assert "too long" in str(batcher.refusal(coming=1000))
-    for place in places:
-        place.leave()
+    for slot in slots:
+        batcher.leave(slot)
     assert counts(batcher) == {}
 
 
@@ -198,23 +203,23 @@ def test_a_place_that_is_left_is_free_at_once(runs):
     """Before there is an item, once and for all; then no item is taken."""
     batcher = make(runs, capacity=1)
     batcher.submit("a")
-    place = batcher.admit()
-    place.leave()
-    place.leave()
+    slot = batcher.admit()
+    batcher.leave(slot)
+    batcher.leave(slot)
     with pytest.raises(ValueError, match="one item"):
-        place.submit("b")
+        batcher.submit("b", slot)
     assert batcher.inside == 1
     batcher.admit()
 
 
 def test_an_item_that_waits_is_never_run_once_its_place_is_left(runs):
-    """And its place is free before the run ahead of it ends."""
+    """And its slot is free before the run ahead of it ends."""
     batcher = make(runs, capacity=1)
     batcher.submit("a")
-    place = batcher.admit()
-    future = place.submit("b")
-    place.leave()
-    place.leave()
+    slot = batcher.admit()
+    future = batcher.submit("b", slot)
+    batcher.leave(slot)
+    batcher.leave(slot)
     with pytest.raises(CancelledError):
         future.result(0)
     batcher.submit("c")
@@ -225,11 +230,11 @@ def test_an_item_that_waits_is_never_run_once_its_place_is_left(runs):
 def test_leaving_while_the_item_runs_or_has_run_changes_nothing(runs):
     """The run's result is there for who still looks."""
     batcher = make(runs)
-    place = batcher.admit()
-    future = place.submit("a")
-    place.leave()
+    slot = batcher.admit()
+    future = batcher.submit("a", slot)
+    batcher.leave(slot)
     runs.finish()
-    place.leave()
+    batcher.leave(slot)
     assert future.result(0).result == "A"
     assert counts(batcher) == {}
 
@@ -240,12 +245,12 @@ def test_the_future_ends_of_who_leaves_while_waiting_for_a_second_run(error, run
     batcher = make(runs, max_batch=2)
     batcher.submit("a")
     pair = [batcher.admit() for _ in range(2)]
-    futures = [place.submit("a") for place in pair]
+    futures = [batcher.submit("a", slot) for slot in pair]
     ended = []
     futures[1].add_done_callback(ended.append)
     runs.finish()
     runs.fail(error())
-    pair[1].leave()
+    batcher.leave(pair[1])
     assert ended == [futures[1]]
     assert runs.finish() == ["a"]
     assert futures[0].result(0).result == "A"
@@ -264,7 +269,7 @@ def test_what_waited_past_its_deadline_is_dropped_and_counted(runs):
     """It is looked at when the work is taken, and the next one runs."""
     batcher = make(runs)
     batcher.submit("a")
-    late = batcher.admit(runs.caller(1.0)).submit("b")
+    late = batcher.submit("b", batcher.admit(runs.caller(1.0)))
     runs.finish(seconds=1.0)
     assert isinstance(late.exception(0), DeadlinePassed)
     assert runs.started == []
@@ -274,9 +279,9 @@ def test_what_waited_past_its_deadline_is_dropped_and_counted(runs):
 def test_an_item_whose_preparation_took_all_its_time_is_not_run(runs):
     """Though a slot is free."""
     batcher = make(runs)
-    place = batcher.admit(runs.caller(1.0))
+    slot = batcher.admit(runs.caller(1.0))
     runs.now += 1.0
-    assert isinstance(place.submit("a").exception(0), DeadlinePassed)
+    assert isinstance(batcher.submit("a", slot).exception(0), DeadlinePassed)
     assert counts(batcher) == {"deadline-passed": 1}
 
 
@@ -284,8 +289,8 @@ def test_what_waits_for_a_client_that_has_gone_is_dropped_and_counted(runs):
     """Its neighbours in the batch run."""
     batcher = make(runs, max_batch=3)
     batcher.submit("a")
-    stays = [batcher.admit(runs.caller()).submit("a") for _ in range(2)]
-    gone = batcher.admit(runs.caller(gone=lambda: True)).submit("a")
+    stays = [batcher.submit("a", batcher.admit(runs.caller())) for _ in range(2)]
+    gone = batcher.submit("a", batcher.admit(runs.caller(gone=lambda: True)))
     runs.finish(seconds=0.5)
     assert isinstance(gone.exception(0), ClientGone)
     assert len(runs.finish()) == 2
@@ -297,7 +302,7 @@ def test_who_runs_at_once_is_not_asked_whether_he_has_gone(runs):
     """That would cost a system call for each image of an idle server."""
     asked = []
     batcher = make(runs)
-    batcher.admit(runs.caller(gone=lambda: asked.append(1))).submit("a")
+    batcher.submit("a", batcher.admit(runs.caller(gone=lambda: asked.append(1))))
     assert asked == []
     assert runs.finish() == ["a"]
 
@@ -305,18 +310,18 @@ def test_who_runs_at_once_is_not_asked_whether_he_has_gone(runs):
 def test_a_client_that_went_while_its_image_was_prepared_is_not_run(runs):
     """Though a slot is free."""
     batcher = make(runs)
-    place = batcher.admit(runs.caller(gone=lambda: True))
+    slot = batcher.admit(runs.caller(gone=lambda: True))
     runs.now += 0.1
-    assert isinstance(place.submit("a").exception(0), ClientGone)
+    assert isinstance(batcher.submit("a", slot).exception(0), ClientGone)
     assert counts(batcher) == {"client-gone": 1}
 
 
 def test_a_dropped_item_frees_its_slot_for_the_next(runs):
     """However many are dropped in a row."""
-    batcher = make(runs, slots=1, capacity=20)
+    batcher = make(runs, run_slots=1, capacity=20)
     batcher.submit("a")
     for _ in range(10):
-        batcher.admit(runs.caller(1.0)).submit("b")
+        batcher.submit("b", batcher.admit(runs.caller(1.0)))
     last = batcher.submit("c")
     runs.finish(seconds=2.0)
     assert runs.finish() == ["c"]
@@ -327,11 +332,11 @@ def test_a_dropped_item_frees_its_slot_for_the_next(runs):
 def test_a_place_held_while_the_queue_closes_takes_no_item(runs):
     """It is refused with the reason of the closing, and can still be left."""
     batcher = make(runs)
-    place = batcher.admit()
+    slot = batcher.admit()
     batcher.close(ModelNotReady("m", "closing"))
     with pytest.raises(ModelNotReady):
-        place.submit("a")
-    place.leave()
+        batcher.submit("a", slot)
+    batcher.leave(slot)
     assert counts(batcher) == {}
     with pytest.raises(ModelNotReady):
         batcher.admit()
@@ -342,7 +347,7 @@ def test_closing_fails_those_that_wait_for_their_second_run(runs):
     batcher = make(runs, max_batch=2)
     batcher.submit("a")
     pair = [batcher.admit() for _ in range(2)]
-    futures = [place.submit("a") for place in pair]
+    futures = [batcher.submit("a", slot) for slot in pair]
     runs.finish()
     runs.fail(RunFailed())
     batcher.close(ModelNotReady("m", "closing"))
@@ -354,7 +359,7 @@ def test_closing_fails_those_that_wait_for_their_second_run(runs):
 
 def test_a_smaller_batch_that_fails_later_does_not_raise_the_ceiling(runs):
     """Two runs at a time, and the larger one is told of last."""
-    batcher = make(runs, slots=2, max_batch=4)
+    batcher = make(runs, run_slots=2, max_batch=4)
     for _ in range(2):
         batcher.submit("a")
     for _ in range(6):

@@ -38,7 +38,7 @@ class Visit:
     """
 
     def __init__(self, until, now):
-        self.place = None
+        self.slot = None
         self.until = until
         self.admitted = now
         self.gone = False
@@ -72,7 +72,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.refused = self.late = 0
         self.batcher = Batcher(
             self.run,
-            slots=slots,
+            run_slots=slots,
             max_batch=max_batch,
             capacity=capacity,
             max_wait_s=max_wait_s,
@@ -127,7 +127,7 @@ class BatcherMachine(RuleBasedStateMachine):
         ahead = len(self.holding) + self.batcher.waiting
         full = ahead >= self.capacity + self.slots - len(self.runs)
         try:
-            visit.place = self.batcher.admit(caller)
+            visit.slot = self.batcher.admit(caller)
         except Overloaded as why:
             self.check_refusal(why, full=full)
         except DeadlinePassed:
@@ -153,7 +153,7 @@ class BatcherMachine(RuleBasedStateMachine):
         visit.item = (self.numbers, key)
         self.numbers += 1
         try:
-            future = visit.place.submit(visit.item)
+            future = self.batcher.submit(visit.item, visit.slot)
         except ModelNotReady:
             assert self.closed
             visit.item = None
@@ -165,7 +165,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def leave(self, data):
         visit = data.draw(st.sampled_from(self.visits))
         waited = visit.item is not None and visit.item not in self.running
-        visit.place.leave()
+        self.batcher.leave(visit.slot)
         visit.left = True
         if waited:
             assert len(visit.ends) == 1
@@ -251,7 +251,7 @@ class BatcherMachine(RuleBasedStateMachine):
             return
         self.dead = False
         for visit in self.holding:
-            visit.place.leave()
+            self.batcher.leave(visit.slot)
             visit.left = True
         while self.runs:
             items, future = self.runs.pop()
@@ -294,16 +294,18 @@ class Pool:
 def test_threads_that_submit_leave_and_finish_at_once_lose_nothing():
     """Leaving races with being picked; every future ends and every slot comes back."""
     pool, futures = Pool(), []
-    batcher = Batcher(pool.run, slots=2, max_batch=3, capacity=20, key=lambda _: None)
+    batcher = Batcher(
+        pool.run, run_slots=2, max_batch=3, capacity=20, key=lambda _: None
+    )
 
     def visit(number):
         with contextlib.suppress(Overloaded):
-            place = batcher.admit(Caller(60, float("inf")))
+            slot = batcher.admit(Caller(60, float("inf")))
             if number % 9:
-                futures.append(place.submit(number))
+                futures.append(batcher.submit(number, slot))
             if number % 2 and number % 9:
-                ends(place.future)
-            place.leave()
+                ends(slot.future)
+            batcher.leave(slot)
 
     with ThreadPoolExecutor(4) as clients:
         list(clients.map(visit, range(400)))

@@ -48,10 +48,9 @@ class FakeModel:
     def __init__(self):
         self.labels = LabelMap({1: "one"}, ())
         self.facts = SimpleNamespace(signature=SIGNATURE)
-        self.batcher = Batcher(
-            self.run, slots=1, max_batch=1, capacity=1, key=lambda _: None
+        self.queue = Batcher(
+            self.run, run_slots=1, max_batch=1, capacity=1, key=lambda _: None
         )
-        self.admit = self.batcher.admit
         self.error = None
         self.answer = GOOD
         self.prepared = 0
@@ -72,8 +71,8 @@ class FakeModel:
             raise self.error
         return Prepared(data, 20, 10, (0.0, 0.0, 1.0, 1.0))
 
-    def submit(self, frame, place):
-        return place.submit(frame)
+    def submit(self, frame, slot):
+        return self.queue.submit(frame, slot)
 
 
 class FakeRegistry(dict):
@@ -107,7 +106,7 @@ def world():
     for future in model.started:
         if not future.done():
             future.set_result([ImageResult(GOOD, 1.0)])
-    assert (model.batcher.inside, model.batcher.waiting) == (0, 0)
+    assert (model.queue.inside, model.queue.waiting) == (0, 0)
 
 
 def caller(seconds):
@@ -131,7 +130,7 @@ def test_a_place_is_left_when_the_image_cannot_be_decoded(error, world):
     for _ in range(5):
         with pytest.raises(type(error)):
             world.service.detect("m", b"photo")
-    assert world.model.batcher.inside == 0
+    assert world.model.queue.inside == 0
     assert world.model.started == []
 
 
@@ -197,17 +196,17 @@ def test_who_has_waited_in_vain_is_never_run(world):
         with pytest.raises(DeadlinePassed):
             world.service.detect("m", b"photo", caller(0.01))
     assert len(world.model.started) == 1
-    assert world.model.batcher.counts["left"] == 3
+    assert world.model.queue.counts["left"] == 3
 
 
 def test_who_is_refused_has_nothing_decoded(world):
     """A full queue costs next to nothing."""
     world.model.answer = None
-    places = [world.model.admit() for _ in range(2)]
+    slots = [world.model.queue.admit() for _ in range(2)]
     with pytest.raises(Overloaded):
         world.service.detect("m", b"photo")
-    for place in places:
-        place.leave()
+    for slot in slots:
+        world.model.queue.leave(slot)
     assert world.model.prepared == 0
 
 

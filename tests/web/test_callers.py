@@ -56,8 +56,8 @@ def test_a_caller_waits_as_long_as_the_server_allows(caller):
     """From when its upload was there, however slowly that came."""
     who = caller()
     assert (who.seconds, who.until) == (30.0, 1040.0)
-    assert who.left(1020.0) == 20.0
-    assert who.left(1041.0) == 0.0
+    assert who.remaining_s(1020.0) == 20.0
+    assert who.remaining_s(1041.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ class FakeModel:
     """Stands for a model in a process of its own."""
 
     def __init__(self, pid):
-        self.pid, self.waiting, self.dropped = pid, 4, {"left": 2}
+        self.runner = SimpleNamespace(pid=pid)
+        self.queue = SimpleNamespace(waiting=4, counts={"left": 2})
         self.ended = Future()
         self.facts = SimpleNamespace(device_reason="")
 
