@@ -170,6 +170,7 @@ def entry(pid=None):
     version = Version(FakeModel(pid), None, 0.0) if pid is not None else None
     return Entry(
         SimpleNamespace(name="m"),
+        "m",
         stage=Stage.READY if version else Stage.FAILED,
         version=version,
         restarts=3,
