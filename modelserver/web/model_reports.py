@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from modelserver.core import findings
+from modelserver.engine import model_findings
 from modelserver.tasks import labels
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ def report(entry: Entry[Model]) -> dict[str, Any]:
         told["alignment"] = {"offset": aligned.offset, "sentence": aligned.sentence}
     told["signature"] = msgspec.to_builtins(signature)
     told["labels"] = len(names.names)
-    found = findings.of_model(loaded.files, signature, names)
+    found = model_findings.of_model(loaded.files, signature, names)
     told["findings"] = msgspec.to_builtins([*facts.findings, *found])
     return told

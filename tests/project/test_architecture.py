@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "modelserver"
-# Which folders a folder may use beside itself.
+# Which folders a folder may use besides itself.
 MAY_USE = {
-    "core": {"tasks", "engine"},
+    "core": set(),
     "tasks": {"core"},
     "decoder": {"core"},
     "runner": {"core", "tasks"},
@@ -20,6 +20,8 @@ MAY_USE = {
     "client": {"core"},
     "tools": {"core", "tasks", "decoder", "runner", "engine", "client", "web"},
 }
+# Of the tools only this one starts the server.
+USES_WEB = "tools/cli/serve.py"
 TOP = {"__init__": set(), "__main__": {"tools"}}
 HOME = {
     "tensorflow": {"runner", "tools/importing"},
@@ -68,6 +70,8 @@ def test_a_folder_uses_the_folders_of_its_line(path):
         if top == "modelserver" and rest:
             folder = rest.split(".")[0]
             assert folder in may_use or folder not in MAY_USE, f"{me} uses {folder}"
+            if folder == "web" and me != "web":
+                assert here.as_posix() == USES_WEB
         homes = HOME.get(top, {""})
         assert any(here.as_posix().startswith(home) for home in homes), name
 

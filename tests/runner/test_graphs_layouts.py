@@ -266,7 +266,7 @@ def test_a_size_that_is_open_is_tried_in_any_layout():
 def test_small_gray_images_are_told_to_want_white_on_black(channels, side, told):
     """With the sidecar's line that turns a photo of ink on paper round."""
     signature = find(tiny_graphs.classifier((None, side, side, channels)))
-    found = {one.code: one for one in findings._of_digits("m", signature)}
+    found = {one.code: one for one in findings.of_signature("m", signature)}
     assert ("white-on-black" in found) == told
     if told:
         assert '{"mean": 255, "scale": -0.00392}' in found["white-on-black"].fix

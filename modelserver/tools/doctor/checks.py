@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from modelserver.core import findings
 from modelserver.core.errors import (
     DeviceFailed,
     LabelMapError,
@@ -23,7 +22,7 @@ from modelserver.core.errors import (
 )
 from modelserver.core.findings import found
 from modelserver.core.pixels import encode_png
-from modelserver.engine import self_test
+from modelserver.engine import model_findings, self_test
 from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
 from modelserver.engine.runners.cards import NO_CARDS
@@ -147,7 +146,7 @@ def _checked(
     try:
         signature = model.facts.signature
         classes = _classes(files) or signature.classes
-        known = findings.of_model(files, signature, label_map, classes)
+        known = model_findings.of_model(files, signature, label_map, classes)
         timing, failed = _run(files, model, settings, photo)
     finally:
         model.close()
