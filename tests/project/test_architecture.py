@@ -1,6 +1,7 @@
 """The structure of the package, held by tests."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -57,6 +58,14 @@ def test_the_package_has_the_folders_of_the_design():
     """A new folder has its line in the table, and nothing else lies at the top."""
     entries = {path.relative_to(PACKAGE).parts[0] for path in FILES}
     assert entries == {*MAY_USE, *(f"{name}.py" for name in TOP)}
+
+
+def test_the_design_page_shows_what_a_folder_may_use():
+    """The last column of its picture of folders is the table here."""
+    text = (PACKAGE.parent / "docs" / "design.md").read_text()
+    lines = re.findall(r"^  (\w+)/ .*  (\S.*)$", text, re.MULTILINE)
+    told = {name: set(re.findall(r"\w+", may)) & set(MAY_USE) for name, may in lines}
+    assert told == MAY_USE
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
