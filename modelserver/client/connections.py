@@ -53,14 +53,15 @@ class Server:
         Raises:
             ClientError: the URL is none, or the token cannot stand in a header.
         """
+        wrong = f"{base_url!r} is no URL of a server, such as http://127.0.0.1:5000"
         try:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, TypeError) as error:
-            raise ClientError(f"{base_url!r} is no URL: {error}.") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ClientError(
-                f"{base_url!r} is no URL of a server, such as http://127.0.0.1:5000."
-            )
+            raise ClientError(f"{wrong}: {error}.") from error
+        # httpx takes an open bracket, of an IPv6 address cut off, for part of a name.
+        named = url.host and not url.host.startswith("%5B")
+        if url.scheme not in ("http", "https") or not named:
+            raise ClientError(f"{wrong}.")
         if token and not (token.isascii() and token.isprintable()):
             raise ClientError("The token may have visible ASCII letters only.")
         headers = {"Accept": "application/json", "User-Agent": "modelserver-client"}

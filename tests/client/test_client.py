@@ -247,6 +247,7 @@ def test_what_is_no_modelserver_is_said_so(make, answer):
         ("http://", None, "is no URL"),
         ("http://h:port", None, "is no URL"),
         ("ftp://h", None, "is no URL"),
+        ("http://[h", None, "is no URL"),
         (None, None, "is no URL"),
         ("http://h", "tökén", "visible ASCII"),
         ("http://h", "a\r\nX: y", "visible ASCII"),

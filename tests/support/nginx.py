@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks.support.servers import ROOT, wait
 from modelserver.tools import bench
-from modelserver.tools.bench.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,7 +106,7 @@ def nginx(
     """
     if NGINX is None:
         raise SystemExit("nginx is not installed.")
-    port = free_port()
+    port = bench.free_port()
     file = folder / "nginx.conf"
     file.write_text(conf(folder, port, detection, classification, changes))
     command = [NGINX, "-p", str(folder), "-c", str(file), "-g", "daemon off;"]

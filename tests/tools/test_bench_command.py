@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from modelserver.tools import bench, cli
+from modelserver.tools.cli import bench as command
 from modelserver.tools.cli.shared import reporting
 from support.bench_servers import stand_in, unused_url
 
@@ -160,10 +161,10 @@ def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
     @contextmanager
     def started(folder, kind, environ):
         events.append((folder, kind, environ))
-        yield bench.Started(server.url, 1)
+        yield command.Started(server.url, 1)
         events.append("ended")
 
-    monkeypatch.setattr(bench, "started", started)
+    monkeypatch.setattr(command, "started", started)
     options = ["--start", "--folder", str(photo.parent), "--token", "t"]
     options += ["--classify"] if kind == "classification" else []
     result = call(photo, "--url", unused_url(), *options)
@@ -173,7 +174,7 @@ def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
 
 def test_a_server_that_answers_is_not_started_again(server, photo, monkeypatch):
     """``--start`` is for when there is none."""
-    monkeypatch.setattr(bench, "started", None)
+    monkeypatch.setattr(command, "started", None)
     assert call(photo, "--url", server.url, "--start").exit_code == 0
 
 
@@ -183,7 +184,7 @@ def test_errors_are_counted_in_the_table():
         bench.Figures(8, 5, {"503": 2, "no answer": 1}, 41.52, 5.04, 181.4, None, {})
     ]
     console = Console(file=io.StringIO(), width=140)
-    console.print(bench.table(figures, "net"))
+    console.print(command.table(figures, "net"))
     (row,) = rows(console.file.getvalue())
     assert row[:5] == ["8", "41.5", "5.0", "181", "-"]
     assert row[5:9] == ["-", "-", "-", "-"]

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver.tools import bench
-from modelserver.tools.bench import connections
-from modelserver.tools.bench.errors import BenchError
+from modelserver.tools.bench import BenchError
 from support.bench_servers import raw_server, stand_in, unused_url
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nX: y\r\n\r\nhello"
@@ -77,7 +76,7 @@ def test_an_answer_may_come_in_pieces(cuts):
     """Wherever the network cuts it, the answer is the same."""
     ends = [0, *cuts, len(ANSWER)]
     parts = [ANSWER[a:b] for a, b in itertools.pairwise(ends)]
-    answer = connections._read(FakeSocket(parts))
+    answer = bench._read(FakeSocket(parts))
     assert answer == (200, ANSWER.partition(b"\r\n\r\n")[0], b"hello")
 
 
@@ -102,7 +101,7 @@ def test_an_answer_that_comes_before_all_is_sent_counts():
 def test_what_cannot_be_measured_is_a_sentence(answer):
     """Anything but an HTTP/1.1 answer with a length is refused."""
     with pytest.raises(BenchError, match="What answers is"):
-        connections._read(FakeSocket([answer]))
+        bench._read(FakeSocket([answer]))
 
 
 def test_a_cut_off_answer_is_a_broken_connection():

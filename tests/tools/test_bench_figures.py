@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver.tools import bench
-from modelserver.tools.bench import figures
 from support.bench_servers import TIMING, stand_in
 
 OK = 200
@@ -47,8 +46,8 @@ def test_no_values_have_no_quantile():
 )
 def test_stages_are_read_from_the_header(header, found):
     """Those of an evaluation, in its order; others' entries are passed over."""
-    assert figures.stages(header.encode()) == found
-    assert list(figures.stages(header.encode())) == list(found)
+    assert bench.stages(header.encode()) == found
+    assert list(bench.stages(header.encode())) == list(found)
 
 
 def test_a_summary_has_the_rounds_medians():
@@ -84,7 +83,7 @@ def test_rounds_take_turns(monkeypatch):
         ran.append((clients, seconds))
         return seen(10, clients=clients, seconds=seconds)
 
-    monkeypatch.setattr(figures, "run", run)
+    monkeypatch.setattr(bench, "run", run)
     found = bench.measure(
         None,
         [1, 8],

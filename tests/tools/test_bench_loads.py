@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 
 from modelserver.tools import bench
-from modelserver.tools.bench import loads
-from modelserver.tools.bench.errors import BenchError
+from modelserver.tools.bench import BenchError
 from support.bench_servers import TIMING, raw_server, stand_in, unused_url
 
 LONG = 60.0
@@ -98,12 +97,12 @@ def test_every_status_is_noted():
         server.answer = lambda number: ((200, 503, 0, 200)[number], b"[]")
         seen = bench.run(target(server.url), 1, LONG, requests=4)
     statuses = [sample.status for sample in seen.samples]
-    assert statuses == [200, 503, loads.NO_ANSWER, 200]
+    assert statuses == [200, 503, bench.NO_ANSWER, 200]
 
 
 def test_an_answer_outside_is_left_out_unless_it_is_an_error():
     """What ends before or after the round is none of it, but no error is hidden."""
-    load = loads._Load(target("http://127.0.0.1:1"), 1, 1.0, None)
+    load = bench._Load(target("http://127.0.0.1:1"), 1, 1.0, None)
     load._started = 100.0
     load._samples[0] = [
         bench.Sample(status, 100.0 + ended_s, 1.0)
@@ -132,7 +131,7 @@ def test_a_server_that_goes_away_ends_its_clients():
         seen = bench.run(target(server.url), 1, LONG)
     statuses = Counter(sample.status for sample in seen.samples)
     assert statuses[200] >= 1
-    assert statuses[loads.NO_ANSWER] >= 1
+    assert statuses[bench.NO_ANSWER] >= 1
 
 
 def test_what_is_no_such_server_is_a_sentence():

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelserver.tools import bench
-from modelserver.tools.bench import servers
-from modelserver.tools.bench.errors import BenchError
+from modelserver.tools.bench import BenchError
+from modelserver.tools.cli import bench as command
 from support.bench_servers import stand_in, unused_url
 from support.servers import alive
 
@@ -36,7 +36,7 @@ class FakeProcess:
     def wait(self, timeout=None):
         """Wait for its end."""
         if self.stubborn and "kill" not in self.told:
-            raise servers.subprocess.TimeoutExpired("server", timeout)
+            raise command.subprocess.TimeoutExpired("server", timeout)
         return 0
 
 
@@ -54,29 +54,29 @@ def test_a_server_is_waited_for_while_a_model_loads(states, asked):
     process = FakeProcess()
     with stand_in() as server:
         server.states = [*states]
-        assert servers._settled(process, server.server_port, 60)
+        assert command._loaded(process, server.server_port, 60)
     assert process.polls == 1000 - asked
 
 
 def test_a_server_that_ends_is_not_waited_for():
     """Nor one that is not there by then."""
     port = int(unused_url().rpartition(":")[2])
-    assert not servers._settled(FakeProcess(polls=2), port, 60)
-    assert not servers._settled(FakeProcess(), port, 0)
+    assert not command._loaded(FakeProcess(polls=2), port, 60)
+    assert not command._loaded(FakeProcess(), port, 0)
 
 
 def test_what_is_no_server_of_ours_has_no_states():
     """An answer of another kind is no end of the waiting."""
     with stand_in() as server:
         server.states = [["no", "names"]]
-        assert servers._states(server.server_port) is None
+        assert command._states(server.server_port) is None
 
 
 def test_a_server_that_does_not_end_is_killed():
     """It gets the time that requests under way may take."""
     calm, stubborn = FakeProcess(), FakeProcess(stubborn=True)
-    servers._end(calm)
-    servers._end(stubborn)
+    command._end(calm)
+    command._end(stubborn)
     assert calm.told == ["terminate"]
     assert stubborn.told == ["terminate", "kill"]
 
@@ -90,7 +90,7 @@ def test_a_server_that_does_not_end_is_killed():
 )
 def test_the_last_line_tells_why(said, line):
     """That is where a server says in a sentence why it stops."""
-    assert servers._last_line(said) == line
+    assert command._last_line(said) == line
 
 
 def test_listening_is_told_from_not():
@@ -104,7 +104,7 @@ def test_listening_is_told_from_not():
 @pytest.mark.real
 def test_a_started_server_is_ended(folder):
     """It answers on loopback until the measurement is over; it may have no model."""
-    with bench.started(folder, "classification") as server:
+    with command.started(folder, "classification") as server:
         assert bench.listening(server.url)
         target = bench.Target.of(server.url, "/classify", "net", [b"photo"])
         with pytest.raises(BenchError, match="404: There is no model 'net'"):
@@ -122,6 +122,6 @@ def test_a_server_that_does_not_start_says_why(folder):
     """Its own sentence is passed on."""
     with (
         pytest.raises(BenchError, match=r"The server does not start: .*MIN_CONFIDENCE"),
-        bench.started(folder, environ={"MIN_CONFIDENCE": "7"}),
+        command.started(folder, environ={"MIN_CONFIDENCE": "7"}),
     ):
         raise AssertionError("it has started")

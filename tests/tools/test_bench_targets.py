@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from werkzeug.formparser import parse_form_data
 
 from modelserver.tools import bench
-from modelserver.tools.bench.errors import BenchError
+from modelserver.tools.bench import BenchError
 from support.bench_servers import raw_server, stand_in, unused_url
 
 URL = "http://127.0.0.1:5000"
