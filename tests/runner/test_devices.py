@@ -8,7 +8,7 @@ from modelserver.core import cuda, errors, findings
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.runner.inline import InlineRunner
 from modelserver.runner.sessions import devices
-from modelserver.runner.sessions.faults import Faults, at_load
+from modelserver.runner.sessions.devices import Faults, at_load
 from support import tiny_graphs
 from support.app_client import SECONDS
 from support.graph_runs import session_of

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from modelserver.core.errors import GraphError
 from modelserver.runner.graphs import find_signature, import_graph, read_checked_graph
-from modelserver.runner.graphs.bodies import MAX_NAME
-from modelserver.runner.graphs.quotes import shown
+from modelserver.runner.graphs.checks import MAX_NAME
+from modelserver.runner.graphs.reader import shown
 from support import hostile_functions, hostile_models, tiny_graphs
 from support.hostile_building import add, attr, calling, define, detector, graph, sound
 from support.hostile_tensors import holding, splat
@@ -156,7 +156,7 @@ def test_a_constant_of_one_value_may_be_large(tmp_path):
 
 def test_a_large_file_may_hold_large_constants(tmp_path, monkeypatch):
     """Four times its size, once that is more than what every file may have."""
-    monkeypatch.setattr("modelserver.runner.graphs.calls.MAX_FREE_BYTES", 1000)
+    monkeypatch.setattr("modelserver.runner.graphs.checks.MAX_FREE_BYTES", 1000)
     padded = holding(splat(1000), attr(s=b"x" * 3000))
     assert read(tmp_path, padded).node
     with pytest.raises(GraphError, match="has constants of more than"):

@@ -1,27 +1,337 @@
-"""Read a graph that nobody has vouched for, and refuse what it must not do.
+"""Check a graph from anyone before TensorFlow sees it, and refuse what it must not do.
 
-The check comes before TensorFlow sees the graph: some graphs end a process when they
-are imported, others write files when they run.
+Some graphs end a process when they are imported, others fill its memory or write files
+when they run. Checked are the nodes of the graph and of its functions, which function
+calls which and how large that makes the graph, and the ops.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import tensorflow as tf
+from tensorflow.core.framework.types_pb2 import DataType
+
 from modelserver.core.errors import GraphError
-from modelserver.runner.graphs.bodies import bodies_of, check_nodes
-from modelserver.runner.graphs.calls import check_calls
 from modelserver.runner.graphs.ops import ALLOWED, is_registered
-from modelserver.runner.graphs.quotes import shown
-from modelserver.runner.graphs.reader import read_graph_file
+from modelserver.runner.graphs.reader import read_graph_file, shown
 from modelserver.runner.graphs.repairs import repair
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from modelserver.runner.graphs.bodies import Body
+# Detectors have some thousand nodes, the largest published ones some ten thousand.
+MAX_NODES = 250_000
+# Names are paths of scopes; TensorFlow sets no limit.
+MAX_NAME = 2_000
+# Largest number of dimensions that TensorFlow allows.
+_MAX_RANK = 254
+# What each element of a string tensor takes beside its characters.
+_STRING_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Body:
+    """The nodes of the graph itself, or of a function in its library.
+
+    Attributes:
+        name: of the function; empty for the graph.
+        nodes: ``NodeDef`` each.
+        inputs: names of the function's arguments.
+        attrs: ``AttrValue`` by name, of the function as a whole.
+        gradient: the function that the library says is its gradient, or empty.
+    """
+
+    name: str
+    nodes: Sequence[Any]
+    inputs: tuple[str, ...] = ()
+    attrs: tuple[Any, ...] = ()
+    gradient: str = ""
+
+    def place(self, node: Any) -> str:
+        """Say where a node is, for a sentence."""
+        where = f" of the function '{shown(self.name)}'" if self.name else ""
+        return f"the node '{shown(node.name)}'{where}"
+
+
+def bodies_of(graph_def: Any) -> list[Body]:
+    """Give the graph's body, which comes first, and those of its functions.
+
+    Raises:
+        GraphError: there are too many nodes.
+    """
+    library = graph_def.library
+    functions = library.function
+    count = len(graph_def.node) + sum(len(one.node_def) for one in functions)
+    if count + len(functions) > MAX_NODES:
+        raise GraphError(
+            f"the graph has {count} nodes in {len(functions)} functions and itself; at "
+            f"most {MAX_NODES} are read"
+        )
+    gradients = {one.function_name: one.gradient_func for one in library.gradient}
+    bodies = [Body("", graph_def.node)]
+    for function in functions:
+        signature = function.signature
+        arguments = [one.attr.values() for one in function.arg_attr.values()]
+        bodies.append(
+            Body(
+                signature.name,
+                function.node_def,
+                tuple(argument.name for argument in signature.input_arg),
+                tuple(value for values in arguments for value in values)
+                + tuple(function.attr.values()),
+                gradients.get(signature.name, ""),
+            )
+        )
+    return bodies
+
+
+def check_nodes(body: Body) -> None:
+    """Check the names of nodes, and that each has the inputs it names.
+
+    Raises:
+        GraphError: a name is too long, not printable or taken; or an input is missing.
+    """
+    names = set(body.inputs)
+    for node in body.nodes:
+        name = node.name
+        if not name or len(name) > MAX_NAME or not name.isprintable():
+            raise GraphError(
+                f"{body.place(node)} has no proper name: it must have 1 to {MAX_NAME} "
+                "printable characters"
+            )
+        if name in names:
+            raise GraphError(
+                f"two nodes are called '{shown(name)}'; the file is damaged, or was "
+                "put together from two"
+            )
+        names.add(name)
+    for node in body.nodes:
+        for text in node.input:
+            if text.removeprefix("^").partition(":")[0] not in names:
+                raise GraphError(
+                    f"{body.place(node)} needs '{shown(text)}', which is not there; "
+                    "a node's input is missing, so the file is probably cut off; "
+                    "copy it again"
+                )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the attributes of a body's nodes hold.
+
+    Attributes:
+        tensor_bytes: memory that the constants declare to need.
+        calls: the functions that are called, and how often each.
+    """
+
+    tensor_bytes: int
+    calls: Counter[str]
+
+
+def contents_of(body: Body, functions: frozenset[str]) -> Contents:
+    """Add up what a body holds.
+
+    Args:
+        body: whose nodes and attributes are looked at.
+        functions: names of the library's functions, which nodes may have as their op.
+
+    Raises:
+        GraphError: a constant or a shape cannot be.
+    """
+    total = 0
+    calls: Counter[str] = Counter()
+    owners = [(node.op, node.attr.values(), body.place, node) for node in body.nodes]
+    for op, values, place, node in owners:
+        if op in functions:
+            calls[op] += 1
+        for value in values:
+            try:
+                total += _add(value, calls)
+            except ValueError as error:
+                raise GraphError(f"{place(node)} holds {error}") from None
+    for value in body.attrs:
+        try:
+            total += _add(value, calls)
+        except ValueError as error:
+            raise GraphError(
+                f"the function '{shown(body.name)}' holds {error}"
+            ) from None
+    if body.gradient:
+        calls[body.gradient] += 1
+    return Contents(total, calls)
+
+
+def _add(value: Any, calls: Counter[str]) -> int:
+    """Note an attribute's calls and give the bytes of its tensors.
+
+    Protocol buffers nest at most a hundred deep, so this does not go deeper.
+    """
+    kind = value.WhichOneof("value")
+    if kind == "tensor":
+        return _tensor_bytes(value.tensor)
+    if kind == "shape":
+        _check_shape(value.shape)
+    elif kind == "func":
+        return _note_call(value.func, calls)
+    elif kind == "list":
+        for shape in value.list.shape:
+            _check_shape(shape)
+        total = sum(map(_tensor_bytes, value.list.tensor))
+        return total + sum(_note_call(function, calls) for function in value.list.func)
+    return 0
+
+
+def _note_call(function: Any, calls: Counter[str]) -> int:
+    if function.name:
+        calls[function.name] += 1
+    return sum(_add(value, calls) for value in function.attr.values())
+
+
+def _check_shape(shape: Any) -> None:
+    """Refuse sizes below -1, which stands for unknown."""
+    if any(dim.size < -1 for dim in shape.dim):
+        raise ValueError("a shape with a negative size")
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    """Give the bytes that a tensor takes once it is made, by what it declares."""
+    each = _ELEMENT_BYTES.get(tensor.dtype)
+    if each is None:
+        kind = tensor.dtype
+        name = DataType.Name(kind) if kind in DataType.values() else str(kind)
+        raise ValueError(f"a constant of the type {name}, which is no value")
+    shape = tensor.tensor_shape
+    sizes: list[int] = [dim.size for dim in shape.dim]
+    if shape.unknown_rank or len(sizes) > _MAX_RANK or min(sizes, default=0) < 0:
+        raise ValueError("a constant whose shape is unknown or negative")
+    return each * prod(sizes)
+
+
+def _element_bytes() -> Iterator[tuple[int, int]]:
+    """Give each value type and its elements' size; resources and variants have none."""
+    for number in DataType.values():
+        try:
+            dtype = tf.dtypes.as_dtype(number)
+        except TypeError:
+            continue
+        if dtype == tf.string:
+            yield number, _STRING_BYTES
+        elif dtype not in {tf.resource, tf.variant}:
+            yield number, dtype.size
+
+
+_ELEMENT_BYTES = dict(_element_bytes())
+
+
+# Exports nest their loops and branches a few deep. TensorFlow follows calls on the
+# stack of the loading thread.
+MAX_DEPTH = 64
+# A constant of one repeated value takes a few bytes in the file and all of its shape in
+# memory, which is common and right for small ones. So a file may ask for this much
+# whatever its own size, which is little beside what any model may use; beyond it for
+# four times its size, as small whole numbers are written in a byte each.
+MAX_FREE_BYTES = 256 << 20
+MAX_TIMES = 4
+
+
+def check_calls(bodies: Sequence[Body], size: int) -> None:
+    """Check that calls end, and that what they unfold to is in proportion.
+
+    TensorFlow puts a copy of a function into every place that calls it, so a few
+    functions that call each other twice make millions of nodes.
+
+    Args:
+        bodies: of the graph, first, and of its functions.
+        size: of the graph's file, in bytes.
+
+    Raises:
+        GraphError: a function calls itself, over others too; calls nest too deep; one
+            that is called is missing; or there would be too many nodes, or too much
+            memory in constants.
+    """
+    named = _by_name(bodies)
+    functions = frozenset(named) - {""}
+    contents = {body.name: contents_of(body, functions) for body in bodies}
+    for body in bodies:
+        for name in contents[body.name].calls:
+            if name not in functions:
+                where = f"the function '{shown(body.name)}'" if body.name else "it"
+                raise GraphError(
+                    f"the graph is not whole: {where} calls the function "
+                    f"'{shown(name)}', which is not there; copy the file again"
+                )
+    _check_totals(_callees_first(contents), named, contents, size)
+
+
+def _by_name(bodies: Sequence[Body]) -> dict[str, Body]:
+    """Refuse functions without a name of their own."""
+    named = {bodies[0].name: bodies[0]}
+    for body in bodies[1:]:
+        if body.name in named:
+            raise GraphError(
+                f"two functions are called '{shown(body.name)}', or have no name"
+            )
+        # A node's op could then mean either.
+        if is_registered(body.name):
+            raise GraphError(f"a function is called '{shown(body.name)}', as an op is")
+        named[body.name] = body
+    return named
+
+
+def _callees_first(contents: Mapping[str, Contents]) -> list[str]:
+    """Order the bodies so that each comes after those it calls."""
+    sorter = TopologicalSorter({name: one.calls for name, one in contents.items()})
+    try:
+        return list(sorter.static_order())
+    except CycleError as error:
+        circle = " -> ".join(f"'{shown(name)[:40]}'" for name in error.args[1][:4])
+        raise GraphError(
+            f"the function '{shown(error.args[1][0])}' calls itself without an end "
+            f"({circle}); no export makes such a graph"
+        ) from None
+
+
+def _check_totals(
+    order: Sequence[str],
+    named: Mapping[str, Body],
+    contents: Mapping[str, Contents],
+    size: int,
+) -> None:
+    """Add up depths, nodes and constants with every call unfolded."""
+    depth: dict[str, int] = {}
+    nodes: dict[str, int] = {}
+    constants: dict[str, int] = {}
+    allowed = max(MAX_TIMES * size, MAX_FREE_BYTES)
+    for name in order:
+        calls = contents[name].calls
+        depth[name] = 1 + max((depth[callee] for callee in calls), default=0)
+        nodes[name] = len(named[name].nodes) + sum(
+            nodes[callee] * times for callee, times in calls.items()
+        )
+        constants[name] = contents[name].tensor_bytes + sum(
+            constants[callee] * times for callee, times in calls.items()
+        )
+        where = f"the function '{shown(name)}'" if name else "the graph"
+        if depth[name] > MAX_DEPTH:
+            raise GraphError(f"{where} nests calls more than {MAX_DEPTH} deep")
+        if nodes[name] > MAX_NODES:
+            raise GraphError(
+                f"{where} has more than {MAX_NODES} nodes once every call is unfolded"
+            )
+        if constants[name] > allowed:
+            raise GraphError(
+                f"{where} has constants of more than {allowed} bytes by their shapes, "
+                f"in a file of {size}; a graph holds its weights, so the file is "
+                "damaged or made to fill the memory"
+            )
+
 
 # Ops by which a training graph is known.
 _TRAINING = ("Save", "Restore", "MergeV2Checkpoints", "Apply", "ResourceApply")
@@ -87,7 +397,7 @@ def read_repaired_graph(path: Path, trusted: Collection[str] = ()) -> RepairedGr
 
 
 def check_structure(graph_def: Any, size: int) -> list[Body]:
-    """Check all but the ops; see :mod:`modelserver.runner.graphs.bodies` and ``calls``.
+    """Check all but the ops; see :mod:`modelserver.runner.graphs.checks` and ``calls``.
 
     Args:
         graph_def: a ``tf.compat.v1.GraphDef``.

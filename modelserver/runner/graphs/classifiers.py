@@ -18,7 +18,7 @@ from modelserver.runner.graphs.activations import (
     meaning,
     values_an_image,
 )
-from modelserver.runner.graphs.tasks import measure, other_task
+from modelserver.runner.graphs.other_tasks import measure, other_task
 from modelserver.runner.graphs.traversal import (
     descendants,
     last_part,

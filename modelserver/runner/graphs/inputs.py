@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from modelserver.core.errors import GraphError
+from modelserver.runner.graphs.constants import switch_value
 from modelserver.runner.graphs.layouts import (
     Axes,
     looks_flat,
@@ -13,7 +14,6 @@ from modelserver.runner.graphs.layouts import (
     row_behind,
     turns_channels,
 )
-from modelserver.runner.graphs.switches import switch_value
 from modelserver.runner.graphs.traversal import (
     DECODERS,
     descendants,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelserver.runner.graphs.constants import constant, is_dead
+from modelserver.runner.graphs.layers import Normalisation, fused, taken_apart
 from modelserver.runner.graphs.layouts import channel_axis
-from modelserver.runner.graphs.normalisations import Normalisation, fused, taken_apart
 from modelserver.runner.graphs.traversal import DECODERS, RESIZERS, shape_of
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from modelserver.core.errors import GraphError
 from modelserver.core.opened_files import open_at_once
-from modelserver.runner.graphs.quotes import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+MAX_QUOTED = 200
 # Protocol buffers hold at most 2 GiB - 1 in one message.
 MAX_GRAPH_BYTES = 2**31 - 1
 
@@ -198,3 +198,15 @@ def _why(text: str) -> str:
             words = {name: shown(word) for name, word in match.groupdict().items()}
             return sentence.format(**words)
     return shown(" ".join(text.split()))
+
+
+def shown(text: str) -> str:
+    """Make a graph's word fit for a log line, JSON and a page.
+
+    Returns:
+        At most 200 printable ASCII characters; anything else is escaped as Python
+        does it, and the end is cut.
+    """
+    # Cut before and after: escapes are longer than what they stand for.
+    words = ascii(text[: MAX_QUOTED + 1])[1:-1]
+    return words if len(words) <= MAX_QUOTED else words[: MAX_QUOTED - 3] + "..."

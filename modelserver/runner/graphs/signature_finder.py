@@ -8,8 +8,7 @@ from modelserver.core.errors import GraphError
 from modelserver.core.exports import Export
 from modelserver.core.signatures import Evidence, Sidecar, Signature
 from modelserver.runner.graphs import classifiers, detectors
-from modelserver.runner.graphs.constants import constant
-from modelserver.runner.graphs.crops import find_crop
+from modelserver.runner.graphs.constants import constant, switch_value
 from modelserver.runner.graphs.evidence import Facts, Settled, settle
 from modelserver.runner.graphs.inputs import (
     ImageInput,
@@ -18,11 +17,16 @@ from modelserver.runner.graphs.inputs import (
     is_image,
     several_images,
 )
+from modelserver.runner.graphs.other_tasks import no_post_processing, raw_heads
 from modelserver.runner.graphs.pixels import follow_pixels, resized_inside
 from modelserver.runner.graphs.scaling import known_architecture
-from modelserver.runner.graphs.sizes import Fit, SettledSize, named_size, settle_size
-from modelserver.runner.graphs.switches import switch_value
-from modelserver.runner.graphs.tasks import no_post_processing, raw_heads
+from modelserver.runner.graphs.sizes import (
+    Fit,
+    SettledSize,
+    find_crop,
+    named_size,
+    settle_size,
+)
 from modelserver.runner.graphs.traversal import (
     ancestors,
     listed,

@@ -1,9 +1,12 @@
-"""Find the size of an image that a graph leaves open, by what fits behind it.
+"""Find the size of image that a graph is fed, and how a photo is brought to it.
 
 Optimizing for inference drops a placeholder's shape, and so do old exporters. What
 follows still tells: a dense layer takes so many numbers, a pooling window is as large
 as the map it is for. So the usual sides are tried by shape inference, on a copy of the
 graph without its weights; nothing is run.
+
+Some tools train on the middle square of a photo rather than on a stretched one, and
+some graphs resize the photo themselves; both are recognised here.
 """
 
 from __future__ import annotations
@@ -11,19 +14,34 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
 from modelserver.core.errors import GraphError
+from modelserver.core.exports import CROP_FROM, CUSTOM_VISION, TEACHABLE
 from modelserver.core.signatures import Evidence
 from modelserver.runner.graphs.constants import constant
-from modelserver.runner.graphs.traversal import ancestors, descendants, listed, shape_of
+from modelserver.runner.graphs.traversal import (
+    RESIZERS,
+    ancestors,
+    descendants,
+    listed,
+    shape_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from modelserver.core.signatures import Kind, Source
+    from modelserver.core.exports import Export
+    from modelserver.core.signatures import (
+        Kind,
+        Resize,
+        Sampling,
+        Sidecar,
+        Signature,
+        Source,
+    )
     from modelserver.runner.graphs.inputs import ImageInput
 
     Size = tuple[int, int]
@@ -367,3 +385,105 @@ def _leaves_rest(op: Any, axis: int, place: int, side: int, after: int) -> bool:
         return bool(side % stride)
     pads = op.get_attr("explicit_paddings") if padding == b"EXPLICIT" else []
     return bool((side + sum(pads[2 * axis : 2 * axis + 2]) - window) % stride)
+
+
+# Names that TensorFlow.js gives to layers that have none; nothing but Teachable Machine
+# puts these two on a network in one graph.
+_TEACHABLE = (
+    r"dense_Dense\d+/",
+    r"global_average_pooling2d_GlobalAveragePooling2D\d+/",
+)
+# The SqueezeNet that Custom Vision trains on, and what it calls input and output.
+_CUSTOM_VISION = (r"(data_bn/|fire2_squeeze1x1/)", r"Placeholder$", r"loss$")
+
+
+class Crop(NamedTuple):
+    """How an upload of another shape is brought to the input's size.
+
+    Attributes:
+        resize, crop_from: as in ``Signature``.
+        guesses: a sentence, where it was guessed.
+    """
+
+    resize: Resize = "stretch"
+    crop_from: int | None = None
+    guesses: tuple[str, ...] = ()
+
+
+def find_crop(
+    graph: Any, size: tuple[int, int] | None, sidecar: Sidecar, export: Export
+) -> Crop:
+    """Tell how a classifier's uploads are brought to its size.
+
+    Args:
+        graph: a ``tf.Graph``.
+        size: (height, width) that it takes, ``None`` for any.
+        sidecar: its word wins.
+        export: what the files beside the graph tell.
+    """
+    if sidecar.resize or size is None:
+        return Crop(sidecar.resize or "stretch")
+    if export.resize:
+        why = f"{' and '.join(export.told_by)} of {export.tool} tells"
+        return _cropped(export.resize, export.crop_from, size, why)
+    names = [op.name for op in graph.get_operations()]
+    for tool, patterns, side in (
+        (TEACHABLE, _TEACHABLE, None),
+        (CUSTOM_VISION, _CUSTOM_VISION, CROP_FROM),
+    ):
+        found = [_first(names, pattern) for pattern in patterns]
+        if all(found):
+            return _cropped("crop", side, size, f"node {found[0]!r} is of {tool}")
+    return Crop()
+
+
+def _cropped(resize: Resize, side: int | None, size: tuple[int, int], why: str) -> Crop:
+    """Say how; what is larger than the square cannot be cut out of it."""
+    side = side if side and max(size) <= side else None
+    if resize != "crop":
+        return Crop(resize)
+    through = f", by way of {side} x {side} pixels" if side else ""
+    return Crop(
+        resize, side, (f"the middle square of an upload is fed{through}: {why}",)
+    )
+
+
+def _first(names: list[str], pattern: str) -> str | None:
+    """Give the first name that has a pattern at its start or behind a slash."""
+    compiled = re.compile(rf"(?:^|/){pattern}")
+    return next((name for name in names if compiled.search(name)), None)
+
+
+def sampling_of(graph: Any, signature: Signature) -> Sampling | None:
+    """Tell how a graph's own resizer samples the image.
+
+    Args:
+        graph: a ``tf.Graph``; it is only read.
+        signature: of that graph.
+
+    Returns:
+        ``None`` where the graph does not resize whatever it is fed to one size, or not
+        by a plain bilinear resizer, or where it is not plain which one it is.
+    """
+    if signature.size is not None or signature.inner_size is None:
+        return None
+    image = graph.get_tensor_by_name(signature.input)
+    found = {
+        _sampling(op)
+        for op in descendants(image)
+        if op.type in RESIZERS and _size(op) == signature.inner_size
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _size(op: Any) -> tuple[int, ...] | None:
+    value = constant(op.inputs[1])
+    return None if value is None else tuple(map(int, value.reshape(-1)))
+
+
+def _sampling(op: Any) -> Sampling | None:
+    if op.type != "ResizeBilinear":
+        return None
+    if op.get_attr("align_corners"):
+        return "ends"
+    return "centre" if op.get_attr("half_pixel_centers") else "corner"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.constants import PLACEHOLDERS, constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2")
 DECODERS = ("DecodeJpeg", "DecodePng", "DecodeImage", "DecodeBmp", "DecodeGif")
 
 # Ops whose second input is the size to which they resize the first.

@@ -1,12 +1,10 @@
-"""One model's graph in a TensorFlow session of its own.
+"""Run one model's graph in a TensorFlow session of its own.
 
 session    reads a graph, chooses how it is run, and runs it
-devices    the card that it was given, or the CPU
-faults     what an error on a card means
-reference  what it answers on the CPU, to compare other ways with
-warm_up    what only running it on its device shows
-steadiness whether it answers one photo alike, run after run
-runs       a graph that can be run: what goes in and out of TensorFlow
+devices    the card that it was assigned or the CPU; errors of a card
+reference  the answers of the untouched graph on the CPU, to compare other ways with
+warm_up    the first runs: what fits the device, what mixes, what is unsteady
+runs       a graph in a session: what goes in and out of TensorFlow
 """
 
 from modelserver.runner.sessions.devices import choose

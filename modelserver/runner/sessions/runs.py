@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.core.signatures import Layout, Signature
-    from modelserver.runner.sessions.faults import Faults
+    from modelserver.runner.sessions.devices import Faults
 
     Outputs = Mapping[str, NDArray[np.generic]]
     Frames = Sequence[NDArray[np.uint8]]

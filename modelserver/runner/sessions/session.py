@@ -19,11 +19,11 @@ from modelserver.core.findings import found
 from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
-from modelserver.runner.sessions import faults, warm_up
-from modelserver.runner.sessions.devices import Device, choose
+from modelserver.runner.sessions import warm_up
+from modelserver.runner.sessions.devices import Device, Faults, at_load, choose
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun
-from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
+from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +92,7 @@ class ModelSession:
         self._choose_device()
         if chosen is not None:
             chosen(self._device.on_gpu)
-        with faults.at_load(self._device):
+        with at_load(self._device):
             self._open()
         self.load_ms = (time.perf_counter() - started) * 1000
 
@@ -216,7 +216,7 @@ class ModelSession:
             signature or self.signature,
             config,
             callers_thread=not on_gpu,
-            faults=faults.Faults() if on_gpu else None,
+            faults=Faults() if on_gpu else None,
         )
 
     def _cpu_config(self) -> Any:

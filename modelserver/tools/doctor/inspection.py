@@ -12,8 +12,7 @@ from modelserver.core.errors import ModelError
 from modelserver.core.findings import override
 from modelserver.core.signatures import read_sidecar
 from modelserver.runner import graphs
-from modelserver.runner.graphs.bodies import bodies_of
-from modelserver.runner.graphs.checks import check_structure
+from modelserver.runner.graphs.checks import bodies_of, check_structure
 from modelserver.runner.graphs.ops import ALLOWED
 from modelserver.runner.graphs.reader import read_graph_file
 from modelserver.runner.graphs.repairs import repair
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.exports import Export
     from modelserver.core.signatures import Kind, Sidecar, Signature
-    from modelserver.runner.graphs.bodies import Body
+    from modelserver.runner.graphs.checks import Body
 
 # Types of TensorFlow that are floating point: float, double, half, bfloat16.
 _FLOATS = frozenset({1, 2, 19, 14})

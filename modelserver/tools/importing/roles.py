@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ConversionError
-from modelserver.runner.graphs.export_roles import roles_by_place
+from modelserver.runner.graphs.detectors import roles_by_place
 from modelserver.tools.importing.names import OUTPUT_NAMES
 
 if TYPE_CHECKING:

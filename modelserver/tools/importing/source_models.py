@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelserver.core.errors import ConversionError
 from modelserver.core.exports import Export
-from modelserver.runner.graphs.export_roles import place_of
+from modelserver.runner.graphs.detectors import place_of
 
 v1 = tf.compat.v1
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelserver.runner.graphs.export_roles import place_of, roles_by_place
+from modelserver.runner.graphs.detectors import place_of, roles_by_place
 
 EIGHT = {0: 2, 1: 3, 2: 2, 3: 3, 4: 2, 5: 1, 6: 3, 7: 3}
 SEVEN = {0: 3, 1: 2, 2: 3, 3: 2, 4: 1, 5: 3, 6: 3}

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core.signatures import Signature
-from modelserver.runner.sessions.steadiness import MOST_SPREAD, draws_numbers, spread
+from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, spread
 from support import tiny_graphs
 from support.classifier_runs import RED, find, scores
 from support.graph_runs import session_of
