@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from support.app_client import SECONDS, left_in, make_settings
 from support.skips import (
     pytest_collectreport,
@@ -82,7 +82,7 @@ def serving(folder, uploads):
         backend = app.extensions["modelserver"]
         backend.start()
         assert backend.registry.wait(
-            lambda registry: all(e.stage is not Stage.LOADING for e in registry),
+            lambda registry: all(e.state is not State.LOADING for e in registry),
             SECONDS,
         )
         return app.test_client()

@@ -255,7 +255,7 @@ class Service:
             prepared = prepare(model)
             decoded = time.perf_counter()
             future = model.submit(prepared.frame, slot)
-            digest = version.reading.digest
+            digest = version.snapshot.digest
             return Begun(
                 name,
                 digest,

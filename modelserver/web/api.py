@@ -9,7 +9,7 @@ from flask import Blueprint, request
 
 from modelserver.core.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
 from modelserver.engine.batch_requests import Album
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.tasks import labels
 from modelserver.tasks.options import Options, read_options
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
@@ -176,10 +176,10 @@ def readyz() -> Response:
     """
     registry, settings = backend().registry, backend().settings
     ready = registry.ready
-    states = {entry.files.name: entry.stage for entry in registry}
+    states = {entry.files.name: entry.state for entry in registry}
     if settings.strict_ready:
-        ready = ready and set(states.values()) <= {Stage.READY, Stage.UNLOADED}
-    named = {name: stage.value for name, stage in states.items()}
+        ready = ready and set(states.values()) <= {State.READY, State.UNLOADED}
+    named = {name: state.value for name, state in states.items()}
     ill = {e.files.name: word for e in registry if (word := degraded(e))}
     # Probes carry no token, and the names are not for everybody.
     hidden = bool(settings.api_token)
@@ -196,8 +196,8 @@ def readyz() -> Response:
 
 def degraded(entry: Entry[Model]) -> str:
     """Return in a word or two what is wrong with a model; empty where nothing is."""
-    if entry.stage is Stage.FAILED:
+    if entry.state is State.FAILED:
         return "failed" if entry.retry_at is None else "circuit open"
-    if entry.stage is Stage.LOADING and entry.reason:
+    if entry.state is State.LOADING and entry.reason:
         return "restarting"
     return "reload failed" if entry.reload_error else ""

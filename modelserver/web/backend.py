@@ -12,7 +12,7 @@ from flask import current_app
 from modelserver.core.errors import RequestError, StartError
 from modelserver.core.metrics import Metrics
 from modelserver.engine import discovery, self_test
-from modelserver.engine.catalogue import Registry, Stage
+from modelserver.engine.catalogue import Registry, State
 from modelserver.engine.catalogue.hot_folder import HotFolder
 from modelserver.engine.models import Loader, Model
 from modelserver.engine.runners import cards, probe
@@ -73,7 +73,7 @@ class Backend:
             ),
             hint=lambda: self.hint,
             loads=os.cpu_count() or 1,
-            most=settings.max_models,
+            max_models=settings.max_models,
             # Longer than a request may take.
             drain_s=settings.request_timeout_s + _MORE_S,
         )
@@ -84,7 +84,7 @@ class Backend:
             lambda: read_all(
                 self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
             ),
-            [stage.value for stage in Stage],
+            [state.value for state in State],
         )
         self.traces: traces.Traces | None = None
         self.service = Service(self.registry, settings, self._observe)
@@ -111,7 +111,7 @@ class Backend:
                     f"used: {error.__cause__ or error}"
                 ) from error
             self._look_at_cards()
-            for files in self._folder.first():
+            for files in self._folder.scan_first():
                 self.registry.add(files)
             self._folder.start()
             self.traces = traces.start(os.environ)
@@ -146,7 +146,7 @@ class Backend:
         if self.unread_headers is None:
             return None
         entries = list(self.registry)
-        if any(entry.stage is Stage.UNLOADED for entry in entries):
+        if any(entry.state is State.UNLOADED for entry in entries):
             return None
         models = [entry.loaded for entry in entries if entry.loaded is not None]
         coming = handled - sum(model.queue.inside for model in models)

@@ -22,7 +22,7 @@ def describe(entry: Entry[Model]) -> dict[str, Any]:
     return {
         "name": entry.files.name,
         "kind": entry.files.kind,
-        "state": entry.stage.value,
+        "state": entry.state.value,
         "reason": entry.reason,
         "reload_error": entry.reload_error or None,
         "device": facts.device if facts else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flask import Blueprint, render_template, request, url_for
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.web.backend import backend
 from modelserver.web.model_reports import decided_by
 
@@ -39,7 +39,7 @@ _GUESSES: dict[str, Literal["scaling", "sizing"]] = {
     "scaling": "scaling",
     "size": "sizing",
 }
-_LOADED = {Stage.READY, Stage.UNLOADED}
+_LOADED = {State.READY, State.UNLOADED}
 
 
 def blueprint(kind: Kind) -> Blueprint:
@@ -102,7 +102,7 @@ def models() -> list[dict[str, str]]:
         {
             "name": entry.files.name,
             "kind": entry.files.kind,
-            "state": "" if entry.stage in _LOADED else entry.stage.value,
+            "state": "" if entry.state in _LOADED else entry.state.value,
             "slow": entry.loaded.facts.device_reason if entry.loaded else "",
             "guessed": " ".join(
                 word

@@ -39,7 +39,7 @@ def _read(
     pid = model.runner.pid if model is not None else None
     return ModelNumbers(
         name=entry.name,
-        state=entry.stage.value,
+        state=entry.state.value,
         restarts=entry.restarts,
         reloads_failed=entry.reloads_failed,
         waiting=model.queue.waiting if model is not None else 0,

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 
 if TYPE_CHECKING:
     from typing import Any
@@ -49,8 +49,8 @@ def greet(
 
 def _serving(registry: Registry[Any]) -> list[str]:
     """Return the models that serve, or will when they are asked for."""
-    able = (Stage.READY, Stage.UNLOADED)
-    return [entry.name for entry in registry if entry.stage in able]
+    able = (State.READY, State.UNLOADED)
+    return [entry.name for entry in registry if entry.state in able]
 
 
 def command(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.engine.runners import cards
 from modelserver.engine.runners.visible_cards import Card
 from modelserver.web.factory import create_app
@@ -36,9 +36,9 @@ def machine(folder, tmp_path, monkeypatch):
         backend = app.extensions["modelserver"]
         backends.append(backend)
         backend.start()
-        done = (Stage.READY, Stage.FAILED)
+        done = (State.READY, State.FAILED)
         assert backend.registry.wait(
-            lambda r: all(entry.stage in done or entry.restarts for entry in r), SECONDS
+            lambda r: all(entry.state in done or entry.restarts for entry in r), SECONDS
         )
         return app.test_client()
 

@@ -61,14 +61,14 @@ def write(folder, name, text="1"):
 def test_what_is_there_at_first_is_not_told_again(folder, hot, sink):
     """The server loads it at its start."""
     write(folder, "m.pb")
-    assert [files.name for files in hot.first()] == ["m"]
+    assert [files.name for files in hot.scan_first()] == ["m"]
     assert not hot.poll()
     assert sink.told == []
 
 
 def test_a_new_model_is_told_once_it_was_seen_twice_the_same(folder, hot, sink):
     """A copy under way changes between two looks."""
-    hot.first()
+    hot.scan_first()
     write(folder, "m.pb", "1")
     assert hot.poll()
     write(folder, "m.pb", "12")
@@ -86,7 +86,7 @@ def test_a_change_of_any_of_a_models_files_is_told(name, folder, hot, sink):
     """Graph, label map, sidecar, golden image and its answer."""
     for each in ("m.pb", "m.pbtxt", "m.json", "m.test.jpg", "m.expected.json", "n.pb"):
         write(folder, each)
-    hot.first()
+    hot.scan_first()
     write(folder, name, "another")
     assert hot.poll()
     assert not hot.poll()
@@ -96,7 +96,7 @@ def test_a_change_of_any_of_a_models_files_is_told(name, folder, hot, sink):
 def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
     """So a label map may come after its graph."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     write(folder, "m.pbtxt")
     hot.poll()
     hot.poll()
@@ -109,7 +109,7 @@ def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
 def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
     """One that is back at the next look was only being replaced."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     away = folder.parent / "m.pb"
     (folder / "m.pb").rename(away)
     assert hot.poll()
@@ -126,7 +126,7 @@ def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
 def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog):
     """A network drive may be away for a while; that is said once."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     away = folder.parent / "away"
     folder.rename(away)
     for _ in range(3):
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog)
 def test_what_is_odd_is_said_once(folder, hot, caplog):
     """Not at every look; and again after it was in order."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     hot.poll()
     assert caplog.text.count("has no label map") == 1
     write(folder, "m.pbtxt")
@@ -155,7 +155,7 @@ def test_the_thread_looks_by_itself(folder, sink):
     hot = HotFolder(
         lambda: discovery.discover(folder, "classification"), sink, every_s=0.01
     )
-    hot.first()
+    hot.scan_first()
     hot.start()
     write(folder, "m.pb")
     sink.wait("put m")
@@ -172,7 +172,7 @@ def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
         return discovery.discover(folder, "classification")
 
     hot = HotFolder(look, sink, every_s=0, again_s=0.01)
-    hot.first()
+    hot.scan_first()
     hot.start()
     write(folder, "m.pb")
     assert looks.acquire(timeout=SECONDS)
@@ -193,7 +193,7 @@ def test_a_look_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog
         return found.pop() if found else 1 / 0
 
     hot = HotFolder(look, sink, every_s=0, again_s=0.01)
-    hot.first()
+    hot.scan_first()
     hot.start()
     for _ in range(2):
         hot.rescan()
@@ -215,7 +215,7 @@ def test_a_model_whose_file_cannot_be_used_is_neither_replaced_nor_removed(
 ):
     """It is told so; once the files are good again, they are told as changed ones."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     (folder / "m.pb").rename(folder / "kept")
     (folder / "m.pb").mkdir()
     for _ in range(3):
@@ -233,7 +233,7 @@ def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink)
     """Though the graph beside them could be served."""
     write(folder, "m.pb")
     write(folder, "m.pbtxt")
-    hot.first()
+    hot.scan_first()
     (folder / "m.pbtxt").unlink()
     (folder / "m.pbtxt").symlink_to("/dev/null")
     for _ in range(3):
@@ -249,7 +249,7 @@ def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink)
 def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
     """After two looks, as any other."""
     write(folder, "m.pb")
-    hot.first()
+    hot.scan_first()
     (folder / "m.pb").unlink()
     (folder / "m.pb").mkdir()
     hot.poll()
@@ -263,7 +263,7 @@ def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
 
 def test_what_the_sink_could_not_take_is_told_again(folder, hot, sink, monkeypatch):
     """As when there can be no thread for one model more."""
-    hot.first()
+    hot.scan_first()
     write(folder, "m.pb")
     hot.poll()
     with monkeypatch.context() as broken:
@@ -283,7 +283,7 @@ def test_a_folder_comes_changes_and_goes_like_a_file(
         (tmp_path / version).mkdir()
         write(tmp_path / version, "model.pb", version)
         write(tmp_path / version, "labels.txt", version)
-    hot.first()
+    hot.scan_first()
     place = folder / "cats"
     for version in ("v1", "v2"):
         if linked:
@@ -303,7 +303,7 @@ def test_a_folder_comes_changes_and_goes_like_a_file(
 
 
 def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
-    hot.first()
+    hot.scan_first()
     assert hot.hint == discovery.hint("classification")
     (folder / "pets").mkdir()
     write(folder / "pets", "frozen_inference_graph.pb")
@@ -320,7 +320,7 @@ def test_models_of_one_name_and_two_kinds_are_told_apart(folder, sink):
     )
     write(folder, "m.pb")
     write(folder, "m.frozen.pb")
-    assert [files.kind for files in hot.first()] == ["classification", "detection"]
+    assert [files.kind for files in hot.scan_first()] == ["classification", "detection"]
     (folder / "m.frozen.pb").unlink()
     hot.poll()
     hot.poll()

@@ -17,8 +17,8 @@ from modelserver.core.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.engine.catalogue import Registry, Stage
-from support.fake_models import SECONDS, FakeFiles, World, entry, stage
+from modelserver.engine.catalogue import Registry, State
+from support.fake_models import SECONDS, FakeFiles, World, entry, state
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def registry(world):
         hint=lambda: "Put models into the folder.",
         loads=2,
         clock=lambda: world.now,
-        look_s=0.001,
+        poll_s=0.001,
     )
     yield registry
     world.gate.set()
@@ -77,7 +77,7 @@ def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, wo
     registry.add(bad)
     registry.add(FakeFiles("good"))
     assert registry.wait(lambda r: r.ready, SECONDS)
-    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert registry.wait(state("bad", State.FAILED), SECONDS)
     assert entry(registry, "bad").reason == "There is no image input."
     with pytest.raises(ModelFailed, match="GET /models"):
         registry.get("bad")
@@ -89,7 +89,7 @@ def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, wo
     bad = FakeFiles("bad")
     world.errors[bad] = RuntimeError("secret")
     registry.add(bad)
-    assert registry.wait(stage("bad", Stage.FAILED), SECONDS)
+    assert registry.wait(state("bad", State.FAILED), SECONDS)
     assert "secret" not in entry(registry, "bad").reason
 
 
@@ -98,27 +98,27 @@ def test_a_failed_model_is_loaded_again_once_its_files_change(registry, world):
     bad = FakeFiles("m")
     world.errors[bad] = ModelCrashed("SIGSEGV while loading")
     registry.add(bad)
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     world.now += 10_000
     registry.put(replace(bad, version=2))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     assert world.loads == [1, 2]
 
 
 def test_a_model_that_dies_comes_back_after_a_second(registry, world):
     """Meanwhile its requests get 503 with the time to wait."""
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     first = registry.get("m")
     first.die()
-    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    assert registry.wait(state("m", State.LOADING), SECONDS)
     with pytest.raises(ModelNotReady, match="restarting") as refused:
         registry.get("m")
     assert refused.value.retry_after_s == 1.0
     assert not entry(registry, "m").first
     assert "SIGKILL" in entry(registry, "m").reason
     world.now += 1
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     assert registry.get("m") is not first
     assert world.closed == ["m"]
 
@@ -127,19 +127,19 @@ def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
     """The model is FAILED with the signal's name and tried again after a minute."""
     registry.add(FakeFiles("m"))
     for wait_s in (1, 2):
-        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        assert registry.wait(state("m", State.READY), SECONDS)
         registry.get("m").die()
-        assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+        assert registry.wait(state("m", State.LOADING), SECONDS)
         world.now += wait_s
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     registry.get("m").die("SIGSEGV")
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     assert "SIGSEGV" in entry(registry, "m").reason
     with pytest.raises(ModelFailed) as refused:
         registry.get("m")
     assert refused.value.retry_after_s == 60.0
     world.now += 60
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
@@ -147,13 +147,13 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
     files = FakeFiles("m")
     registry.add(files)
     for wait_s in (1, 2, 0):
-        assert registry.wait(stage("m", Stage.READY), SECONDS)
+        assert registry.wait(state("m", State.READY), SECONDS)
         registry.get("m").die()
-        assert registry.wait(lambda r: not stage("m", Stage.READY)(r), SECONDS)
+        assert registry.wait(lambda r: not state("m", State.READY)(r), SECONDS)
         world.now += wait_s
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     registry.put(replace(files, version=2))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -170,15 +170,15 @@ def test_what_served_before_is_tried_again_whatever_hindered_it(
     """The very same files served before, so they are not at fault."""
     files = FakeFiles("m")
     registry.add(files)
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     world.errors[files] = error
     registry.get("m").die()
-    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    assert registry.wait(state("m", State.LOADING), SECONDS)
     world.now += 1
     assert registry.wait(lambda r: words in entry(r, "m").reason, SECONDS)
     del world.errors[files]
     world.now += 2
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
     assert not entry(registry, "m").first
     del world.errors[files]
     world.now += 1
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 def unreadable(cause):
@@ -222,9 +222,9 @@ def test_a_file_that_could_not_be_read_is_read_again(cause, passes, registry, wo
     files = FakeFiles("m")
     world.errors[files] = unreadable(cause)
     registry.add(files)
-    wanted = Stage.LOADING if passes else Stage.FAILED
+    wanted = State.LOADING if passes else State.FAILED
     assert registry.wait(lambda r: entry(r, "m").reason, SECONDS)
-    assert entry(registry, "m").stage is wanted
+    assert entry(registry, "m").state is wanted
     assert (entry(registry, "m").retry_at is not None) == passes
 
 
@@ -242,7 +242,7 @@ def test_a_model_that_no_thread_can_look_after_is_not_there(
             registry.put(FakeFiles("m"))
     assert list(registry) == []
     registry.put(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 def test_the_wait_for_a_model_includes_its_load(registry, world):
@@ -254,9 +254,9 @@ def test_the_wait_for_a_model_includes_its_load(registry, world):
 
     registry._supervisor._loader = slowly
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     registry.get("m").die()
-    assert registry.wait(stage("m", Stage.LOADING), SECONDS)
+    assert registry.wait(state("m", State.LOADING), SECONDS)
     with pytest.raises(ModelNotReady) as refused:
         registry.get("m")
     assert refused.value.retry_after_s == 8.0
@@ -268,7 +268,7 @@ def test_no_more_models_load_at_once_than_allowed(registry, world):
     for number in range(5):
         registry.add(FakeFiles(f"m{number}"))
     world.gate.set()
-    assert registry.wait(lambda r: all(e.stage is Stage.READY for e in r), SECONDS)
+    assert registry.wait(lambda r: all(e.state is State.READY for e in r), SECONDS)
     assert 1 <= world.most <= 2
 
 
@@ -276,7 +276,7 @@ def test_closing_goes_backwards_and_survives_a_failing_close(registry, world):
     """Every model is closed, the last that came first."""
     for name in ("a", "b", "c"):
         registry.add(FakeFiles(name))
-        assert registry.wait(stage(name, Stage.READY), SECONDS)
+        assert registry.wait(state(name, State.READY), SECONDS)
     world.models["b"].error = OSError("stuck")
     registry.close()
     registry.close()
@@ -291,7 +291,7 @@ def test_a_model_that_gets_ready_while_closing_is_closed_too(world):
     """A load under way cannot be stopped, but its result is not kept."""
     world.gate.clear()
     closed = threading.Event()
-    with Registry(world.load, clock=lambda: world.now, look_s=0.001) as registry:
+    with Registry(world.load, clock=lambda: world.now, poll_s=0.001) as registry:
         registry.add(FakeFiles("m"))
         while not world.loads:
             closed.wait(0.001)
@@ -312,7 +312,7 @@ def test_a_registry_that_is_dropped_open_warns(world):
     """Whoever opens, closes."""
     registry = Registry(world.load)
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     with pytest.warns(ResourceWarning, match="dropped open"):
         registry.__del__()
     registry.close()
@@ -337,7 +337,7 @@ def pair(registry):
     registry.add(FakeFiles("m", 2, "classification"))
     assert registry.wait(lambda _: registry.ready, SECONDS)
     assert registry.wait(
-        lambda _: all(e.stage is Stage.READY for e in registry), SECONDS
+        lambda _: all(e.state is State.READY for e in registry), SECONDS
     )
     return registry
 

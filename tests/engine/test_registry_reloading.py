@@ -11,7 +11,7 @@ from modelserver.core.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.engine.catalogue import Registry, Stage
+from modelserver.engine.catalogue import Registry, State
 from support.fake_models import (
     SECONDS,
     ChangingFiles,
@@ -19,8 +19,8 @@ from support.fake_models import (
     World,
     entry,
     idle,
-    stage,
-    stages,
+    state,
+    states,
 )
 
 
@@ -32,7 +32,7 @@ def world():
 @pytest.fixture
 def registry(world):
     registry = Registry(
-        world.load, loads=2, clock=lambda: world.now, look_s=0.001, drain_s=30
+        world.load, loads=2, clock=lambda: world.now, poll_s=0.001, drain_s=30
     )
     yield registry
     world.gate.set()
@@ -44,7 +44,7 @@ def registry(world):
 def old(registry):
     """Version 1 of the model ``m``, which serves."""
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
     return registry.get("m")
 
 
@@ -166,7 +166,7 @@ def test_a_reload_that_is_hindered_again_and_again_is_tried_less_and_less(
     for tries, wait_s in enumerate((10, 20, 40, 80, 160, 320, 600, 600), 1):
         hindered = lambda r, n=tries: entry(r, "m").reloads_failed == n  # noqa: E731
         assert registry.wait(hindered, SECONDS)
-        assert entry(registry, "m").offer_at - world.now == wait_s
+        assert entry(registry, "m").pending_at - world.now == wait_s
         world.now += wait_s
     registry.put(FakeFiles("m", 3))
     assert registry.wait(version(3), SECONDS)
@@ -218,7 +218,7 @@ def test_an_old_version_that_dies_after_a_bad_reload_is_failed_at_once(
     old.die()
     assert registry.wait(lambda r: entry(r, "m").restarts == 1, SECONDS)
     world.now += 1
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     assert entry(registry, "m").reason == "bad"
     assert world.loads == [1, 2]
 
@@ -241,9 +241,9 @@ def test_files_that_change_while_they_are_loaded_are_not_served(
 
 def reading_of(files):
     """Give what ``read`` would give for files whose stamp is ``"stamp"`` then."""
-    from modelserver.engine.catalogue.entries import Reading
+    from modelserver.engine.catalogue.entries import Snapshot
 
-    return lambda _files: Reading(files, "stamp", "digest", "identity")
+    return lambda _files: Snapshot(files, "stamp", "digest", "identity")
 
 
 def test_files_that_changed_since_they_lay_still_are_not_loaded(registry, world, old):
@@ -279,7 +279,7 @@ def test_a_dead_version_is_replaced_by_the_new_one_that_is_loading(
 def version_is(number):
     """As ``version``, while nothing may serve."""
     return lambda r: (
-        stage("m", Stage.READY)(r) and entry(r, "m").files.version == number
+        state("m", State.READY)(r) and entry(r, "m").files.version == number
     )
 
 
@@ -289,10 +289,10 @@ def test_a_model_that_is_new_is_added_and_does_not_make_the_server_unready(
     """Only the models that were there at the start count for that."""
     world.gate.clear()
     registry.put(FakeFiles("new"))
-    assert stages(registry)["new"] is Stage.LOADING
+    assert states(registry)["new"] is State.LOADING
     assert registry.ready
     world.gate.set()
-    assert registry.wait(stage("new", Stage.READY), SECONDS)
+    assert registry.wait(state("new", State.READY), SECONDS)
 
 
 def test_a_removed_model_drains_and_is_forgotten(registry, world, old):
@@ -304,13 +304,13 @@ def test_a_removed_model_drains_and_is_forgotten(registry, world, old):
             registry.get("m")
         assert registry.wait(idle, SECONDS)
         assert old.closes == 0
-    assert registry.wait(lambda r: "m" not in stages(r), SECONDS)
+    assert registry.wait(lambda r: "m" not in states(r), SECONDS)
     with pytest.raises(ModelNotFound):
         registry.get("m")
     assert old.closes == 1
     registry.remove("m")
     registry.add(FakeFiles("m", 2))
-    assert registry.wait(stage("m", Stage.READY), SECONDS)
+    assert registry.wait(state("m", State.READY), SECONDS)
 
 
 def test_a_model_removed_while_it_loads_never_serves(registry, world):
@@ -320,7 +320,7 @@ def test_a_model_removed_while_it_loads_never_serves(registry, world):
     world.wait()
     registry.remove("m")
     world.gate.set()
-    assert registry.wait(lambda r: "m" not in stages(r), SECONDS)
+    assert registry.wait(lambda r: "m" not in states(r), SECONDS)
     assert world.closed == ["m"]
 
 
@@ -339,11 +339,11 @@ def test_a_failed_model_that_is_removed_is_forgotten(registry, world):
     """There is nothing to drain."""
     world.errors[FakeFiles("m")] = GraphError("bad")
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     with pytest.raises(ModelFailed):
         registry.get("m")
     registry.remove("m")
-    assert registry.wait(lambda r: not stages(r), SECONDS)
+    assert registry.wait(lambda r: not states(r), SECONDS)
 
 
 def test_a_death_that_closing_or_removing_has_dealt_with_counts_for_nothing(
@@ -354,7 +354,7 @@ def test_a_death_that_closing_or_removing_has_dealt_with_counts_for_nothing(
     gone = mine.version
     registry.put(FakeFiles("m", 2))
     assert registry.wait(version(2), SECONDS)
-    registry._supervisor._died(mine, gone)
+    registry._supervisor._revive(mine, gone)
     assert mine.restarts == 0
     assert registry.get("m").files.version == 2
 
@@ -363,9 +363,9 @@ def test_files_that_come_back_at_the_last_moment_are_loaded(registry, world):
     """When the model was about to be forgotten."""
     world.errors[FakeFiles("m")] = GraphError("bad")
     registry.add(FakeFiles("m"))
-    assert registry.wait(stage("m", Stage.FAILED), SECONDS)
+    assert registry.wait(state("m", State.FAILED), SECONDS)
     registry._supervisor._forget(entry(registry, "m"))
-    assert stages(registry) == {"m": Stage.UNLOADED}
+    assert states(registry) == {"m": State.UNLOADED}
     registry.put(FakeFiles("m", 2))
     assert registry.wait(version_is(2), SECONDS)
 
@@ -376,7 +376,7 @@ def test_a_closed_registry_takes_nothing_more(registry, world, old):
     registry.put(FakeFiles("m", 2))
     registry.put(FakeFiles("n"))
     registry.remove("m")
-    assert stages(registry) == {"m": Stage.CLOSED}
+    assert states(registry) == {"m": State.CLOSED}
 
 
 def test_leases_and_many_reloads_side_by_side(registry, world, old):

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 )
 
 from modelserver.core.errors import GraphError, RequestError
-from modelserver.engine.catalogue import Registry, Stage
+from modelserver.engine.catalogue import Registry, State
 from support.fake_models import SECONDS
 
 LOADS, MOST, DRAIN_S, STAY_S = 2, 2, 30.0, 10.0
@@ -101,9 +101,9 @@ class RegistryMachine(RuleBasedStateMachine):
         self.registry = Registry(
             self.load,
             loads=LOADS,
-            most=MOST,
+            max_models=MOST,
             clock=lambda: self.now,
-            look_s=SECONDS,
+            poll_s=SECONDS,
             drain_s=DRAIN_S,
             stay_s=STAY_S,
         )
@@ -323,13 +323,13 @@ class RegistryMachine(RuleBasedStateMachine):
         with self.lock:
             for name, content in self.told.items():
                 entry = self.entry(name)
-                if entry.busy or entry.offer or entry.retiring:
+                if entry.busy or entry.pending or entry.retiring:
                     continue
-                if entry.stage is Stage.READY and self.disk[name] == content:
+                if entry.state is State.READY and self.disk[name] == content:
                     served = entry.loaded.content
                     assert served == content or not content.good or entry.loaded.ended
                     assert bool(entry.reload_error) == (served != content)
-                elif entry.stage is Stage.FAILED and entry.retry_at is None:
+                elif entry.state is State.FAILED and entry.retry_at is None:
                     assert entry.reason == "bad"
 
     def teardown(self):

@@ -3,8 +3,8 @@
 import pytest
 
 from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady
-from modelserver.engine.catalogue import Registry, Stage
-from support.fake_models import SECONDS, FakeFiles, World, entry, stage, stages
+from modelserver.engine.catalogue import Registry, State
+from support.fake_models import SECONDS, FakeFiles, World, entry, state, states
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def registry(world):
     registry = Registry(
         world.load,
         loads=2,
-        most=2,
+        max_models=2,
         clock=lambda: world.now,
-        look_s=0.001,
+        poll_s=0.001,
         drain_s=30,
         stay_s=10,
     )
@@ -35,7 +35,7 @@ def three(registry):
     for name in ("a", "b", "c"):
         registry.add(FakeFiles(name))
     for name in ("a", "b"):
-        assert registry.wait(stage(name, Stage.READY), SECONDS)
+        assert registry.wait(state(name, State.READY), SECONDS)
 
 
 def ask(registry, name):
@@ -46,10 +46,10 @@ def ask(registry, name):
 
 def test_the_first_by_name_are_loaded_at_the_start(registry, world, three):
     """The others wait to be asked for, and the server is ready without them."""
-    assert stages(registry) == {
-        "a": Stage.READY,
-        "b": Stage.READY,
-        "c": Stage.UNLOADED,
+    assert states(registry) == {
+        "a": State.READY,
+        "b": State.READY,
+        "c": State.UNLOADED,
     }
     assert registry.ready
     assert sorted(world.models) == ["a", "b"]
@@ -66,13 +66,13 @@ def test_a_request_has_a_model_loaded_in_place_of_the_least_used(
     with pytest.raises(ModelNotReady) as refused:
         registry.get("c")
     assert refused.value.retry_after_s == 4.0
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
-    assert stages(registry)["b"] is Stage.UNLOADED
+    assert registry.wait(state("c", State.READY), SECONDS)
+    assert states(registry)["b"] is State.UNLOADED
     assert world.closed == ["b"]
     ask(registry, "b")
     world.now += 10
-    assert registry.wait(stage("b", Stage.READY), SECONDS)
-    assert stages(registry)["a"] is Stage.UNLOADED
+    assert registry.wait(state("b", State.READY), SECONDS)
+    assert states(registry)["a"] is State.UNLOADED
 
 
 def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, three):
@@ -81,8 +81,8 @@ def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, t
         world.now += 10
         registry.get("b")
         ask(registry, "c")
-        assert registry.wait(stage("b", Stage.UNLOADED), SECONDS)
-        assert stages(registry)["a"] is Stage.READY
+        assert registry.wait(state("b", State.UNLOADED), SECONDS)
+        assert states(registry)["a"] is State.READY
 
 
 def test_a_model_in_use_finishes_what_it_has_begun(registry, world, three):
@@ -91,12 +91,12 @@ def test_a_model_in_use_finishes_what_it_has_begun(registry, world, three):
         with registry.lease("b"):
             world.now += 10
             ask(registry, "c")
-            assert registry.wait(stage("a", Stage.DRAINING), SECONDS)
+            assert registry.wait(state("a", State.DRAINING), SECONDS)
             with pytest.raises(ModelNotReady, match="draining"):
                 registry.get("a")
         assert world.closed == []
-        assert stages(registry)["b"] is Stage.READY
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+        assert states(registry)["b"] is State.READY
+    assert registry.wait(state("c", State.READY), SECONDS)
     assert world.closed == ["a"]
 
 
@@ -106,9 +106,9 @@ def test_a_model_keeps_its_place_for_a_while(registry, world, three):
     ask(registry, "c")
     ask(registry, "c")
     assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
-    assert stages(registry)["c"] is Stage.UNLOADED
+    assert states(registry)["c"] is State.UNLOADED
     world.now += 1
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.wait(state("c", State.READY), SECONDS)
 
 
 def test_who_was_asked_for_first_is_loaded_first(registry, world, three):
@@ -118,13 +118,13 @@ def test_who_was_asked_for_first_is_loaded_first(registry, world, three):
     world.now += 5
     ask(registry, "c")
     assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
-    assert stages(registry)["c"] is Stage.UNLOADED
+    assert states(registry)["c"] is State.UNLOADED
     world.gate.clear()
     world.now += 5
-    assert registry.wait(stage("d", Stage.LOADING), SECONDS)
+    assert registry.wait(state("d", State.LOADING), SECONDS)
     world.gate.set()
-    assert registry.wait(stage("d", Stage.READY), SECONDS)
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.wait(state("d", State.READY), SECONDS)
+    assert registry.wait(state("c", State.READY), SECONDS)
 
 
 def test_a_model_that_cannot_be_loaded_takes_no_place(registry, world):
@@ -134,13 +134,13 @@ def test_a_model_that_cannot_be_loaded_takes_no_place(registry, world):
     for name in ("a", "b", "c"):
         registry.add(FakeFiles(name))
     world.gate.set()
-    assert registry.wait(stage("a", Stage.FAILED), SECONDS)
+    assert registry.wait(state("a", State.FAILED), SECONDS)
     ask(registry, "c")
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.wait(state("c", State.READY), SECONDS)
     with pytest.raises(ModelFailed):
         registry.get("a")
     registry.put(FakeFiles("a", 2))
-    assert registry.wait(stage("a", Stage.UNLOADED), SECONDS)
+    assert registry.wait(state("a", State.UNLOADED), SECONDS)
     assert world.closed == []
 
 
@@ -150,32 +150,32 @@ def test_a_change_of_an_unloaded_models_files_waits_for_a_request(
     """And then the new ones are loaded."""
     registry.put(FakeFiles("c", 2))
     assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
-    assert stages(registry)["c"] is Stage.UNLOADED
+    assert states(registry)["c"] is State.UNLOADED
     world.now += 10
     ask(registry, "c")
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.wait(state("c", State.READY), SECONDS)
     assert registry.get("c").files.version == 2
 
 
 def test_a_model_that_is_new_takes_a_free_place_only(registry, world, three):
     """A file that is copied there has nobody else unloaded."""
     registry.put(FakeFiles("d"))
-    assert stages(registry)["d"] is Stage.UNLOADED
+    assert states(registry)["d"] is State.UNLOADED
     registry.remove("a")
-    assert registry.wait(lambda r: "a" not in stages(r), SECONDS)
+    assert registry.wait(lambda r: "a" not in states(r), SECONDS)
     registry.put(FakeFiles("e"))
-    assert registry.wait(stage("e", Stage.READY), SECONDS)
+    assert registry.wait(state("e", State.READY), SECONDS)
 
 
 def test_an_open_circuit_gives_its_place_away(registry, world, three):
     """It is tried again where there is one when its time has come."""
     for wait_s in (1, 2, 0):
-        assert registry.wait(stage("a", Stage.READY), SECONDS)
+        assert registry.wait(state("a", State.READY), SECONDS)
         registry.get("a").die()
-        assert registry.wait(lambda r: not stage("a", Stage.READY)(r), SECONDS)
+        assert registry.wait(lambda r: not state("a", State.READY)(r), SECONDS)
         world.now += wait_s
-    assert registry.wait(stage("a", Stage.FAILED), SECONDS)
+    assert registry.wait(state("a", State.FAILED), SECONDS)
     ask(registry, "c")
-    assert registry.wait(stage("c", Stage.READY), SECONDS)
+    assert registry.wait(state("c", State.READY), SECONDS)
     world.now += 60
-    assert registry.wait(stage("a", Stage.UNLOADED), SECONDS)
+    assert registry.wait(state("a", State.UNLOADED), SECONDS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.engine.self_test import (
     ExpectedDetection,
     class_differs,
@@ -125,7 +125,7 @@ def golden(folder, serving):
 def test_what_the_server_answered_is_what_is_expected(kind, path, golden, folder):
     """So curl makes the file; and the model serves as before."""
     client, entry = golden(kind, "[")
-    assert entry.stage is Stage.FAILED
+    assert entry.state is State.FAILED
     assert f"m.expected.json is no answer of {path}" in entry.reason
     for name in ("m.test.png", "m.expected.json"):
         (folder / name).rename(folder / f"{name}~")
@@ -167,7 +167,7 @@ def discovered(folder, kind):
 def test_a_model_that_gets_it_wrong_does_not_serve(kind, expected, words, golden):
     """It is FAILED with what differs, and its session is closed."""
     _, entry = golden(kind, expected)
-    assert entry.stage is Stage.FAILED
+    assert entry.state is State.FAILED
     assert words in entry.reason
     assert entry.loaded is None
 

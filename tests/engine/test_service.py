@@ -86,8 +86,8 @@ class FakeRegistry(dict):
             raise ModelNotFound(name, self)
         self.leases += 1
         try:
-            reading = SimpleNamespace(digest=f"digest of {name}")
-            yield SimpleNamespace(loaded=self[name], reading=reading)
+            snapshot = SimpleNamespace(digest=f"digest of {name}")
+            yield SimpleNamespace(loaded=self[name], snapshot=snapshot)
         finally:
             self.leases -= 1
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.core.metrics import Metrics, ModelNumbers
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy" / "prometheus-alerts.yml"
@@ -25,7 +25,7 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not instal
 def families():
     """Every family, with a sample of each."""
     model = ModelNumbers("m", "READY", 1, 1, 1, {"left": 1}, 1, 1, gpu_fallback=1)
-    metrics = Metrics(lambda: [model], [stage.value for stage in Stage])
+    metrics = Metrics(lambda: [model], [state.value for state in State])
     metrics.answered("/detect", "m", 200)
     metrics.refused("overloaded")
     metrics.evaluated("m", {"run": 1.0}, 1, [("seal", 0.9)])
@@ -77,7 +77,7 @@ def test_every_metric_and_label_that_is_asked_for_exists(expression):
 def test_what_alerts_ask_of_labels_can_be_true():
     """States and reasons that the server knows."""
     text = ALERTS.read_text()
-    states = {stage.value for stage in Stage}
+    states = {state.value for state in State}
     for chosen in re.findall(r'state=~?"([^"]+)"', text):
         assert set(chosen.split("|")) <= states
     slugs = re.findall(r"`/problems/([\w-]+)`", (ROOT / "docs" / "api.md").read_text())

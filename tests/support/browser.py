@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from werkzeug.serving import make_server
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.web.factory import create_app
 from support.app_client import SECONDS, left_in, make_settings
 
@@ -32,7 +32,7 @@ def served(kind, folder, uploads, **environ):
     backend = app.extensions["modelserver"]
     backend.start()
     assert backend.registry.wait(
-        lambda registry: all(e.stage is not Stage.LOADING for e in registry), SECONDS
+        lambda registry: all(e.state is not State.LOADING for e in registry), SECONDS
     )
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, name="page")

@@ -112,14 +112,14 @@ class World:
         return model
 
 
-def stage(name, wanted):
+def state(name, wanted):
     """A condition for ``Registry.wait``."""
-    return lambda registry: stages(registry).get(name) is wanted
+    return lambda registry: states(registry).get(name) is wanted
 
 
-def stages(registry):
-    """Each model's stage."""
-    return {e.files.name: e.stage for e in registry}
+def states(registry):
+    """Each model's state."""
+    return {e.files.name: e.state for e in registry}
 
 
 def entry(registry, name):

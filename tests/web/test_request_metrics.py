@@ -15,7 +15,7 @@ from modelserver.core import logs
 from modelserver.core.errors import Overloaded
 from modelserver.core.metrics import ModelNumbers
 from modelserver.core.process_limits import resident_bytes
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.engine.catalogue.entries import Entry, Version
 from modelserver.engine.runners import cards
 from modelserver.web.samplers import read_all
@@ -147,10 +147,10 @@ def test_the_scraper_chooses_the_format(detector):
 
 
 def test_a_model_tells_its_state(detector):
-    """One of all stages is 1; a process's memory only where it has one."""
-    for stage in Stage:
-        state = value(detector, "model_state", model="m", state=stage.value)
-        assert state == (stage is Stage.READY)
+    """One of all states is 1; a process's memory only where it has one."""
+    for state in State:
+        number = value(detector, "model_state", model="m", state=state.value)
+        assert number == (state is State.READY)
     assert ("modelserver_queue_depth", ("model", "m")) in numbers(detector)
     assert value(detector, "runner_resident_bytes", model="m") == 0
 
@@ -171,7 +171,7 @@ def entry(pid=None):
     return Entry(
         SimpleNamespace(name="m"),
         "m",
-        stage=Stage.READY if version else Stage.FAILED,
+        state=State.READY if version else State.FAILED,
         version=version,
         restarts=3,
         reloads_failed=1,

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from modelserver.core import errors
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.engine.uploads import Spool
 from modelserver.runner import inline
@@ -65,8 +65,8 @@ def test_classify_answers_exactly_what_the_contract_says(classifier):
 def test_every_answer_has_an_id_and_its_times(detector):
     """Also those that are errors."""
     response = post(detector, "/detect", "m", photo())
-    stages = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
-    assert stages == ["decode", "queue", "run", "post", "total"]
+    states = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
+    assert states == ["decode", "queue", "run", "post", "total"]
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
     response = detector.get("/nowhere", headers={"X-Request-Id": "mine-1"})
     assert response.headers["X-Request-Id"] == "mine-1"
@@ -235,7 +235,7 @@ def test_loading_is_503_with_retry_after(folder, uploads, monkeypatch):
     assert backend.registry.wait(lambda r: r.ready, SECONDS)
     assert client.get("/readyz").status_code == 200
     backend.close()
-    assert [e.stage for e in backend.registry] == [Stage.CLOSED]
+    assert [e.state for e in backend.registry] == [State.CLOSED]
 
 
 def test_a_token_is_asked_for_before_the_body_is_read(folder, serving):

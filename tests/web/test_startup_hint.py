@@ -12,7 +12,7 @@ import threading
 import httpx
 import pytest
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.web import startup_hint
 from modelserver.web.startup_hint import command, greet
 from support import tiny_graphs
@@ -95,8 +95,8 @@ class Models(list):
 class Entry:
     """One model."""
 
-    def __init__(self, name, stage):
-        self.name, self.stage = name, stage
+    def __init__(self, name, state):
+        self.name, self.state = name, state
 
 
 @pytest.fixture
@@ -118,9 +118,9 @@ def greeted(caplog):
 def test_it_is_told_when_the_first_model_serves(greeted):
     """Not before, and once."""
     models, thread, log = greeted
-    models.put(Entry("bad", Stage.FAILED))
-    models.put(Entry("good", Stage.READY))
-    models.put(Entry("next", Stage.READY))
+    models.put(Entry("bad", State.FAILED))
+    models.put(Entry("good", State.READY))
+    models.put(Entry("next", State.READY))
     thread.join()
     (line,) = log.messages
     assert "modelname=good" in line
@@ -129,7 +129,7 @@ def test_it_is_told_when_the_first_model_serves(greeted):
 def test_it_is_not_told_where_no_model_ever_served(greeted):
     """The thread ends with the models."""
     models, thread, log = greeted
-    models.put(Entry("bad", Stage.FAILED))
+    models.put(Entry("bad", State.FAILED))
     models.close()
     thread.join()
     assert log.messages == []

@@ -3,7 +3,7 @@
 import pytest
 from flask import Flask
 
-from modelserver.engine.catalogue import Stage
+from modelserver.engine.catalogue import State
 from modelserver.web import api
 from support import tiny_graphs
 from support.app_client import make_settings
@@ -12,21 +12,21 @@ from support.app_client import make_settings
 class Entry:
     """A model in some state."""
 
-    def __init__(self, name, stage, reason="", retry_at=None, reload_error=""):
+    def __init__(self, name, state, reason="", retry_at=None, reload_error=""):
         self.files = self
         self.name = name
-        self.stage = stage
+        self.state = state
         self.reason = reason
         self.retry_at = retry_at
         self.reload_error = reload_error
 
 
-GOOD = Entry("good", Stage.READY)
+GOOD = Entry("good", State.READY)
 ILL = {
-    "restarting": Entry("m", Stage.LOADING, "It died."),
-    "failed": Entry("m", Stage.FAILED, "It is no graph."),
-    "circuit open": Entry("m", Stage.FAILED, "It died.", retry_at=7.0),
-    "reload failed": Entry("m", Stage.READY, reload_error="It is no graph."),
+    "restarting": Entry("m", State.LOADING, "It died."),
+    "failed": Entry("m", State.FAILED, "It is no graph."),
+    "circuit open": Entry("m", State.FAILED, "It died.", retry_at=7.0),
+    "reload failed": Entry("m", State.READY, reload_error="It is no graph."),
 }
 
 
@@ -71,14 +71,14 @@ def test_strict_means_that_all_must_serve(what, ask):
 
 def test_a_model_that_waits_for_its_first_request_is_well(ask):
     """MAX_MODELS unloaded it; a request has it loaded again."""
-    entries = GOOD, Entry("m", Stage.UNLOADED)
+    entries = GOOD, Entry("m", State.UNLOADED)
     status, body = ask(*entries, STRICT_READY="true")
     assert (status, body["degraded"]) == (200, {})
 
 
 def test_with_a_token_it_is_counted_not_named(ask):
     """Probes carry no token, and the names are not for everybody."""
-    other = Entry("other", Stage.LOADING, "It died.")
+    other = Entry("other", State.LOADING, "It died.")
     _, body = ask(GOOD, ILL["failed"], other, API_TOKEN="s3cret-token")
     assert body["models"] == {"READY": 1, "FAILED": 1, "LOADING": 1}
     assert body["degraded"] == {"failed": 1, "restarting": 1}

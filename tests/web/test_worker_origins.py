@@ -1,6 +1,7 @@
 """Answers to requests that were not read, for the pages of other sites."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.http.errors import InvalidRequestLine
@@ -64,8 +65,9 @@ def test_where_the_origin_must_be_read_nobody_is_refused_unread(monkeypatch):
 
 def refusal(monkeypatch, origins):
     """What the main loop is told of a photo while every model is full."""
-    full = type("Model", (), {"inside": 0, "refusal": lambda *_: Overloaded()})()
-    entry = type("Entry", (), {"stage": None, "loaded": full})
+    queue = SimpleNamespace(inside=0, refusal=lambda _coming: Overloaded())
+    full = SimpleNamespace(queue=queue)
+    entry = type("Entry", (), {"state": None, "loaded": full})
     backend = Backend("detection", make_settings(CORS_ORIGINS=origins))
     monkeypatch.setattr(backend, "registry", [entry])
     return backend.refusal(0)

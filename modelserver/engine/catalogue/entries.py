@@ -1,22 +1,26 @@
-"""What the registry knows about each model, and about each version of it in memory."""
+"""The state of each model and each of its versions, under one lock for all of them."""
 
 from __future__ import annotations
 
 import enum
+import logging
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from modelserver.engine.catalogue.recovery import Recovery
 
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from modelserver.engine.discovery import Key, ModelFiles
 
+log = logging.getLogger(__name__)
 
-class Stage(enum.Enum):
-    """A model's life stages."""
+
+class State(enum.Enum):
+    """A model's life states."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -28,50 +32,50 @@ class Stage(enum.Enum):
 
 
 class Loaded(Protocol):
-    """What a loader returns: a model that serves until it ends or is closed."""
+    """A model that a loader returned: it serves until it ends or is closed."""
 
     @property
     def ended(self) -> Future[str]:
         """Resolves with the reason once the model can serve no more."""
 
     def close(self) -> None:
-        """Refuse new work, end what is under way and free everything. Idempotent."""
+        """Refuse new work, end the work under way and free everything. Idempotent."""
 
 
 L = TypeVar("L", bound=Loaded)
 
 
-class Reading(NamedTuple):
+class Snapshot(NamedTuple):
     """A model's files as they were before a load.
 
     Attributes:
-        seen: their ``stamp``.
+        stamp: ``ModelFiles.stamp``, taken first.
         digest: of graph, labels and sidecar.
-        identity: differs once the content of any file does, golden ones too.
+        identity: differs once the content of any file does, golden ones included.
     """
 
     files: ModelFiles
-    seen: object
+    stamp: object
     digest: str
     identity: object
 
 
-def read(files: ModelFiles) -> Reading:
+def read(files: ModelFiles) -> Snapshot:
     """Stamp and hash a model's files.
 
     Raises:
         ModelError: one is gone or cannot be read.
     """
-    seen = files.stamp
+    stamp = files.stamp
     digest = files.digest()
-    return Reading(files, seen, digest, files.identity(digest))
+    return Snapshot(files, stamp, digest, files.identity(digest))
 
 
-class Offer(NamedTuple):
-    """Files that lie still, and their stamp when they were seen to."""
+class PendingFiles(NamedTuple):
+    """Files that lie still and are yet to be loaded, with their stamp of then."""
 
     files: ModelFiles
-    seen: object
+    stamp: object
 
 
 @dataclass(eq=False)
@@ -80,12 +84,12 @@ class Version(Generic[L]):
 
     Attributes:
         since: when it began to serve, in the clock's seconds.
-        users: how many leases there are on it.
+        users: leases on it.
         drain_until: when it is closed even if it has users; ``None`` while it serves.
     """
 
     loaded: L
-    reading: Reading
+    snapshot: Snapshot
     since: float
     users: int = 0
     drain_until: float | None = None
@@ -98,46 +102,46 @@ class Version(Generic[L]):
 
 @dataclass(eq=False)
 class Entry(Generic[L]):
-    """One model's state. Changed with the registry's lock held only.
+    """One model's state. Changed only with the lock of :class:`Entries` held.
 
     Attributes:
         files: of the version that serves, or that is to be loaded.
         title: its name, or ``KIND/NAME`` once another kind has a model of that name.
-        stage: where in its life it is.
+        state: where it is in its life.
         first: whether its first load, at the server's start, is still under way.
         reason: why it is FAILED, or why it is loading again.
-        reload_error: why the files that lie there now are not what serves.
+        reload_error: why the files that lie there now do not serve.
         digest: of the version that serves, or that was tried last.
-        version: what serves, ``None`` where nothing does.
-        retiring: versions that only finish what they have begun.
-        offer: files that lie still and are not loaded yet.
-        offer_at: an offer is not tried before, in the clock's seconds.
-        hindered: how often loading the offer was hindered already.
+        version: the one that serves, ``None`` if none does.
+        retiring: versions that only finish the requests they have begun.
+        pending: files that lie still and are not loaded yet.
+        pending_at: they are not tried before, in the clock's seconds.
+        hindered: how often loading them was hindered already.
         rejected: identity of the files that failed last.
         served: stamp of the files that last became READY.
         load_s: seconds that the last load took.
         retry_at: when the next load is due, in the clock's seconds; ``None``: never.
         restarts: how often it was brought back after a death.
         reloads_failed: how often new files did not replace the version that serves.
-        resident: whether it has a place among ``MAX_MODELS``.
+        resident: whether it counts among ``MAX_MODELS``.
         asked: whether a request waits for it to be loaded.
         used: when it was last asked for, in the clock's seconds.
         removed: its files are gone.
         gone: it was removed; its thread ends.
-        busy: its thread does something, or has not looked at what is new yet.
+        busy: its thread is at work, or has not looked at the latest change yet.
     """
 
     files: ModelFiles
     title: str
-    stage: Stage = Stage.LOADING
+    state: State = State.LOADING
     first: bool = True
     reason: str = ""
     reload_error: str = ""
     digest: str = ""
     version: Version[L] | None = None
     retiring: list[Version[L]] = field(default_factory=list)
-    offer: Offer | None = None
-    offer_at: float = 0.0
+    pending: PendingFiles | None = None
+    pending_at: float = 0.0
     hindered: int = 0
     rejected: object = None
     served: object = None
@@ -161,17 +165,113 @@ class Entry(Generic[L]):
 
     @property
     def key(self) -> Key:
-        """What no other model has: kind and name."""
+        """Kind and name, which no other model has together."""
         return self.files.key
 
     @property
     def loaded(self) -> L | None:
-        """What serves, ``None`` where nothing does."""
+        """The model that serves, ``None`` if none does."""
         return self.version.loaded if self.version is not None else None
 
     def retire(self, drain_until: float) -> None:
-        """Have the version that serves only finish what it has begun."""
+        """Have the version that serves only finish the requests it has begun."""
         if self.version is not None:
             self.version.drain_until = drain_until
             self.retiring.append(self.version)
             self.version = None
+
+    def unload(self) -> None:
+        """Leave the model out of memory until a request asks for it."""
+        self.resident = self.asked = self.first = False
+        self.retry_at = None
+        self.state = State.UNLOADED
+
+
+class Entries(dict["Key", Entry[L]]):
+    """Every model's entry, the lock for all of them, and who is in memory.
+
+    The registry and its supervisor share one. All of it is used with ``lock`` held;
+    threads that wait for a change wait on ``lock``.
+
+    Args:
+        clock: seconds, monotonic.
+        max_models: how many may be in memory; 0 for any number.
+        drain_s: how long a version that was replaced, removed or unloaded may finish
+            the requests it has begun.
+        stay_s: how long a model stays in memory at least. Without it two models that
+            share the room of one, asked for in turn, would do nothing but load.
+
+    Attributes:
+        closing: set once all models are to end.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        max_models: int,
+        drain_s: float,
+        stay_s: float,
+    ) -> None:
+        super().__init__()
+        self.lock = threading.Condition()
+        self.closing = threading.Event()
+        self.clock = clock
+        self.drain_s = drain_s
+        self._max_models = max_models
+        self._stay_s = stay_s
+
+    def enter(self, entry: Entry[L], state: State) -> None:
+        """Change a model's state and wake the threads that wait for it.
+
+        Once the registry closes or the model is removed, only their own states count.
+        """
+        if not self.closing.is_set() and not entry.removed:
+            entry.state = state
+        self.lock.notify_all()
+
+    def make_resident(self, entry: Entry[L]) -> bool:
+        """Let a model into memory if there is room; return whether it is in now."""
+        if not entry.resident:
+            taken = sum(other.resident for other in self.values())
+            entry.resident = not self._max_models or taken < self._max_models
+        return entry.resident
+
+    def claim(self, entry: Entry[L], now: float) -> bool:
+        """Let a model that is to be loaded into memory, when it is its turn.
+
+        A model that was asked for soon gets the room of another; one that was not is
+        UNLOADED if there is no room.
+        """
+        if entry.resident:
+            return True
+        if not entry.asked:
+            if not self.make_resident(entry):
+                entry.unload()
+                self.lock.notify_all()
+            return entry.resident
+        waiting = [e for e in self.values() if e.asked and not e.resident]
+        if entry is not min(waiting, key=lambda e: (e.retry_at or 0.0, e.key)):
+            return False
+        if not self.make_resident(entry):
+            self._make_room(now)
+        return entry.resident
+
+    def _make_room(self, now: float) -> None:
+        """Have the least recently used model drain, unless one does already."""
+        if any(e.resident and e.state is State.DRAINING for e in self.values()):
+            return
+        able = [
+            (version.users > 0, entry.used, entry.key, entry)
+            for entry in self.values()
+            if (version := entry.version) is not None
+            and not entry.busy
+            and now - version.since >= self._stay_s
+        ]
+        if able:
+            # Keys differ, so entries are never compared.
+            victim = min(able)[-1]
+            log.info("%s is unloaded to make room (MAX_MODELS)", victim.name)
+            victim.retire(now + self.drain_s)
+            victim.state, victim.busy = State.DRAINING, True
+            self.lock.notify_all()

@@ -1,7 +1,7 @@
-"""The model folder while it is served: what is new, changed or gone.
+"""The model folder while it is served: new, changed and removed models.
 
-One thread looks at the folder for all models. What it sees is acted upon only when two
-looks in a row saw the same: a copy that is still being written is left alone.
+One thread scans the folder for all models. A change is acted upon only after two scans
+in a row have found the same: a copy that is still being written is left alone.
 """
 
 from __future__ import annotations
@@ -19,87 +19,88 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long after a look the next one comes while something has not been seen twice.
+# Seconds until the next scan while the last two differ.
 _AGAIN_S = 0.5
 _JOIN_S = 2.0
-# In place of a stamp: as it lies now it is not to be used.
-_HELD = object()
+# In place of a stamp: the files as they lie now are not to be used.
+_UNUSABLE = object()
 
 
 class Sink(Protocol):
-    """Who is told; the registry."""
+    """Takes the changes; the registry."""
 
-    def put(self, files: ModelFiles, seen: object) -> None:
-        """A model's files are new or have changed, and lie still; ``seen`` is how."""
+    def put(self, files: ModelFiles, stamp: object) -> None:
+        """Take a model's files, which are new or have changed, and now lie still."""
 
     def remove(self, name: str, kind: Kind) -> None:
-        """A model's files are gone."""
+        """Drop a model whose files are gone."""
 
     def hold(self, name: str, reason: str, kind: Kind) -> None:
-        """A model's files are there, but cannot be used now."""
+        """Note that a model's files are there, but cannot be used now."""
 
 
 class HotFolder:
-    """Watches a folder. Thread-safe; whoever starts it closes it.
+    """Watches a folder. Thread-safe; the code that starts it closes it.
 
     Args:
-        look: finds the models that lie in the folder now; never raises.
-        sink: is told of what lies still.
-        every_s: seconds between two looks; 0 for none but those that are asked for.
-        again_s: seconds between two looks that were asked for.
+        scan: finds the models that lie in the folder now; never raises.
+        sink: is given the models that lie still.
+        every_s: seconds between two scans; 0 for those only that are asked for.
+        again_s: seconds between two scans after one that was asked for.
+
+    Attributes:
+        hint: a sentence about a folder without models; else empty.
     """
 
     def __init__(
         self,
-        look: Callable[[], Discovery],
+        scan: Callable[[], Discovery],
         sink: Sink,
         *,
         every_s: float,
         again_s: float = _AGAIN_S,
     ) -> None:
-        self._look = look
+        self._scan = scan
         self._sink = sink
         self._every_s = every_s
         self._again_s = again_s
-        # Last seen, and last told to the sink: stamps by kind and name.
-        self._seen: dict[Key, object] = {}
-        self._told: dict[Key, object] = {}
+        # Stamps by kind and name: of the last scan, and as last given to the sink.
+        self._found: dict[Key, object] = {}
+        self._given: dict[Key, object] = {}
         self._warnings: frozenset[str] = frozenset()
-        # What to say where there is no model: what lies there, and what is missing.
         self.hint = ""
-        # A SimpleQueue, because a signal's handler may put into it whatever it has
-        # interrupted.
-        self._orders: queue.SimpleQueue[Literal["look", "end"]] = queue.SimpleQueue()
+        # A SimpleQueue, as a signal's handler may put into it at any moment.
+        self._orders: queue.SimpleQueue[Literal["scan", "end"]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def first(self) -> tuple[ModelFiles, ...]:
-        """Look for the first time: what is there is given back, not told."""
-        found = self._find()
-        self._told = dict(self._seen)
+    def scan_first(self) -> tuple[ModelFiles, ...]:
+        """Scan for the first time; return the models instead of giving them away."""
+        found = self._scan_logged()
+        self._given = dict(self._found)
         return found.models
 
     def start(self) -> None:
-        """Start the thread that looks, once, after :meth:`first`."""
+        """Start the thread that scans, once, after :meth:`scan_first`."""
         self._thread = threading.Thread(
             target=self._watch, name="hot-folder", daemon=True
         )
         self._thread.start()
 
     def rescan(self) -> None:
-        """Ask for a look at once, from any thread or from a signal's handler."""
-        self._orders.put("look")
+        """Ask for a scan at once, from any thread or from a signal's handler."""
+        self._orders.put("scan")
 
     def close(self) -> None:
-        """End the thread. Idempotent; a look that hangs is not waited for."""
+        """End the thread. Idempotent; a scan that hangs is not waited for."""
         self._orders.put("end")
         if self._thread is not None:
             self._thread.join(_JOIN_S)
 
     def _watch(self) -> None:
-        """Look, again and again; the thread's whole life."""
+        """Scan again and again; the thread's whole life."""
         asked = False
         while True:
-            # Asked for, it stays until all lies still: nobody may ask again.
+            # Once asked for, scans go on until all lies still: nobody may ask again.
             wait_s = self._again_s if asked else self._every_s or None
             try:
                 order = self._orders.get(timeout=wait_s)
@@ -118,47 +119,47 @@ class HotFolder:
             asked = asked and restless
 
     def poll(self) -> bool:
-        """Look once and tell the sink; returns whether something does not lie still."""
-        before = dict(self._seen)
-        found = self._find()
+        """Scan once and give the changes away; return whether some do not lie still."""
+        before = dict(self._found)
+        found = self._scan_logged()
         if not found.readable:
             return False
         restless = False
         self._hold(found)
         for files in found.models:
-            seen = self._seen[files.key]
-            if seen in (self._told.get(files.key), _HELD):
+            stamp = self._found[files.key]
+            if stamp in (self._given.get(files.key), _UNUSABLE):
                 continue
-            if seen != before.get(files.key):
+            if stamp != before.get(files.key):
                 restless = True
                 continue
-            self._sink.put(files, seen)
-            self._told[files.key] = seen
-        for key in self._told.keys() - self._seen.keys():
+            self._sink.put(files, stamp)
+            self._given[files.key] = stamp
+        for key in self._given.keys() - self._found.keys():
             if key in before:
                 restless = True
                 continue
-            del self._told[key]
+            del self._given[key]
             kind, name = key
             log.info("%s: its graph is gone", name)
             self._sink.remove(name, kind)
         return restless
 
     def _hold(self, found: Discovery) -> None:
-        """Leave a model that was told of alone while its files cannot be used.
+        """Have known models serve on while their files cannot be used.
 
         A model that is new is served without the file, as the log says.
         """
-        for key in found.held.keys() & self._told.keys():
-            self._seen[key] = self._told[key] = _HELD
+        for key in found.held.keys() & self._given.keys():
+            self._found[key] = self._given[key] = _UNUSABLE
             kind, name = key
             self._sink.hold(name, found.held[key], kind)
 
-    def _find(self) -> Discovery:
-        """Look, note how all lies, and log what was not odd before."""
-        found = self._look()
+    def _scan_logged(self) -> Discovery:
+        """Scan, keep the stamps, and log the warnings that are new."""
+        found = self._scan()
         if found.readable:
-            self._seen = {f.key: f.stamp for f in found.models}
+            self._found = {f.key: f.stamp for f in found.models}
         for sentence in found.sentences:
             if sentence not in self._warnings:
                 log.warning("%s", sentence)

@@ -1,7 +1,7 @@
-"""The registry: what the rest of the server asks for models by name.
+"""The registry, which the rest of the server asks for models by name.
 
-The registry takes the loader as a callable, so it knows neither TensorFlow nor
-processes; and it is told of files, so it knows no folder.
+The registry is given the loader as a callable, so it knows neither TensorFlow nor
+processes; and its models' files are put into it, so it knows no folder.
 """
 
 from __future__ import annotations
@@ -18,9 +18,15 @@ from modelserver.core.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.engine.catalogue.entries import Entry, L, Offer, Stage, Version
-from modelserver.engine.catalogue.residency import Places, unload
-from modelserver.engine.catalogue.supervisor import Supervisor, shut
+from modelserver.engine.catalogue.entries import (
+    Entries,
+    Entry,
+    L,
+    PendingFiles,
+    State,
+    Version,
+)
+from modelserver.engine.catalogue.supervisor import Supervisor, close_logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,32 +35,32 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from modelserver.core.signatures import Kind
-    from modelserver.engine.discovery import Key, ModelFiles
+    from modelserver.engine.discovery import ModelFiles
 
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _DRAIN_S = 35.0
 _STAY_S = 10.0
 # A supervising thread that is deep in a load is not waited for: it is a daemon.
 _JOIN_S = 1.0
-# What a client of a FAILED model that waits for other files is told to wait.
+# Seconds that a client is told to wait for a FAILED model that needs other files.
 _FAILED_S = 60.0
 
 
 class Registry(Generic[L]):
     """Models by kind and name. Thread-safe; a context manager; close it once.
 
-    Whoever asks for a model by its name alone gets the only one of that name.
+    A model that is asked for by its name alone is the only one of that name.
 
     Args:
         loader: loads one model, in that model's supervising thread.
-        hint: gives what to say where there are no models at all.
+        hint: returns the sentence for a folder without models.
         loads: how many models may load at once.
-        most: how many models may be in memory; 0 for any number.
+        max_models: how many models may be in memory; 0 for any number.
         clock: seconds, monotonic.
-        look_s: how often the clock is looked at by whoever waits for a time.
+        poll_s: how often a thread that waits for a time looks at the clock.
         drain_s: how long a version that was replaced, removed or unloaded may finish
-            what it has begun.
-        stay_s: how long a model is in memory before another may take its place.
+            the requests it has begun.
+        stay_s: how long a model is in memory before another may replace it there.
     """
 
     def __init__(
@@ -63,36 +69,20 @@ class Registry(Generic[L]):
         *,
         hint: Callable[[], str] = str,
         loads: int = 1,
-        most: int = 0,
+        max_models: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        look_s: float = _LOOK_S,
+        poll_s: float = _POLL_S,
         drain_s: float = _DRAIN_S,
         stay_s: float = _STAY_S,
     ) -> None:
         self._hint = hint
+        self._entries: Entries[L] = Entries(
+            clock, max_models=max_models, drain_s=drain_s, stay_s=stay_s
+        )
         self._clock = clock
-        self._drain_s = drain_s
-        self._entries: dict[Key, Entry[L]] = {}
-        self._lock = threading.Condition()
-        self._closing = threading.Event()
-        self._places = Places(
-            self._entries,
-            most=most,
-            stay_s=stay_s,
-            drain_s=drain_s,
-            changed=self._lock.notify_all,
-        )
-        self._supervisor = Supervisor(
-            loader,
-            self._entries,
-            self._places,
-            lock=self._lock,
-            closing=self._closing,
-            loads=loads,
-            clock=clock,
-            look_s=look_s,
-            drain_s=drain_s,
-        )
+        self._lock = self._entries.lock
+        self._closing = self._entries.closing
+        self._supervisor = Supervisor(loader, self._entries, loads=loads, poll_s=poll_s)
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +100,7 @@ class Registry(Generic[L]):
             warnings.warn("a registry was dropped open", ResourceWarning, stacklevel=1)
 
     def add(self, files: ModelFiles, *, first: bool = True) -> None:
-        """Start loading a model, in a thread of its own, if there is a place for it.
+        """Start loading a model, in a thread of its own, if there is room for it.
 
         Args:
             first: whether the server counts as ready only once this load has ended.
@@ -126,8 +116,8 @@ class Registry(Generic[L]):
             now = self._clock()
             title = self._title(files)
             entry: Entry[L] = Entry(files, title, first=first, retry_at=now, used=now)
-            if not self._places.take(entry):
-                unload(entry)
+            if not self._entries.make_resident(entry):
+                entry.unload()
             self._entries[entry.key] = entry
             # A daemon: atexit, which closes the registry, runs only when all others
             # have ended.
@@ -139,33 +129,31 @@ class Registry(Generic[L]):
             )
         try:
             entry.thread.start()
-        except (
-            RuntimeError
-        ):  # there can be no more threads; the folder is looked at again
+        except RuntimeError:  # no more threads; the folder is looked at again
             with self._lock:
                 del self._entries[entry.key]
             raise
 
     def _title(self, files: ModelFiles) -> str:
-        """Return what a new model is called where kinds are not told apart.
+        """Return a new model's name in logs and metrics, which name no kind.
 
-        Where the name is taken, both are called by their kinds from now on.
+        If the name is taken, both models are called by their kinds from now on.
         """
         namesakes = [e for e in self._entries.values() if e.name == files.name]
         for entry in namesakes:
             entry.title = "/".join(entry.key)
         return "/".join(files.key) if namesakes else files.name
 
-    def put(self, files: ModelFiles, seen: object = None) -> None:
-        """Tell of a model's files that are new or have changed, and now lie still.
+    def put(self, files: ModelFiles, stamp: object = None) -> None:
+        """Take a model's files, which are new or have changed, and now lie still.
 
         A new model is added. A version that serves goes on until the new one is
-        loaded, and for good if that fails. Nothing happens where the content is the
+        loaded, and for good if that fails. Nothing happens if the content is the
         same as before, or the registry is closed.
 
         Args:
-            seen: the files' ``stamp``, by default as they are now. If they have changed
-                again until they are loaded, they are left for another call.
+            stamp: the files' ``stamp``, by default as they are now. If they have
+                changed again until they are loaded, they are left for another call.
         """
         with self._lock:
             if self._closing.is_set():
@@ -174,13 +162,14 @@ class Registry(Generic[L]):
             if entry is None:
                 self.add(files, first=False)
                 return
-            entry.offer = Offer(files, seen if seen is not None else files.stamp)
-            entry.offer_at, entry.removed = self._clock(), False
+            stamp = stamp if stamp is not None else files.stamp
+            entry.pending = PendingFiles(files, stamp)
+            entry.pending_at, entry.removed = self._clock(), False
             entry.hindered, entry.busy = 0, True
             self._lock.notify_all()
 
     def hold(self, name: str, reason: str, kind: Kind | None = None) -> None:
-        """Tell that a model's files cannot be used now; what serves goes on.
+        """Note that a model's files cannot be used now; a version that serves goes on.
 
         Args:
             reason: for ``/models``.
@@ -188,21 +177,21 @@ class Registry(Generic[L]):
         with self._lock:
             entry = self._find(name, kind)
             if entry is not None and entry.version is not None:
-                # What failed before is tried again once they can be used.
+                # Files that failed before are tried again once they can be used.
                 entry.reload_error, entry.rejected = reason, None
 
     def remove(self, name: str, kind: Kind | None = None) -> None:
-        """Have a model finish what it has begun, and forget it.
+        """Have a model finish the requests it has begun, and forget it.
 
-        It is not found any more once it is gone. Unknown names are passed over.
+        It is not found any more once it is gone. Unknown names are ignored.
         """
         with self._lock:
             entry = self._find(name, kind)
             if entry is None or self._closing.is_set():
                 return
-            entry.removed, entry.offer, entry.first = True, None, False
-            entry.retire(self._clock() + self._drain_s)
-            entry.stage, entry.busy = Stage.DRAINING, True
+            entry.removed, entry.pending, entry.first = True, None, False
+            entry.retire(self._clock() + self._entries.drain_s)
+            entry.state, entry.busy = State.DRAINING, True
             self._lock.notify_all()
 
     @contextlib.contextmanager
@@ -245,7 +234,7 @@ class Registry(Generic[L]):
             return self._serving(self.entry(name, kind)).loaded
 
     def entry(self, name: str, kind: Kind | None = None) -> Entry[L]:
-        """Return what is known of a model.
+        """Return the entry of a model.
 
         Raises:
             AmbiguousModel: there are several of that name, and no kind was given.
@@ -274,17 +263,17 @@ class Registry(Generic[L]):
         name = entry.name
         version, now = entry.version, self._clock()
         entry.used = now
-        if entry.stage is Stage.READY and version is not None and not version.ended:
+        if entry.state is State.READY and version is not None and not version.ended:
             return version
         left_s = max(0.0, (entry.retry_at or 0.0) - now)
-        if entry.stage is Stage.FAILED:
+        if entry.state is State.FAILED:
             raise ModelFailed(name, _FAILED_S if entry.retry_at is None else left_s)
         wait_s = max(1.0, left_s + entry.load_s)
-        if entry.stage is Stage.UNLOADED:
-            # Perhaps it never was in memory: others tell how long that may take.
+        if entry.state is State.UNLOADED:
+            # It may never have been in memory: others' loads say how long that takes.
             wait_s = max(1.0, *(e.load_s for e in self._entries.values()))
             self._ask(entry, now)
-        raise ModelNotReady(name, _state(entry), wait_s)
+        raise ModelNotReady(name, _activity(entry), wait_s)
 
     def _ask(self, entry: Entry[L], now: float) -> None:
         """Have an UNLOADED model loaded."""
@@ -305,7 +294,7 @@ class Registry(Generic[L]):
 
     @property
     def closed(self) -> bool:
-        """Whether the models were told to end."""
+        """Whether it was closed."""
         return self._closing.is_set()
 
     @property
@@ -314,22 +303,22 @@ class Registry(Generic[L]):
 
         A model that comes later, or is loaded on demand, changes nothing about it.
         """
-        able = (Stage.READY, Stage.UNLOADED)
+        able = (State.READY, State.UNLOADED)
         entries = list(self)
         return not any(e.first for e in entries) and any(
-            e.stage in able for e in entries
+            e.state in able for e in entries
         )
 
     def wait(
-        self, done: Callable[[Registry[L]], bool], timeout_s: float | None = None
+        self, condition: Callable[[Registry[L]], bool], timeout_s: float | None = None
     ) -> bool:
-        """Block until ``done(registry)`` holds, as looked at when a stage changes.
+        """Block until ``condition(registry)`` holds, checked at each change of a state.
 
         Returns:
             Whether it came to hold within the time.
         """
         with self._lock:
-            return self._lock.wait_for(lambda: done(self), timeout_s)
+            return self._lock.wait_for(lambda: condition(self), timeout_s)
 
     def close(self) -> None:
         """Drain and close all models, last come first. Idempotent.
@@ -344,22 +333,22 @@ class Registry(Generic[L]):
             with self._lock:
                 entry.retire(self._clock())
                 versions, entry.retiring = entry.retiring, []
-                entry.stage = Stage.DRAINING if versions else Stage.CLOSED
+                entry.state = State.DRAINING if versions else State.CLOSED
             for version in versions:
-                shut(entry.name, version.loaded)
+                close_logged(entry.name, version.loaded)
             with self._lock:
-                entry.stage = Stage.CLOSED
+                entry.state = State.CLOSED
                 self._lock.notify_all()
         for entry in entries:
             if entry.thread is not None and entry.thread.ident is not None:
                 entry.thread.join(timeout=_JOIN_S)
 
 
-def _state(entry: Entry[Any]) -> str:
-    """Say in a word or two what a model that does not serve is doing."""
-    if entry.stage is Stage.UNLOADED:
+def _activity(entry: Entry[Any]) -> str:
+    """Name the activity of a model that does not serve, in a word or two."""
+    if entry.state is State.UNLOADED:
         return "being loaded"
-    died = entry.stage is Stage.READY  # just now: its thread has not seen it yet
-    if died or (entry.restarts and entry.stage is Stage.LOADING):
+    died = entry.state is State.READY  # just now: its thread does not know yet
+    if died or (entry.restarts and entry.state is State.LOADING):
         return "restarting"
-    return str(entry.stage.value.lower())
+    return str(entry.state.value.lower())
