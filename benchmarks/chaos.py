@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import graphs, hostile, open_loop, results
+from benchmarks.support import inputs, open_loop, results
 from benchmarks.support.open_loop import Request, Sent
 from benchmarks.support.servers import Server, processor_s, started, wait
 
@@ -135,7 +135,7 @@ class Chaos:
         graph = self.folder / f"{CHANGING}.frozen.pb"
         beside = self.folder / f"{CHANGING}.tmp"
         good = graph.read_bytes()
-        beside.write_bytes(hostile.another_version(good, next(self.versions)))
+        beside.write_bytes(inputs.another_version(good, next(self.versions)))
         beside.replace(graph)
         return self.recovery(CHANGING)
 
@@ -151,10 +151,10 @@ class Chaos:
     def drop_hostile(self) -> dict[str, Any]:
         """Drop models that cannot be served, and take them away again."""
         good = (self.folder / f"{BYSTANDER}.frozen.pb").read_bytes()
-        names = hostile.drop_models(self.folder, good)
+        names = inputs.drop_models(self.folder, good)
         time.sleep(3 * _SETTLE_S)
-        states = self.server.get("/readyz")["models"]
-        serving = [name for name in names if states.get(name) == "READY"]
+        told = self.server.models()
+        serving = [name for name in names if told.get(name, {}).get("state") == "READY"]
         for path in self.folder.glob("hostile_*"):
             path.unlink()
         return {"recovery_s": 0.0, "dropped": len(names), "serving": serving}
@@ -178,12 +178,12 @@ class Chaos:
     def hang_up(self) -> dict[str, Any]:
         """Let 100 clients hang up, each somewhere else in its request."""
         port = self.server.port
-        one = (hostile.cut(port, VICTIM, self.photo, self.random) for _ in range(100))
+        one = (inputs.cut(port, VICTIM, self.photo, self.random) for _ in range(100))
         return self.together(list(one))
 
     def garbage(self) -> dict[str, Any]:
         """Send what is no request at all, and what is a bad one."""
-        return self.together(hostile.garbage(self.server.port))
+        return self.together(inputs.garbage(self.server.port))
 
     def together(self, requests: list[Request]) -> dict[str, Any]:
         """Send requests at once; then the bystander must serve."""
@@ -217,7 +217,7 @@ def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
 
 def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Do everything in turn, at 70 % load, until the time is over."""
-    photo, port = graphs.photo((320, 240)), server.port
+    photo, port = inputs.photo((320, 240)), server.port
     requests = [Request(model, open_loop.post(port, model, photo)) for model in MODELS]
     chaos = Chaos(server, folder, photo, find_victim(server, photo))
     load = open_loop.offered(port, requests, given)
@@ -240,21 +240,10 @@ def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, An
         "requests": open_loop.tally(sent),
         "failures": failures(chaos, sent),
         "events": [event | {"at": event["at"] - begun} for event in chaos.events],
-        "longest_recovery_s": longest(chaos.events),
         "before": before,
         "after": server.facts(),
         "harm": server.harm(_REFUSED.search),
     }
-
-
-def longest(events: list[dict[str, Any]]) -> dict[str, float]:
-    """Return each fault's longest recovery."""
-    found: dict[str, float] = {}
-    for event in events:
-        if event["recovery_s"] is not None:
-            name = event["event"]
-            found[name] = max(found.get(name, 0.0), event["recovery_s"])
-    return found
 
 
 def broken(result: dict[str, Any]) -> list[str]:
@@ -287,7 +276,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in MODELS:
-            graphs.write_do_nothing(folder, model)
+            inputs.write_do_nothing(folder, model)
         environ = {"RUN_TIMEOUT_S": str(RUN_TIMEOUT_S), "RELOAD_S": "1"}
         with started(folder, disk="64m", environ=environ) as server:
             result = run(server, folder, given)

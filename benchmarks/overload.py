@@ -18,7 +18,6 @@ what refusing costs.
 from __future__ import annotations
 
 import asyncio
-import collections
 import os
 import statistics
 import time
@@ -35,8 +34,6 @@ _DEADLINE_S = 2.0
 _LIVEZ_RATE = 4.0
 _CAPACITY_S = 8.0
 _MOST_RECOVERY_S = 60.0
-_COUNTS = {"statuses", "livez"}
-_NOTHING: collections.Counter[str] = collections.Counter()
 
 
 def idle_ms(port: int, request: Request) -> float:
@@ -66,16 +63,14 @@ def figures(
     sent: Sequence[Sent], probes: Sequence[Sent], rate: float, seconds: float
 ) -> dict[str, Any]:
     """Return the figures of one load."""
-    statuses = collections.Counter(one.status for one in sent)
+    answers, health = open_loop.figures(sent), open_loop.figures(probes)
     return {
         "offered": rate,
-        "goodput": statuses["200"] / seconds,
-        "statuses": dict(statuses),
-        "p50_ms": open_loop.p_ms(sent, 0.5),
-        "p99_ms": open_loop.p_ms(sent, 0.99),
+        "goodput": answers["statuses"].get("200", 0) / seconds,
+        **answers,
         "p99_503_ms": open_loop.p_ms(sent, 0.99, "503"),
-        "livez": dict(collections.Counter(one.status for one in probes)),
-        "p99_livez_ms": open_loop.p_ms(probes, 0.99),
+        "livez": health["statuses"],
+        "p99_livez_ms": health["p99_ms"],
     }
 
 
@@ -106,18 +101,16 @@ def one_round(
     return rows
 
 
-def middle(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Put the same figures of several rounds together: sums of counts, else medians."""
-    found: dict[str, Any] = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows if row[name] is not None]
-        if name in _COUNTS:
-            found[name] = dict(sum(map(collections.Counter, values), start=_NOTHING))
-        elif name == "cores":
-            found[name] = middle(values)
-        else:
-            found[name] = statistics.median(values) if values else None
-    return found
+def middle(values: Sequence[Any]) -> Any:
+    """Return the median of some rounds' figures, in dicts each by itself.
+
+    A round without a figure does not count for it; ``None`` if no round has one.
+    """
+    some = [value for value in values if value is not None]
+    if not any(isinstance(value, dict) for value in some):
+        return statistics.median(some) if some else None
+    names = dict.fromkeys(name for one in some for name in one)
+    return {name: middle([one.get(name) for one in some]) for name in names}
 
 
 def measure(
@@ -137,9 +130,9 @@ def halves() -> tuple[set[int], set[int]]:
         SystemExit: there is but one.
     """
     processors = sorted(os.sched_getaffinity(0))
-    if len(processors) == 1:
-        raise SystemExit("One processor cannot be shared out; leave --apart away.")
     half = len(processors) // 2
+    if not half:
+        raise SystemExit("One processor cannot be shared out; leave --apart away.")
     return set(processors[:half]), set(processors[half:])
 
 

@@ -16,7 +16,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import graphs, hostile, open_loop, results
+from benchmarks.support import inputs, open_loop, results
 from benchmarks.support.open_loop import Request, Sent
 from benchmarks.support.servers import Server, started
 
@@ -44,17 +44,17 @@ _ANSWERS = {
 
 def chooser(port: int, model: str, photo: bytes) -> Callable[[int], Request]:
     """Return a function that gives the load's next request."""
-    huge = graphs.photo(_HUGE)
+    huge = inputs.photo(_HUGE)
     hang_ups = random.Random(1)  # noqa: S311 - the same each time
     valid = Request("valid", open_loop.post(port, model, photo))
     big = Request("huge", open_loop.post(port, model, huge))
-    bad = itertools.cycle(hostile.bad_photos(port, model, photo))
-    junk = itertools.cycle(hostile.garbage(port))
+    bad = itertools.cycle(inputs.bad_photos(port, model, photo))
+    junk = itertools.cycle(inputs.garbage(port))
     kinds = (
         lambda: valid,
         lambda: next(bad),
         lambda: big,
-        lambda: hostile.cut(port, model, photo, hang_ups),
+        lambda: inputs.cut(port, model, photo, hang_ups),
         lambda: next(junk),
     )
     mixed = random.Random(2)  # noqa: S311 - same
@@ -93,23 +93,15 @@ def growth(
 
     ``most`` is of the whole time.
     """
-    late = [(at, facts) for at, facts in noted if at >= _WARM_UP * seconds]
-    return {
-        name: {
-            "first": late[0][1][name],
-            "last": late[-1][1][name],
-            "most": max(facts[name] for _, facts in noted),
-            "per_minute": 60 * slope([(at, facts[name]) for at, facts in late]),
-        }
-        for name in noted[0][1]
-    }
+    times = [at for at, _ in noted if at >= _WARM_UP * seconds]
 
+    def one(values: Sequence[float]) -> dict[str, float]:
+        late = values[-len(times) :]
+        rise = 60 * statistics.linear_regression(times, late).slope
+        ends = {"first": late[0], "last": late[-1]}
+        return {**ends, "most": max(values), "per_minute": rise}
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Return the slope of the line of least squares through some points; 0 for one."""
-    if len(points) == 1:
-        return 0.0
-    return statistics.linear_regression(*zip(*points, strict=True)).slope
+    return {name: one([facts[name] for _, facts in noted]) for name in noted[0][1]}
 
 
 def drift(sent: Sequence[Sent], begun: float, seconds: float) -> dict[str, Any]:

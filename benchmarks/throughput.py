@@ -13,18 +13,20 @@ that all but the graph shows.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import results
 from benchmarks.support.servers import Server, started
 from modelserver.core.settings import Settings
-from modelserver.engine.models import Loader, Model
+from modelserver.engine.models import Loader
 from modelserver.tools import bench
 from modelserver.tools.bench import Round, Sample
 
@@ -33,61 +35,48 @@ if TYPE_CHECKING:
     from modelserver.engine.discovery import ModelFiles
 
 
-class Load(NamedTuple):
-    """How many clients ask, for how long, and how often."""
-
-    clients: int
-    seconds: float
-    rounds: int
-
-
 class InProcess:
     """A model in this process. ``evaluate`` is thread-safe, for ``slots`` threads."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        # Past the queue and the pool of threads, which are the server's, not the limit.
-        self._session = model._runner._session  # type: ignore[attr-defined]  # noqa: SLF001
-        self.slots = model.facts.slots
-
-    @classmethod
-    def load(cls, files: ModelFiles) -> InProcess:
-        """Load a model with the settings of the environment, as a server does."""
+    def __init__(self, files: ModelFiles) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         settings = Settings.from_environ({**os.environ, "ISOLATION": "inline"})
-        return cls(Loader(settings)(files))
+        self._model = Loader(settings)(files)
+        # Past the queue and the pool of threads, which are the server's, not the limit.
+        self._session = self._model._runner._session  # type: ignore[attr-defined]  # noqa: SLF001
+        self.slots = self._model.facts.slots
+        self.close = self._model.close
 
-    def evaluate(self, data: bytes) -> None:
+    def evaluate(self, data: bytes) -> Sample:
         """Decode a photo and run the graph on it."""
+        begun = time.perf_counter()
         frame = self._model.prepare(data).frame
         try:
             self._session.run([frame.pixels])
         finally:
             frame.release()
+        ended = time.perf_counter()
+        return Sample(200, ended, (ended - begun) * 1000)
 
     def run(self, data: bytes, threads: int, seconds: float) -> Round:
         """Evaluate a photo over and over in some threads, for some seconds."""
-        samples: list[list[Sample]] = [[] for _ in range(threads)]
-        start = time.perf_counter()
+        end = time.perf_counter() + seconds
 
-        def work(mine: list[Sample]) -> None:
-            while (begun := time.perf_counter()) - start < seconds:
-                self.evaluate(data)
-                ended = time.perf_counter()
-                mine.append(Sample(200, ended - start, (ended - begun) * 1000))
+        def work(_number: int) -> list[Sample]:
+            every = iter(lambda: self.evaluate(data), None)
+            return list(itertools.takewhile(lambda one: one.ended_s <= end, every))
 
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, samples))  # raises what a thread raised
-        counted = (s for mine in samples for s in mine if s.ended_s <= seconds)
-        return Round(threads, seconds, tuple(counted))
-
-    def close(self) -> None:
-        """Close the model."""
-        self._model.close()
+            samples = itertools.chain.from_iterable(pool.map(work, range(threads)))
+            return Round(threads, seconds, tuple(samples))
 
 
 def measure(
-    server: Server, target: bench.Target, local: InProcess, photo: bytes, load: Load
+    server: Server,
+    target: bench.Target,
+    local: InProcess,
+    photo: bytes,
+    load: Namespace,
 ) -> dict[str, Any]:
     """Measure one number of clients in turns."""
     threads = min(load.clients, local.slots)
@@ -127,13 +116,13 @@ def main() -> None:
     with (
         results.subject(given, kind) as (files, photo),
         started(files.graph.parent, app=app) as server,
-        closing(InProcess.load(files)) as local,
+        closing(InProcess(files)) as local,
     ):
         target = bench.Target.of(server.url, bench.PATHS[kind], files.name, [photo])
         bench.check(target)
         for clients in map(int, given.clients.split(",")):
             results.say(f"throughput of {files.name}: {clients} clients")
-            load = Load(clients, given.seconds, given.rounds)
+            load = Namespace(**{**vars(given), "clients": clients})
             rows.append(measure(server, target, local, photo, load))
     facts = {"model": files.name, "photo_bytes": len(photo), "rounds": given.rounds}
     results.write({**facts, "seconds": given.seconds, "rows": rows}, given.out)

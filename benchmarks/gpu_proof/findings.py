@@ -54,6 +54,10 @@ class Found:
         """Expect something, and note whether it was seen."""
         self.checks.append(Check(expected, seen, ok, must))
 
+    def hope(self, expected: str, seen: str, ok: bool) -> None:  # noqa: FBT001
+        """Expect something that does not end the proof."""
+        self.expect(expected, seen, ok, must=False)
+
     def expect_none(
         self,
         expected: str,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.support import servers
 from modelserver.engine.runners.cards import memory, survey
@@ -29,6 +34,10 @@ PATIENT = {"MAX_QUEUE_WAIT_S": "60", "QUEUE_LENGTH": "256", "REQUEST_TIMEOUT_S":
 # The environment of somebody who proves a card may have REQUIRE_GPU.
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "REQUIRE_GPU": "false"}
 _WORKER_S = 900.0
+# Five sizes, as phones, cameras and screenshots send them side by side.
+SIZES = ((640, 480), (480, 640), (800, 600), (512, 512), (1024, 576))
+_QUALITY = 90
+_MOST_CUT = 0.2
 _LOADED_S = 600.0
 
 
@@ -57,7 +66,6 @@ class Plan:
     clients: tuple[int, ...] = (1, 8, 32, 64)
     seconds: float = 3.0
     rounds: int = 3
-    cache: dict[str, Any] = field(default_factory=dict)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -82,6 +90,10 @@ class Plan:
                 shutil.copy(path, made / f"{prefix}{end}")
         return made
 
+    def files(self, count: int, size: tuple[int, int] | None = None) -> list[bytes]:
+        """Make photos of the samples; see ``make_photos``."""
+        return make_photos(self.samples, count, size)
+
     def held(self) -> int | None:
         """Return the MiB that everybody holds on the cards; ``None`` if untold."""
         told = memory(survey().cards).values() if self.gpu else ()
@@ -94,13 +106,11 @@ class Plan:
         Raises:
             RuntimeError: it failed; with the last that it said.
         """
-        where = self.environ if self.gpu else ON_CPU
-        # A worker without a card says so by itself.
-        given = {k: v for k, v in where.items() if k != "REQUIRE_GPU"}
+        given = {"TF_CPP_MIN_LOG_LEVEL": "0", **self.environ, **environ}
         done = subprocess.run(
             [sys.executable, "-m", WORKER, *words],
             cwd=servers.ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0", **given, **environ},
+            env={**os.environ, **given},
             capture_output=True,
             text=True,
             timeout=_WORKER_S,
@@ -111,6 +121,11 @@ class Plan:
             raise RuntimeError(f"{words[0]} ended with {done.returncode}: {said[-1:]}")
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return {**told, "said": said[-20:]}
+
+    @cached_property
+    def tuned(self) -> dict[str, Any]:
+        """The detector's times as a server would run it, measured once."""
+        return self.times()
 
     def times(self, *words: str, **environ: str) -> dict[str, Any]:
         """Have the worker time the detector's runs."""
@@ -130,3 +145,39 @@ class Plan:
         return servers.started(
             folder, app=app, environ=given, wait_s=_LOADED_S, demand=False
         )
+
+
+def make_photos(
+    folder: Path, count: int, size: tuple[int, int] | None = None
+) -> list[bytes]:
+    """Make JPEG files of the photos in a folder: parts, mirrored, darker, brighter.
+
+    Args:
+        folder: of the samples.
+        count: how many to make; the same ones each time.
+        size: width and height of all of them; five sizes in turn otherwise.
+
+    Raises:
+        SystemExit: there is no photo in the folder.
+    """
+    originals = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.*"))]
+    if not originals:
+        raise SystemExit(
+            f"There is no photo in {folder}; python -m modelserver models install "
+            "--samples lays some down."
+        )
+    choose, made = random.Random(1), []  # noqa: S311 - the same each time
+    for number in range(count):
+        photo = originals[number % len(originals)]
+        cut = choose.uniform(0, _MOST_CUT)
+        width, height = (round(side * (1 - cut)) for side in photo.size)
+        left = choose.randint(0, photo.width - width)
+        top = choose.randint(0, photo.height - height)
+        part = photo.crop((left, top, left + width, top + height))
+        part = ImageEnhance.Brightness(part).enhance(choose.uniform(0.7, 1.3))
+        part = ImageOps.mirror(part) if number % 2 else part
+        buffer = io.BytesIO()
+        size_of = size or SIZES[number % len(SIZES)]
+        part.resize(size_of).save(buffer, "JPEG", quality=_QUALITY)
+        made.append(buffer.getvalue())
+    return made

@@ -1,15 +1,14 @@
 """A process of its own for TensorFlow or CUDA; prints one line.
 
     python -m benchmarks.gpu_proof.worker list [--preload]
-    python -m benchmarks.gpu_proof.worker phases KIND GRAPH
     python -m benchmarks.gpu_proof.worker times KIND GRAPH 32,16,8,4,2,1 [--plain]
     python -m benchmarks.gpu_proof.worker hold FREE_MIB
 
 ``list``: the cards that TensorFlow shows; with ``--preload`` after the libraries that
-it would miss were opened. ``phases``: how long each part of a load takes. ``times``:
-how long a run takes by the number of images in it, first and third, and whether a batch
-answers as its images alone; ``--plain`` without rewriting the graph. ``hold``: take all
-but so much of the first card's memory, as another program would, until stdin ends.
+it would miss were opened. ``times``: how long each part of a load takes, and a run by
+the number of images in it, first and third, and whether a batch answers as its images
+alone; ``--plain`` without rewriting the graph. ``hold``: take all but so much of the
+first card's memory, as another program would, until stdin ends.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ PHASES = {
 }
 
 
-def listed(*, preload: bool) -> dict[str, Any]:
+def listed(*preload: str) -> dict[str, Any]:
     """Return the cards that TensorFlow lists."""
     opened = list(cuda.preload().opened) if preload else []
     # TensorFlow comes into this process, and no earlier than the libraries.
@@ -64,23 +63,6 @@ def listed(*, preload: bool) -> dict[str, Any]:
     }
 
 
-def phases(kind: Kind, graph: str) -> dict[str, Any]:
-    """Load a model and tell how long each part took, in seconds.
-
-    A part's time has those within it: comparing a rewritten graph starts sessions.
-    """
-    job = _job(kind, graph)
-    took: dict[str, float] = {}
-    _timed(import_tensorflow, "import", took)(job.card.gpu)
-    from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
-
-    for method, name in PHASES.items():
-        setattr(ModelSession, method, _timed(getattr(ModelSession, method), name, took))
-    session = _timed(open_session, "load", took)(job)
-    told = {"device": session.device, "notes": list(session.notes)}
-    return {"seconds": {key: round(value, 3) for key, value in took.items()}, **told}
-
-
 def _timed(method: Callable[..., Any], name: str, took: dict[str, float]) -> Any:
     def call(*args: Any, **more: Any) -> Any:
         started = time.perf_counter()
@@ -92,7 +74,7 @@ def _timed(method: Callable[..., Any], name: str, took: dict[str, float]) -> Any
     return call
 
 
-def _job(kind: Kind, graph: str, *, rewrite: bool = True, batch: int = 0) -> Job:
+def _job(kind: Kind, graph: str, *, rewrite: bool, batch: int) -> Job:
     """Say what to load, on the first card that may be used; on the CPU without one."""
     found = survey().cards[:1]
     show(found)
@@ -109,9 +91,19 @@ def _job(kind: Kind, graph: str, *, rewrite: bool = True, batch: int = 0) -> Job
     )
 
 
-def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[str, Any]:
-    """Run batches of each size, and compare the largest with its images alone."""
-    session = open_session(_job(kind, graph, rewrite=rewrite, batch=max(sizes)))
+def times(kind: Kind, graph: str, counts: str, *plain: str) -> dict[str, Any]:
+    """Load a model, run batches of each size, and compare one with its images alone."""
+    sizes = [int(word) for word in counts.split(",")]
+    job = _job(kind, graph, rewrite=not plain, batch=max(sizes))
+    took: dict[str, float] = {}
+    _timed(import_tensorflow, "import", took)(job.card.gpu)
+    from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
+
+    # A part's time has those within it: comparing a rewritten graph starts sessions.
+    for method, name in PHASES.items():
+        setattr(ModelSession, method, _timed(getattr(ModelSession, method), name, took))
+    session = _timed(open_session, "load", took)(job)
+    took = {name: round(seconds, 3) for name, seconds in took.items()}
     signature = session.signature
     inside = signature.inner_size if session.sampling else None
     shape = (*(signature.size or inside or _ANY_SIZE), signature.channels)
@@ -131,7 +123,7 @@ def times(kind: Kind, graph: str, sizes: list[int], *, rewrite: bool) -> dict[st
     gap = max(map(_gap, together, alone))
     facts = {"device": session.device, "max_batch": session.max_batch, "gap": gap}
     session.close()
-    return {**facts, "runs": runs, "notes": list(session.notes)}
+    return {**facts, "seconds": took, "runs": runs, "notes": list(session.notes)}
 
 
 def _gap(one: Any, other: Any) -> float:
@@ -140,7 +132,7 @@ def _gap(one: Any, other: Any) -> float:
     return float(np.max(np.abs(np.subtract(*scores))))
 
 
-def hold(library: Any, free_mib: int) -> int:
+def take(library: Any, free_mib: int) -> int:
     """Allocate until only so much is free; returns the MiB that were taken.
 
     Args:
@@ -167,32 +159,25 @@ def runtime() -> Any:
     """Open CUDA's runtime library, from where TensorFlow would take it.
 
     Raises:
-        SystemExit: there is none, or it cannot be opened.
+        OSError: it cannot be opened.
+        SystemExit: there is none.
     """
     for one in cuda.survey().libraries:
         if one.name.startswith("libcudart.so"):
-            try:
-                return ctypes.CDLL(one.path or one.name)
-            except OSError as error:
-                raise SystemExit(f"{one.name} cannot be opened: {error}") from error
+            return ctypes.CDLL(one.path or one.name)
     raise SystemExit("This TensorFlow was built without CUDA.")
 
 
-def main(task: str, *words: Any) -> None:
+TASKS: dict[str, Callable[..., Any]] = {
+    "list": listed,
+    "times": times,
+    "hold": lambda free_mib: take(runtime(), int(free_mib)),
+}
+
+
+def main(task: str, *words: str) -> None:
     """Do what the words say and print it on one line, the last on stdout."""
-    if task == "list":
-        told: Any = listed(preload="--preload" in words)
-    elif task == "phases":
-        told = phases(*words)
-    elif task == "times":
-        kind, graph, sizes, *plain = words
-        counts = [int(word) for word in sizes.split(",")]
-        told = times(kind, graph, counts, rewrite=not plain)
-    elif task == "hold":
-        told = hold(runtime(), int(words[0]))
-    else:
-        raise SystemExit(f"{task} is no task.")
-    sys.stdout.write(f"\n{json.dumps(told)}\n")
+    sys.stdout.write(f"\n{json.dumps(TASKS[task](*words))}\n")
     sys.stdout.flush()
     if task == "hold":
         sys.stdin.read()

@@ -10,11 +10,10 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.support import graphs
+from benchmarks.support import inputs
 from modelserver.engine.discovery import discover
 from modelserver.tools import bench
 
@@ -47,10 +46,10 @@ def subject(
     """
     with tempfile.TemporaryDirectory() as made:
         if given.folder is None:
-            graphs.write_do_nothing(Path(made))
+            inputs.write_do_nothing(Path(made))
         files = find(given.folder or Path(made), kind, given.model)
         photo = given.photo
-        yield files, bench.read_photo(photo) if photo else graphs.photo()
+        yield files, bench.read_photo(photo) if photo else inputs.photo()
 
 
 def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
@@ -69,14 +68,10 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on, next to the code."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2] for line in info if line.startswith("model name")]
-    builds = {"tensorflow", "tensorflow-cpu"}
     return {
         "cores": len(os.sched_getaffinity(0)),
         "processor": names[0].strip() if names else platform.machine(),
         "python": platform.python_version(),
-        "tensorflow": next(
-            (one.version for one in metadata.distributions() if one.name in builds), ""
-        ),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -93,7 +88,7 @@ def write(result: dict[str, Any], out: Path | None) -> None:
         SystemExit: the result has sentences under ``broken``.
     """
     whole = {**result, "machine": machine()}
-    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(whole, indent=2, default=str) + "\n"
     if out is None:
         sys.stdout.write(text)
     else:

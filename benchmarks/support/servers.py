@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,20 +78,13 @@ class Server:
             return set(children(self.front))
         return set()
 
-    def get(self, path: str) -> Any:
-        """GET a path and return the JSON.
-
-        Raises:
-            httpx.HTTPError: nobody listens, or the connection breaks.
-        """
-        return httpx.get(f"{self.url}{path}", timeout=30).json()
-
     def models(self) -> dict[str, dict[str, Any]]:
         """Return what ``/models`` says, by name; empty while nobody answers."""
         try:
-            return {one["name"]: one for one in self.get("/models")["models"]}
+            told = httpx.get(f"{self.url}/models", timeout=30).json()["models"]
         except (httpx.HTTPError, ValueError, KeyError):
             return {}
+        return {one["name"]: one for one in told}
 
     def settled(self) -> bool:
         """Tell whether every model's first load is over, or the server has ended.
@@ -155,10 +149,9 @@ def memory_mb(pid: int) -> dict[str, float]:
     """Return ``Rss``, and ``Pss``, which shares out shared pages; 0 at its end."""
     found = {"Rss": 0.0, "Pss": 0.0}
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            if name in found:
-                found[name] = int(rest.split()[0]) / 1024
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        lines = re.findall(r"^(Rss|Pss): +(\d+)", text, re.MULTILINE)
+        found |= {name: int(kilobytes) / 1024 for name, kilobytes in lines}
     return found
 
 
@@ -213,8 +206,9 @@ def started(
         given |= {"MODEL_FOLDER": str(folder), "UPLOAD_FOLDER": str(uploads)}
         given |= {"HOST": "127.0.0.1", "PORT": "0"}
         with (home / "stderr").open("wb") as said:
+            nothing = subprocess.DEVNULL
             process = subprocess.Popen(
-                command, env=given, stdout=subprocess.DEVNULL, stderr=said
+                command, env=given, stdout=nothing, stderr=said, start_new_session=True
             )
         if small:
             uploads = Path(f"/proc/{process.pid}/root{uploads}")
@@ -242,15 +236,10 @@ def _unshared() -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server and whatever it leaves."""
-    left: list[int] = []
-    with contextlib.suppress(OSError):
-        left = children(process.pid)
+    """End a server, if need be with all of its group."""
     process.terminate()
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
-        for pid in (process.pid, *left):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()

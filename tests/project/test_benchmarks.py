@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import throughput
-from benchmarks.support import graphs, results, servers
+from benchmarks.support import inputs, results, servers
 from benchmarks.support.results import find
 from benchmarks.throughput import InProcess
 from modelserver.tools import bench
@@ -55,8 +56,8 @@ def test_results_are_json(tmp_path, capsys):
 
 def test_a_photo_made_by_code_is_always_the_same():
     """A JPEG of the size and about the bytes asked for, which compresses as photos do."""
-    file = graphs.photo()
-    assert file == graphs.photo()
+    file = inputs.photo()
+    assert file == inputs.photo()
     assert abs(len(file) - 100_000) < 5_000
     with Image.open(io.BytesIO(file)) as image:
         assert (image.format, image.size) == ("JPEG", (1024, 636))
@@ -64,11 +65,11 @@ def test_a_photo_made_by_code_is_always_the_same():
 
 def test_the_graph_that_does_nothing_is_served(folder):
     """In this process, by the server's own decoder and session."""
-    graphs.write_do_nothing(folder)
+    inputs.write_do_nothing(folder)
     files = find(folder, "detection")
-    assert files.name == graphs.NAME
-    with closing(InProcess.load(files)) as local:
-        seen = local.run(graphs.photo((64, 48)), 2, 0.05)
+    assert files.name == inputs.NAME
+    with closing(InProcess(files)) as local:
+        seen = local.run(inputs.photo((64, 48)), 2, 0.05)
     assert seen.clients == 2
     assert all(sample.took_ms > 0 for sample in seen.samples)
 
@@ -108,18 +109,24 @@ def test_a_server_that_does_not_start_ends_the_driver(folder):
 @pytest.mark.real
 def test_a_driver_measures(folder):
     """Server and limit in turns, on a real server with a tiny model."""
-    graphs.write_do_nothing(folder)
-    data = graphs.photo((64, 48))
+    inputs.write_do_nothing(folder)
+    data = inputs.photo((64, 48))
     with (
         servers.started(folder) as server,
-        closing(InProcess.load(find(folder, "detection"))) as local,
+        closing(InProcess(find(folder, "detection"))) as local,
     ):
-        target = bench.Target.of(server.url, "/detect", graphs.NAME, [data])
+        target = bench.Target.of(server.url, "/detect", inputs.NAME, [data])
         bench.check(target)
-        load = throughput.Load(clients=2, seconds=0.5, rounds=1)
+        load = Namespace(clients=2, seconds=0.5, rounds=1)
         row = throughput.measure(server, target, local, data, load)
         with pytest.raises(SystemExit, match="make --seconds longer"):
-            throughput.measure(server, target, local, data, load._replace(seconds=1e-6))
+            throughput.measure(
+                server,
+                target,
+                local,
+                data,
+                Namespace(clients=2, seconds=1e-6, rounds=1),
+            )
     assert row["share"] > 0
     assert row["cpu_ms"] > 0
     assert row["server"]["errors"] == {}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import chaos, soak
-from benchmarks.support import graphs, hostile, open_loop, servers
+from benchmarks.support import inputs, open_loop, servers
 from benchmarks.support.open_loop import BROKEN, Request, Sent
 
 ROOT = Path(__file__).parents[2]
@@ -98,21 +98,20 @@ def test_what_broke_is_told(changed, words):
 @given(st.binary(max_size=200), st.integers(0, 10_000))
 def test_another_version_is_another_file_of_the_same_graph(graph, number):
     """It grows by a field, which the next version replaces."""
-    one = hostile.another_version(graph, number)
+    one = inputs.another_version(graph, number)
     assert one != graph
-    assert len(hostile.another_version(one, number + 1)) <= len(one) + 1
+    assert len(inputs.another_version(one, number + 1)) <= len(one) + 1
 
 
-@given(st.floats(-100, 100), st.floats(-1000, 1000), st.integers(2, 50))
-def test_the_slope_of_a_line_is_its_own(rise, start, count):
-    """Least squares through points of a line."""
-    points = [(float(x), start + rise * x) for x in range(count)]
-    assert soak.slope(points) == pytest.approx(rise, abs=1e-6)
-
-
-def test_one_point_has_no_slope():
-    """Nothing is divided by nothing."""
-    assert soak.slope([(1.0, 5.0)]) == 0
+def test_growth_is_told_after_the_warm_up():
+    """First, last and slope; the most is of the whole time."""
+    noted = [(float(n), {"rss_mb": 90.0 if n == 0 else 10.0 + n}) for n in range(11)]
+    assert soak.growth(noted, 10.0)["rss_mb"] == {
+        "first": 12.0,
+        "last": 20.0,
+        "most": 90.0,
+        "per_minute": pytest.approx(60.0),
+    }
 
 
 def test_a_soak_that_missed_a_bar_says_so():
@@ -150,22 +149,16 @@ def test_files_left_behind_and_errors_logged_are_told(tmp_path):
     assert len(server.harm()) == 3
 
 
-def test_the_longest_recovery_of_each_fault_is_told():
-    """Of those that came to an end."""
-    events = [EVENT, EVENT | {"recovery_s": 3.0}, EVENT | {"recovery_s": None}]
-    assert chaos.longest(events) == {"kill": 3.0}
-
-
 def test_a_cut_request_is_not_whole():
     """And never empty: a client connects to say something."""
     for seed in range(50):
-        one = hostile.cut(1, "m", b"photo", random.Random(seed))  # noqa: S311 - a load
+        one = inputs.cut(1, "m", b"photo", random.Random(seed))  # noqa: S311 - a load
         assert 0 < one.cut < len(one.data)
 
 
 def test_dropped_models_have_labels_and_are_not_alike(tmp_path):
     """So that it is the graph that is refused."""
-    names = hostile.drop_models(tmp_path, b"graph" * 100)
+    names = inputs.drop_models(tmp_path, b"graph" * 100)
     files = {(tmp_path / f"{name}.frozen.pb").read_bytes() for name in names}
     assert len(files) == len(names)
     assert all((tmp_path / f"{name}.label_map.pbtxt").exists() for name in names)
@@ -173,7 +166,7 @@ def test_dropped_models_have_labels_and_are_not_alike(tmp_path):
 
 def test_every_kind_of_a_soaks_requests_comes():
     """In the shares that were chosen, more or less."""
-    choose = soak.chooser(1, "m", graphs.photo((64, 48)))
+    choose = soak.chooser(1, "m", inputs.photo((64, 48)))
     kinds = {choose(number).kind for number in range(1000)}
     assert kinds == set(soak._ANSWERS)
     assert isinstance(choose(0), Request)
