@@ -43,7 +43,7 @@ class InProcess:
         settings = Settings.from_environ({**os.environ, "ISOLATION": "inline"})
         self._model = Loader(settings)(files)
         # Past the queue and the pool of threads, which are the server's, not the limit.
-        self._session = self._model._runner._session  # type: ignore[attr-defined]  # noqa: SLF001
+        self._session = self._model.runner._session  # type: ignore[attr-defined]  # noqa: SLF001
         self.slots = self._model.facts.slots
         self.close = self._model.close
 
