@@ -3,25 +3,21 @@
 The only home of Pillow and simplejpeg. All functions may be called from any thread; the
 decoders release the GIL while they work.
 
-    limits          how large an image may be, checked from its header
+    limits          how large an image may be, how much memory decoders may hold
     orientation     EXIF and XMP orientation, and the one copy that applies it
     watched_files   Pillow's view of an upload, which ends what takes too long
-    workspace       how much memory decoders may hold at a time
-    colours         any mode to RGB
     formats         which format an upload has, and what opens it
     containers      what an AVIF or HEIC file will make its decoder do
     coded_units     the coded units within them
-    decoders        which decoder, into whose memory
-    resizing        stretch, crop, pad; gray
-    middle_squares  the middle of a photo as Custom Vision's own code cuts it out
+    decoders        which decoder, into whose memory; any mode to RGB
+    resizing        stretch, crop, pad; gray; Custom Vision's middle square
     drawing         a photo with boxes and words over it
 """
 
 from modelserver.decoder.decoders import Allocate, Picture, decode, in_full
 from modelserver.decoder.drawing import annotate
 from modelserver.decoder.limits import Limits
-from modelserver.decoder.middle_squares import crop_from
-from modelserver.decoder.resizing import resize, source_window, to_gray
+from modelserver.decoder.resizing import crop_from, resize, source_window, to_gray
 
 __all__ = [
     "Allocate",

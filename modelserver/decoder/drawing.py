@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from modelserver.decoder.decoders import decode
-from modelserver.decoder.workspace import Workspace
+from modelserver.decoder.limits import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from modelserver.decoder import Limits, decode
-from modelserver.decoder.colours import to_rgb
+from modelserver.decoder.decoders import to_rgb
 
 RED, WHITE = [255, 0, 0], [255, 255, 255]
 

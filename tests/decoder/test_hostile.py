@@ -19,9 +19,8 @@ from modelserver.core.errors import (
     UndecodableImage,
 )
 from modelserver.decoder import Limits, decode, decoders, formats, watched_files
-from modelserver.decoder.limits import MOST_SCANS
+from modelserver.decoder.limits import MOST_SCANS, Workspace
 from modelserver.decoder.watched_files import TookTooLong, WatchedFile
-from modelserver.decoder.workspace import Workspace
 
 LIMITS = Limits()
 REFUSALS = (NotAnImage, UndecodableImage, ImageTooLarge)

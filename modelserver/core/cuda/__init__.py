@@ -11,6 +11,7 @@ from modelserver.core.cuda.libraries import (
     has_wheels,
     preload,
     survey,
+    without_cuda,
 )
 from modelserver.core.cuda.nodes import (
     Listed,
@@ -20,7 +21,6 @@ from modelserver.core.cuda.nodes import (
     listed,
     opens,
 )
-from modelserver.core.cuda.paths import without_cuda
 from modelserver.core.cuda.words import Fault, about_cards, fault
 
 __all__ = [

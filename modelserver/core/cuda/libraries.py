@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 How = Literal["runpath", "path", "wheel", "opened", "system", "missing", "broken"]
 _CALLER = "libtensorflow_framework.so.2"
+# Files of the CUDA toolkit and cuDNN; a folder of the driver alone has none of them.
+_TOOLKIT_FILES = (
+    *("libcudart.so*", "libcublas.so*", "libcudnn.so*", "libcusolver.so*"),
+    *("libcufft.so*", "libcusparse.so*", "libnvJitLink.so*", "libnvrtc.so*"),
+)
+_DRIVER_FILES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
 
 class _Wanted(NamedTuple):
@@ -292,3 +298,27 @@ def _opened(one: Library) -> Library:
     except OSError as error:
         return msgspec.structs.replace(one, how="broken", detail=str(error))
     return msgspec.structs.replace(one, how="opened") if one.how == "wheel" else one
+
+
+def without_cuda(search: str) -> tuple[str, list[str]]:
+    """Take the folders of a system's CUDA out of a search path.
+
+    One that holds the driver, too, stays: without it there is no card.
+
+    Returns:
+        The path that is left, and the folders that were taken out.
+    """
+    kept: list[str] = []
+    dropped: list[str] = []
+    for folder in search.split(os.pathsep):
+        (dropped if folder and _is_toolkit(Path(folder)) else kept).append(folder)
+    return os.pathsep.join(kept), dropped
+
+
+def _is_toolkit(folder: Path) -> bool:
+    try:
+        if any((folder / name).exists() for name in _DRIVER_FILES):
+            return False
+        return any(any(folder.glob(name)) for name in _TOOLKIT_FILES)
+    except OSError:
+        return False

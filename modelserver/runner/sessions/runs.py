@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.core.batch_sizes import filled
 from modelserver.core.errors import OutOfMemory, RunFailed
 from modelserver.core.pixels import encode_png
+from modelserver.runner.sessions.batch_sizes import filled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.core.batch_sizes import filled, run_sizes
 from modelserver.core.errors import GraphError, RequestError
 from modelserver.core.findings import found
 from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
 from modelserver.runner.sessions import warm_up
+from modelserver.runner.sessions.batch_sizes import filled, run_sizes
 from modelserver.runner.sessions.devices import Device, Faults, at_load, choose
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun

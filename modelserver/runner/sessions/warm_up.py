@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from modelserver.core.batch_sizes import filled
 from modelserver.core.errors import RequestError
 from modelserver.runner import rewriting
+from modelserver.runner.sessions.batch_sizes import filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.core.batch_sizes import filled, run_sizes
+from modelserver.runner.sessions.batch_sizes import filled, run_sizes
 
 MOST = st.integers(1, 1024)
 

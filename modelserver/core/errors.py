@@ -1,4 +1,34 @@
-"""What answers one request, as ``application/problem+json``."""
+"""Every error that this package raises on purpose.
+
+The tree:
+
+    ModelServerError
+    ├── StartError            the server does not start; one sentence on stderr
+    │   └── SettingError
+    ├── InstallError          a default model is not installed; one sentence on stderr
+    ├── ConversionError       a model of another format cannot be made a frozen graph
+    ├── ModelError            one model is FAILED with this reason, the others serve
+    │   ├── LabelMapError
+    │   ├── SidecarError
+    │   ├── GraphError
+    │   ├── DeviceFailed      the card, not the files: tried again
+    │   └── ModelCrashed
+    └── RequestError          answers one request, as application/problem+json
+        ├── MissingField 400 · BadRequest 400 · UntrustedHost 400
+        ├── UnknownLabel 400
+        ├── Unauthorized 401 · LoopbackOnly 403 · CrossSite 403
+        ├── ModelNotFound 404 · BodyTooSlow 408 · AmbiguousModel 409
+        ├── UploadTooLarge 413 · ImageTooLarge 413
+        ├── NotAnImage 415 · UnsupportedEncoding 415
+        ├── UndecodableImage 422
+        ├── ModelNotReady 503 · ModelFailed 503 · RunnerDied 503 · Overloaded 503
+        ├── OutOfMemory 503 · StorageUnavailable 503 · StorageFull 507
+        ├── DeadlinePassed 504 · ClientGone 503
+        └── BadModelOutput 500 · RunFailed 500 · InternalError 500
+
+A constructor takes the facts and builds the sentence. A request error's sentence goes
+to the client, so it never holds a path, a traceback or TensorFlow's own words.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +37,97 @@ from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
-from modelserver.core.errors.base import ModelServerError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
+
+# Characters of a model's reason.
+_MAX_REASON = 1000
+
+
+class ModelServerError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class StartError(ModelServerError):
+    """The server cannot start; the message is the one sentence the operator sees."""
+
+
+class SettingError(StartError):
+    """A setting has a value that is not allowed."""
+
+    def __init__(self, name: str, value: str, allowed: str) -> None:
+        super().__init__(f"{name}={value!r} is not allowed: {allowed}")
+        self.name = name
+
+
+class InstallError(ModelServerError):
+    """A default model cannot be installed; the message says why and what to do."""
+
+
+class ConversionError(ModelServerError):
+    """A model of another format cannot be turned into a frozen graph."""
+
+
+class ModelError(ModelServerError):
+    """A model cannot be served; the message is shown as its reason in ``/models``.
+
+    The files may have been made by anyone, and so may be words that are quoted from
+    them: the message is one line, without control characters, of 1000 characters at
+    most.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_one_line(reason))
+
+
+def _one_line(text: str) -> str:
+    """Fold white space and write as Python does what cannot be printed."""
+    line = " ".join(text[: 4 * _MAX_REASON].split())
+    line = "".join(
+        char if char.isprintable() else ascii(char)[1:-1]
+        for char in line[: _MAX_REASON + 1]
+    )
+    return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 3] + "..."
+
+
+class LabelMapError(ModelError):
+    """A label map cannot be read."""
+
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
+        where = path.name if line is None else f"{path.name}, line {line}"
+        super().__init__(f"{where}: {reason}")
+        self.line = line
+
+
+class SidecarError(ModelError):
+    """The optional ``<prefix>.json`` beside a graph is not valid."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path.name}: {reason}")
+
+
+class GraphError(ModelError):
+    """A graph cannot be served; the message says what is missing and what to do."""
+
+
+class DeviceFailed(ModelError):
+    """The card that a model was given cannot be used now; its files are not at fault.
+
+    It may pass, so the load is tried again.
+    """
+
+
+class ModelCrashed(ModelError):
+    """The model's process died; the message names the signal or the exit code.
+
+    Attributes:
+        from_outside: somebody killed it, so the graph may not be at fault.
+    """
+
+    def __init__(self, reason: str, *, from_outside: bool = False) -> None:
+        super().__init__(reason)
+        self.from_outside = from_outside
 
 
 class RequestError(ModelServerError):
