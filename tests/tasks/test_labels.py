@@ -213,6 +213,7 @@ GOOD = "item { id: 1 name: 'a' }\n"
         (GOOD + "x:1\n" * 10_001, 10_002, "there are more than 10000 unknown fields"),
         (GOOD + "x {" + "y:1\n" * 10_001, 10_001, "there are more than 10000 unknown fields"),
         (GOOD + ", " * 200_000, 2, "there are more than 200000 words"),
+        ("item { id: 1 name: " + "'a' " * 66_667, 1, "there are more than 200000 words"),
         (GOOD + "x {" * 5000, 2, "the brackets are nested too deep"),
         (GOOD + "\nx: " + "[" * 5000, 3, "the brackets are nested too deep"),
     ],

@@ -1,7 +1,7 @@
-"""Label maps: which name belongs to which class id, and to which output.
+"""Label maps: the names of class ids, and of a classifier's outputs.
 
 A label map is protobuf text (``StringIntLabelMap``, see ``label_map.proto``), plain
-text with one name a line, numbered or not, or JSON; one reader reads them all.
+text with one name a line, numbered or not, or JSON; ``read_labels`` reads them all.
 Everything here is a function of a file's bytes or an immutable value, so it is safe to
 use from any thread.
 """

@@ -20,7 +20,7 @@ _PAIR = 2
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a classifier's outputs stand in its label map.
+    """The alignment of a classifier's outputs with its label map.
 
     Attributes:
         offset: label id = output index + offset.
@@ -38,7 +38,7 @@ def align(labels: LabelMap, outputs: int, override: int | None = None) -> Alignm
 
     Args:
         labels: the model's label map.
-        outputs: number of classes the graph gives out.
+        outputs: number of classes that the graph outputs.
         override: the sidecar's ``label_offset``, which wins over everything.
     """
     ids = labels.names
@@ -58,10 +58,10 @@ def align(labels: LabelMap, outputs: int, override: int | None = None) -> Alignm
 
 
 def alignment_of(labels: LabelMap, signature: Signature) -> Alignment | None:
-    """Choose how a loaded graph's outputs stand in its label map.
+    """Choose the alignment of a loaded graph's outputs with its label map.
 
     Returns:
-        ``None`` for a detector, or where the number of classes is not known.
+        ``None`` for a detector, or if the number of classes is not known.
 
     Raises:
         GraphError: as :func:`align_one_value`.
@@ -78,20 +78,20 @@ def alignment_of(labels: LabelMap, signature: Signature) -> Alignment | None:
 def align_one_value(
     labels: LabelMap, override: int | None = None, *, guessed: bool = False
 ) -> Alignment:
-    """Choose the labels of a classifier that gives out one probability.
+    """Choose the labels of a classifier that outputs one probability.
 
     Args:
         labels: the model's label map.
         override: the sidecar's ``label_offset``: the first label's id.
-        guessed: that it is a probability, a logit's, is a guess, so that the labels
-            must confirm it.
+        guessed: the output is only guessed to be a probability, of a logit, so the
+            labels must confirm it.
 
     Returns:
-        Its offset is the id of the first label; :func:`pair` gives both.
+        Its offset is the id of the first label; :func:`pair` returns both.
 
     Raises:
-        GraphError: there are more than two labels, and no override that says which; or
-            others than two where it is a guess.
+        GraphError: there are more than two labels, and no override that chooses; or
+            there are not two, and the probability is a guess.
     """
     ids = sorted(labels.names)
     if guessed and override is None and len(ids) != _PAIR:
@@ -111,22 +111,22 @@ def align_one_value(
     offset = override if override is not None else ids[0] if ids else 0
     names = [repr(labels.name(number)) for number in pair(labels, offset)]
     if len(names) == _PAIR:
-        told = f"up to .5 it is {names[0]}, above that {names[1]}"
+        rule = f"up to .5 it is {names[0]}, above that {names[1]}"
     else:
-        told = f"from .5 on it is {names[0]}, below that nothing"
-    return Alignment(offset, f"the graph gives one probability: {told}", warning=False)
+        rule = f"from .5 on it is {names[0]}, below that nothing"
+    return Alignment(offset, f"the graph gives one probability: {rule}", warning=False)
 
 
 def pair(labels: LabelMap, first: int) -> Sequence[int]:
-    """Give the label ids that a lone probability decides between.
+    """Return the label ids that a lone probability decides between.
 
     Args:
         labels: the model's label map.
         first: as :func:`align_one_value` chose it.
 
     Returns:
-        Two ids, the first for a probability up to .5; or one where the label map has
-        just one label, which then is what the probability is of.
+        Two ids, the first for a probability up to .5; or one id, whose probability it
+        is, if the label map has just one label.
     """
     ids = sorted(labels.names)
     if len(ids) == 1 and ids[0] == first:
@@ -135,7 +135,7 @@ def pair(labels: LabelMap, first: int) -> Sequence[int]:
 
 
 def _offset(ids: Mapping[int, str], outputs: int) -> tuple[int, str, bool]:
-    """The offset, the reason for it, and whether it is more than a guess."""
+    """Return the offset, the reason for it, and whether it is more than a guess."""
     highest = max(ids)
     guess = (0, f"label ids up to {highest} do not fit {outputs} outputs", False)
     if 0 in ids:

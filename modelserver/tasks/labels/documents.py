@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from modelserver.tasks.labels.notes import Notes
 
-# Where people's and tools' objects keep the labels: Teachable Machine, Keras,
+# The keys of the labels in people's and tools' objects: Teachable Machine, Keras,
 # Hugging Face, COCO.
 _KEYS = (
     *("labels", "classes", "names", "class_names", "categories", "id2label"),
@@ -42,11 +42,11 @@ class _Twice(ValueError):
 
 
 def is_json(text: str, *, named_so: bool) -> bool:
-    """Tell whether a label file's text is JSON.
+    """Return whether a label file's text is JSON.
 
     Args:
         text: the whole file's.
-        named_so: its name says that it is, or that it is no plain text.
+        named_so: its name says that it is JSON, or that it is not plain text.
     """
     body = text.strip()
     return body[:1] in {"{", "["} and (named_so or body[-1:] in {"}", "]"})
@@ -58,21 +58,21 @@ def read_json(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, s
     Args:
         path: named in errors only.
         text: JSON, or a list or dict as Python prints it.
-        notes: told of names that are cut.
+        notes: collects the names that are cut.
         first_id: id of a list's first name.
 
     Returns:
         Class id to name.
 
     Raises:
-        LabelMapError: it is none of these, or an id or name is there twice.
+        LabelMapError: it is neither, or an id or name is there twice.
     """
     content = _parsed(path, text)
     try:
         pairs = _pairs(content, first_id)
     except (ValueError, TypeError, RecursionError) as err:
-        said = str(err)[: 2 * _SHOWN]
-        raise LabelMapError(path, None, f"no list of class names: {said}") from err
+        why = str(err)[: 2 * _SHOWN]
+        raise LabelMapError(path, None, f"no list of class names: {why}") from err
     if not pairs:
         raise LabelMapError(path, None, "it holds no class name")
     if len(pairs) > MAX_ITEMS:
@@ -87,7 +87,7 @@ def read_json(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, s
 
 
 def _fault(number: int, name: str, names: dict[int, str]) -> str:
-    """Say what is wrong with an id and its name; empty where nothing is."""
+    """Return the fault of an id and its name; empty if there is none."""
     if number < 0:
         return f"the id {number} is below zero"
     if number >= _IDS:
@@ -102,7 +102,7 @@ def _fault(number: int, name: str, names: dict[int, str]) -> str:
 
 
 def _parsed(path: Path, text: str) -> Any:
-    """Parse JSON, or what only Python reads: single quotes, a comma at the end."""
+    """Parse JSON, or a literal of Python: with single quotes, a comma at the end."""
     try:
         return json.loads(text, object_pairs_hook=_object)
     except _Twice as err:
@@ -116,8 +116,8 @@ def _parsed(path: Path, text: str) -> Any:
                 return ast.literal_eval(text.strip())
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 pass
-        said = f"no list of class names: {str(err)[: 2 * _SHOWN]}"
-        raise LabelMapError(path, getattr(err, "lineno", None), said) from err
+        reason = f"no list of class names: {str(err)[: 2 * _SHOWN]}"
+        raise LabelMapError(path, getattr(err, "lineno", None), reason) from err
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def _pairs(content: Any, first_id: int) -> list[tuple[int, str]]:
         return _of_object(content)
     if not isinstance(content, list):
         raise TypeError(f"{str(content)[:_SHOWN]!r} is neither a list nor an object")
-    if content and all(isinstance(one, dict) and "id" in one for one in content):
-        return [(_number(one["id"]), _name(one)) for one in content]
-    return [(number, _name(one)) for number, one in enumerate(content, first_id)]
+    if content and all(isinstance(item, dict) and "id" in item for item in content):
+        return [(_number(item["id"]), _name(item)) for item in content]
+    return [(number, _name(item)) for number, item in enumerate(content, first_id)]
 
 
 def _of_object(content: dict[Any, Any]) -> list[tuple[int, str]]:
@@ -160,19 +160,19 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> int:
-    """Give an id, which JSON may hold as text."""
+    """Return an id, which JSON may hold as text."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError(f"{str(value)[:_SHOWN]!r} is no id")
     return int(value)
 
 
 def _name(value: Any) -> str:
-    """Give the readable part of a name, of ``["n02123045", "tabby"]``, or an object."""
+    """Return the readable name, of ``["n02123045", "tabby"]``, or of an object."""
     if isinstance(value, dict):
-        given = [value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)]
-        value = given[0] if given and "id" in value else value
+        names = [value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)]
+        value = names[0] if names and "id" in value else value
     if isinstance(value, (list, tuple)) and value:
-        readable = [one for one in value if not _WORDNET.fullmatch(str(one))]
+        readable = [name for name in value if not _WORDNET.fullmatch(str(name))]
         value = (readable or value)[0]
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:_SHOWN]!r} is no name")
@@ -180,6 +180,6 @@ def _name(value: Any) -> str:
 
 
 def _line_of(text: str, name: str) -> int | None:
-    """Give the last line that holds a name as JSON writes it, for an error."""
-    place = text.rfind(json.dumps(name, ensure_ascii=False))
-    return None if place < 0 else text.count("\n", 0, place) + 1
+    """Return the last line that holds a name as JSON writes it, for an error."""
+    position = text.rfind(json.dumps(name, ensure_ascii=False))
+    return None if position < 0 else text.count("\n", 0, position) + 1

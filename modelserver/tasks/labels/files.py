@@ -1,4 +1,4 @@
-"""Reading a label file: its size, its encoding, and what it is instead."""
+"""The text of a label file, within limits, and the files that are mistaken for one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
 
 
 def refuse(path: Path, text: str, foreign: _Kinds) -> None:
-    """Refuse what begins as something else does.
+    """Refuse a file that begins as something else does.
 
     Args:
         path: named in errors only.
@@ -86,6 +86,6 @@ def _decode(path: Path, data: bytes) -> str:
         text = data.removeprefix(codecs.BOM_UTF8).decode("utf-16" if wide else "utf-8")
     except UnicodeDecodeError as err:
         line = err.object.count(b"\n", 0, err.start) + 1
-        what = "this is broken UTF-16 text" if wide else "this is not UTF-8 text"
-        raise LabelMapError(path, line, f"{what}; save it as UTF-8") from err
+        fault = "this is broken UTF-16 text" if wide else "this is not UTF-8 text"
+        raise LabelMapError(path, line, f"{fault}; save it as UTF-8") from err
     return text.replace("\r\n", "\n").replace("\r", "\n")

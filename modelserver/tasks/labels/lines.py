@@ -24,7 +24,7 @@ _HEADER = re.compile(
     r"\s*[a-z_][a-z_ ]*$",
     re.IGNORECASE,
 )
-# What WordNet calls a class, before its names in ImageNet's lists.
+# WordNet's id of a class, before its names in ImageNet's lists.
 _WORDNET = re.compile(r"n\d{8}[\s,:]+(\S.*)")
 _COMMENT = re.compile(r"(#|//)\s+\S")
 _QUOTES = "\"'"
@@ -56,17 +56,17 @@ class _Numbered(NamedTuple):
 
 
 def read_lines(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, str]:
-    """Read one name a line; numbers are ids where they look like ids.
+    """Read one name a line; numbers are ids if they look like ids.
 
-    They do where they rise strictly from 0 or 1 (or are all of a range in another
-    order), at least half of the range is there, and what follows them differs beyond
-    singular and plural: "10 rupees" and "20 rupees" are names.
+    They do if they rise strictly from 0 or 1 (or are all of a range in another order),
+    at least half of the range is there, and the names after them differ beyond singular
+    and plural: "10 rupees" and "20 rupees" are names.
 
     Args:
         path: named in errors only.
         text: of at least one name.
-        notes: told of lines that are passed over or have no name.
-        first_id: id of the first name where the file has no numbers.
+        notes: collects the lines that are passed over or have no name.
+        first_id: id of the first name if the file has no numbers.
 
     Returns:
         Class id to name.
@@ -84,7 +84,7 @@ def read_lines(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, 
     numbered = _numbered([row for row in rows if row.text], notes)
     if numbered is not None and _are_ids(path, numbered):
         return {
-            one.number: notes.fit(one.name, one.number, one.line) for one in numbered
+            row.number: notes.fit(row.name, row.number, row.line) for row in numbered
         }
     rows = _without_wordnet(rows)
     return {
@@ -108,7 +108,7 @@ def _uncommented(rows: list[Row], notes: Notes) -> list[Row]:
 
 
 def _unquoted(rows: list[Row]) -> list[Row]:
-    """Drop commas at the end and quotes around names, where every line has them."""
+    """Drop commas at the end and quotes around names, if every line has them."""
     named = [row.text for row in rows if row.text]
     if len(named) > 1 and all(text.endswith(",") for text in named[:-1]):
         rows = [Row(row.line, row.text.removesuffix(",").rstrip()) for row in rows]
@@ -123,7 +123,7 @@ def _is_quoted(text: str) -> bool:
 
 
 def _without_wordnet(rows: list[Row]) -> list[Row]:
-    """Drop WordNet's ids before the names, where every line has one."""
+    """Drop WordNet's ids before the names, if every line has one."""
     found = [_WORDNET.fullmatch(row.text) for row in rows]
     if not all(found):
         return rows
@@ -170,10 +170,10 @@ def _name(text: str) -> str:
 
 
 def _are_ids(path: Path, rows: list[_Numbered]) -> bool:
-    """Tell whether numbers are ids; see ``read_lines``.
+    """Return whether numbers are ids; see ``read_lines``.
 
     Raises:
-        LabelMapError: they would be, but for one that is there twice.
+        LabelMapError: they would be, but for a number that is there twice.
     """
     numbers = [row.number for row in rows]
     distinct = set(numbers)
@@ -183,10 +183,10 @@ def _are_ids(path: Path, rows: list[_Numbered]) -> bool:
         return False
     if len(rows) == 1:
         return low == 0
-    if all(one < other for one, other in pairwise(numbers)):
+    if all(first < second for first, second in pairwise(numbers)):
         return True
     if len(distinct) < len(numbers):
-        in_order = all(one <= other for one, other in pairwise(numbers))
+        in_order = all(first <= second for first, second in pairwise(numbers))
         if in_order and len(distinct) > 1:
             raise _twice(path, rows)
         return False
@@ -204,13 +204,13 @@ def _twice(path: Path, rows: list[_Numbered]) -> LabelMapError:
 
 
 def _differ(rows: list[_Numbered]) -> bool:
-    """Tell whether names differ beyond singular and plural, but for a few."""
+    """Return whether names differ beyond singular and plural, but for a few."""
     stems = {_stem(row.name) for row in rows}
     return len(rows) - len(stems) <= len(rows) // _DISTINCT
 
 
 def _stem(name: str) -> str:
-    """Give a name's singular, roughly: it is only compared with others."""
+    """Return a name's singular, roughly: it is only compared with others."""
     name = name.lower()
     last = name.rpartition(" ")[2]
     if last in _PLURALS:

@@ -20,13 +20,13 @@ from modelserver.tasks.labels.files import (
 )
 from modelserver.tasks.labels.lines import read_lines
 from modelserver.tasks.labels.notes import MAX_NAME, Notes
-from modelserver.tasks.labels.precheck import outline
+from modelserver.tasks.labels.precheck import precheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-_PLACE = re.compile(r"^\d+:\d+ : ")
+_POSITION = re.compile(r"^\d+:\d+ : ")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LabelMap:
     Attributes:
         names: class id to name, in the file's order; a name is never blank, at most
             200 characters, and otherwise as the file has it, control characters too.
-        warnings: a sentence for each thing that was odd but tolerated.
-        fallback: what stands before the id in the name of a class without one.
+        warnings: a sentence for each oddity that was tolerated.
+        fallback: the text before the id in the name of a class without one.
     """
 
     names: Mapping[int, str]
@@ -55,21 +55,21 @@ def numbered() -> LabelMap:
 
 
 def read_labels(path: Path | None, first_id: int | None = None) -> LabelMap:
-    """Read a model's labels, in whichever of the known formats they are.
+    """Read a model's labels in any of the known formats.
 
-    Protobuf text, plain text with one name a line, numbered or not, or JSON: what a
-    file holds says which it is. Only a ``.pbtxt`` is never plain text, and a ``.json``
-    always JSON.
+    These are protobuf text, plain text with one name a line, numbered or not, and JSON;
+    the file's content decides between them. Only a ``.pbtxt`` is never plain text, and
+    a ``.json`` always JSON.
 
     Args:
         path: a regular file of at most 1 MiB with at most 10,000 labels, UTF-8 or
-            UTF-16 with its mark; ``None`` where a model has none.
-        first_id: id of the first name where the file has no numbers; ``None`` is 1 for
-            a detector's ``*.label_map.pbtxt``, whose 0 is the background, and else 0.
+            UTF-16 with its mark; ``None`` if a model has none.
+        first_id: id of the first name if the file has no numbers; ``None`` is 1 for a
+            detector's ``*.label_map.pbtxt``, whose 0 is the background, and else 0.
 
     Raises:
         LabelMapError: the file cannot be read, is something else, or has an id twice,
-            below zero or none; with the line wherever it is known.
+            below zero or none; with the line if it is known.
     """
     if path is None:
         return numbered()
@@ -99,40 +99,40 @@ def _parsed(path: Path, text: str) -> LabelMap:
     files have them. ``display_name`` wins over ``name`` unless it is blank.
     """
     refuse(path, text, NOT_PROTOBUF_TEXT)
-    found = outline(path, text)
+    lines, unknown = precheck(path, text)
     message: Any = _label_map_pb2.StringIntLabelMap()  # type: ignore[attr-defined]  # protoc writes no types
     try:
         text_format.Parse(text, message, allow_unknown_field=True)
     except text_format.ParseError as err:
         raise LabelMapError(path, err.GetLine(), _reason(err, text)) from err
     notes = Notes(path)
-    for unknown in found.unknown:
-        notes.add(str(unknown), unknown.line)
-    names = dict(_named(path, zip(message.item, found.items, strict=True), notes))
+    for name, where, line in unknown:
+        notes.add(f'the unknown field "{name}"{where} is skipped', line)
+    names = dict(_named(path, zip(message.item, lines, strict=True), notes))
     return LabelMap(names, notes.sentences())
 
 
 def _reason(err: text_format.ParseError, text: str) -> str:
-    """The parser's words without the line and its text, which it puts first."""
-    said = _PLACE.sub("", str(err))
+    """Return the parser's message without line number and line, which it puts first."""
+    message = _POSITION.sub("", str(err))
     for line in text.split("\n")[(err.GetLine() or 1) - 1 :][:1]:
-        said = said.removeprefix(f"'{line}': ")
-    return f"not valid protobuf text: {said[:MAX_NAME]}"
+        message = message.removeprefix(f"'{line}': ")
+    return f"not valid protobuf text: {message[:MAX_NAME]}"
 
 
 def _named(
     path: Path, items: Iterator[tuple[Any, int]], notes: Notes
 ) -> Iterator[tuple[int, str]]:
-    """Each item's id and name."""
-    seen: dict[int, int] = {}
+    """Yield each item's id and name."""
+    lines: dict[int, int] = {}
     for item, line in items:
         if not item.HasField("id"):
             raise LabelMapError(path, line, "this item has no id")
         if item.id < 0:
             raise LabelMapError(path, line, f"the id {item.id} is below zero")
-        if item.id in seen:
+        if item.id in lines:
             before = f"the id {item.id} is already that of the item in line"
-            raise LabelMapError(path, line, f"{before} {seen[item.id]}")
-        seen[item.id] = line
+            raise LabelMapError(path, line, f"{before} {lines[item.id]}")
+        lines[item.id] = line
         name = item.display_name if item.display_name.strip() else item.name
         yield item.id, notes.fit(name, item.id, line)

@@ -1,4 +1,4 @@
-"""What is tolerated in a label file, for the log."""
+"""The oddities that are tolerated in a label file, for the log."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MAX_WARNINGS = 10
 
 
 class Notes:
-    """What is tolerated in one file: each kind once, with its first line and count."""
+    """The oddities of one file: each kind once, with its first line and count."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: dict[str, list[int | None]] = {}
 
-    def add(self, what: str, line: int | None) -> None:
-        """Note something at a line, ``None`` where it is not known."""
-        self._lines.setdefault(what, []).append(line)
+    def add(self, oddity: str, line: int | None) -> None:
+        """Note an oddity at a line, ``None`` if it is not known."""
+        self._lines.setdefault(oddity, []).append(line)
 
     def fit(self, name: str, class_id: int, line: int | None = None) -> str:
         """Return a name that can be shown: not blank, not longer than the limit."""
@@ -34,12 +34,12 @@ class Notes:
 
     def sentences(self) -> tuple[str, ...]:
         """Return the warnings, bounded in number and length."""
-        said = []
-        for what, lines in list(self._lines.items())[:MAX_WARNINGS]:
+        warnings = []
+        for oddity, lines in list(self._lines.items())[:MAX_WARNINGS]:
             more = f" (and {len(lines) - 1} more such)" if len(lines) > 1 else ""
             where = "" if lines[0] is None else f", line {lines[0]}"
-            said.append(f"{self._path.name}{where}: {what}{more}")
+            warnings.append(f"{self._path.name}{where}: {oddity}{more}")
         left = len(self._lines) - MAX_WARNINGS
         if left > 0:
-            said.append(f"{self._path.name}: and {left} more kinds of warnings")
-        return tuple(said)
+            warnings.append(f"{self._path.name}: and {left} more kinds of warnings")
+        return tuple(warnings)
