@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from modelserver.core.frames import Frame
     from modelserver.core.settings import Settings
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.engine.runners.cards import Survey
-    from modelserver.engine.runners.visible_cards import Card
+    from modelserver.engine.runners.cards import Card, Survey
     from modelserver.tasks.labels import LabelMap
 
 log = logging.getLogger(__name__)

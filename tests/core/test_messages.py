@@ -28,7 +28,7 @@ from modelserver.core.messages import (
 )
 from modelserver.core.signatures import Signature
 from modelserver.engine.runners import process
-from modelserver.engine.runners.fallback_reasons import with_words
+from modelserver.engine.runners.output import add_words
 from modelserver.engine.runners.process import ProcessRunner
 from support.app_client import SECONDS
 
@@ -314,7 +314,7 @@ def test_what_tensorflow_says_at_each_level_is_told_once():
         "INTERNAL: cudaGetDevice() failed.",
         "INTERNAL: another.",
     ]
-    assert with_words("It failed: cudaGetDevice() failed.", words) == (
+    assert add_words("It failed: cudaGetDevice() failed.", words) == (
         "It failed: cudaGetDevice() failed. TensorFlow's words: INTERNAL: another."
     )
-    assert with_words("It failed.", ()) == "It failed."
+    assert add_words("It failed.", ()) == "It failed."

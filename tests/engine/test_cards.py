@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from modelserver.core import cuda
 from modelserver.core.cuda import nodes
-from modelserver.engine.runners import cards, environment, visible_cards
-from modelserver.engine.runners.cards import Memory, Survey
+from modelserver.engine.runners import cards, environment
+from modelserver.engine.runners.cards import Card, Memory, Survey
 from modelserver.engine.runners.placement import Placement, expected_bytes
-from modelserver.engine.runners.visible_cards import Card
 from support.fake_nvml import GIB, FakeCard, FakeNvml
 
 
@@ -245,7 +244,7 @@ class TestVisibleDevices:
             Card(one.uuid, "w", "n", number, one.uuid)
             for number, one in enumerate(FOUR)
         ]
-        found = visible_cards.choose(those, chosen)
+        found = cards.select(those, chosen)
         assert len(set(found.cards)) == len(found.cards)
         assert set(found.cards) <= set(those)
         assert found.cards or found.problems or found.unwanted
@@ -308,10 +307,7 @@ class TestMemory:
 
 def some(*free):
     """Cards and their free memory in GiB, as a list that a test may change."""
-    those = [
-        visible_cards.Card(f"GPU-{n}", f"GPU {n}", "x", n, f"GPU-{n}")
-        for n in range(len(free))
-    ]
+    those = [Card(f"GPU-{n}", f"GPU {n}", "x", n, f"GPU-{n}") for n in range(len(free))]
     return those, {card.gpu: gib for card, gib in zip(those, free, strict=True)}
 
 
@@ -450,7 +446,7 @@ class TestOneProcess:
     def test_a_process_sees_all_cards_but_one_instance(self):
         """CUDA shows no second MIG instance."""
         those, _ = some(1, 1)
-        half = visible_cards.Card("MIG-1", "GPU 0 MIG 0", "x", 0, mig=True)
+        half = Card("MIG-1", "GPU 0 MIG 0", "x", 0, mig=True)
         assert environment.together(those) == tuple(those)
         assert environment.together([half, *those]) == (half,)
         assert environment.together([those[0], half]) == (those[0],)

@@ -10,7 +10,7 @@ import pytest
 
 from modelserver.engine.catalogue import State
 from modelserver.engine.runners import cards
-from modelserver.engine.runners.visible_cards import Card
+from modelserver.engine.runners.cards import Card
 from modelserver.web.factory import create_app
 from support import tiny_graphs
 from support.app_client import SECONDS, make_settings

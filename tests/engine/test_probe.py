@@ -8,7 +8,7 @@ import pytest
 
 from modelserver.core import errors
 from modelserver.engine.runners import cards, probe
-from modelserver.engine.runners.visible_cards import Card
+from modelserver.engine.runners.cards import Card
 from modelserver.web.factory import create_app
 from support.app_client import make_settings
 

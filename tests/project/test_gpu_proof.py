@@ -31,8 +31,7 @@ from benchmarks.gpu_proof import (
 from benchmarks.gpu_proof.findings import Check, Found
 from benchmarks.gpu_proof.judging import Seen
 from benchmarks.support import servers
-from modelserver.engine.runners.cards import Memory
-from modelserver.engine.runners.visible_cards import Card
+from modelserver.engine.runners.cards import Card, Memory
 from support import tiny_graphs
 
 ROOT = Path(__file__).parents[2]

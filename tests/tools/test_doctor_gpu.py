@@ -9,9 +9,8 @@ from click.testing import CliRunner
 from modelserver.client.results import ModelInfo
 from modelserver.core import cuda
 from modelserver.core.cuda import Build, Library, Report
-from modelserver.engine.runners.cards import Memory, Survey
+from modelserver.engine.runners.cards import Card, Memory, Survey
 from modelserver.engine.runners.probe import Told
-from modelserver.engine.runners.visible_cards import Card
 from modelserver.tools.cli import inspect, main, predict
 from modelserver.tools.doctor import gpu
 from support import tiny_graphs

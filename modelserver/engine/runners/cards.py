@@ -1,27 +1,57 @@
-"""Which NVIDIA cards this process may use, without importing TensorFlow.
+"""The NVIDIA cards that this process may use, found without importing TensorFlow.
 
-NVML, the driver's library behind nvidia-smi, tells them: in nvidia-smi's order, by
+NVML, the driver's library behind nvidia-smi, lists them: in nvidia-smi's order, by
 UUID, a card that is cut into MIG instances by theirs. Any of its calls may fail or be
-unknown to a driver: then that reading is missing, and no other.
+unknown to a driver: then that value is missing, and no other.
+
+``CUDA_VISIBLE_DEVICES`` is obeyed as people write it. CUDA itself stops without a word
+at the first entry that names no card. Here it stops with a sentence, and the numbers
+are nvidia-smi's in any order of CUDA's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pynvml
 
 from modelserver.core import cuda
-from modelserver.engine.runners.visible_cards import Card, choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _GIB = 1 << 30
-# What an older nvidia-ml-py or driver does not know, or answers in a way of its own.
+# Calls that an older nvidia-ml-py or driver does not know, or answers in its own way.
 _ODD = (AttributeError, OSError, TypeError, ValueError)
+# Values that exclude all cards on purpose: Slurm's word and Docker's among them.
+_NONE = {"", "-1", "nodevfiles", "none", "void"}
+_NUMBER = re.compile(r"[0-9]{1,4}")  # of ASCII only, unlike str.isdigit
+_UUID = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/-]+", re.IGNORECASE)
+_LISTS = "`nvidia-smi -L` lists numbers and UUIDs"
+
+
+class Card(NamedTuple):
+    """A card, or an instance of one that MIG cuts into several.
+
+    Attributes:
+        gpu: its name for ``CUDA_VISIBLE_DEVICES``: its UUID; its number if the driver
+            gives no UUID.
+        words: ``GPU 0`` or ``GPU 0 MIG 1``, as nvidia-smi counts.
+        name: the product's.
+        number: nvidia-smi's of the card.
+        uuid: of the card; empty if unknown.
+        mig: whether it is an instance; a process sees one of those at most.
+    """
+
+    gpu: str
+    words: str
+    name: str
+    number: int
+    uuid: str = ""
+    mig: bool = False
 
 
 class Memory(NamedTuple):
@@ -31,8 +61,21 @@ class Memory(NamedTuple):
     total: int
 
 
+class Selection(NamedTuple):
+    """The cards that ``CUDA_VISIBLE_DEVICES`` selects.
+
+    Attributes:
+        problems: a sentence for each entry that cannot be followed.
+        unwanted: whether none is to be used, on purpose.
+    """
+
+    cards: list[Card]
+    problems: list[str]
+    unwanted: bool = False
+
+
 class Survey(NamedTuple):
-    """The cards that may be used, and what is wrong with others.
+    """The cards that may be used, and why others may not.
 
     Attributes:
         cards: in the order in which they are to be used.
@@ -57,41 +100,110 @@ NO_CARDS = Survey()
 def survey(environ: Mapping[str, str] = os.environ) -> Survey:
     """Find the cards that this process may use.
 
-    ``CUDA_VISIBLE_DEVICES`` is obeyed; its numbers are nvidia-smi's. Where NVML cannot
+    ``CUDA_VISIBLE_DEVICES`` is obeyed; its numbers are nvidia-smi's. If NVML cannot
     list cards, those are taken that the driver lists in ``/proc``. On a machine without
-    any sign of NVIDIA this is empty, and nothing is wrong.
+    any sign of NVIDIA the result is empty, and without problems.
     """
     problems: list[str] = []
-    found = _found(problems)
+    found = _list_by_nvml(problems)
     known = found is not None
     if found is None:
         if not problems:
             return Survey()
-        found = _listed()
+        found = _list_by_proc()
     elif not found and not problems:
         problems.append("The NVIDIA driver lists no card.")
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
-    visible = choose(found, chosen, trusting=not known and not found)
-    if visible.unwanted:
+    selection = select(found, chosen, trusting=not known and not found)
+    if selection.unwanted:
         return Survey(unwanted=True)
-    problems += visible.problems
+    problems += selection.problems
     order = environ.get("CUDA_DEVICE_ORDER", "")
     if len(found) > 1 and chosen and order.upper() == "FASTEST_FIRST":
         problems.append(
             "CUDA_DEVICE_ORDER=FASTEST_FIRST is not followed: the numbers in "
             "CUDA_VISIBLE_DEVICES are nvidia-smi's."
         )
-    return Survey(tuple(visible.cards), tuple(problems))
+    return Survey(tuple(selection.cards), tuple(problems))
 
 
-def _found(problems: list[str]) -> list[Card] | None:
-    """Ask NVML for every card; ``None`` where it cannot list them.
+def select(
+    cards: list[Card], chosen: str | None, *, trusting: bool = False
+) -> Selection:
+    """Select the cards that an operator names.
 
-    Where nothing is added to the problems then, there is no sign of NVIDIA.
+    Args:
+        cards: all there are, in nvidia-smi's order.
+        chosen: the variable's value; ``None`` if it is not set.
+        trusting: whether names are accepted that none of the cards has.
+    """
+    if chosen is None:
+        return Selection(list(cards), [])
+    if chosen.strip().lower() in _NONE:
+        return Selection([], [], unwanted=True)
+    taken: list[Card] = []
+    problems: list[str] = []
+    for entry in map(str.strip, chosen.split(",")):
+        matches, problem = _match(entry, cards, trusting=trusting)
+        if problem:
+            rest = "; it and what follows it is not used" if taken else ""
+            problems.append(f"CUDA_VISIBLE_DEVICES={_quote(chosen)}: {problem}{rest}.")
+            break
+        again = [card.words for card in matches if card in taken]
+        if again:
+            problems.append(
+                f"CUDA_VISIBLE_DEVICES={_quote(chosen)} names {again[0]} twice; it is "
+                "used once."
+            )
+        taken += [card for card in matches if card not in taken]
+    return Selection(taken, problems)
+
+
+def _match(entry: str, cards: list[Card], *, trusting: bool) -> tuple[list[Card], str]:
+    """Find the cards that an entry names; the second value is a problem with it."""
+    number, uuid = _NUMBER.fullmatch(entry), _UUID.fullmatch(entry)
+    if number:
+        found = [card for card in cards if card.number == int(entry)]
+    elif uuid:
+        found = _by_uuid(entry.lower(), cards)
+        if len({card.uuid or card.gpu for card in found}) > 1:
+            return [], f"{_quote(entry)} is the start of more than one card's UUID"
+    else:
+        fix = "unset it for all" if entry.lower() == "all" else _LISTS
+        return [], f"{_quote(entry)} names no card; {fix}"
+    if found:
+        return found, ""
+    unknown = not any(card.uuid for card in cards)
+    if trusting or (uuid and cards and unknown):
+        words, index = (f"GPU {entry}", int(entry)) if number else (entry, -1)
+        return [Card(entry, words, "unknown", index)], ""
+    return [], f"there is no card {_quote(entry)}; {_LISTS}"
+
+
+def _by_uuid(entry: str, cards: list[Card]) -> list[Card]:
+    """Find the card, its instances or the one instance whose UUID begins so."""
+    exact = [card for card in cards if entry in {card.gpu.lower(), card.uuid.lower()}]
+    if exact:
+        return exact
+    return [
+        card
+        for card in cards
+        if card.gpu.lower().startswith(entry) or card.uuid.lower().startswith(entry)
+    ]
+
+
+def _quote(text: str) -> str:
+    return ascii(text[:100])
+
+
+def _list_by_nvml(problems: list[str]) -> list[Card] | None:
+    """Ask NVML for every card; ``None`` if it cannot list them.
+
+    If nothing is added to the problems then, there is no sign of NVIDIA.
     """
     with _nvml() as failure:
         if failure is not None:
-            problems += _unusable(failure)
+            problems += _why_unusable(failure)
             return None
         count = _ask("nvmlDeviceGetCount")
         if isinstance(count, Exception):
@@ -99,30 +211,28 @@ def _found(problems: list[str]) -> list[Card] | None:
             return None
         cards: list[Card] = []
         for index in range(int(count)):
-            cards += _cards(index, problems)
+            cards += _cards_at(index, problems)
         return cards
 
 
-def _unusable(failure: Exception) -> list[str]:
+def _why_unusable(failure: Exception) -> list[str]:
     """Say why NVML cannot be used; nothing on a machine without NVIDIA."""
     code = getattr(failure, "value", None)
     absent = code == getattr(pynvml, "NVML_ERROR_LIBRARY_NOT_FOUND", 12)
-    if not absent:
-        why = cuda.hindrance()
-        sentence = f"NVML, the NVIDIA driver's library, says: {_words(failure)}."
-        return [sentence, why] if why else [sentence]
-    if not cuda.any_signs():
+    if absent and not cuda.any_signs():
         return []
-    why = cuda.hindrance()
-    sentence = (
-        "libnvidia-ml.so.1 of the NVIDIA driver is missing, and TensorFlow uses no "
-        "card without it; a container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility."
-    )
-    return [sentence, why] if why else [sentence]
+    sentence = f"NVML, the NVIDIA driver's library, says: {_words(failure)}."
+    if absent:
+        sentence = (
+            "libnvidia-ml.so.1 of the NVIDIA driver is missing, and TensorFlow uses no "
+            "card without it; a container needs "
+            "NVIDIA_DRIVER_CAPABILITIES=compute,utility."
+        )
+    return [sentence, *filter(None, [cuda.hindrance()])]
 
 
-def _cards(index: int, problems: list[str]) -> Iterator[Card]:
-    """Give one card, or each of its MIG instances, or say why it is skipped."""
+def _cards_at(index: int, problems: list[str]) -> Iterator[Card]:
+    """Yield one card, or each of its MIG instances, or say why it is skipped."""
     handle = _ask("nvmlDeviceGetHandleByIndex", index)
     if isinstance(handle, Exception):
         problems.append(f"GPU {index} is passed over: {_words(handle)}.")
@@ -147,9 +257,9 @@ def _cards(index: int, problems: list[str]) -> Iterator[Card]:
 
 
 def _instances(handle: Any) -> Iterator[tuple[str, str]]:
-    """Give UUID and name of a card's MIG instances."""
-    most = _ask("nvmlDeviceGetMaxMigDeviceCount", handle)
-    for number in range(0 if isinstance(most, Exception) else int(most)):
+    """Yield UUID and name of each of a card's MIG instances."""
+    count = _ask("nvmlDeviceGetMaxMigDeviceCount", handle)
+    for number in range(0 if isinstance(count, Exception) else int(count)):
         instance = _ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
         if not isinstance(instance, Exception):
             uuid = _text(_ask("nvmlDeviceGetUUID", instance))
@@ -157,26 +267,26 @@ def _instances(handle: Any) -> Iterator[tuple[str, str]]:
                 yield uuid, _text(_ask("nvmlDeviceGetName", instance))
 
 
-def _listed() -> list[Card]:
-    """List the cards that ``/proc`` shows and that have a node here."""
+def _list_by_proc() -> list[Card]:
+    """List the cards that ``/proc`` shows and that have a device node here."""
     names = {path.name for path in cuda.device_nodes()}
-    reachable = [one for one in cuda.listed() if f"nvidia{one.minor}" in names]
+    reachable = [node for node in cuda.listed() if f"nvidia{node.minor}" in names]
     return [
-        Card(one.uuid or str(index), f"GPU {index}", one.model, index, one.uuid)
-        for index, one in enumerate(reachable)
+        Card(node.uuid or str(index), f"GPU {index}", node.model, index, node.uuid)
+        for index, node in enumerate(reachable)
     ]
 
 
 def memory(cards: Iterable[Card]) -> dict[str, Memory | None]:
-    """Measure the cards' memory, by their name for CUDA; ``None``: it is not told."""
+    """Measure the cards' memory, by their name for CUDA; ``None`` if unknown."""
     measured: dict[str, Memory | None] = dict.fromkeys(card.gpu for card in cards)
     with _nvml() as failure:
         if failure is not None:
             return measured
         for card in cards:
-            told = _ask("nvmlDeviceGetMemoryInfo", _handle(card))
-            if not isinstance(told, Exception) and told.total:
-                measured[card.gpu] = Memory(int(told.free), int(told.total))
+            info = _ask("nvmlDeviceGetMemoryInfo", _handle(card))
+            if not isinstance(info, Exception) and info.total:
+                measured[card.gpu] = Memory(int(info.free), int(info.total))
     return measured
 
 
@@ -188,16 +298,17 @@ def _handle(card: Card) -> Any:
     return _ask("nvmlDeviceGetHandleByIndex", card.number)
 
 
-def describe(card: Card, told: Memory | None) -> str:
-    """Say in words what a card is and how much of it is free."""
+def describe(card: Card, measured: Memory | None) -> str:
+    """Describe a card in words, with its free memory."""
     words = f"{card.words}: {card.name}"
-    if told is None:
+    if measured is None:
         return f"{words}, its memory is not told"
-    return f"{words}, {told.free / _GIB:.1f} of {told.total / _GIB:.1f} GiB free"
+    free, total = measured.free / _GIB, measured.total / _GIB
+    return f"{words}, {free:.1f} of {total:.1f} GiB free"
 
 
 def driver() -> str:
-    """Return the driver's version, as NVML tells it; empty where it does not."""
+    """Return the driver's version by NVML; empty if it gives none."""
     with _nvml() as failure:
         return _text(_ask("nvmlSystemGetDriverVersion")) if failure is None else ""
 
@@ -205,34 +316,35 @@ def driver() -> str:
 def memory_by_process() -> dict[int, int]:
     """Return the bytes that each process holds on all cards together, by process id.
 
-    A process is left out where a card does not tell its memory, as on WSL; one card
-    that does not answer costs its own reading only. In a container the driver may tell
-    of other ids.
+    A process is left out if a card does not give its memory, as on WSL; a card that
+    does not answer costs its own values only. In a container the driver may give other
+    process ids.
     """
     held: dict[int, int] = {}
-    untold: set[int] = set()
+    unknown: set[int] = set()
     with _nvml() as failure:
         count = _ask("nvmlDeviceGetCount") if failure is None else 0
         for index in range(0 if isinstance(count, Exception) else int(count)):
             handle = _ask("nvmlDeviceGetHandleByIndex", index)
             running = _ask("nvmlDeviceGetComputeRunningProcesses", handle)
-            for one in () if isinstance(running, Exception) else running:
-                if one.usedGpuMemory is None:
-                    untold.add(one.pid)
+            for process in () if isinstance(running, Exception) else running:
+                if process.usedGpuMemory is None:
+                    unknown.add(process.pid)
                 else:
-                    held[one.pid] = held.get(one.pid, 0) + one.usedGpuMemory
-    return {pid: size for pid, size in held.items() if pid not in untold}
+                    size = held.get(process.pid, 0)
+                    held[process.pid] = size + process.usedGpuMemory
+    return {pid: size for pid, size in held.items() if pid not in unknown}
 
 
 @contextlib.contextmanager
 def _nvml() -> Iterator[Exception | None]:
-    """Open NVML, and give why that failed; closing it may fail without harm."""
-    opened = _ask("nvmlInit")
-    failed = opened if isinstance(opened, Exception) else None
+    """Open NVML, and give the error if that failed; closing it may fail harmlessly."""
+    outcome = _ask("nvmlInit")
+    failure = outcome if isinstance(outcome, Exception) else None
     try:
-        yield failed
+        yield failure
     finally:
-        if failed is None:
+        if failure is None:
             _ask("nvmlShutdown")
 
 
@@ -247,13 +359,13 @@ def _ask(name: str, *arguments: Any) -> Any:
         return error
 
 
-def _text(told: Any) -> str:
-    """Read what older versions of the library give as bytes; empty for an error."""
-    if isinstance(told, bytes):
-        return told.decode("utf-8", "replace")
-    return told if isinstance(told, str) else ""
+def _text(answer: Any) -> str:
+    """Decode text that older libraries give as bytes; empty for an error."""
+    if isinstance(answer, bytes):
+        return answer.decode("utf-8", "replace")
+    return answer if isinstance(answer, str) else ""
 
 
 def _words(error: Exception) -> str:
-    """Say an NVML error in words, which end without a dot."""
+    """Return an NVML error in words, without a dot at the end."""
     return (str(error) or type(error).__name__).rstrip(".")

@@ -14,7 +14,7 @@ from modelserver.core import cuda
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelserver.engine.runners.visible_cards import Card
+    from modelserver.engine.runners.cards import Card
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,11 @@
-"""What a model's process prints, as lines of the front's log.
+"""The lines that a model's process prints, as lines of the front's log.
 
-TensorFlow, CUDA and a graph's own print ops write whatever they like to stdout and
-stderr. Both are a pipe that a thread of the front always empties, so that nobody waits
-for it; lines are cut and counted, so that a chatty graph fills no disk.
+TensorFlow, CUDA and a graph's own print ops write freely to stdout and stderr. Both are
+a pipe that a thread of the front always empties, so that nobody waits for it; lines are
+cut and counted, so that a chatty graph fills no disk.
+
+TensorFlow prints why it does not use a card, while the process's own messages come by
+another way: here the two come together.
 """
 
 from __future__ import annotations
@@ -14,10 +17,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from modelserver.core import cuda
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from modelserver.core.messages import Facts
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +36,10 @@ _LINE_BYTES = 1000
 _LINES, _WINDOW_S = 60, 60.0
 _LAST = 3
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+# The finding of a model that does not run on its card (``core.findings``).
+_GPU_UNUSED = "gpu-unused"
+# Of TensorFlow's words, as far as a sentence is still read.
+_WORDS_CHARS = 400
 
 
 class Output:
@@ -49,7 +60,7 @@ class Output:
         self._last: deque[str] = deque(maxlen=_LAST)
         self._about_cards: dict[str, None] = {}
         self._window = clock()
-        self._said = 0
+        self._logged = 0
         self._dropped = 0
 
     @property
@@ -60,12 +71,12 @@ class Output:
 
     @property
     def about_cards(self) -> tuple[str, ...]:
-        """What was warned of about cards: TensorFlow's reasons for using none."""
+        """Warnings about cards: TensorFlow's reasons for using none."""
         with self._lock:
             return tuple(self._about_cards)
 
     def start(self, descriptor: int) -> None:
-        """Read a pipe in a thread until nobody can write to it; closes it then.
+        """Read a pipe in a thread until nobody can write to it; close it then.
 
         Raises:
             RuntimeError: there can be no more threads; the pipe is closed.
@@ -84,7 +95,7 @@ class Output:
         self._thread = thread
 
     def join(self, timeout_s: float) -> None:
-        """Wait until all that was printed has been read."""
+        """Wait until everything printed has been read."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -95,48 +106,77 @@ class Output:
         self.feed(b"\n")
 
     def feed(self, chunk: bytes) -> None:
-        """Take bytes as they come and log the lines that they end."""
-        *ended, rest = (self._rest + chunk).split(b"\n")
-        for line in ended:
+        """Take bytes as they come and log the lines that they complete."""
+        *complete, rest = (self._rest + chunk).split(b"\n")
+        for line in complete:
             if self._cutting:
                 self._cutting = False
             elif line.strip():
-                self._printed(line)
+                self._log_printed(line)
         if len(rest) > _LINE_BYTES:
             if not self._cutting:
-                self._printed(rest)
-            # The rest of this line goes, however much it is.
+                self._log_printed(rest)
+            # The rest of this line is dropped, however long it is.
             self._cutting, rest = True, b""
         self._rest = rest
 
-    def _printed(self, line: bytes) -> None:
+    def _log_printed(self, line: bytes) -> None:
         text = line[:_LINE_BYTES].decode("utf-8", "replace")
         with self._lock:
             self._last.append(text[:200])
             warned = cuda.about_cards(text)
             if warned and len(self._about_cards) < _LAST:
                 self._about_cards[warned] = None
-        if self._may_say():
+        if self._has_room():
             fields = {"model": self._name, "line": text}
             log.info("a model's process printed", extra=fields)
 
     def say(self, level: int, text: str) -> None:
-        """Log what the process asked to have logged, unless it asks too often."""
-        if self._may_say():
+        """Log a line that the process sent for the log, unless it sends too many."""
+        if self._has_room():
             level = max(known for known in _LEVELS if known <= max(level, _LEVELS[0]))
             log.log(level, "%s", text, extra={"model": self._name})
 
-    def _may_say(self) -> bool:
-        """Count a line; whether there is room for it in this minute."""
+    def _has_room(self) -> bool:
+        """Count a line; return whether there is room for it in this minute."""
         with self._lock:
             now, dropped = self._clock(), 0
             if now - self._window >= _WINDOW_S:
                 dropped, self._dropped = self._dropped, 0
-                self._window, self._said = now, 0
-            self._said += 1
-            room = self._said <= _LINES
+                self._window, self._logged = now, 0
+            self._logged += 1
+            room = self._logged <= _LINES
             self._dropped += not room
         if dropped:
             fields = {"model": self._name, "lines": dropped}
             log.warning("a model's process printed too much", extra=fields)
         return room
+
+
+def add_words(reason: str, words: Iterable[str]) -> str:
+    """Add the words that TensorFlow printed to a reason, unless it has them already."""
+    kept: list[str] = []
+    for line in sorted(words, key=len):
+        if not any(_core(line) in known for known in (reason, *kept)):
+            kept.append(line)
+    added = " | ".join(kept)[:_WORDS_CHARS]
+    return f"{reason} TensorFlow's words: {added}" if added else reason
+
+
+def _core(line: str) -> str:
+    """Return an error without its kind, which each level puts before it again."""
+    return line.rpartition(": INTERNAL: ")[2].removeprefix("INTERNAL: ")
+
+
+def explain_fallback(facts: Facts, words: Sequence[str]) -> Facts:
+    """Add TensorFlow's words to the reason why a model runs on the CPU, if it does."""
+    if not facts.device_reason or not words:
+        return facts
+    reason = add_words(facts.device_reason, words)
+    findings = tuple(
+        msgspec.structs.replace(finding, message=reason)
+        if finding.code == _GPU_UNUSED
+        else finding
+        for finding in facts.findings
+    )
+    return msgspec.structs.replace(facts, device_reason=reason, findings=findings)

@@ -11,8 +11,7 @@ from modelserver.engine.runners import cards as nvml
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from modelserver.engine.runners.cards import Memory
-    from modelserver.engine.runners.visible_cards import Card
+    from modelserver.engine.runners.cards import Card, Memory
 
 _MIB = 1 << 20
 # CUDA's context and the libraries' code, before the first weight; then the weights,

@@ -19,12 +19,12 @@ from modelserver.core import cuda
 from modelserver.core.errors import DeviceFailed
 from modelserver.core.messages import AssignedCard
 from modelserver.engine.runners.environment import of_child
-from modelserver.engine.runners.fallback_reasons import with_words
+from modelserver.engine.runners.output import add_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from modelserver.engine.runners.visible_cards import Card
+    from modelserver.engine.runners.cards import Card
 
 # gunicorn ends a worker that is silent for 120 s.
 _TIMEOUT_S = 100.0
@@ -88,11 +88,11 @@ def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
     with contextlib.suppress(msgspec.DecodeError):
         told = msgspec.json.decode(last, type=Told)
         if told.reason:
-            told = Told(told.names, with_words(told.reason, words))
+            told = Told(told.names, add_words(told.reason, words))
         return told
     ended = f"A TensorFlow process that was to use {card.words} ended with "
     ended += f"{done.returncode} and told nothing."
-    return Told(reason=with_words(ended, words or lines[-_SHOWN:]))
+    return Told(reason=add_words(ended, words or lines[-_SHOWN:]))
 
 
 def main(gpu: str, words: str) -> None:

@@ -45,7 +45,7 @@ from modelserver.core.messages import (
 )
 from modelserver.core.process_limits import MIB, load_limit, serving_limit
 from modelserver.engine.runners.child_process import ChildProcess
-from modelserver.engine.runners.fallback_reasons import told, with_words
+from modelserver.engine.runners.output import add_words, explain_fallback
 from modelserver.engine.runners.watchdog import Signs, Task, Watchdog
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class ProcessRunner:
             raise self._refused(reply)
         if not isinstance(reply, Facts):
             raise ModelCrashed("The model's process sent no facts first.")
-        return told(reply, self._child.output.about_cards)
+        return explain_fallback(reply, self._child.output.about_cards)
 
     def _refused(self, reply: LoadError) -> ModelError:
         """Return what is told of a child that could not load its model."""
@@ -175,7 +175,7 @@ class ProcessRunner:
         # It ends by itself; what TensorFlow printed is there once it has.
         self._child.reap()
         self._child.output.join(_JOIN_S)
-        return DeviceFailed(with_words(reply.reason, self._child.output.about_cards))
+        return DeviceFailed(add_words(reply.reason, self._child.output.about_cards))
 
     def _crashed(self) -> ModelError:
         """Return what is told of a child that died before it was ready."""
@@ -192,7 +192,7 @@ class ProcessRunner:
             died = f"The model's process died while loading it on a GPU: {how}."
             words = output.about_cards or (output.last,)
             if any(map(cuda.fault, words)) or cuda.fault(output.last):
-                return DeviceFailed(with_words(died, words))
+                return DeviceFailed(add_words(died, words))
             return ModelCrashed(died, from_outside=how == signal.SIGKILL.name)
         return ModelCrashed(
             f"The model's process died while loading it: {how}. It may use "

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from modelserver.core.cuda import Build, Library
-    from modelserver.engine.runners.cards import Survey
-    from modelserver.engine.runners.visible_cards import Card
+    from modelserver.engine.runners.cards import Card, Survey
 
 _KERNEL = Path("/proc/driver/nvidia/version")
 # What decides about cards, or about how they are used.
