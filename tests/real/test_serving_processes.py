@@ -27,7 +27,7 @@ class Server:
 
     def __init__(self, command, folder, cwd=None, **environ):
         shutil.copy(ROOT / "gunicorn.conf.py", folder)
-        shutil.copy(ROOT / "tests" / "standin.py", folder / "app.py")
+        shutil.copy(ROOT / "tests" / "support" / "standin.py", folder / "app.py")
         variables = {"PORT": "0", "LOG_FORMAT": "text", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             [sys.executable, *command],
