@@ -22,12 +22,12 @@ _STATIC = Path(__file__).parent / "static"
 # What the script imports, for the browser to fetch at once rather than one after the
 # other. Imports name no digests, so browsers ask whether theirs are the same.
 _MODULES = (
-    "asking.js",
+    "api.js",
     "camera.js",
-    "drawing.js",
-    "keeping.js",
-    "listing.js",
+    "elements.js",
+    "model_list.js",
     "snippets.js",
+    "storage.js",
 )
 _DIGEST_LENGTH = 12
 # A year, the most that is of use: the address changes with the content.

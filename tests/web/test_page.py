@@ -16,7 +16,15 @@ from support.tiny_graphs import write
 STATIC = Path(page.__file__).parent / "static"
 SCRIPTS = [
     STATIC / f"{name}.js"
-    for name in ("page", "asking", "camera", "drawing", "keeping", "snippets")
+    for name in (
+        "page",
+        "api",
+        "camera",
+        "elements",
+        "model_list",
+        "snippets",
+        "storage",
+    )
 ]
 CSS = (STATIC / "page.css").read_text()
 PATHS = {"detection": "/detect", "classification": "/classify"}
@@ -127,7 +135,7 @@ def test_what_is_named_by_its_digest_is_kept_for_ever(client):
     (script,) = parsed(client.get("/")).all("script")
     for_ever = "public, max-age=31536000, immutable"
     assert fetch(client, script["src"]).headers["Cache-Control"] == for_ever
-    for other in ("/static/page.js", "/static/page.js?v=1", "/static/asking.js?v="):
+    for other in ("/static/page.js", "/static/page.js?v=1", "/static/api.js?v="):
         response = fetch(client, other)
         assert response.headers["Cache-Control"] == "no-cache"
         again = {"If-None-Match": response.headers["ETag"]}
@@ -250,6 +258,6 @@ def luminance(colour):
 def test_white_can_be_read_on_every_labels_colour():
     """WCAG's AA: a contrast of 4.5 at least; as many as the script counts on."""
     tones = re.findall(r"\.tone-\d+ { --tone: (#\w{6})", CSS)
-    count = re.search(r"TONES = (\d+)", (STATIC / "drawing.js").read_text())
+    count = re.search(r"TONES = (\d+)", (STATIC / "elements.js").read_text())
     assert len(set(tones)) == len(tones) == int(count[1])
     assert min(1.05 / (luminance(tone) + 0.05) for tone in tones) >= 4.5

@@ -1,4 +1,4 @@
-// One picture of the camera's, as if it were a file.
+// A photo taken with the camera, as if it were a file.
 
 const dialog = document.getElementById("camera");
 const words = document.getElementById("camera-words");

@@ -1,12 +1,12 @@
-// The page: its photos, its models, and what people do. A shot is a photo with one
-// answer a model; what is shown is made anew from the answers.
+// The page: its photos, its models, and its events. A shot is a photo with one answer
+// a model; the results are made anew from the answers.
 
-import { credentials, detects, evaluate, server, wantedAt } from "./asking.js";
+import { credentials, detects, evaluate, fieldsAt, server } from "./api.js";
 import { offerCamera } from "./camera.js";
-import { highlight, make, objects, percent, resultOf, shownOf, spoken, summary } from "./drawing.js";
-import { keep, kept } from "./keeping.js";
-import { heard, identified, optionsOf, showGuesses } from "./listing.js";
+import { highlight, make, objects, percent, resultOf, sentenceOf, shownOf, summary } from "./elements.js";
+import { identify, optionsOf, readModel, showGuesses } from "./model_list.js";
 import { copyText, snippets } from "./snippets.js";
+import { savedToken, saveToken } from "./storage.js";
 
 const AT_A_TIME = 4; // requests; more would only wait in the server's queue
 const MOST_SHOTS = 100;
@@ -19,7 +19,7 @@ const json = { open: false, copy };
 const shots = [];
 const waiting = []; // [shot, model] to be asked
 let asked = []; // ids of the models that are chosen
-let models = identified(
+let models = identify(
   [...$("model").options].map(({ value: name, dataset }) => ({ name, ...dataset })),
 );
 let running = 0;
@@ -33,7 +33,7 @@ const say = (words) => ($("live").textContent = words);
 
 function remember(value) {
   token = value;
-  keep(value);
+  saveToken(value);
   $("token-used").hidden = !value;
 }
 
@@ -70,7 +70,7 @@ async function refreshModels() {
   }
   if (answer.status === 401) return askForToken();
   if (!answer.ok) return;
-  models = identified((await answer.json()).models.map(heard));
+  models = identify((await answer.json()).models.map(readModel));
   $("token-form").hidden = true;
   listModels();
 }
@@ -88,8 +88,8 @@ function listModels() {
   const first = options.findIndex(({ disabled }) => !disabled);
   $("model").selectedIndex = all ? options.length - 1 : same < 0 ? first : same;
   $("no-models").hidden = models.length > 0;
-  const told = models.map(({ title, slow }) => (slow ? `${title} runs on the CPU: ${slow} ` : ""));
-  $("slow").textContent = told.join("");
+  const words = models.map(({ title, slow }) => (slow ? `${title} runs on the CPU: ${slow} ` : ""));
+  $("slow").textContent = words.join("");
   showGuesses(models, chosenModels());
   if (models.some(({ state }) => state === "LOADING")) setTimeout(refreshModels, LOADING_MS);
   asked = chosenModels().map(({ id }) => id);
@@ -144,17 +144,17 @@ function addShot(file) {
   askAll(shot);
 }
 
-/** What cannot be shown is an empty place. */
+/** Show an empty place for a photo that cannot be shown. */
 const blank = ({ target }) => target.replaceWith(make("span", { className: "blank" }));
 
 function removeShot(shot) {
-  const place = shots.indexOf(shot);
-  shots.splice(place, 1);
+  const index = shots.indexOf(shot);
+  shots.splice(index, 1);
   shot.stop.abort();
   for (const { timer } of shot.answers.values()) clearTimeout(timer);
   URL.revokeObjectURL(shot.url);
   shot.item.remove();
-  const next = shots[Math.min(place, shots.length - 1)] ?? null;
+  const next = shots[Math.min(index, shots.length - 1)] ?? null;
   choose(shot === chosen ? next : chosen);
   (next?.button ?? $("file")).focus();
 }
@@ -163,12 +163,12 @@ function choose(shot) {
   chosen = shot;
   $("shown").hidden = !shot;
   $("drop").classList.toggle("small", shots.length > 0);
-  for (const one of shots) one.button.setAttribute("aria-pressed", one === shot);
+  for (const each of shots) each.button.setAttribute("aria-pressed", each === shot);
   showResults();
   showSnippet();
 }
 
-// Asking.
+// Requests.
 
 function askAll(shot) {
   for (const model of chosenModels()) if (!answerOf(shot, model)) ask(shot, model, 1);
@@ -219,14 +219,14 @@ function retry(shot, model) {
   if (shot === chosen) showResult(model);
 }
 
-// Showing.
+// Results.
 
 function showBadge(shot) {
   const words = chosenModels().map((model) => summary(model, answerOf(shot, model), least()));
   shot.badge.textContent = words.join(" / ");
 }
 
-const announce = (shot, model) => say(spoken(shot, model, answerOf(shot, model), least()));
+const announce = (shot, model) => say(sentenceOf(shot, model, answerOf(shot, model), least()));
 
 function showResults() {
   const shown = chosen ? chosenModels() : [];
@@ -255,8 +255,8 @@ function showResult(model) {
 function applyConfidence(node, model) {
   const answer = answerOf(chosen, model);
   if (answer.state !== "done" || !detects(model)) return;
-  for (const one of node.querySelectorAll("[data-confidence]")) {
-    one.hidden = Number(one.dataset.confidence) < least();
+  for (const row of node.querySelectorAll("[data-confidence]")) {
+    row.hidden = Number(row.dataset.confidence) < least();
   }
   const count = shownOf(model, answer, least()).length;
   const below = answer.items.length - count;
@@ -293,7 +293,7 @@ function showSnippet() {
   if (!model) return;
   const language = document.querySelector("input[name=language]:checked").value;
   const photo = chosen?.name ?? "photo.jpg";
-  const facts = { model, photo, extra: wantedAt(model, least()), secret: Boolean(token) };
+  const facts = { model, photo, extra: fieldsAt(model, least()), secret: Boolean(token) };
   $("same-code").textContent = snippets[language](facts);
 }
 
@@ -302,9 +302,9 @@ async function copy(node) {
   say("Copied.");
 }
 
-// What people do.
+// Events.
 
-function dragged(event) {
+function onDrag(event) {
   if (!event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
   $("drop").classList.toggle("over", event.type === "dragenter" || event.type === "dragover");
@@ -312,7 +312,7 @@ function dragged(event) {
 }
 
 for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
-  document.addEventListener(type, dragged);
+  document.addEventListener(type, onDrag);
 }
 document.addEventListener("paste", ({ clipboardData }) => addFiles(clipboardData?.files ?? []));
 $("ask").onsubmit = (event) => event.preventDefault();
@@ -331,7 +331,7 @@ $("same-copy").onclick = () => copy($("same-code"));
 document.querySelector(".tabs").onchange = showSnippet;
 $("results").onmouseover = $("results").onmouseout = highlight;
 offerCamera((file) => addFiles([file]));
-remember(kept());
+remember(savedToken());
 if (slider) {
   $("confidence-field").hidden = false;
   slider.oninput = confidenceChanged;

@@ -1,7 +1,7 @@
 // The request of the page as code to copy. Names may hold anything: each language's own
-// quoting makes them one literal, so that nothing of a name runs where it is pasted.
+// quotes make them one literal, so that nothing of a name runs where it is pasted.
 
-import { detects, server, urlOf } from "./asking.js";
+import { detects, server, urlOf } from "./api.js";
 
 /** For a shell: one word, whatever is in it. */
 function word(text) {
@@ -10,7 +10,7 @@ function word(text) {
 }
 
 /** A literal of Python and JavaScript alike. */
-function quoted(value) {
+function quote(value) {
   const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029]/g, code);
 }
@@ -48,12 +48,12 @@ export const snippets = {
 
   client({ model, photo, extra, secret }) {
     const options = Object.entries(extra).map(([name, value]) => `, ${name}=${value}`);
-    const names = `${quoted(model.name)}, ${quoted(photo)}${options.join("")}`;
+    const names = `${quote(model.name)}, ${quote(photo)}${options.join("")}`;
     const use = detects(model)
       ? `    for one in client.detect(${names}):
         print(one.label, one.confidence, one.box)`
       : `    print(client.classify(${names}).classes)`;
-    const address = quoted(location.origin + server.root);
+    const address = quote(location.origin + server.root);
     return `${secret ? "import os\n\n" : ""}from modelserver.client import Client
 
 with Client(${address}${secret ? `, token=${TOKEN}` : ""}) as client:
@@ -64,10 +64,10 @@ ${use}`;
     const headers = secret ? `\n        headers={"X-API-Key": ${TOKEN}},` : "";
     return `${secret ? "import os\n\n" : ""}import requests
 
-with open(${quoted(photo)}, "rb") as photo:
+with open(${quote(photo)}, "rb") as photo:
     response = requests.post(
-        ${quoted(urlOf(model))},
-        data=${quoted({ modelname: model.name, ...extra })},
+        ${quote(urlOf(model))},
+        data=${quote({ modelname: model.name, ...extra })},
         files={"file": ("photo", photo)},${headers}
         timeout=60,
     )
@@ -79,11 +79,11 @@ print(response.json())`;
   javascript({ model, extra, secret }) {
     const fields = Object.entries({ modelname: model.name, ...extra });
     const headers = secret ? ', headers: { "X-API-Key": token }' : "";
-    const lines = fields.map(([name, value]) => `form.append("${name}", ${quoted(value)});`);
+    const lines = fields.map(([name, value]) => `form.append("${name}", ${quote(value)});`);
     return `const form = new FormData();
 ${lines.join("\n")}
 form.append("file", document.querySelector("input[type=file]").files[0]);
-const response = await fetch(${quoted(urlOf(model))}, { method: "POST", body: form${headers} });
+const response = await fetch(${quote(urlOf(model))}, { method: "POST", body: form${headers} });
 if (!response.ok) throw new Error((await response.json()).detail);
 console.log(await response.json());`;
   },

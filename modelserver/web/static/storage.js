@@ -1,9 +1,9 @@
-// The token, kept in this tab only: other tabs and later visits do not know it.
+// The token, saved in this tab only: other tabs and later visits do not know it.
 
 const NAME = "modelserver-token";
 
-/** Keep a token, or forget the one that is kept. */
-export function keep(token) {
+/** Save a token, or forget the one that is saved. */
+export function saveToken(token) {
   try {
     if (token) sessionStorage.setItem(NAME, token);
     else sessionStorage.removeItem(NAME);
@@ -12,8 +12,8 @@ export function keep(token) {
   }
 }
 
-/** The token that is kept, or nothing. */
-export function kept() {
+/** The token that is saved, or nothing. */
+export function savedToken() {
   try {
     return sessionStorage.getItem(NAME) ?? "";
   } catch {

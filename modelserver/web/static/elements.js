@@ -1,7 +1,7 @@
-// From answers to elements. What the server or a file says becomes text nodes and
-// attributes, never markup; places and sizes go through CSSOM, which the CSP allows.
+// From answers to elements. All that the server or a file says becomes text nodes and
+// attributes, never markup; positions and sizes go through CSSOM, which the CSP allows.
 
-import { detects, server } from "./asking.js";
+import { detects, server } from "./api.js";
 
 const TONES = 12; // as many as page.css has
 const STAGES = ["decode", "queue", "run", "post", "other", "network"];
@@ -19,12 +19,12 @@ export function make(tag, properties = {}, ...children) {
 }
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
-/** What is said where classes exclude no other, and none is sure enough. */
+/** The words for an answer of independent classes, none of which is sure enough. */
 const NONE = "None at 50 % or above.";
 export const objects = (count) => `${count || "no"} object${count === 1 ? "" : "s"}`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
-/** What an answer has at or above a confidence, which is for detectors. */
+/** The items of an answer at or above a confidence, which is for detectors. */
 export function shownOf(model, { items }, least) {
   return items.filter(({ confidence }) => !detects(model) || confidence >= least);
 }
@@ -39,7 +39,7 @@ export function summary(model, answer, least) {
 }
 
 /** An answer in a sentence, for who hears the page. */
-export function spoken(shot, model, answer, least) {
+export function sentenceOf(shot, model, answer, least) {
   const begin = `${shot.name}, ${model.title}: `;
   if (answer.state === "failed") return `${begin}${answer.title}. ${answer.detail}`;
   const found = shownOf(model, answer, least);
@@ -155,19 +155,19 @@ function rowOf({ label, confidence, bounding_box: box }, index) {
   return row;
 }
 
-function timingsOf(told) {
-  const names = STAGES.filter((name) => name in told);
+function timingsOf(stages) {
+  const names = STAGES.filter((name) => name in stages);
   const bar = make("div", { className: "stages", "aria-hidden": "true" });
   const list = make("dl", { className: "timings" });
   for (const name of names) {
     const part = make("span", { className: `stage-${name}` });
-    part.style.flexGrow = told[name];
+    part.style.flexGrow = stages[name];
     bar.append(part);
     const key = make("span", { className: `key stage-${name}` });
-    const number = make("dd", {}, milliseconds(told[name]));
+    const number = make("dd", {}, milliseconds(stages[name]));
     list.append(make("div", {}, make("dt", {}, key, name), number));
   }
-  const sum = names.reduce((all, name) => all + told[name], 0);
+  const sum = names.reduce((all, name) => all + stages[name], 0);
   return [make("h4", {}, `Answered in ${milliseconds(sum)}`), bar, list];
 }
 

@@ -1,12 +1,12 @@
-// What the server says of its models, in the page's words.
+// The list of models: from what the server says of them to options.
 
-import { server } from "./asking.js";
-import { make } from "./drawing.js";
+import { server } from "./api.js";
+import { make } from "./elements.js";
 
 const kinds = Object.keys(server.paths);
 
-/** Keep what the page shows of a model; one that serves has no state. */
-export function heard({ name, kind, state, device_reason: slow, scaling, sizing }) {
+/** Keep the facts of a model that the page shows; one that serves has no state. */
+export function readModel({ name, kind, state, device_reason: slow, scaling, sizing }) {
   const guesses = { scaling, size: sizing };
   return {
     name,
@@ -24,23 +24,23 @@ export function wordsFor({ name, state, guessed }) {
 }
 
 /** Tell models apart: two of different kinds may have one name. */
-export function identified(models) {
-  const twice = (name) => models.filter((one) => one.name === name).length > 1;
-  return models.map((one) => ({
-    ...one,
-    id: kinds.length > 1 ? `${one.kind}/${one.name}` : one.name,
-    title: twice(one.name) ? `${one.name} (${one.kind})` : one.name,
+export function identify(models) {
+  const twice = (name) => models.filter((model) => model.name === name).length > 1;
+  return models.map((model) => ({
+    ...model,
+    id: kinds.length > 1 ? `${model.kind}/${model.name}` : model.name,
+    title: twice(model.name) ? `${model.name} (${model.kind})` : model.name,
   }));
 }
 
 /** Make the options of all models, in groups where there are several kinds. */
 export function optionsOf(models) {
-  const optionOf = (one) =>
-    make("option", { value: one.id, disabled: one.state === "FAILED" }, wordsFor(one));
+  const optionOf = (model) =>
+    make("option", { value: model.id, disabled: model.state === "FAILED" }, wordsFor(model));
   if (kinds.length < 2) return models.map(optionOf);
   return kinds.map((kind) => {
     const label = kind[0].toUpperCase() + kind.slice(1);
-    return make("optgroup", { label }, ...models.filter((one) => one.kind === kind).map(optionOf));
+    return make("optgroup", { label }, ...models.filter((model) => model.kind === kind).map(optionOf));
   });
 }
 
@@ -48,7 +48,7 @@ export function optionsOf(models) {
 export function showGuesses(models, asked) {
   for (const what of ["scaling", "size"]) {
     document.getElementById(`guessed-${what}`).hidden = !models.some(
-      (one) => one.guessed?.includes(what) && asked.includes(one),
+      (model) => model.guessed?.includes(what) && asked.includes(model),
     );
   }
 }

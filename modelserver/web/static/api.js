@@ -1,66 +1,66 @@
-// One request to the server, and what its answer means.
+// Requests to the server, and the meaning of its answers.
 
-const told = document.body.dataset;
+const facts = document.body.dataset;
 
-/** What the page was told about the server. */
+/** The facts about the server that the page came with. */
 export const server = {
-  root: told.root,
-  paths: JSON.parse(told.paths), // where photos are posted, by the kind of model
-  usual: Number(told.usual), // its MIN_CONFIDENCE
-  lowest: Number(told.lowest), // what the page asks for, so that the slider can filter
-  maxMb: Number(told.maxMb),
-  wantsToken: "token" in told,
+  root: facts.root,
+  paths: JSON.parse(facts.paths), // where photos are posted, by the kind of model
+  usual: Number(facts.usual), // its MIN_CONFIDENCE
+  lowest: Number(facts.lowest), // what the page asks for, so that the slider can filter
+  maxMb: Number(facts.maxMb),
+  wantsToken: "token" in facts,
 };
 const TOP_K = 5;
 
 export const detects = (model) => model.kind === "detection";
 export const urlOf = (model) => location.origin + server.paths[model.kind];
 
-/** The fields that say what is wanted beyond the model, as the page asks for it. */
-const wanted = (model) =>
+/** The fields of the page's own request, besides the model. */
+const fieldsOf = (model) =>
   detects(model) ? { min_confidence: server.lowest } : { top_k: TOP_K };
 
-/** The same as fields for somebody else's request, which need no slider. */
-export function wantedAt(model, confidence) {
-  if (!detects(model)) return wanted(model);
+/** The same for somebody else's request, which needs no slider. */
+export function fieldsAt(model, confidence) {
+  if (!detects(model)) return fieldsOf(model);
   return confidence === server.usual ? {} : { min_confidence: confidence };
 }
 
 export const credentials = (token) => (token ? { "X-API-Key": token } : {});
 
-const failed = (title, detail, more = {}) => ({ state: "failed", title, detail, ...more });
+const failure = (title, detail, more = {}) => ({ state: "failed", title, detail, ...more });
 
 /**
  * Evaluate a photo. Never throws: an answer has the state "done", with items, body
- * and timings, and none where no class holds, or "failed", with title and detail, and
- * after where it says so.
+ * and timings, and none if no class holds, or "failed", with title and detail, and
+ * after if the server says so.
  */
 export async function evaluate(shot, model, token) {
   const mb = shot.file.size / 2 ** 20;
   if (mb > server.maxMb) {
     const words = `This photo has ${Math.ceil(mb)} MiB, and the server takes ${server.maxMb}.`;
-    return failed("The photo is too large", words);
+    return failure("The photo is too large", words);
   }
   const body = new FormData();
   body.append("modelname", model.name);
-  for (const [name, value] of Object.entries(wanted(model))) body.append(name, value);
+  for (const [name, value] of Object.entries(fieldsOf(model))) body.append(name, value);
   body.append("file", shot.file, shot.name);
   const headers = { Accept: "application/json", ...credentials(token) };
   const { signal } = shot.stop;
-  const begun = performance.now();
+  const started = performance.now();
   try {
     const response = await fetch(urlOf(model), { method: "POST", body, headers, signal });
-    const answer = parsed(await response.text());
-    if (!response.ok) return refused(response, answer);
-    return understood(model, answer, timings(response, performance.now() - begun));
+    const answer = parse(await response.text());
+    if (!response.ok) return readProblem(response, answer);
+    return readAnswer(model, answer, timings(response, performance.now() - started));
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     const words = "Nothing answered. Is the server running, and the photo still there?";
-    return failed("The server cannot be reached", words, { again: true });
+    return failure("The server cannot be reached", words, { again: true });
   }
 }
 
-function parsed(text) {
+function parse(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -68,22 +68,22 @@ function parsed(text) {
   }
 }
 
-function understood(model, body, timings) {
+function readAnswer(model, body, timings) {
   const items = detects(model) ? body : body?.classes ?? [{ label: body?.class }];
   if (Array.isArray(items) && items.every((item) => typeof item?.label === "string")) {
     return { state: "done", items, none: body.class === null, body, timings };
   }
-  return failed("The answer is not understood", "What answers here is no ModelServer.");
+  return failure("The answer is not understood", "What answers here is no ModelServer.");
 }
 
-/** What an answer that is no 200 says; a proxy's page says nothing but its status. */
-function refused({ status, headers }, problem) {
+/** Read an answer that is no 200; a proxy's page says nothing but its status. */
+function readProblem({ status, headers }, problem) {
   const after = Number(headers.get("Retry-After")) || 0;
   const title = problem?.title || `Error ${status}`;
   const detail = problem?.detail || `The server answered ${status} without a reason.`;
   const type = /^\/problems\/[a-z-]+$/.test(problem?.type) ? problem.type : "";
   const again = status >= 500 || [401, 408, 429].includes(status);
-  return failed(title, detail, { status, again, after, type });
+  return failure(title, detail, { status, again, after, type });
 }
 
 /** Milliseconds of each stage, from Server-Timing and the browser's clock. */
