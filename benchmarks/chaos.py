@@ -263,7 +263,8 @@ def broken(result: dict[str, Any]) -> list[str]:
     runners = [result[when]["runners"] for when in ("before", "after")]
     if runners[0] != runners[1]:
         found.append(f"models' processes: {runners[0]} before, {runners[1]} after")
-    return found + result["harm"]
+    found += result["harm"]
+    return found
 
 
 def main() -> None:

@@ -123,7 +123,8 @@ def broken(result: dict[str, Any]) -> list[str]:
         found += [f"{kind}: {status}" for status in sorted(wrong)]
     if result["rss_mb"]["per_minute"] >= MAX_SLOPE_MB:
         found.append(f"memory grows: {result['rss_mb']}")
-    return found + result["harm"]
+    found += result["harm"]
+    return found
 
 
 def main() -> None:
