@@ -27,6 +27,7 @@ from benchmarks.support import results
 from benchmarks.support.servers import Server, started
 from modelserver.core.settings import Settings
 from modelserver.engine.models import Loader
+from modelserver.tasks import by_kind
 from modelserver.tools import bench
 from modelserver.tools.bench import Round, Sample
 
@@ -118,7 +119,8 @@ def main() -> None:
         started(files.graph.parent, app=app) as server,
         closing(InProcess(files)) as local,
     ):
-        target = bench.Target.of(server.url, bench.PATHS[kind], files.name, [photo])
+        path = by_kind(kind).endpoint.route
+        target = bench.Target.of(server.url, path, files.name, [photo])
         bench.check(target)
         for clients in map(int, given.clients.split(",")):
             results.say(f"throughput of {files.name}: {clients} clients")

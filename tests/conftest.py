@@ -67,6 +67,7 @@ def serving(folder, uploads):
 
     Sessions are in this process unless a test asks otherwise, which is fast.
     """
+    from modelserver.tasks import by_kind
     from modelserver.web.factory import create_app
 
     apps = []
@@ -77,7 +78,7 @@ def serving(folder, uploads):
             "UPLOAD_FOLDER": uploads,
             "ISOLATION": "inline",
         }
-        app = create_app(kind, make_settings(**{**defaults, **environ}))
+        app = create_app(by_kind(kind), make_settings(**{**defaults, **environ}))
         apps.append(app)
         backend = app.extensions["modelserver"]
         backend.start()

@@ -26,6 +26,7 @@ from benchmarks.support import open_loop, results
 from benchmarks.support.open_loop import Request
 from benchmarks.support.servers import ROOT, Server, wait
 from modelserver.client import Client
+from modelserver.core.contract import DETECT
 from modelserver.engine.runners.cards import survey
 from modelserver.engine.runners.environment import of_cards
 from modelserver.tools import bench
@@ -186,7 +187,7 @@ def measure(
     server: Server, model: str, files: list[bytes], plan: Plan
 ) -> list[dict[str, Any]]:
     """Measure a server with the project's own bench."""
-    target = bench.Target.of(server.url, bench.PATHS["detection"], model, files)
+    target = bench.Target.of(server.url, DETECT.route, model, files)
     bench.check(target)
     found = bench.measure(
         target, plan.clients, seconds=plan.seconds, rounds=plan.rounds

@@ -169,7 +169,7 @@ def _manifest(content: dict[str, Any]) -> Export:
     domain = _word(content.get("DomainType"))
     old = not content.get("MetadataPropsFileName")
     kind = _KINDS.get(domain.lower())
-    crops = old and kind == "classification"
+    crops = old and domain.lower() == "classification"
     return Export(
         tool=CUSTOM_VISION,
         told_by=(MANIFEST,),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Kind = Literal["detection", "classification"]
+Kind: TypeAlias = str
+"""A task's name; see ``tasks.TASKS``."""
 Layout = Literal[
     "NHWC",
     "HWC",

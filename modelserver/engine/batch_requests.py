@@ -8,27 +8,27 @@ decoded once for all models that would be given the same pixels alone.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modelserver import decoder
 from modelserver.core.errors import Overloaded, RequestError
 from modelserver.engine.service import Evaluation
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Sequence
 
     from typing_extensions import Self
 
     from modelserver.core.frames import Frame
     from modelserver.decoder import Picture
+    from modelserver.engine.evaluations import Data
     from modelserver.engine.models import Model, Prepared
     from modelserver.engine.queue import Caller
-    from modelserver.engine.service import Begun, Parse, Prepare, Service
+    from modelserver.engine.service import InFlight, Prepare, Service
+    from modelserver.tasks import Task
+    from modelserver.tasks.options import Options
 
-R = TypeVar("R")
-Outcome: TypeAlias = Evaluation[R] | RequestError
-Data: TypeAlias = "bytes | memoryview | mmap.mmap"
+Outcome: TypeAlias = Evaluation[Any] | RequestError
 
 # Enough that a batch of runs can form, and that photos are decoded while others run;
 # few enough that a request of many photos leaves most of a queue to others.
@@ -97,25 +97,27 @@ def _serves(
     return whole and decoder.in_full(picture.width, picture.height, wanted)
 
 
-class Album(Generic[R]):
+class BatchRequest:
     """Evaluates several photos by several models. For one thread.
 
     Args:
         service: does each evaluation.
-        parse: makes the results.
+        task: what is done.
         caller: who waits for all of them.
+        options: what is asked of each.
     """
 
-    def __init__(self, service: Service, parse: Parse[R], caller: Caller) -> None:
+    def __init__(
+        self, service: Service, task: Task[Any], caller: Caller, options: Options
+    ) -> None:
         self._service = service
-        self._parse = parse
+        self._task = task
         self._caller = caller
-        self._begun: deque[tuple[int, Begun]] = deque()
-        self._outcomes: dict[int, Outcome[R]] = {}
+        self._options = options
+        self._in_flight: deque[tuple[int, InFlight]] = deque()
+        self._outcomes: dict[int, Outcome] = {}
 
-    def evaluate(
-        self, photos: Sequence[Data], models: Sequence[str]
-    ) -> list[Outcome[R]]:
+    def evaluate(self, photos: Sequence[Data], models: Sequence[str]) -> list[Outcome]:
         """Return what came of each photo with each model, photo by photo.
 
         An error is the outcome of its pair alone.
@@ -123,40 +125,40 @@ class Album(Generic[R]):
         try:
             for number, data in enumerate(photos):
                 self._one_photo(number * len(models), data, models)
-            while self._begun:
+            while self._in_flight:
                 self._end_one()
         finally:
-            for _, begun in self._begun:  # only after a bug
-                begun.stack.close()
-        return [self._outcomes[place] for place in range(len(self._outcomes))]
+            for _, image in self._in_flight:  # only after a bug
+                image.stack.close()
+        return [self._outcomes[pair] for pair in range(len(self._outcomes))]
 
-    def _one_photo(self, place: int, data: Data, models: Sequence[str]) -> None:
+    def _one_photo(self, pair: int, data: Data, models: Sequence[str]) -> None:
         if len(models) == 1:
-            self._begin(place, models[0], lambda model: model.prepare(data))
+            self._begin(pair, models[0], lambda model: model.prepare(data))
             return
         with Shared(data) as photo:
             for number, name in enumerate(models):
-                self._begin(place + number, name, photo.prepare)
+                self._begin(pair + number, name, photo.prepare)
 
-    def _begin(self, place: int, name: str, prepare: Prepare) -> None:
+    def _begin(self, pair: int, name: str, prepare: Prepare) -> None:
         """Begin a pair; what is in the way of it may be pairs of this very request."""
-        if len(self._begun) >= _AT_ONCE:
+        if len(self._in_flight) >= _AT_ONCE:
             self._end_one()
         while True:
             try:
-                begun = self._service.begin(name, prepare, self._caller)
+                image = self._service.begin(self._task, name, prepare, self._caller)
             except RequestError as error:
-                if not isinstance(error, Overloaded) or not self._begun:
-                    self._outcomes[place] = error
+                if not isinstance(error, Overloaded) or not self._in_flight:
+                    self._outcomes[pair] = error
                     return
                 self._end_one()
             else:
-                self._begun.append((place, begun))
+                self._in_flight.append((pair, image))
                 return
 
     def _end_one(self) -> None:
-        place, begun = self._begun.popleft()
+        pair, image = self._in_flight.popleft()
         try:
-            self._outcomes[place] = self._service.end(begun, self._parse)
+            self._outcomes[pair] = self._service.end(image, self._options)
         except RequestError as error:
-            self._outcomes[place] = error
+            self._outcomes[pair] = error

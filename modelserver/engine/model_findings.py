@@ -104,7 +104,9 @@ def _of_classes(
     if not label_map.names or signature.classes == 1:
         return
     first = 1
-    if signature.kind == "classification":
+    # A detector's are not in its signature.
+    detects = signature.classes is None
+    if signature.classes is not None:
         classes = signature.classes
         aligned = labels.alignment_of(label_map, signature)
         first = aligned.offset if aligned else first
@@ -117,7 +119,6 @@ def _of_classes(
     if classes is None:
         return
     # Some detectors count from 0, where others have the background.
-    detects = signature.kind == "detection"
     names = _compare_ids(label_map, first, classes, background=detects)
     # A background class needs no name, and a detector's gaps are said already.
     if names.missing and names.missing != [0] and not detects:

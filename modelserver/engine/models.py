@@ -19,7 +19,7 @@ from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.engine.runners.placement import Placement, expected_bytes
 from modelserver.engine.runners.process import ProcessRunner
 from modelserver.runner.inline import InlineRunner
-from modelserver.tasks import labels
+from modelserver.tasks import Metadata, labels
 
 if TYPE_CHECKING:
     import mmap
@@ -112,6 +112,11 @@ class Model:
             unusual=lambda answer: answer.first,
             delay_s=settings.batch_delay_ms / 1000,
         )
+
+    @property
+    def metadata(self) -> Metadata:
+        """What its outputs are read by."""
+        return Metadata(self.facts.signature, self.labels, self.offset)
 
     def prepare(self, data: bytes | memoryview | mmap.mmap) -> Prepared:
         """Decode an upload into memory that the runner reads.

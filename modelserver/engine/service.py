@@ -12,32 +12,26 @@ from modelserver import decoder
 from modelserver.core.errors import BadModelOutput, DeadlinePassed, Overloaded
 from modelserver.core.logs import bind, report
 from modelserver.engine import admission
+from modelserver.engine.evaluations import submit
 from modelserver.engine.queue import Caller
-from modelserver.tasks import classification, detection
 from modelserver.tasks.options import Options
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from modelserver.core.messages import ImageResult, Mark, Outputs, PictureFormat
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
-    from modelserver.engine.models import Model, Prepared, Window
+    from modelserver.engine.evaluations import Data, Submitted
+    from modelserver.engine.models import Model, Prepared
     from modelserver.engine.queue import Completion
-    from modelserver.tasks.classification import Classification
-    from modelserver.tasks.detection import Detection
+    from modelserver.tasks import Metadata, Task
 
 R = TypeVar("R")
-Parse: TypeAlias = "Callable[[Model, Outputs, Window], R]"
-"""Makes a result of what a model gave for one image."""
 Prepare: TypeAlias = "Callable[[Model], Prepared]"
 """Gives an image in the form that a model takes."""
 
 _PLAIN = Options()
-# Of the classes that are parsed where none are asked for, for the log.
-_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,12 @@ class Timings:
         """All stages together."""
         return self.decode + self.queue + self.run + self.post
 
+    def __str__(self) -> str:
+        return (
+            f"{self.total:.1f} ms (decode {self.decode:.1f}, queue {self.queue:.1f}, "
+            f"run {self.run:.1f}, post {self.post:.1f})"
+        )
+
     def seconds(self) -> dict[str, float]:
         """Return what each stage took in seconds, by its name, in their order."""
         return {
@@ -69,6 +69,8 @@ class Evaluation(Generic[R]):
     """What a model sees in a photo.
 
     Attributes:
+        task: what was done.
+        result: as ``task.parse`` gave it.
         width, height: of the upright photo, in pixels.
         batch: images that were run together.
         orientation: the EXIF orientation that was applied, 1 to 8.
@@ -76,6 +78,7 @@ class Evaluation(Generic[R]):
         started: when decoding began, in seconds of ``time.perf_counter``.
     """
 
+    task: Task[R]
     model: str
     result: R
     timings: Timings
@@ -87,22 +90,20 @@ class Evaluation(Generic[R]):
     started: float = 0.0
 
 
-class Begun(NamedTuple):
+class InFlight(NamedTuple):
     """An image that is with its model; whoever began it ends it or closes ``stack``.
 
     Attributes:
-        started, decoded: when it had its place, and when it was ready to run.
+        digest: SHA-256 of the model's graph, labels and sidecar.
         stack: what is given back: its place, the model's share, the lease.
     """
 
+    task: Task[Any]
     name: str
     digest: str
-    model: Model
-    prepared: Prepared
-    future: Future[Completion[ImageResult]]
+    metadata: Metadata
+    submitted: Submitted
     caller: Caller
-    started: float
-    decoded: float
     stack: ExitStack
 
 
@@ -136,42 +137,24 @@ class Service:
         """Share so many threads among the models, not as many as the settings say."""
         self._shares.resize(total)
 
-    def detect(
+    def evaluate(
         self,
+        task: Task[R],
         name: str,
-        data: bytes | memoryview | mmap.mmap,
+        data: Data,
         caller: Caller | None = None,
         options: Options = _PLAIN,
-    ) -> Evaluation[list[Detection]]:
-        """Find the objects that are asked for, best first.
+    ) -> Evaluation[R]:
+        """Return what a model of a task sees in a photo.
 
         Raises:
             RequestError: see the tree in ``errors``.
         """
-        begun = self.begin(name, lambda model: model.prepare(data), caller)
-        return self.end(begun, self.finds(options))
-
-    def classify(
-        self,
-        name: str,
-        data: bytes | memoryview | mmap.mmap,
-        caller: Caller | None = None,
-        options: Options = _PLAIN,
-    ) -> Evaluation[list[Classification]]:
-        """Return the best class and those that are asked for, best first.
-
-        Raises:
-            RequestError: see the tree in ``errors``.
-        """
-        begun = self.begin(name, lambda model: model.prepare(data), caller)
-        return self.end(begun, self.tells(options))
+        image = self.begin(task, name, lambda model: model.prepare(data), caller)
+        return self.end(image, options)
 
     def draw(
-        self,
-        data: bytes | memoryview | mmap.mmap,
-        marks: Sequence[Mark],
-        form: PictureFormat,
-        caller: Caller,
+        self, data: Data, marks: Sequence[Mark], form: PictureFormat, caller: Caller
     ) -> bytes:
         """Return an upright photo, in full, with marks over it, as a file.
 
@@ -189,52 +172,13 @@ class Service:
             _left(caller)
             raise
 
-    def finds(self, options: Options = _PLAIN) -> Parse[list[Detection]]:
-        """Return what makes detections of arrays: those that the options want.
-
-        Nothing below ``SCORE_FLOOR`` is found, or below ``MIN_CONFIDENCE`` where that
-        is lower: a graph may have been loaded to give no more than that.
-        """
-        settings = self._settings
-        least = settings.min_confidence
-        if options.min_confidence is not None:
-            floor = min(settings.score_floor, least)
-            least = max(options.min_confidence, floor)
-
-        def parse(model: Model, outputs: Outputs, window: Window) -> list[Detection]:
-            signature = model.facts.signature
-            if settings.debug:
-                for one in detection.detections_of(
-                    signature, outputs, model.labels, window=window
-                ):
-                    where = f"{one.label} {one.confidence} {list(one.box)}"
-                    report(f"{model.files.name} {where}")
-            found = detection.detections_of(
-                signature, outputs, model.labels, least, window
-            )
-            return detection.select(found, options)
-
-        return parse
-
-    def tells(self, options: Options = _PLAIN) -> Parse[list[Classification]]:
-        """Return what makes classes of arrays: five, or as many as are asked for."""
-        top = max(options.top_k or 0, _TOP)
-
-        def parse(
-            model: Model, outputs: Outputs, _window: Window
-        ) -> list[Classification]:
-            signature = model.facts.signature
-            best = classification.classes_of(
-                signature, outputs, model.labels, model.offset, top
-            )
-            if self._settings.debug:
-                for one in best[:_TOP]:
-                    report(f"{model.files.name} {one.label} {one.confidence}")
-            return best
-
-        return parse
-
-    def begin(self, name: str, prepare: Prepare, caller: Caller | None = None) -> Begun:
+    def begin(
+        self,
+        task: Task[Any],
+        name: str,
+        prepare: Prepare,
+        caller: Caller | None = None,
+    ) -> InFlight:
         """Give a model an image: take a place, decode, and queue it.
 
         Raises:
@@ -246,70 +190,70 @@ class Service:
             bind(model=name)
         with ExitStack() as stack:
             # In this order: a name that nobody serves must not count as one that is.
-            version = stack.enter_context(self._registry.version(name))
+            version = stack.enter_context(self._registry.version(name, task.kind))
             stack.enter_context(self._shares.one(name))
-            started = time.perf_counter()
             model = version.loaded
             slot = model.queue.admit(caller)
             stack.callback(model.queue.leave, slot)
-            prepared = prepare(model)
-            decoded = time.perf_counter()
-            future = model.submit(prepared.frame, slot)
-            digest = version.snapshot.digest
-            return Begun(
+            submitted = submit(model, prepare, slot)
+            return InFlight(
+                task,
                 name,
-                digest,
-                model,
-                prepared,
-                future,
+                version.snapshot.digest,
+                model.metadata,
+                submitted,
                 caller,
-                started,
-                decoded,
                 stack.pop_all(),
             )
 
-    def end(self, begun: Begun, parse: Parse[R]) -> Evaluation[R]:
+    def end(self, image: InFlight, options: Options = _PLAIN) -> Evaluation[Any]:
         """Wait for an image's outputs, within the caller's time, and parse them.
 
         Raises:
             RequestError: see the tree in ``errors``. Everything is given back.
         """
-        name, prepared = begun.name, begun.prepared
-        bind(model=name)
-        with begun.stack:
-            done = _result(begun)
+        prepared, _, started, decoded = image.submitted
+        bind(model=image.name)
+        with image.stack:
+            done = _result(image)
             ran = time.perf_counter()
-            try:
-                result = parse(begun.model, done.result.outputs, prepared.window)
-            except (ValueError, KeyError) as error:
-                raise BadModelOutput(name, str(error)) from error
+            result = self._parsed(image, done.result.outputs, options)
         parsed = time.perf_counter()
-        if begun.caller.remaining_s(parsed) <= 0:
-            raise DeadlinePassed(begun.caller.seconds)
+        if image.caller.remaining_s(parsed) <= 0:
+            raise DeadlinePassed(image.caller.seconds)
         timings = Timings(
-            decode=(begun.decoded - begun.started) * 1000,
+            decode=(decoded - started) * 1000,
             queue=done.queue_ms + done.runner_ms - done.result.run_ms,
             run=done.result.run_ms,
             post=(parsed - ran) * 1000,
         )
-        report(
-            f"{name} {timings.total:.1f} ms (decode {timings.decode:.1f}, "
-            f"queue {timings.queue:.1f}, run {timings.run:.1f}, "
-            f"post {timings.post:.1f})"
-        )
+        report(f"{image.name} {timings}")
         seen = Evaluation(
-            name,
+            image.task,
+            image.name,
             result,
             timings,
             prepared.width,
             prepared.height,
             done.batch,
             prepared.orientation,
-            begun.digest,
-            begun.started,
+            image.digest,
+            started,
         )
         self._observe(seen)
         return seen
+
+    def _parsed(self, image: InFlight, outputs: Outputs, options: Options) -> Any:
+        """Make results of arrays; with ``DEBUG``, tell all that is in them."""
+        task, settings = image.task, self._settings
+        metadata, window = image.metadata, image.submitted.prepared.window
+        try:
+            if settings.debug:
+                for line in task.lines(task.everything(outputs, metadata, window)):
+                    report(f"{image.name} {line}")
+            return task.parse(outputs, metadata, window, options, settings)
+        except (ValueError, KeyError) as error:
+            raise BadModelOutput(image.name, str(error)) from error
 
 
 def _left(caller: Caller) -> float:
@@ -318,10 +262,11 @@ def _left(caller: Caller) -> float:
     raise DeadlinePassed(caller.seconds)
 
 
-def _result(begun: Begun) -> Completion[ImageResult]:
-    caller = begun.caller
+def _result(image: InFlight) -> Completion[ImageResult]:
+    caller = image.caller
     try:
         # From now: others of the same request may have been waited for meanwhile.
-        return begun.future.result(caller.remaining_s(time.perf_counter()))
+        left_s = caller.remaining_s(time.perf_counter())
+        return image.submitted.future.result(left_s)
     except FutureTimeoutError:
         raise DeadlinePassed(caller.seconds) from None

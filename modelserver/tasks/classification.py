@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 import numpy as np
 
+from modelserver.core import contract
+from modelserver.core.contract import Class, Classified
+from modelserver.tasks import export_files, matching
 from modelserver.tasks.labels import pair
+from modelserver.tasks.task import WHOLE, Box, Metadata, Task, node_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from modelserver.core.messages import Outputs
+    from modelserver.core.settings import Settings
     from modelserver.core.signatures import Signature
+    from modelserver.tasks.export_files import Ranks
     from modelserver.tasks.labels import LabelMap
     from modelserver.tasks.options import Options
 
@@ -166,31 +174,129 @@ def answer_of(classes: Sequence[Classification]) -> str | None:
     return next((one.label for one in answered(classes)), None)
 
 
-def to_json(
-    classes: Sequence[Classification], options: Options | None = None
-) -> dict[str, object]:
-    """Return the best class in the contract's shape; others only where asked for.
+# Of the classes that are parsed where none are asked for, for the log.
+_TOP = 5
+# More than any label map has names.
+_EVERY = 1_000_000
+# What exporters call class scores, the surest first, where there are several outputs.
+_SCORES = ("scores", "predictions", "probabilities", "probs", "softmax", "output_0")
+# Custom Vision writes model.pb; tensorflow-for-poets retrained_graph.pb, and makes the
+# others of it; retrain.py output_graph.pb; TensorFlow's tools frozen_graph.pb.
+_GRAPHS: Ranks = (
+    (
+        *("model.pb", "retrained_graph.pb", "output_graph.pb"),
+        *("frozen_graph.pb", "frozen_model.pb", "{name}.pb"),
+    ),
+    ("optimized_graph.pb",),
+    ("rounded_graph.pb", "quantized_graph.pb", "eightbit_graph.pb"),
+    ("*.pb",),
+)
 
-    The class is ``None`` where no independent one has a confidence of .5.
 
-    Args:
-        classes: best first, at least one.
-        options: with ``top_k``, of the first so many those that they want are added.
-    """
-    best = answer_of(classes)
-    if options is None or options.top_k is None:
-        return {"class": best}
-    least = options.min_confidence or 0.0
-    return {
-        "class": best,
-        "classes": [
-            {
-                "class": one.class_id,
-                "label": one.label,
-                # The fewest digits that read back as the same float32.
-                "confidence": float(str(np.float32(one.confidence))),
-            }
-            for one in classes[: options.top_k]
+class ClassificationTask(Task[list[Classification]]):
+    """A photo in, its class out."""
+
+    kind = "classification"
+    endpoint = contract.CLASSIFY
+    app = "app_classify.py"
+    summary = "Tell what photos are of"
+    graph_ending, labels_ending, names_ending = ".pb", ".pbtxt", ".labels.txt"
+    outputs: ClassVar[Mapping[str, str]] = {"scores": "scores"}
+    options = frozenset({"min_confidence", "labels", "max_results", "top_k"})
+    answer_type = Classified
+    result_type = contract.ClassifyResult
+    results_type = contract.ClassifyResults
+
+    def parse(
+        self,
+        outputs: Outputs,
+        metadata: Metadata,
+        window: Box,
+        options: Options,
+        settings: Settings,
+    ) -> list[Classification]:
+        """Make the best classes: five, or as many as are asked for; see ``Task``."""
+        del window, settings
+        return classes_of(*_ordered(outputs, metadata), max(options.top_k or 0, _TOP))
+
+    def everything(
+        self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE
+    ) -> list[Classification]:
+        """Make all classes; see ``Task``."""
+        del window
+        return classes_of(*_ordered(outputs, metadata), _EVERY)
+
+    def answer(
+        self, found: list[Classification], size: tuple[int, int], options: Options
+    ) -> Classified:
+        """Return the best class, and others only where asked for.
+
+        The class is ``None`` where no independent one has a confidence of .5.
+
+        Args:
+            found: best first, at least one.
+            size: does not matter.
+            options: with ``top_k``, of the first so many those that they want are
+                added.
+        """
+        del size
+        best = answer_of(found)
+        if options.top_k is None:
+            return Classified(best)
+        least = options.min_confidence or 0.0
+        listed = [
+            # The fewest digits that read back as the same float32.
+            Class(one.class_id, one.label, float(str(np.float32(one.confidence))))
+            for one in found[: options.top_k]
             if one.confidence >= least and options.wants(one.label)
-        ][: options.max_results],
-    }
+        ]
+        return Classified(best, listed[: options.max_results])
+
+    def scores(self, found: list[Classification]) -> list[tuple[str, float]]:
+        """Return each class's label and confidence."""
+        return [(one.label, one.confidence) for one in found]
+
+    def answered(self, found: list[Classification]) -> list[Classification]:
+        """Return the class that is the answer, if there is one."""
+        return answered(found)
+
+    def lines(self, found: list[Classification]) -> Iterator[str]:
+        """Give a line for each of the best classes."""
+        for one in found[:_TOP]:
+            yield f"{one.label} {one.confidence}"
+
+    def difference(
+        self, expected: bytes, found: list[Classification], min_confidence: float
+    ) -> str:
+        """Tell how the best class differs; see ``Task``."""
+        del min_confidence
+        wanted = msgspec.json.decode(expected, type=matching.ExpectedClass)
+        return matching.class_differs(wanted.label, answer_of(found))
+
+    def graph_files(self, told: str | None) -> Ranks:
+        """Return a classifier's graphs; a detector's export has none."""
+        return _GRAPHS if told in {None, self.kind} else ()
+
+    def label_files(self, graph: str, told: str | None, named: str | None) -> Ranks:
+        """Return the names of label files; see ``Task``."""
+        del told
+        return export_files.label_files(graph, named)
+
+    def named_outputs(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Find the scores: the only output, or by the habits of exporters."""
+        if len(outputs) == 1:
+            return {"scores": outputs[0]}
+        for name in _SCORES:
+            for output in outputs:
+                if node_of(output).lower() == name:
+                    return {"scores": output}
+        return {}
+
+
+def _ordered(
+    outputs: Outputs, metadata: Metadata
+) -> tuple[Signature, Outputs, LabelMap, int]:
+    return metadata.signature, outputs, metadata.labels, metadata.offset
+
+
+CLASSIFICATION = ClassificationTask()

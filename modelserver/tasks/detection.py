@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 import numpy as np
 
+from modelserver.core import contract
+from modelserver.core.contract import Detection
+from modelserver.core.messages import Mark
+from modelserver.tasks import export_files, matching
 from modelserver.tasks.options import MOST
+from modelserver.tasks.task import WHOLE, Box, Metadata, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from modelserver.core.messages import Outputs
+    from modelserver.core.settings import Settings
     from modelserver.core.signatures import Signature
+    from modelserver.tasks.export_files import Ranks
     from modelserver.tasks.labels import LabelMap
     from modelserver.tasks.options import Options
 
@@ -27,27 +35,11 @@ _BEYOND = 4.0
 _SURE = 0.3
 
 
-@dataclass(frozen=True)
-class Detection:
-    """One object that was found.
-
-    Attributes:
-        class_id: the label map's id.
-        confidence: 0..1, a float32 value, the shortest decimal that reads back as it.
-        box: x1, y1, x2, y2 in [0, 1], of the upright photo's width and height.
-    """
-
-    class_id: int
-    label: str
-    confidence: float
-    box: tuple[float, float, float, float]
-
-
 def parse(
     outputs: Mapping[str, NDArray[np.generic]],
     labels: LabelMap,
     least: float = 0.0,
-    window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+    window: Box = WHOLE,
 ) -> list[Detection]:
     """Turn one image's arrays into its best 10,000 detections, best first.
 
@@ -94,7 +86,7 @@ def detections_of(
     outputs: Mapping[str, NDArray[np.generic]],
     labels: LabelMap,
     least: float = 0.0,
-    window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+    window: Box = WHOLE,
 ) -> list[Detection]:
     """Turn one image's arrays into detections as the signature says.
 
@@ -139,12 +131,10 @@ def _refuse_pixels(boxes: NDArray[np.float32], scores: NDArray[np.generic]) -> N
         )
 
 
-def _in_photo(
-    boxes: NDArray[np.float32], window: tuple[float, float, float, float]
-) -> NDArray[np.float32]:
+def _in_photo(boxes: NDArray[np.float32], window: Box) -> NDArray[np.float32]:
     """Move boxes [N, 4] from what the graph was shown to the whole photo."""
     ymin, xmin, ymax, xmax = window
-    if window == (0.0, 0.0, 1.0, 1.0):
+    if window == WHOLE:
         return boxes
     scale = np.array([ymax - ymin, xmax - xmin] * 2, np.float32)
     return boxes * scale + np.array([ymin, xmin] * 2, np.float32)
@@ -163,29 +153,16 @@ def select(detections: Sequence[Detection], options: Options) -> list[Detection]
     return list(islice(wanted, options.max_results))
 
 
-def to_json(
-    detections: Sequence[Detection], size: tuple[int, int] | None = None
-) -> list[dict[str, object]]:
-    """Return detections in the contract's shape.
+def in_pixels(one: Detection, size: tuple[int, int]) -> Detection:
+    """Return a detection with its box in pixels, to the thousandth.
 
     Args:
-        size: width and height in pixels, for boxes in pixels, to the thousandth.
+        size: the upright photo's width and height.
     """
-    return [
-        {
-            "class": one.class_id,
-            "label": one.label,
-            "confidence": one.confidence,
-            "bounding_box": list(one.box) if size is None else _pixels(one.box, size),
-        }
-        for one in detections
-    ]
-
-
-def _pixels(
-    box: tuple[float, float, float, float], size: tuple[int, int]
-) -> list[float]:
-    return [round(side * whole, 3) for side, whole in zip(box, size * 2, strict=True)]
+    x1, y1, x2, y2 = (
+        round(side * whole, 3) for side, whole in zip(one.box, size * 2, strict=True)
+    )
+    return Detection(one.class_id, one.label, one.confidence, (x1, y1, x2, y2))
 
 
 def _whole(count: NDArray[np.generic]) -> int:
@@ -195,3 +172,109 @@ def _whole(count: NDArray[np.generic]) -> int:
         raise ValueError("num_detections is empty")
     value = float(values[0])
     return max(0, int(value)) if np.isfinite(value) else np.iinfo(np.int64).max
+
+
+# The Object Detection API's exporter writes the first; *.frozen.pb is the contract's.
+_EXPORTED: tuple[str, ...] = ("frozen_inference_graph.pb",)
+_GRAPHS: Ranks = (_EXPORTED, ("*.frozen.pb",))
+
+
+class DetectionTask(Task[list[Detection]]):
+    """A photo in, labelled boxes out."""
+
+    kind = "detection"
+    endpoint = contract.DETECT
+    app = "app.py"
+    summary = "Find objects in photos"
+    heading = "What is in the photo, and where?"
+    graph_ending, labels_ending = ".frozen.pb", ".label_map.pbtxt"
+    exported = _EXPORTED
+    exported_by = "a detector as the Object Detection API exports it"
+    outputs: ClassVar[Mapping[str, str]] = {
+        "boxes": "detection_boxes",
+        "scores": "detection_scores",
+        "classes": "detection_classes",
+        "count": "num_detections",
+    }
+    optional = frozenset({"count"})
+    options = frozenset({"min_confidence", "labels", "max_results", "coordinates"})
+    # Its 0 is the background.
+    first_id = 1
+    answer_type = list[Detection]
+    result_type = contract.DetectResult
+    results_type = contract.DetectResults
+
+    def parse(
+        self,
+        outputs: Outputs,
+        metadata: Metadata,
+        window: Box,
+        options: Options,
+        settings: Settings,
+    ) -> list[Detection]:
+        """Make the detections that the options want; see ``Task``.
+
+        Nothing below ``SCORE_FLOOR`` is found, or below ``MIN_CONFIDENCE`` where that
+        is lower: a graph may have been loaded to give no more than that.
+        """
+        least = settings.min_confidence
+        if options.min_confidence is not None:
+            floor = min(settings.score_floor, least)
+            least = max(options.min_confidence, floor)
+        signature, labels, _ = metadata
+        found = detections_of(signature, outputs, labels, least, window)
+        return select(found, options)
+
+    def everything(
+        self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE
+    ) -> list[Detection]:
+        """Make the best 10,000 detections; see ``Task``."""
+        return detections_of(
+            metadata.signature, outputs, metadata.labels, window=window
+        )
+
+    def answer(
+        self, found: list[Detection], size: tuple[int, int], options: Options
+    ) -> list[Detection]:
+        """Return detections as the contract has them; in pixels, if asked for."""
+        return [in_pixels(one, size) for one in found] if options.pixel else found
+
+    def result(
+        self, file: str, model: str, answer: list[Detection]
+    ) -> contract.DetectResult:
+        """Return an answer as one result among several."""
+        return contract.DetectResult(file=file, model=model, detections=answer)
+
+    def scores(self, found: list[Detection]) -> list[tuple[str, float]]:
+        """Return each detection's label and confidence."""
+        return [(one.label, one.confidence) for one in found]
+
+    def marks(self, found: list[Detection]) -> Iterator[Mark]:
+        """Give each detection's box; see ``Task``."""
+        for one in found:
+            yield Mark(one.label, f"{one.label} {one.confidence:.2f}", one.box)
+
+    def lines(self, found: list[Detection]) -> Iterator[str]:
+        """Give a line for each detection."""
+        for one in found:
+            yield f"{one.label} {one.confidence} {list(one.box)}"
+
+    def difference(
+        self, expected: bytes, found: list[Detection], min_confidence: float
+    ) -> str:
+        """Tell how detections differ, in any order; see ``Task``."""
+        wanted = msgspec.json.decode(expected, type=list[matching.ExpectedDetection])
+        return matching.detections_differ(wanted, found, min_confidence)
+
+    def graph_files(self, told: str | None) -> Ranks:
+        """Return a detector's graphs; the manifest says whose ``model.pb`` is."""
+        return (("model.pb",), *_GRAPHS) if told == self.kind else _GRAPHS
+
+    def label_files(self, graph: str, told: str | None, named: str | None) -> Ranks:
+        """Return a detector's label maps; see ``Task``."""
+        if told != self.kind:
+            return super().label_files(graph, told, named)
+        return export_files.label_files(graph, named)
+
+
+DETECTION = DetectionTask()

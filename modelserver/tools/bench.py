@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from modelserver.core.signatures import Kind
-
-PATHS: dict[Kind, str] = {"detection": "/detect", "classification": "/classify"}
 STAGES = ("decode", "queue", "run", "post")
 """The entries of ``Server-Timing`` that are a stage of an evaluation."""
 NO_ANSWER = 0

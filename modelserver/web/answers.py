@@ -10,24 +10,22 @@ from flask import Response, request
 
 from modelserver.core import logs
 from modelserver.core.errors import RequestError
-from modelserver.core.messages import Mark
 from modelserver.engine.service import Evaluation, Timings
-from modelserver.tasks import classification, detection
 from modelserver.web.access import note_timings
-from modelserver.web.backend import backend
-from modelserver.web.problem_json import problem_members
+from modelserver.web.problem_json import problem_of
 from modelserver.web.problems import request_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from modelserver.core.messages import PictureFormat
-    from modelserver.core.signatures import Kind
-    from modelserver.engine.batch_requests import Data
+    from modelserver.core.metrics import Metrics
+    from modelserver.engine.evaluations import Data
     from modelserver.engine.queue import Caller
+    from modelserver.engine.service import Service
+    from modelserver.tasks import Task
     from modelserver.tasks.options import Options
 
-# Of detections or of classes, by the app's kind.
 Seen: TypeAlias = Evaluation[Any]
 
 _JSON = "application/json"
@@ -57,23 +55,20 @@ def wanted_picture() -> PictureFormat | None:
     return _PICTURES.get(best or "")
 
 
-def one(kind: Kind, seen: Seen, options: Options) -> Response:
+def one(seen: Seen, options: Options) -> Response:
     """Return one evaluation in the contract's shape."""
     note_timings(seen.timings)
-    response = answer(_body(kind, seen, options))
+    response = answer(_body(seen, options))
     response.headers.extend(_headers(seen))
     return response
 
 
-def _body(kind: Kind, seen: Seen, options: Options) -> object:
-    if kind == "detection":
-        size = (seen.width, seen.height) if options.pixel else None
-        return detection.to_json(seen.result, size)
-    return classification.to_json(seen.result, options)
+def _body(seen: Seen, options: Options) -> Any:
+    return seen.task.answer(seen.result, (seen.width, seen.height), options)
 
 
 def drawn(
-    kind: Kind, seen: Seen, data: Data, form: PictureFormat, who: Caller
+    seen: Seen, data: Data, form: PictureFormat, who: Caller, service: Service
 ) -> Response:
     """Return the upright photo, in full, with what was found drawn over it.
 
@@ -82,27 +77,18 @@ def drawn(
             the caller's time is over before there is memory for it.
     """
     note_timings(seen.timings)
-    content = backend().service.draw(data, list(_marks(kind, seen)), form, who)
+    content = service.draw(data, list(seen.task.marks(seen.result)), form, who)
     response = Response(content, content_type=_TYPES[form])
     response.headers.extend(_headers(seen))
     return response
 
 
-def _marks(kind: Kind, seen: Seen) -> Iterator[Mark]:
-    found = seen.result
-    if kind == "classification":
-        found = classification.answered(found)
-    for each in found:
-        # A class is of the whole photo.
-        box = each.box if kind == "detection" else (0.0, 0.0, 1.0, 1.0)
-        yield Mark(each.label, f"{each.label} {each.confidence:.2f}", box)
-
-
 def several(
-    kind: Kind,
+    task: Task[Any],
     pairs: Sequence[tuple[str, str]],
     outcomes: Sequence[Seen | RequestError],
     options: Options,
+    metrics: Metrics,
 ) -> Response:
     """Return what came of several pairs of a file and a model, in their order.
 
@@ -118,18 +104,16 @@ def several(
         logs.bind(model="")  # the request is no single model's
     seen = [each for each in outcomes if isinstance(each, Evaluation)]
     note_timings(_sum(seen))
-    results: list[dict[str, object]] = []
+    results = []
     for (file, model), outcome in zip(pairs, outcomes, strict=True):
-        result: dict[str, object] = {"file": file[:_LONGEST_NAME], "model": model}
+        name = file[:_LONGEST_NAME]
         if isinstance(outcome, RequestError):
-            result["error"] = problem_members(outcome)
-            backend().metrics.refused(outcome.slug)
-        elif kind == "detection":
-            result["detections"] = _body(kind, outcome, options)
+            metrics.refused(outcome.slug)
+            error = problem_of(outcome)
+            results.append(task.result_type(file=name, model=model, error=error))
         else:
-            result.update(classification.to_json(outcome.result, options))
-        results.append(result)
-    response = answer({"results": results})
+            results.append(task.result(name, model, _body(outcome, options)))
+    response = answer(task.results_type(results))
     # What holds for all of them.
     shared = set.intersection(*(set(_headers(each)) for each in seen)) if seen else ()
     response.headers.extend(sorted(shared))

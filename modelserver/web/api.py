@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, request
 
+from modelserver.core import contract
 from modelserver.core.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
-from modelserver.engine.batch_requests import Album
+from modelserver.engine.batch_requests import BatchRequest
 from modelserver.engine.catalogue import State
 from modelserver.tasks import labels
 from modelserver.tasks.options import Options, read_options
@@ -19,15 +21,15 @@ from modelserver.web.forms import read_form, require
 from modelserver.web.model_reports import describe, report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from flask import Response
 
-    from modelserver.core.signatures import Kind
     from modelserver.engine.catalogue import Entry
     from modelserver.engine.models import Model
     from modelserver.engine.queue import Caller
-    from modelserver.engine.service import Parse
+    from modelserver.tasks import Task
+    from modelserver.web.backend import Backend
     from modelserver.web.forms import File
 
 # For a model's name: each model that this app has.
@@ -36,13 +38,13 @@ EVERY = "*"
 _RETRY_S = "2"
 
 
-def blueprint(kind: Kind) -> Blueprint:
-    """Return the routes of an app of one kind."""
+def blueprint(tasks: Iterable[Task[Any]]) -> Blueprint:
+    """Return the routes of an app that serves some tasks."""
     routes = Blueprint("api", __name__)
-    if kind == "detection":
-        routes.add_url_rule("/detect", view_func=detect, methods=["POST"])
-    else:
-        routes.add_url_rule("/classify", view_func=classify, methods=["POST"])
+    for task in tasks:
+        asked = task.endpoint
+        view = partial(evaluate, task)
+        routes.add_url_rule(asked.route, asked.word, view, methods=["POST"])
     routes.add_url_rule("/models", view_func=models)
     routes.add_url_rule("/models/<name>", view_func=model)
     routes.add_url_rule("/models/<name>/labels", view_func=model_labels)
@@ -51,43 +53,33 @@ def blueprint(kind: Kind) -> Blueprint:
     return routes
 
 
-def detect() -> Response:
-    """``POST /detect``: the objects in photos, highest confidence first."""
-    return evaluate("detection")
-
-
-def classify() -> Response:
-    """``POST /classify``: the classes of photos."""
-    return evaluate("classification")
-
-
-def evaluate(kind: Kind) -> Response:
-    """Answer what models see in photos."""
+def evaluate(task: Task[Any]) -> Response:
+    """``POST`` to a task's route: answer what models see in photos."""
+    server = backend()
     own_s = own_limit()
-    form = read_form(request, backend().spool)
+    form = read_form(request, server.spool)
     who = caller(own_s)
-    names, files = require(form, (entry.name for entry in backend().registry))
+    names, files = require(form, (entry.name for entry in server.registry))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
-    options = _with_labels(options, names)
+    options = _with_labels(server, options, names)
     picture = wanted_picture()
     single = len(names) == len(files) == 1 and names[0] != EVERY
-    service = backend().service
     if not single:
         if picture is not None:
             raise BadRequest(
                 "A picture is answered to one file and one model only; for several "
                 "ask for JSON, with Accept: application/json."
             )
-        return _several(kind, names, files, who, options)
-    see = service.detect if kind == "detection" else service.classify
-    seen = see(names[0], files[0].upload.data(), who, options)
+        return _several(server, task, names, files, who=who, options=options)
+    data = files[0].upload.data
+    seen = server.service.evaluate(task, names[0], data(), who, options)
     if picture is None:
-        return one(kind, seen, options)
-    return drawn(kind, seen, files[0].upload.data(), picture, who)
+        return one(seen, options)
+    return drawn(seen, data(), picture, who, server.service)
 
 
-def _with_labels(options: Options, names: Sequence[str]) -> Options:
+def _with_labels(server: Backend, options: Options, names: Sequence[str]) -> Options:
     """Return the options with the labels that the asked models have.
 
     Where one of them is not loaded, or has no label map, any label may be one of its.
@@ -97,7 +89,7 @@ def _with_labels(options: Options, names: Sequence[str]) -> Options:
     """
     if options.labels is None:
         return options
-    asked = [e for e in backend().registry if EVERY in names or e.name in names]
+    asked = [e for e in server.registry if EVERY in names or e.name in names]
     models = [entry.loaded for entry in asked]
     known: list[str] = []
     for loaded in models:
@@ -108,28 +100,27 @@ def _with_labels(options: Options, names: Sequence[str]) -> Options:
 
 
 def _several(
-    kind: Kind,
+    server: Backend,
+    task: Task[Any],
     names: Sequence[str],
     files: Sequence[File],
+    *,
     who: Caller,
     options: Options,
 ) -> Response:
-    service = backend().service
     if EVERY in names:
         # Where there is none, the name itself is what is not found.
-        names = [entry.name for entry in backend().registry] or names
-    parse: Parse[Any] = (
-        service.finds(options) if kind == "detection" else service.tells(options)
-    )
+        names = [entry.name for entry in server.registry] or names
     photos = [file.upload.data() for file in files]
-    outcomes = Album(service, parse, who).evaluate(photos, names)
+    request_of_all = BatchRequest(server.service, task, who, options)
+    outcomes = request_of_all.evaluate(photos, names)
     pairs = [(file.name, name) for file in files for name in names]
-    return several(kind, pairs, outcomes, options)
+    return several(task, pairs, outcomes, options, server.metrics)
 
 
 def models() -> Response:
     """``GET /models``: every model found, with its state."""
-    return answer({"models": [describe(entry) for entry in backend().registry]})
+    return answer(contract.Models([describe(entry) for entry in backend().registry]))
 
 
 def model(name: str) -> Response:
@@ -148,8 +139,8 @@ def model_labels(name: str) -> Response:
                 names = labels.read_labels(files.labels).names
         except ModelError as error:
             raise ModelFailed(name) from error
-    listed = [{"id": number, "name": label} for number, label in names.items()]
-    return answer({"labels": listed})
+    listed = [contract.Label(number, label) for number, label in names.items()]
+    return answer(contract.Labels(listed))
 
 
 def _entry(name: str) -> Entry[Model]:
@@ -158,15 +149,16 @@ def _entry(name: str) -> Entry[Model]:
     Raises:
         ModelNotFound: this app has none of that name.
     """
-    entries = {entry.name: entry for entry in backend().registry}
+    server = backend()
+    entries = {entry.name: entry for entry in server.registry}
     if name not in entries:
-        raise ModelNotFound(name, entries, backend().hint)
+        raise ModelNotFound(name, entries, server.hint)
     return entries[name]
 
 
 def livez() -> Response:
     """``GET /livez``: the front is alive."""
-    return answer({"live": True})
+    return answer(contract.Live(live=True))
 
 
 def readyz() -> Response:
@@ -174,20 +166,23 @@ def readyz() -> Response:
 
     With ``STRICT_READY`` all that are not unloaded must serve.
     """
-    registry, settings = backend().registry, backend().settings
+    server = backend()
+    registry, settings = server.registry, server.settings
     ready = registry.ready
     states = {entry.files.name: entry.state for entry in registry}
     if settings.strict_ready:
         ready = ready and set(states.values()) <= {State.READY, State.UNLOADED}
-    named = {name: state.value for name, state in states.items()}
-    ill = {e.files.name: word for e in registry if (word := degraded(e))}
+    named: dict[str, Any] = {name: state.value for name, state in states.items()}
+    ill: dict[str, Any] = {
+        e.files.name: word for e in registry if (word := degraded(e))
+    }
     # Probes carry no token, and the names are not for everybody.
     hidden = bool(settings.api_token)
-    body = {
-        "ready": ready,
-        "models": Counter(named.values()) if hidden else named,
-        "degraded": Counter(ill.values()) if hidden else ill,
-    }
+    body = contract.Ready(
+        ready=ready,
+        models=dict(Counter(named.values())) if hidden else named,
+        degraded=dict(Counter(ill.values())) if hidden else ill,
+    )
     response = answer(body, 200 if ready else 503)
     if not ready:
         response.headers["Retry-After"] = _RETRY_S

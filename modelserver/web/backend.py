@@ -18,7 +18,6 @@ from modelserver.engine.models import Loader, Model
 from modelserver.engine.runners import cards, probe
 from modelserver.engine.service import Service
 from modelserver.engine.uploads import Spool
-from modelserver.tasks import classification
 from modelserver.web import startup_hint, traces
 from modelserver.web.origins import Origins
 from modelserver.web.samplers import read_all
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from modelserver.core.settings import Settings
-    from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import Discovery
     from modelserver.engine.service import Evaluation
+    from modelserver.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -44,24 +43,25 @@ class Backend:
     """The objects behind one app. Thread-safe.
 
     Attributes:
+        tasks: what it serves.
         traces: what makes them, ``None`` where nobody asked for any.
         unread_headers: what answers to requests that were not read have in their heads
             for other sites' pages; ``None`` where that cannot be told unread.
 
     Args:
-        kind: which models this app serves.
+        task: whose models this app serves.
         settings: the server's.
 
     Raises:
         StartError: ``REQUIRE_GPU`` is set and no GPU is visible.
     """
 
-    def __init__(self, kind: Kind, settings: Settings) -> None:
+    def __init__(self, task: Task[Any], settings: Settings) -> None:
         self._survey = survey = cards.survey()
         if settings.require_gpu and not survey.cards:
             unwanted = ("CUDA_VISIBLE_DEVICES says to use none.",) * survey.unwanted
             raise StartError(" ".join((_NO_GPU, *survey.problems, *unwanted)))
-        self.kind = kind
+        self.tasks = (task,)
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
@@ -160,7 +160,7 @@ class Backend:
 
     def count_refusal(self, error: RequestError) -> None:
         """Count a photo that was answered without the app."""
-        route = "/detect" if self.kind == "detection" else "/classify"
+        route = self.tasks[0].endpoint.route
         self.metrics.answered(route, "", error.status)
         self.metrics.refused(error.slug)
 
@@ -169,15 +169,12 @@ class Backend:
         self.metrics.answered("", "", status)
 
     def _observe(self, evaluation: Evaluation[Any]) -> None:
-        # Of a photo's classes only the best is an answer to what is seen there.
-        told = evaluation.result
-        if self.kind == "classification":
-            told = classification.answered(told)
+        task = evaluation.task
         self.metrics.evaluated(
             evaluation.model,
             evaluation.timings.seconds(),
             evaluation.batch,
-            [(one.label, one.confidence) for one in told],
+            task.scores(task.answered(evaluation.result)),
         )
         if self.traces is not None:
             self.traces.evaluated(evaluation)
@@ -191,7 +188,7 @@ class Backend:
         """
         threading.Thread(
             target=startup_hint.greet,
-            args=(self.registry, self.kind, self.settings),
+            args=(self.registry, self.tasks[0], self.settings),
             kwargs={"address": address, "tls": tls},
             name="greet",
             daemon=True,
@@ -207,11 +204,11 @@ class Backend:
     @property
     def hint(self) -> str:
         """What to say where there is no model: what is there and what is missing."""
-        hint = self._folder.hint or discovery.hint(self.kind)
+        hint = self._folder.hint or discovery.hint(self.tasks[0].kind)
         return f"{hint[0].upper()}{hint[1:]}."
 
     def _discover(self) -> Discovery:
-        return discovery.discover(self.settings.model_folder, self.kind)
+        return discovery.discover(self.settings.model_folder, self.tasks[0].kind)
 
     def close(self) -> None:
         """End all models. Idempotent; does nothing where nothing was started."""

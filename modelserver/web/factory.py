@@ -14,7 +14,9 @@ from modelserver.web.backend import Backend
 from modelserver.web.openapi import document
 
 if TYPE_CHECKING:
-    from modelserver.core.signatures import Kind
+    from typing import Any
+
+    from modelserver.tasks import Task
 
 
 class _App(Flask):
@@ -25,11 +27,8 @@ class _App(Flask):
     )
 
 
-DEFAULT_PORTS: dict[Kind, int] = {"detection": 5000, "classification": 5432}
-
-
-def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
-    """Make an app for one kind of model.
+def create_app(task: Task[Any], settings: Settings | None = None) -> Flask:
+    """Make an app for the models of one task.
 
     Starts no thread and no process: call ``app.extensions["modelserver"].start()`` in
     the process that serves; the first request does it otherwise. The models are closed
@@ -42,8 +41,8 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
         StartError: a setting is wrong, or a GPU is required and there is none.
     """
     if settings is None:
-        settings = Settings.from_environ(port=DEFAULT_PORTS[kind])
-    backend = Backend(kind, settings)
+        settings = Settings.from_environ(port=task.endpoint.port)
+    backend = Backend(task, settings)
     app = _App("modelserver.web")
     # A byte more than is allowed: Werkzeug refuses a body that has reached the limit
     # when it is asked for more.
@@ -54,8 +53,8 @@ def create_app(kind: Kind, settings: Settings | None = None) -> Flask:
     request_metrics.install(app)
     access.install(app, settings)
     problems.install(app)
-    app.register_blueprint(api.blueprint(kind))
-    app.register_blueprint(page.blueprint(kind))
+    app.register_blueprint(api.blueprint(backend.tasks))
+    app.register_blueprint(page.blueprint(task))
     app.register_blueprint(request_metrics.blueprint())
     app.register_blueprint(document.blueprint(app))
     atexit.register(backend.close)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
+from modelserver.core import contract
 from modelserver.engine import model_findings
 from modelserver.tasks import labels
 
@@ -15,8 +14,12 @@ if TYPE_CHECKING:
     from modelserver.engine.models import Model
 
 
-def describe(entry: Entry[Model]) -> dict[str, Any]:
+def describe(entry: Entry[Model]) -> contract.Model:
     """Return one model as the list of all shows it."""
+    return contract.Model(**_described(entry))
+
+
+def _described(entry: Entry[Model]) -> dict[str, Any]:
     loaded = entry.loaded
     facts = loaded.facts if loaded is not None else None
     return {
@@ -49,20 +52,22 @@ def decided_by(
     return evidence.source if evidence else None
 
 
-def report(entry: Entry[Model]) -> dict[str, Any]:
+def report(entry: Entry[Model]) -> contract.ModelReport:
     """Return all that is known of one model; of its graph only while it is loaded."""
-    loaded = entry.loaded
-    told = describe(entry)
-    told.update(signature=None, labels=None, alignment=None, findings=[])
+    described, loaded = _described(entry), entry.loaded
     if loaded is None:
-        return told
+        return contract.ModelReport(
+            **described, signature=None, labels=None, alignment=None, findings=[]
+        )
     facts, names = loaded.facts, loaded.labels
-    signature = facts.signature
-    aligned = labels.alignment_of(names, signature)
-    if aligned is not None:
-        told["alignment"] = {"offset": aligned.offset, "sentence": aligned.sentence}
-    told["signature"] = msgspec.to_builtins(signature)
-    told["labels"] = len(names.names)
-    found = model_findings.of_model(loaded.files, signature, names)
-    told["findings"] = msgspec.to_builtins([*facts.findings, *found])
-    return told
+    aligned = labels.alignment_of(names, facts.signature)
+    found = model_findings.of_model(loaded.files, facts.signature, names)
+    return contract.ModelReport(
+        **described,
+        signature=facts.signature,
+        labels=len(names.names),
+        alignment=contract.Alignment(aligned.offset, aligned.sentence)
+        if aligned is not None
+        else None,
+        findings=[*facts.findings, *found],
+    )

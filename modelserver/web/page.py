@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Blueprint, render_template, request, url_for
 
@@ -16,7 +16,7 @@ from modelserver.web.model_reports import decided_by
 if TYPE_CHECKING:
     from flask import Response
 
-    from modelserver.core.signatures import Kind
+    from modelserver.tasks import Task
 
 _STATIC = Path(__file__).parent / "static"
 # What the script imports, for the browser to fetch at once rather than one after the
@@ -42,9 +42,9 @@ _GUESSES: dict[str, Literal["scaling", "sizing"]] = {
 _LOADED = {State.READY, State.UNLOADED}
 
 
-def blueprint(kind: Kind) -> Blueprint:
-    """Return the page's routes for an app of one kind."""
-    path = "/detect" if kind == "detection" else "/classify"
+def blueprint(task: Task[Any]) -> Blueprint:
+    """Return the page's routes for an app of one task."""
+    path = task.endpoint.route
     routes = Blueprint("page", __name__)
     digests = digests_of(_STATIC)
 
@@ -59,9 +59,10 @@ def blueprint(kind: Kind) -> Blueprint:
             "page.html",
             asset=asset,
             modules=_MODULES,
-            kind=kind,
+            task=task,
+            kind=task.kind,
             several=False,
-            paths={kind: request.script_root + path},
+            paths={task.kind: request.script_root + path},
             root=request.script_root,
             token=token,
             models=[] if token else models(),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from modelserver.core.contract import Problem
+
 if TYPE_CHECKING:
     from http import HTTPStatus
 
@@ -45,24 +47,19 @@ def problem_body(
     Args:
         slug: names the type; a problem without one is of type ``about:blank``.
     """
-    return msgspec.json.encode(_members(status, title, detail, slug))
+    return msgspec.json.encode(_problem(status, title, detail, slug))
 
 
-def problem_members(error: RequestError) -> dict[str, object]:
-    """Return an error of ours as the members of a problem."""
-    return _members(error.status, error.title, str(error), error.slug)
+def problem_of(error: RequestError) -> Problem:
+    """Return an error of ours as a problem."""
+    return _problem(error.status, error.title, str(error), error.slug)
 
 
-def _members(
-    status: int, title: str, detail: str, slug: str | None
-) -> dict[str, object]:
-    return {
-        "type": f"/problems/{slug}" if slug else "about:blank",
-        "title": title,
-        "status": int(status),
-        "detail": detail,
-        "error": detail,
-    }
+def _problem(status: int, title: str, detail: str, slug: str | None) -> Problem:
+    kind = f"/problems/{slug}" if slug else "about:blank"
+    return Problem(
+        type=kind, title=title, status=int(status), detail=detail, error=detail
+    )
 
 
 def plain_problem(error: RequestError, headers: str = "") -> bytes:

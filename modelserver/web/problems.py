@@ -16,12 +16,14 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
+from modelserver.core.contract import Meaning
 from modelserver.core.errors import (
     InternalError,
     RequestError,
     Unauthorized,
     UploadTooLarge,
 )
+from modelserver.tasks import TASKS
 from modelserver.web.backend import backend
 from modelserver.web.problem_json import PROBLEM, problem_body
 
@@ -79,18 +81,13 @@ def http_error(error: HTTPException) -> Response:
     return response
 
 
-# Of the other task: its route, the app that answers it, and that one's default port.
-_OTHER_APPS = {
-    "/classify": ("app_classify", 5432),
-    "/detect": ("app", 5000),
-}
-
-
 def _elsewhere(path: str) -> str | None:
     """Return who answers a path that is none here; ``None`` where nobody does."""
-    app, port = _OTHER_APPS.get(path.rstrip("/"), (None, None))
-    if app is None:
+    routes = {task.endpoint.route: task for task in TASKS.values() if task.app}
+    task = routes.get(path.rstrip("/"))
+    if task is None:
         return None
+    app, port = task.app.removesuffix(".py"), task.endpoint.port
     return (
         f"{path} is answered by {app}, the other app here, which listens on port "
         f"{port} unless PORT says otherwise. GET /models lists what this one has."
@@ -109,7 +106,7 @@ def explain(slug: str) -> Response:
     for kind in kinds():
         if kind.slug == slug:
             meaning = (kind.__doc__ or kind.title).split("\n")[0]
-            body = {"title": kind.title, "status": int(kind.status), "detail": meaning}
+            body = Meaning(kind.title, int(kind.status), meaning)
             return Response(msgspec.json.encode(body), content_type="application/json")
     raise NotFound
 

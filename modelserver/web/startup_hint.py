@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from modelserver.core.settings import Settings
-    from modelserver.core.signatures import Kind
     from modelserver.engine.catalogue import Registry
+    from modelserver.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened at
 
 def greet(
     registry: Registry[Any],
-    kind: Kind,
+    task: Task[Any],
     settings: Settings,
     *,
     address: object,
@@ -36,7 +36,7 @@ def greet(
 
     Args:
         registry: the app's models.
-        kind: of the app.
+        task: the app's.
         settings: the server's.
         address: what is listened at, as a socket's ``getsockname`` tells.
         tls: whether TLS is spoken there.
@@ -44,7 +44,7 @@ def greet(
     registry.wait(lambda _: registry.closed or bool(_serving(registry)))
     serving = _serving(registry)
     if serving:
-        log.info("try: %s", command(kind, settings, serving[0], address, tls=tls))
+        log.info("try: %s", command(task, settings, serving[0], address, tls=tls))
 
 
 def _serving(registry: Registry[Any]) -> list[str]:
@@ -54,7 +54,12 @@ def _serving(registry: Registry[Any]) -> list[str]:
 
 
 def command(
-    kind: Kind, settings: Settings, model: str, address: object, *, tls: bool = False
+    task: Task[Any],
+    settings: Settings,
+    model: str,
+    address: object,
+    *,
+    tls: bool = False,
 ) -> str:
     """Return a line for the shell that has a photo evaluated.
 
@@ -73,8 +78,7 @@ def command(
     else:
         words.append(f"--unix-socket {shlex.quote(str(address))}")
         place = "localhost"
-    path = "detect" if kind == "detection" else "classify"
-    words.append(f"{'https' if tls else 'http'}://{place}/{path}")
+    words.append(f"{'https' if tls else 'http'}://{place}{task.endpoint.route}")
     return " ".join(words)
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from modelserver.core.errors import Overloaded, RunFailed
 from modelserver.decoder import Picture
-from modelserver.engine.batch_requests import Album, Shared, _serves
+from modelserver.engine.batch_requests import BatchRequest, Shared, _serves
 from modelserver.engine.queue import Caller
 from modelserver.engine.service import Evaluation, Timings
+from modelserver.tasks import DETECTION
+from modelserver.tasks.options import Options
 
 
 class FakeService:
@@ -31,7 +33,7 @@ class FakeService:
         self.errors = {}
         self.prepared = []
 
-    def begin(self, name, prepare, caller):
+    def begin(self, task, name, prepare, caller):
         if self.inside >= self.room:
             raise Overloaded
         data = prepare(SimpleNamespace(prepare=lambda data: data))
@@ -39,13 +41,15 @@ class FakeService:
             raise self.errors["begin", data]
         self.inside += 1
         self.most = max(self.most, self.inside)
-        return SimpleNamespace(name=name, data=data, stack=self, caller=caller)
+        return SimpleNamespace(
+            task=task, name=name, data=data, stack=self, caller=caller
+        )
 
-    def end(self, begun, parse):
+    def end(self, begun, _options):
         self.inside -= 1
         if ("end", begun.data) in self.errors:
             raise self.errors["end", begun.data]
-        return Evaluation(begun.name, parse(begun.data), Timings(0, 0, 0, 0), 1, 1)
+        return Evaluation(begun.task, begun.name, begun.data, Timings(0, 0, 0, 0), 1, 1)
 
     def close(self):
         self.inside -= 1
@@ -53,7 +57,7 @@ class FakeService:
 
 def evaluate(service, photos):
     caller = Caller(1.0, time.perf_counter() + 1.0)
-    return Album(service, lambda data: data, caller).evaluate(photos, ["m"])
+    return BatchRequest(service, DETECTION, caller, Options()).evaluate(photos, ["m"])
 
 
 @given(

@@ -11,6 +11,7 @@ import pytest
 from modelserver.engine.catalogue import State
 from modelserver.engine.runners import cards
 from modelserver.engine.runners.cards import Card
+from modelserver.tasks import DETECTION
 from modelserver.web.factory import create_app
 from support import tiny_graphs
 from support.app_client import SECONDS, make_settings
@@ -32,7 +33,7 @@ def machine(folder, tmp_path, monkeypatch):
         settings = make_settings(
             MODEL_FOLDER=folder, UPLOAD_FOLDER=tmp_path / "pics", RELOAD_S=0, **environ
         )
-        app = create_app("detection", settings)
+        app = create_app(DETECTION, settings)
         backend = app.extensions["modelserver"]
         backends.append(backend)
         backend.start()

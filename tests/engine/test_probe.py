@@ -9,6 +9,7 @@ import pytest
 from modelserver.core import errors
 from modelserver.engine.runners import cards, probe
 from modelserver.engine.runners.cards import Card
+from modelserver.tasks import DETECTION
 from modelserver.web.factory import create_app
 from support.app_client import make_settings
 
@@ -94,7 +95,7 @@ def two(monkeypatch, folder):
 
     def make(**environ):
         settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=folder, **environ)
-        app = create_app("detection", settings)
+        app = create_app(DETECTION, settings)
         return app.extensions["modelserver"]
 
     return make

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelserver.core.contract import Detection
 from modelserver.engine.catalogue import State
-from modelserver.engine.self_test import (
+from modelserver.tasks.matching import (
     ExpectedDetection,
     class_differs,
     detections_differ,
 )
-from modelserver.tasks.detection import Detection
 from support import tiny_graphs
 from support.app_client import photo, post
 
@@ -189,7 +189,7 @@ def test_an_answer_that_is_gone_by_now_is_the_models_failure(golden, monkeypatch
 
 def test_an_image_that_is_none_is_the_models_failure(golden, folder, monkeypatch):
     """It says which file."""
-    monkeypatch.setattr("test_golden.photo", lambda _colour: b"no photo")
+    monkeypatch.setitem(globals(), "photo", lambda _colour: b"no photo")
     _, entry = golden("classification", {"class": "x"})
     assert "m.test.png could not be evaluated" in entry.reason
 
@@ -235,7 +235,7 @@ def evaluated(folder, error, how="", device="CPU"):
         ended=ended,
         facts=SimpleNamespace(device=device),
         prepare=lambda _: SimpleNamespace(frame=None),
-        submit=lambda _: failed,
+        submit=lambda *_: failed,
     )
     check(files, model, 0.8, 5)
 

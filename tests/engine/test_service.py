@@ -21,6 +21,8 @@ from modelserver.core.signatures import Signature
 from modelserver.engine.models import Prepared
 from modelserver.engine.queue import Batcher, Caller
 from modelserver.engine.service import Service
+from modelserver.tasks import DETECTION, Metadata
+from modelserver.tasks.detection import DetectionTask
 from modelserver.tasks.labels import LabelMap
 from support.app_client import make_settings
 
@@ -48,6 +50,7 @@ class FakeModel:
     def __init__(self):
         self.labels = LabelMap({1: "one"}, ())
         self.facts = SimpleNamespace(signature=SIGNATURE)
+        self.metadata = Metadata(SIGNATURE, self.labels)
         self.queue = Batcher(
             self.run, run_slots=1, max_batch=1, capacity=1, key=lambda _: None
         )
@@ -81,7 +84,7 @@ class FakeRegistry(dict):
     leases = 0
 
     @contextlib.contextmanager
-    def version(self, name):
+    def version(self, name, _kind):
         if name not in self:
             raise ModelNotFound(name, self)
         self.leases += 1
@@ -116,7 +119,7 @@ def caller(seconds):
 
 def test_an_evaluation_tells_what_was_seen_and_how_long_it_took(world):
     """And gives its place back."""
-    evaluation = world.service.detect("m", b"photo")
+    evaluation = world.service.evaluate(DETECTION, "m", b"photo")
     assert [one.label for one in evaluation.result] == ["one"]
     assert (evaluation.model, evaluation.width, evaluation.height) == ("m", 20, 10)
     assert evaluation.timings.run == 0.0
@@ -129,7 +132,7 @@ def test_a_place_is_left_when_the_image_cannot_be_decoded(error, world):
     world.model.error = error
     for _ in range(5):
         with pytest.raises(type(error)):
-            world.service.detect("m", b"photo")
+            world.service.evaluate(DETECTION, "m", b"photo")
     assert world.model.queue.inside == 0
     assert world.model.started == []
 
@@ -138,34 +141,35 @@ def test_a_run_that_fails_reaches_its_caller(world):
     """With the runner's own error."""
     world.model.answer = RunFailed()
     with pytest.raises(RunFailed):
-        world.service.detect("m", b"photo")
+        world.service.evaluate(DETECTION, "m", b"photo")
 
 
 def test_outputs_of_no_use_are_the_models_fault(world):
     """Not a bug of ours."""
     world.model.answer = {"boxes": np.zeros(3)}
     with pytest.raises(BadModelOutput):
-        world.service.detect("m", b"photo")
+        world.service.evaluate(DETECTION, "m", b"photo")
 
 
 def test_the_deadline_that_passed_is_told_as_the_client_gave_it(world):
     """Its own, where that is shorter than the server's."""
     world.model.answer = None
     with pytest.raises(DeadlinePassed, match=r"within 0\.01 seconds"):
-        world.service.detect("m", b"photo", caller(0.01))
+        world.service.evaluate(DETECTION, "m", b"photo", caller(0.01))
 
 
 def test_an_answer_that_came_too_late_is_none(world):
     """Also where making it took the time."""
     who = caller(0.2)
 
-    def slow(_model, _outputs, _window):
-        time.sleep(0.3)
-        return []
+    class Slow(DetectionTask):
+        def parse(self, *_args):
+            time.sleep(0.3)
+            return []
 
-    begun = world.service.begin("m", lambda model: model.prepare(b"photo"), who)
+    begun = world.service.begin(Slow(), "m", lambda model: model.prepare(b"photo"), who)
     with pytest.raises(DeadlinePassed, match=r"within 0\.2 seconds"):
-        world.service.end(begun, slow)
+        world.service.end(begun)
 
 
 def test_without_a_caller_the_servers_limit_holds(world):
@@ -174,18 +178,22 @@ def test_without_a_caller_the_servers_limit_holds(world):
     settings = make_settings(REQUEST_TIMEOUT_S=0.1)
     service = Service(world.registry, settings)
     with pytest.raises(DeadlinePassed, match=r"within 0\.1 seconds"):
-        service.detect("m", b"photo")
+        service.evaluate(DETECTION, "m", b"photo")
 
 
 def test_time_that_passed_since_an_image_was_ready_is_not_given_again(world):
     """Others of the same request were waited for in between."""
     world.model.answer = None
     who = caller(0.05)
-    begun = world.service.begin("m", lambda model: model.prepare(b"photo"), who)
-    earlier = begun._replace(decoded=begun.decoded - 5)
+    begun = world.service.begin(
+        DETECTION, "m", lambda model: model.prepare(b"photo"), who
+    )
+    submitted = begun.submitted
+    submitted = submitted._replace(decoded=submitted.decoded - 5)
+    earlier = begun._replace(submitted=submitted)
     start = time.perf_counter()
     with pytest.raises(DeadlinePassed):
-        world.service.end(earlier, world.service.finds())
+        world.service.end(earlier)
     assert time.perf_counter() - start < 4
 
 
@@ -194,7 +202,7 @@ def test_who_has_waited_in_vain_is_never_run(world):
     world.model.answer = None
     for _ in range(4):
         with pytest.raises(DeadlinePassed):
-            world.service.detect("m", b"photo", caller(0.01))
+            world.service.evaluate(DETECTION, "m", b"photo", caller(0.01))
     assert len(world.model.started) == 1
     assert world.model.queue.counts["left"] == 3
 
@@ -204,7 +212,7 @@ def test_who_is_refused_has_nothing_decoded(world):
     world.model.answer = None
     slots = [world.model.queue.admit() for _ in range(2)]
     with pytest.raises(Overloaded):
-        world.service.detect("m", b"photo")
+        world.service.evaluate(DETECTION, "m", b"photo")
     for slot in slots:
         world.model.queue.leave(slot)
     assert world.model.prepared == 0
@@ -213,7 +221,9 @@ def test_who_is_refused_has_nothing_decoded(world):
 def test_an_upload_that_took_all_the_time_is_not_decoded(world):
     """Nobody waits for it any more."""
     with pytest.raises(DeadlinePassed):
-        world.service.detect("m", b"photo", Caller(1.0, time.perf_counter()))
+        world.service.evaluate(
+            DETECTION, "m", b"photo", Caller(1.0, time.perf_counter())
+        )
     assert world.model.prepared == 0
 
 
@@ -222,11 +232,11 @@ def test_a_model_that_is_not_there_takes_no_share(world):
     world.service.has_threads(1)
     for number in range(3):
         with pytest.raises(ModelNotFound):
-            world.service.detect(f"x{number}", b"photo")
+            world.service.evaluate(DETECTION, f"x{number}", b"photo")
 
 
 def test_a_model_whose_share_is_in_use_is_refused(world):
     """Before it has a place in the queue."""
     world.service.has_threads(1)
     with world.service._shares.one("m"), pytest.raises(Overloaded, match="too many"):
-        world.service.detect("m", b"photo")
+        world.service.evaluate(DETECTION, "m", b"photo")

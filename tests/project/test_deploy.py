@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from modelserver.core.settings import Settings
-from modelserver.web.factory import DEFAULT_PORTS
+from modelserver.tasks import TASKS
 from modelserver.web.server.config import START_FAILED, options
 from support import tiny_graphs
 from support.app_client import photo
@@ -56,7 +56,7 @@ def test_the_proxy_takes_what_the_server_takes():
         in (CONF.read_text())
     )
     ports = [port.rpartition(":")[2] for port in directives("server")[:2]]
-    assert ports == [str(DEFAULT_PORTS[kind]) for kind in DEFAULT_PORTS]
+    assert ports == [str(task.endpoint.port) for task in TASKS.values()]
     (wait,) = directives("proxy_read_timeout")
     assert int(wait.removesuffix("s")) > settings.request_timeout_s
 

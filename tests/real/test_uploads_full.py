@@ -13,9 +13,10 @@ SCRIPT = """
 import os, subprocess, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from support.app_client import make_settings, post
+from modelserver.tasks import DETECTION
 from modelserver.web.factory import create_app
 folder = {folder!r}
-app = create_app("detection", make_settings(MODEL_FOLDER={models!r}, UPLOAD_FOLDER=folder))
+app = create_app(DETECTION, make_settings(MODEL_FOLDER={models!r}, UPLOAD_FOLDER=folder))
 client = app.test_client()
 def send(size):
     answer = post(client, "/detect", "m", os.urandom(size))

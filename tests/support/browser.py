@@ -8,6 +8,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from modelserver.engine.catalogue import State
+from modelserver.tasks import by_kind
 from modelserver.web.factory import create_app
 from support.app_client import SECONDS, left_in, make_settings
 
@@ -28,7 +29,7 @@ def served(kind, folder, uploads, **environ):
     settings = make_settings(
         MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, ISOLATION="inline", **environ
     )
-    app = create_app(kind, settings)
+    app = create_app(by_kind(kind), settings)
     backend = app.extensions["modelserver"]
     backend.start()
     assert backend.registry.wait(

@@ -1,15 +1,25 @@
 """The classification task: scores in, classes out."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.tasks.classification import parse, to_json
+from modelserver.tasks import CLASSIFICATION
+from modelserver.tasks.classification import parse
 from modelserver.tasks.labels import LabelMap, numbered
 from modelserver.tasks.options import Options
 
 LABELS = LabelMap({1: "cat", 2: "dog", 3: "okapi"})
+
+_PLAIN = Options()
+
+
+def to_json(found, options=_PLAIN):
+    """The answer as a client reads it."""
+    answer = CLASSIFICATION.answer(found, (32, 24), options)
+    return msgspec.json.decode(msgspec.json.encode(answer))
 
 
 def scores(*values, shape=(1, -1)):

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modelserver.core.signatures import Signature
-from modelserver.tasks.detection import detections_of, parse, shortest, to_json
+from modelserver.tasks.detection import detections_of, parse, shortest
 from modelserver.tasks.labels import LabelMap, numbered
 from modelserver.tasks.options import MOST
 
@@ -102,7 +103,7 @@ def test_a_count_of_nothing_is_an_error():
 def test_the_json_is_the_contracts():
     """Just these keys, in this order."""
     found = parse(outputs([0.9375612], classes=[2]), LABELS)
-    text = json.dumps(to_json(found))
+    text = json.dumps(msgspec.to_builtins(found))
     assert text.startswith(
         '[{"class": 2, "label": "dog", "confidence": 0.9375612, "bounding_box": ['
     )
@@ -113,7 +114,7 @@ def test_whatever_a_graph_answers_is_plain_json(values):
     """Any scores, classes and boxes give a document without NaN."""
     arrays = outputs(values, classes=values, boxes=np.tile(values[:, None], 4))
     found = parse(arrays, LABELS)
-    json.dumps(to_json(found), allow_nan=False)
+    json.dumps(msgspec.to_builtins(found), allow_nan=False)
     assert all(0 <= side <= 1 for one in found for side in one.box)
 
 

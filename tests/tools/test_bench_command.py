@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from modelserver.core.contract import CLASSIFY, DETECT
 from modelserver.tools import bench, cli
 from modelserver.tools.cli import bench as command
 from modelserver.tools.cli.shared import reporting
@@ -159,8 +160,9 @@ def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
     events = []
 
     @contextmanager
-    def started(folder, kind, environ):
-        events.append((folder, kind, environ))
+    def started(folder, endpoint, environ):
+        kinds = {DETECT: "detection", CLASSIFY: "classification"}
+        events.append((folder, kinds[endpoint], environ))
         yield command.Started(server.url, 1)
         events.append("ended")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modelserver.core.contract import CLASSIFY
 from modelserver.tools import bench
 from modelserver.tools.bench import BenchError
 from modelserver.tools.cli import bench as command
@@ -104,7 +105,7 @@ def test_listening_is_told_from_not():
 @pytest.mark.real
 def test_a_started_server_is_ended(folder):
     """It answers on loopback until the measurement is over; it may have no model."""
-    with command.started(folder, "classification") as server:
+    with command.started(folder, CLASSIFY) as server:
         assert bench.listening(server.url)
         target = bench.Target.of(server.url, "/classify", "net", [b"photo"])
         with pytest.raises(BenchError, match="404: There is no model 'net'"):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from modelserver.core import contract
+from modelserver.tasks import DETECTION, TASKS, by_kind
 from modelserver.tasks.options import NAMES
 from modelserver.web.factory import create_app
-from modelserver.web.openapi import operations, schemas
+from modelserver.web.openapi import operations
 from modelserver.web.openapi.document import document
 from support import tiny_graphs
 from support.app_client import make_settings, photo
@@ -22,7 +24,7 @@ FILE = ("file", "x.png", photo())
 def apps(folder, uploads):
     """Both apps, without a model."""
     settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads)
-    apps = [create_app(kind, settings) for kind in ("detection", "classification")]
+    apps = [create_app(task, settings) for task in TASKS.values()]
     yield apps
     for app in apps:
         app.extensions["modelserver"].close()
@@ -48,7 +50,7 @@ def test_every_option_is_described_as_a_parameter_and_a_field():
     """By the names that are read, for either kind of model."""
     described = {}
     for kind, unused in (("detection", "top_k"), ("classification", "coordinates")):
-        operation = operations.evaluation(kind)
+        operation = operations.evaluation(by_kind(kind))
         names = {one["name"] for one in operation["parameters"]}
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert names - {"X-Request-Timeout-Ms"} == set(form["properties"]) - {"file"}
@@ -61,7 +63,7 @@ def test_every_status_of_an_error_is_described():
     """For the routes that may answer with it."""
     from modelserver.web.problems import kinds
 
-    told = operations.evaluation("detection")["responses"]
+    told = operations.evaluation(DETECTION)["responses"]
     assert {str(int(kind.status)) for kind in kinds()} <= set(told)
 
 
@@ -128,7 +130,7 @@ def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):
     settings = make_settings(
         MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, API_TOKEN="s3cret-token"
     )
-    app = create_app("detection", settings)
+    app = create_app(DETECTION, settings)
     client = app.test_client()
     assert client.get("/docs").status_code == 200
     assert client.get("/openapi.json").status_code == 200
@@ -149,20 +151,20 @@ def test_answers_are_what_the_types_say(folder, serving):
     none = [("modelname", "several"), ("file", "x.png", photo((0, 0, 0)))]
     every = [("modelname", "*"), FILE, ("file", "y", b"text"), ("top_k", "2")]
     for response, kind in (
-        (send(detector, "/detect", ("modelname", "m"), FILE), list[schemas.Detection]),
-        (send(detector, "/detect", *every), schemas.DetectResults),
-        (send(classifier, "/classify", ("modelname", "c"), FILE), schemas.Classified),
-        (send(classifier, "/classify", *none), schemas.Classified),
-        (send(classifier, "/classify", *every), schemas.ClassifyResults),
-        (send(detector, "/detect", ("modelname", "x"), FILE), schemas.Problem),
-        (detector.get("/models"), schemas.Models),
-        (detector.get("/models/m"), schemas.ModelReport),
-        (detector.get("/models/bad"), schemas.ModelReport),
-        (classifier.get("/models/c"), schemas.ModelReport),
-        (classifier.get("/models/c/labels"), schemas.Labels),
-        (detector.get("/livez"), schemas.Live),
-        (detector.get("/readyz"), schemas.Ready),
-        (detector.get("/problems/bad-request"), schemas.Meaning),
+        (send(detector, "/detect", ("modelname", "m"), FILE), list[contract.Detection]),
+        (send(detector, "/detect", *every), contract.DetectResults),
+        (send(classifier, "/classify", ("modelname", "c"), FILE), contract.Classified),
+        (send(classifier, "/classify", *none), contract.Classified),
+        (send(classifier, "/classify", *every), contract.ClassifyResults),
+        (send(detector, "/detect", ("modelname", "x"), FILE), contract.Problem),
+        (detector.get("/models"), contract.Models),
+        (detector.get("/models/m"), contract.ModelReport),
+        (detector.get("/models/bad"), contract.ModelReport),
+        (classifier.get("/models/c"), contract.ModelReport),
+        (classifier.get("/models/c/labels"), contract.Labels),
+        (detector.get("/livez"), contract.Live),
+        (detector.get("/readyz"), contract.Ready),
+        (detector.get("/problems/bad-request"), contract.Meaning),
     ):
         msgspec.json.decode(response.data, type=kind)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modelserver.tasks import by_kind
 from modelserver.web import page
 from modelserver.web.factory import create_app
 from support import tiny_graphs
@@ -59,7 +60,7 @@ def client(folder, uploads):
 
     def make(kind="detection", **environ):
         settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, **environ)
-        app = create_app(kind, settings)
+        app = create_app(by_kind(kind), settings)
         app.extensions["modelserver"].start = lambda: None
         return app.test_client()
 

@@ -11,6 +11,7 @@ from modelserver.engine.catalogue import State
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.engine.uploads import Spool
 from modelserver.runner import inline
+from modelserver.tasks import DETECTION
 from modelserver.web import problems
 from modelserver.web.factory import create_app
 from support import tiny_graphs
@@ -219,7 +220,7 @@ def test_loading_is_503_with_retry_after(folder, uploads, monkeypatch):
     settings = make_settings(
         MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, ISOLATION="inline"
     )
-    app = create_app("detection", settings)
+    app = create_app(DETECTION, settings)
     client = app.test_client()
     response = post(client, "/detect", "m", photo())
     expect(response, 503, "model-not-ready")
@@ -292,7 +293,7 @@ def test_an_upload_folder_that_cannot_be_used_stops_the_start(folder, tmp_path):
     file = tmp_path / "file"
     file.touch()
     app = create_app(
-        "detection",
+        DETECTION,
         make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=file, ISOLATION="inline"),
     )
     backend = app.extensions["modelserver"]
@@ -454,14 +455,14 @@ def test_requiring_a_gpu_where_there_is_none_does_not_start(folder, monkeypatch)
     """REQUIRE_GPU=true is a sentence at the start, not a slow server."""
     monkeypatch.setattr("modelserver.engine.runners.cards.survey", lambda: NO_CARDS)
     with pytest.raises(errors.StartError, match="REQUIRE_GPU"):
-        create_app("detection", make_settings(MODEL_FOLDER=folder, REQUIRE_GPU=True))
+        create_app(DETECTION, make_settings(MODEL_FOLDER=folder, REQUIRE_GPU=True))
 
 
 def test_creating_an_app_starts_nothing(folder, uploads):
     """No thread, no process, no model, until it is told or asked."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     before = threading.enumerate()
-    app = create_app("detection", make_settings(MODEL_FOLDER=folder))
+    app = create_app(DETECTION, make_settings(MODEL_FOLDER=folder))
     assert threading.enumerate() == before
     assert list(app.extensions["modelserver"].registry) == []
     app.extensions["modelserver"].close()

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from modelserver.engine.catalogue import State
+from modelserver.tasks import CLASSIFICATION, DETECTION
 from modelserver.web import startup_hint
 from modelserver.web.startup_hint import command, greet
 from support import tiny_graphs
@@ -30,10 +31,10 @@ def no_samples(monkeypatch, tmp_path):
 
 def test_it_is_a_line_for_the_shell():
     """With the app's address and the model's name, whatever that is."""
-    assert command("detection", make_settings(), "m", HERE) == (
+    assert command(DETECTION, make_settings(), "m", HERE) == (
         "curl -F modelname=m -F file=@photo.jpg http://127.0.0.1:5000/detect"
     )
-    line = command("classification", make_settings(), "two words'", HERE)
+    line = command(CLASSIFICATION, make_settings(), "two words'", HERE)
     assert shlex.split(line)[2] == "modelname=two words'"
     assert line.endswith("/classify")
 
@@ -44,7 +45,7 @@ def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
         (tmp_path / name).touch()
     monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path)
     assert f"file=@{tmp_path / 'a.png'} " in command(
-        "detection", make_settings(), "m", HERE
+        DETECTION, make_settings(), "m", HERE
     )
 
 
@@ -59,13 +60,13 @@ def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
 )
 def test_it_has_the_address_that_is_listened_at(address, tls, end):
     """Or one that leads there."""
-    line = command("detection", make_settings(), "m", address, tls=tls)
+    line = command(DETECTION, make_settings(), "m", address, tls=tls)
     assert line.endswith(end)
 
 
 def test_it_asks_for_the_token_without_telling_it():
     """The log is not for tokens; the shell puts it in."""
-    line = command("detection", make_settings(API_TOKEN="s3cret-token"), "m", HERE)
+    line = command(DETECTION, make_settings(API_TOKEN="s3cret-token"), "m", HERE)
     assert '-H "X-API-Key: $API_TOKEN"' in line
     assert "s3cret" not in line
 
@@ -106,7 +107,7 @@ def greeted(caplog):
     models = Models()
     thread = threading.Thread(
         target=greet,
-        args=(models, "detection", make_settings()),
+        args=(models, DETECTION, make_settings()),
         kwargs={"address": HERE, "tls": False},
     )
     thread.start()

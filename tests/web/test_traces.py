@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from modelserver.engine.service import Timings
+from modelserver.tasks import DETECTION
 from modelserver.web import traces
 from support import tiny_graphs
 from support.app_client import photo, post
@@ -156,7 +157,7 @@ def test_the_servers_own_errors_are_marked(client, exporter, monkeypatch):
     """Those of clients are not."""
     backend = client.application.extensions["modelserver"]
     post(client, "/detect", "x", photo())
-    monkeypatch.setattr(backend.service, "detect", None)
+    monkeypatch.setattr(backend.service, "evaluate", None)
     assert post(client, "/detect", "m", photo()).status_code == 500
     first, second = exporter.get_finished_spans()
     assert (first.status.is_unset, second.status.is_ok) == (True, False)
@@ -173,7 +174,7 @@ def test_probes_are_not_traced(client, exporter):
 def test_an_evaluation_without_a_request_has_no_spans(client, exporter):
     """Where Python code evaluates by itself."""
     backend = client.application.extensions["modelserver"]
-    backend.service.detect("m", photo())
+    backend.service.evaluate(DETECTION, "m", photo())
     assert exporter.get_finished_spans() == ()
 
 

@@ -7,6 +7,7 @@ import pytest
 from gunicorn.http.errors import InvalidRequestLine
 
 from modelserver.core.errors import Overloaded
+from modelserver.tasks import DETECTION
 from modelserver.web.backend import Backend
 from modelserver.web.origins import Origins
 from support.app_client import make_settings
@@ -68,7 +69,7 @@ def refusal(monkeypatch, origins):
     queue = SimpleNamespace(inside=0, refusal=lambda _coming: Overloaded())
     full = SimpleNamespace(queue=queue)
     entry = type("Entry", (), {"state": None, "loaded": full})
-    backend = Backend("detection", make_settings(CORS_ORIGINS=origins))
+    backend = Backend(DETECTION, make_settings(CORS_ORIGINS=origins))
     monkeypatch.setattr(backend, "registry", [entry])
     return backend.refusal(0)
 

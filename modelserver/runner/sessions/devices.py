@@ -20,12 +20,13 @@ from modelserver.core.errors import (
     RunFailed,
     RunnerDied,
 )
-from modelserver.core.findings import Finding, found
+from modelserver.core.findings import found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from modelserver.core.errors import RequestError
+    from modelserver.core.findings import Finding
     from modelserver.core.messages import AssignedCard
 
 v1 = tf.compat.v1

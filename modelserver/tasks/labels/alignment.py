@@ -66,7 +66,7 @@ def alignment_of(labels: LabelMap, signature: Signature) -> Alignment | None:
     Raises:
         GraphError: as :func:`align_one_value`.
     """
-    if signature.kind != "classification" or signature.classes is None:
+    if signature.classes is None:
         return None
     if signature.classes == 1:
         return align_one_value(

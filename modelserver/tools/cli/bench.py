@@ -19,6 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from modelserver.core.contract import CLASSIFY, DETECT
 from modelserver.core.errors import ModelServerError
 from modelserver.tools import bench
 from modelserver.tools.cli.shared import Sentence, folder_option, reporting
@@ -26,12 +27,11 @@ from modelserver.tools.cli.shared import Sentence, folder_option, reporting
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from modelserver.core.signatures import Kind
+    from modelserver.core.contract import Endpoint
 
 MAX_CLIENTS = 1024
 # No line of a table is to be broken for a program that reads it.
 _PIPE_WIDTH = 160
-_TASKS: dict[Kind, str] = {"detection": "detect", "classification": "classify"}
 _READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _POLL_S = 0.02
 _ASK_S = 5.0
@@ -114,15 +114,14 @@ def measure(
 
     Exits with 1 when any answer was not a 200.
     """
-    kind: Kind = "classification" if classify else "detection"
-    url = url or f"http://127.0.0.1:{5432 if classify else 5000}"
-    path = bench.PATHS[kind]
+    endpoint = CLASSIFY if classify else DETECT
+    url = url or f"http://127.0.0.1:{endpoint.port}"
     # Its drawing is not to cost the server anything that counts.
     bar = reporting(Console(stderr=True), quiet=True, refreshes=2)
     try:
         files = [bench.read_photo(photo) for photo in photos]
-        with serving(url, folder, kind, token, start=start) as url, bar as progress:
-            target = bench.Target.of(url, path, model, files, token=token)
+        with serving(url, folder, endpoint, token, start=start) as url, bar as progress:
+            target = bench.Target.of(url, endpoint.route, model, files, token=token)
             bench.check(target)
             figures = bench.measure(
                 target, clients, seconds=seconds, rounds=rounds, progress=progress
@@ -144,14 +143,14 @@ def measure(
 
 @contextmanager
 def serving(
-    url: str, folder: Path, kind: Kind, token: str, *, start: bool
+    url: str, folder: Path, endpoint: Endpoint, token: str, *, start: bool
 ) -> Iterator[str]:
     """Yield the URL of a server: one that is started now, if asked and none answers."""
     if not start or bench.listening(url):
         yield url
         return
     environ = {"API_TOKEN": token} if token else None
-    with started(folder, kind, environ=environ) as server:
+    with started(folder, endpoint, environ=environ) as server:
         yield server.url
 
 
@@ -171,7 +170,7 @@ class Started:
 @contextmanager
 def started(
     folder: Path,
-    kind: Kind = "detection",
+    endpoint: Endpoint = DETECT,
     *,
     environ: Mapping[str, str] | None = None,
     wait_s: float = 180.0,
@@ -180,6 +179,7 @@ def started(
 
     Args:
         folder: with its models.
+        endpoint: of the task that it serves.
         environ: more settings, on top of this process's environment.
         wait_s: how long its models may load.
 
@@ -199,7 +199,7 @@ def started(
         settings |= {"HOST": "127.0.0.1", "PORT": str(port)}
         settings |= {"MODEL_FOLDER": str(folder)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "modelserver", "serve", _TASKS[kind]],
+            [sys.executable, "-m", "modelserver", "serve", endpoint.word],
             env=settings,
             stdout=subprocess.DEVNULL,
             stderr=log,

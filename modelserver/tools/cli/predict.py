@@ -14,6 +14,7 @@ from modelserver.client import folders
 from modelserver.client.errors import ClientError
 from modelserver.client.folders import Client
 from modelserver.client.writers import Format, writer
+from modelserver.core.contract import CLASSIFY, DETECT
 from modelserver.tools.cli.shared import Sentence
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def predict(
     if classify and form == "coco":
         raise click.UsageError("COCO is for boxes, which classifiers have none of.")
     options = _options(asked, classify=classify)
-    url = url or f"http://127.0.0.1:{5432 if classify else 5000}"
+    url = url or f"http://127.0.0.1:{(CLASSIFY if classify else DETECT).port}"
     try:
         with Client(url, token or None, retries=_RETRIES) as client:
             if gpu:

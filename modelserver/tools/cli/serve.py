@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from modelserver.web.factory import DEFAULT_PORTS, create_app
+from modelserver.tasks import TASKS
+from modelserver.web.factory import create_app
 from modelserver.web.server.config import serve, start_errors
 
-if TYPE_CHECKING:
-    from modelserver.core.signatures import Kind
-
-_KINDS: dict[str, Kind] = {"detect": "detection", "classify": "classification"}
+_TASKS = {task.endpoint.word: task for task in TASKS.values()}
 
 
 @click.command("serve")
-@click.argument("task", type=click.Choice([*_KINDS]), default="detect")
+@click.argument("task", type=click.Choice([*_TASKS]), default="detect")
 @click.option("--host", metavar="ADDRESS", help="Where to listen; loopback by default.")
 @click.option(
     "--port", metavar="NUMBER", help="To listen on; 5000 by default, classify 5432."
@@ -38,7 +35,7 @@ def serve_models(
     flags = {"HOST": host, "PORT": port, "MODEL_FOLDER": models}
     # gunicorn's hooks and the models' processes read the environment, too.
     os.environ.update({k: str(v) for k, v in flags.items() if v is not None})
-    kind = _KINDS[task]
+    served = _TASKS[task]
     with start_errors():
-        app = create_app(kind)
-    serve(app, default_port=DEFAULT_PORTS[kind], arguments=())
+        app = create_app(served)
+    serve(app, default_port=served.endpoint.port, arguments=())

@@ -66,13 +66,15 @@ def document(*apps: Flask) -> dict[str, Any]:
         servers=[{"url": "/"}],
         security=[{}, {"bearer": []}, {"key": []}],
     )
-    for name, schema in schemas.components().items():
+    served = [app.extensions["modelserver"].tasks for app in apps]
+    tasks = [*dict.fromkeys(task for each in served for task in each)]
+    for name, schema in schemas.components(tasks).items():
         spec.components.schema(name, schema)
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
     spec.components.security_scheme(
         "key", {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     )
-    described = operations.all_operations()
+    described = operations.all_operations(tasks)
     for path, verbs in sorted(_paths(apps).items()):
         told = {
             verb: described[endpoint]

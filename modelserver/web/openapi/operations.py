@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modelserver.core import contract
 from modelserver.tasks.options import MOST
 from modelserver.web.forms import MAX_FILES
 from modelserver.web.openapi import schemas
@@ -12,6 +13,8 @@ from modelserver.web.problems import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from modelserver.tasks import Task
 
 Operation = dict[str, Any]
 
@@ -45,7 +48,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "So many of the best classes, with their confidences.",
     ),
 }
-_DETECTORS_ONLY, _CLASSIFIERS_ONLY = frozenset({"coordinates"}), frozenset({"top_k"})
 _NAMES = {"type": "array", "items": {"type": "string", "minLength": 1}}
 _MODELNAME = "Names of models, see GET /models; `*` for every one."
 _HEADERS = {
@@ -69,13 +71,11 @@ _RETRY_AFTER = {
 }
 
 
-def evaluation(kind: str) -> Operation:
-    """Describe ``POST /detect`` or ``POST /classify``."""
-    detects = kind == "detection"
-    unused = _CLASSIFIERS_ONLY if detects else _DETECTORS_ONLY
-    options = {name: told for name, told in OPTIONS.items() if name not in unused}
+def evaluation(task: Task[Any]) -> Operation:
+    """Describe the ``POST`` to a task's route."""
+    options = {name: told for name, told in OPTIONS.items() if name in task.options}
     return {
-        "summary": "Find objects in photos" if detects else "Tell what photos are of",
+        "summary": task.summary,
         "description": "One file and one model are answered in the short form, more "
         "with `results`. To `Accept: image/jpeg` or `image/png` the answer is the "
         "photo with what was found drawn over it. Every option may be a form field "
@@ -92,19 +92,15 @@ def evaluation(kind: str) -> Operation:
         ],
         "requestBody": _body(options),
         "responses": {
-            "200": _seen(detects=detects),
+            "200": _seen(task),
             **_problems({int(kind.status) for kind in kinds()} | _ANY),
         },
     }
 
 
-def _seen(*, detects: bool) -> dict[str, Any]:
+def _seen(task: Task[Any]) -> dict[str, Any]:
     """Describe the answer to an evaluation."""
-    one: dict[str, Any] = schemas.reference(schemas.Classified)
-    more: type[schemas.Strict] = schemas.ClassifyResults
-    if detects:
-        one = {"type": "array", "items": schemas.reference(schemas.Detection)}
-        more = schemas.DetectResults
+    answers = [schemas.of(task.answer_type), schemas.of(task.results_type)]
     picture = {"schema": _BINARY}
     return {
         "description": "What was found.",
@@ -113,7 +109,7 @@ def _seen(*, detects: bool) -> dict[str, Any]:
             for name, (text, schema) in _HEADERS.items()
         },
         "content": {
-            "application/json": {"schema": {"oneOf": [one, schemas.reference(more)]}},
+            "application/json": {"schema": {"oneOf": answers}},
             "image/jpeg": picture,
             "image/png": picture,
         },
@@ -161,7 +157,7 @@ def _problems(statuses: Iterable[int]) -> dict[str, Any]:
         types = sorted({kind.slug for kind in kinds() if kind.status == status})
         told[str(status)] = {
             "description": ", ".join(types) or "about:blank",
-            "content": {PROBLEM: {"schema": schemas.reference(schemas.Problem)}},
+            "content": {PROBLEM: {"schema": schemas.of(contract.Problem)}},
         }
         if status == 503:  # noqa: PLR2004 - the status itself is what is meant
             told["503"]["headers"] = _RETRY_AFTER
@@ -202,9 +198,10 @@ def _page(summary: str) -> Operation:
     return {**reading(summary, _STRING, "text/html; charset=utf-8"), "security": []}
 
 
-def all_operations() -> dict[str, Operation]:
+def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
     """Return the description of each endpoint, by Flask's name of it."""
-    ready = schemas.reference(schemas.Ready)
+    ref = schemas.of
+    ready = ref(contract.Ready)
     not_ready = {
         "503": {
             "description": "No model serves yet.",
@@ -212,22 +209,20 @@ def all_operations() -> dict[str, Operation]:
             "content": {"application/json": {"schema": ready}},
         }
     }
-    ref = schemas.reference
     probes = {
-        "api.livez": reading("Whether the front lives", ref(schemas.Live)),
+        "api.livez": reading("Whether the front lives", ref(contract.Live)),
         "api.readyz": reading("Whether photos are answered", ready, also=not_ready),
-        "explain": reading("What a problem means", ref(schemas.Meaning), path="slug"),
+        "explain": reading("What a problem means", ref(contract.Meaning), path="slug"),
         "documents.openapi": reading("This document", {"type": "object"}),
     }
     return {
-        "api.detect": evaluation("detection"),
-        "api.classify": evaluation("classification"),
-        "api.models": reading("Every model", ref(schemas.Models)),
+        **{f"api.{task.endpoint.word}": evaluation(task) for task in tasks},
+        "api.models": reading("Every model", ref(contract.Models)),
         "api.model": reading(
-            "All about one model", ref(schemas.ModelReport), path="name"
+            "All about one model", ref(contract.ModelReport), path="name"
         ),
         "api.model_labels": reading(
-            "A model's ids and names", ref(schemas.Labels), path="name"
+            "A model's ids and names", ref(contract.Labels), path="name"
         ),
         **{name: {**told, "security": []} for name, told in probes.items()},
         "documents.show": _page("This document, to read"),

@@ -30,6 +30,7 @@ from modelserver.core import logs
 from modelserver.core.errors import StartError
 from modelserver.core.settings import Settings
 from modelserver.engine import admission
+from modelserver.tasks import DETECTION, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -138,9 +139,11 @@ def configuration(argv: Sequence[str]) -> dict[str, Any]:
         argv: the command line. A configuration file is read before gunicorn knows the
             app, so the default of ``PORT`` is taken from the app's name in there.
     """
-    classify = any(word.partition(":")[0] == "app_classify" for word in argv)
+    modules = {word.partition(":")[0] for word in argv}
+    named = (t for t in TASKS.values() if t.app.removesuffix(".py") in modules)
+    endpoint = next(named, DETECTION).endpoint
     with start_errors():
-        return options(Settings.from_environ(port=5432 if classify else 5000))
+        return options(Settings.from_environ(port=endpoint.port))
 
 
 def options(settings: Settings) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import selectors
 import signal
 import socket
 import time
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
+from modelserver.tasks import TASKS
 from modelserver.web.problem_json import plain_answer, plain_problem
 from modelserver.web.server.connections import (
     Connection,
@@ -45,12 +46,6 @@ _SILENT_S = 5.0
 _NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATH_S = 0.05
 _WARN_S = 1.0
-# What is refused without a thread when no model has a place.
-_PHOTOS = (
-    *(b"POST /detect ", b"POST /detect?"),
-    *(b"POST /classify ", b"POST /classify?"),
-)
-_PEEKED = max(map(len, _PHOTOS))
 # The arbiter looks at a worker's sign of life each second.
 _NOTIFY_S = 0.5
 _STATUSES = {
@@ -80,6 +75,17 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     # Why photos are refused in this turn of the main loop, and when it looked last.
     _refusal: RequestError | None = None
     _looked = 0.0
+
+    @cached_property
+    def _photos(self) -> tuple[bytes, ...]:
+        """How requests begin that are refused without a thread when models are full."""
+        routes = [task.endpoint.route for task in TASKS.values()]
+        return tuple(f"POST {one}{end}".encode() for one in routes for end in " ?")
+
+    @cached_property
+    def _peeked(self) -> int:
+        """How many of a request's bytes tell that."""
+        return max(map(len, self._photos))
 
     def init_process(self) -> None:
         """Prepare what the main loop needs, then run it."""
@@ -140,7 +146,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _take(self, sock: Any, address: Any, server: Any) -> None:
         if self.nr_conns >= self.worker_connections - 1:
             self._evict()
-        start = peek(sock, _PEEKED)
+        start = peek(sock, self._peeked)
         if start is not None and self._refused(sock, start):
             return
         self.nr_conns += 1
@@ -172,7 +178,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def enqueue_req(self, conn: Any) -> None:
         """Give a connection to a thread, or refuse what it asks for at once."""
         if self._shows_its_start(conn):
-            start = peek(conn.sock, _PEEKED)
+            start = peek(conn.sock, self._peeked)
             if start is not None and self._refused(conn.sock, start):
                 self.nr_conns -= 1
                 return
@@ -213,7 +219,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         Args:
             start: of the request, which is not read.
         """
-        if self.cfg.is_ssl or not start.startswith(_PHOTOS):
+        if self.cfg.is_ssl or not start.startswith(self._photos):
             return False
         backend = self.wsgi.extensions["modelserver"]
         # Once a turn: with many models it is not cheap, and while the turn lasts none

@@ -1,0 +1,215 @@
+"""What the server can do with a photo: all in which one task differs from another.
+
+A task is an object of a subclass of ``Task``; the rest of the server asks it and never
+which one it is. One from outside is made known with ``modelserver.tasks.register``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from modelserver.core.messages import Mark
+from modelserver.tasks.export_files import NO_GRAPHS, Ranks
+from modelserver.tasks.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from modelserver.core.contract import Endpoint
+    from modelserver.core.messages import Outputs
+    from modelserver.core.settings import Settings
+    from modelserver.core.signatures import Signature
+    from modelserver.tasks.labels import LabelMap
+
+R = TypeVar("R")
+_PLAIN = Options()
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+"""All of a photo, in its normalised coordinates."""
+
+Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
+"""What a file is to a model; ``names`` are labels in plain text."""
+
+
+class Metadata(NamedTuple):
+    """What is needed to read a model's outputs.
+
+    Attributes:
+        offset: of a classifier: label id = output index + offset.
+    """
+
+    signature: Signature
+    labels: LabelMap
+    offset: int = 0
+
+
+class Task(ABC, Generic[R]):
+    """One task; ``R`` is what it finds in a photo. Immutable, so safe to share.
+
+    Attributes:
+        kind: its name in ``/models``, in files and in messages between processes.
+        endpoint: its route and its app's default port.
+        app: the file that serves it alone.
+        summary: what its route does, for the API's description.
+        heading: what its page asks.
+        graph_ending, labels_ending: of the files of a model of it.
+        names_ending: of labels in plain text, where they are taken; else empty.
+        exported: names of graphs that only tools for this task write.
+        exported_by: who writes them, for a sentence.
+        outputs: role to the name that the output gets when a model is imported, which
+            is where the server looks for it.
+        optional: roles that a model may lack.
+        options: names of the request's options that change the answer.
+        first_id: the first class's id in a label map without numbers.
+        answer_type: of the answer to one photo and one model.
+        result_type: of one result among several; has ``file``, ``model``, ``error``
+            and, unless :meth:`result` says otherwise, the members of an answer.
+        results_type: of several; has ``results``.
+        finder: ``module:function`` that finds a graph's signature, for a task from
+            outside; see ``runner.graphs.signature_finder``.
+    """
+
+    kind: ClassVar[str]
+    endpoint: ClassVar[Endpoint]
+    app: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    heading: ClassVar[str] = "What is in the photo?"
+    graph_ending: ClassVar[str]
+    labels_ending: ClassVar[str]
+    names_ending: ClassVar[str] = ""
+    exported: ClassVar[tuple[str, ...]] = ()
+    exported_by: ClassVar[str] = ""
+    outputs: ClassVar[Mapping[str, str]]
+    optional: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[frozenset[str]] = frozenset()
+    first_id: ClassVar[int] = 0
+    answer_type: ClassVar[Any]
+    result_type: ClassVar[Any]
+    results_type: ClassVar[Any]
+    finder: ClassVar[str] = ""
+
+    @abstractmethod
+    def parse(
+        self,
+        outputs: Outputs,
+        metadata: Metadata,
+        window: Box,
+        options: Options,
+        settings: Settings,
+    ) -> R:
+        """Make of one image's arrays what a request asks for.
+
+        Args:
+            window: ymin xmin ymax xmax of what the graph was shown, in the photo's
+                normalised coordinates.
+            options: the request's.
+            settings: the server's.
+
+        Raises:
+            ValueError, KeyError: the arrays are not as the signature says.
+        """
+
+    @abstractmethod
+    def everything(
+        self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE
+    ) -> R:
+        """Make of one image's arrays all that is in them, however unsure.
+
+        The arguments and errors are those of :meth:`parse`.
+        """
+
+    @abstractmethod
+    def answer(self, found: R, size: tuple[int, int], options: Options) -> Any:
+        """Return what was found as the contract's ``answer_type``.
+
+        Args:
+            size: width and height of the upright photo, in pixels.
+        """
+
+    def result(self, file: str, model: str, answer: Any) -> Any:
+        """Return an answer as one ``result_type`` among several."""
+        members = {name: getattr(answer, name) for name in answer.__struct_fields__}
+        return self.result_type(file=file, model=model, **members)
+
+    def scores(self, found: R) -> Sequence[tuple[str, float]]:
+        """Return the labels that were found with their confidences, best first."""
+        del found
+        return ()
+
+    def answered(self, found: R) -> R:
+        """Return of what was found that which the answer is, leaving out the others."""
+        return found
+
+    def marks(self, found: R) -> Iterable[Mark]:
+        """Return what to draw over the photo."""
+        return [
+            Mark(label, f"{label} {confidence:.2f}", WHOLE)
+            for label, confidence in self.scores(self.answered(found))
+        ]
+
+    def lines(self, found: R) -> Iterable[str]:
+        """Return what ``DEBUG`` prints of all that was found."""
+        return [f"{label} {confidence}" for label, confidence in self.scores(found)]
+
+    def difference(self, expected: bytes, found: R, min_confidence: float) -> str:
+        """Tell how a golden image comes out otherwise than expected; empty: it is not.
+
+        Args:
+            expected: JSON, an answer of the task's route.
+            found: as :meth:`everything` gave it.
+            min_confidence: the server's ``MIN_CONFIDENCE``.
+
+        Raises:
+            msgspec.MsgspecError: ``expected`` is no such answer.
+        """
+        del min_confidence
+        wanted = msgspec.json.decode(expected, type=self.answer_type)
+        seen = self.answer(found, (1, 1), _PLAIN)
+        return "" if wanted == seen else f"{wanted} is expected, the model says {seen}"
+
+    def graph_files(self, told: str | None) -> Ranks:
+        """Return the names of a graph in a folder of an export.
+
+        Args:
+            told: the kind that the export's manifest names, if it does.
+        """
+        return ((f"*{self.graph_ending}",),) if told in {None, self.kind} else ()
+
+    def label_files(self, graph: str, told: str | None, named: str | None) -> Ranks:
+        """Return the names of a label map in a folder of an export.
+
+        Args:
+            graph: the graph's file name.
+            told: as of :meth:`graph_files`.
+            named: the labels' file as the manifest names it, if it does.
+        """
+        del graph, told, named
+        return ((f"{{name}}{self.labels_ending}",), ("*.pbtxt",))
+
+    def no_graphs(self) -> tuple[str, ...]:
+        """Return names that end as its graphs do, in such a folder, and are none."""
+        return NO_GRAPHS
+
+    def named_outputs(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Find the outputs of a model to import by their names.
+
+        Args:
+            outputs: names of tensors, such as ``a/detection_boxes:0``.
+
+        Returns:
+            Role to output, for those that are found.
+        """
+        return {
+            role: output
+            for role, name in self.outputs.items()
+            for output in outputs
+            if node_of(output) == name
+        }
+
+
+def node_of(output: str) -> str:
+    """Return the last part of an output's name: ``a/detection_boxes:0``."""
+    return output.partition(":")[0].rpartition("/")[2]
