@@ -1,1 +1,1 @@
-"""What every process of the server uses: errors, settings, logs, metrics, messages."""
+"""Used by every process of the server: errors, settings, logs, metrics, messages."""

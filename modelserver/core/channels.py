@@ -44,7 +44,7 @@ class Channel:
 
         Raises:
             EOFError, OSError: the other end is gone.
-            ValueError: what came is no message, or too long for one.
+            ValueError: the message is malformed or too long.
         """
         self._fill(_HEAD.size)
         (size,) = _HEAD.unpack_from(self._buffer)
@@ -57,7 +57,7 @@ class Channel:
         return message
 
     def _fill(self, size: int) -> None:
-        """Read until there are so many bytes."""
+        """Read until the buffer holds ``size`` bytes."""
         while len(self._buffer) < size:
             missing = size - len(self._buffer)
             data = self._socket.recv(max(_READ_BYTES, min(missing, 1 << 20)))
@@ -66,7 +66,7 @@ class Channel:
             self._buffer += data
 
     def has_more(self) -> bool:
-        """Tell whether some of a message is here already.
+        """Return whether some of a message has arrived already.
 
         Raises:
             ValueError: the socket is closed.

@@ -82,7 +82,7 @@ class ModelError(ModelServerError):
 
 
 def _one_line(text: str) -> str:
-    """Fold white space and write as Python does what cannot be printed."""
+    """Fold white space and escape unprintable characters as Python does."""
     line = " ".join(text[: 4 * _MAX_REASON].split())
     line = "".join(
         char if char.isprintable() else ascii(char)[1:-1]

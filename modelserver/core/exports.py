@@ -1,9 +1,9 @@
-"""What the files of an export tell of its model beside the graph.
+"""Facts about a model from the files of its export besides the graph.
 
-Tools that make models write down what they know of them: Custom Vision its manifest,
-Teachable Machine its metadata, and this server's own ``import`` what it saw of the
-original. The graph's own arithmetic and the operator's sidecar say more; where these
-are silent, this is evidence. All functions may be called from any thread.
+Tools that make models write such files: Custom Vision a manifest, Teachable Machine its
+metadata, and this server's own ``import`` a record of the original. The graph's own
+arithmetic and the operator's sidecar go before; if these are silent, this is evidence.
+All functions may be called from any thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelserver.core.signatures import MAX_SIDE, Kind, Resize
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-# What these files are called in a folder of an export; import's record ends like this.
+# The names of these files in a folder of an export; import's record ends like this.
 MANIFEST = "cvexport.manifest"
 PROPERTIES = "metadata_properties.json"
 METADATA = "metadata.json"
@@ -35,14 +35,14 @@ TEACHABLE = "Teachable Machine"
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """What the files of an export tell. Immutable; every field is optional.
+    """Facts from the files of an export. Immutable; every field is optional.
 
     Attributes:
-        tool: what made the model, e.g. ``Azure Custom Vision``.
-        told_by: the files that tell it, for a sentence.
+        tool: the maker of the model, e.g. ``Azure Custom Vision``.
+        told_by: the files with these facts, for a sentence.
         kind: the task that the model does.
-        domain: what the tool says the model is, in its own words.
-        mean, scale: what is fed is ``(pixel - mean) * scale`` for pixels 0..255; one
+        domain: the kind of model in the tool's own words.
+        mean, scale: the graph is fed ``(pixel - mean) * scale`` for pixels 0..255; one
             number or one a channel, in the order in which they are fed.
         bgr: whether the channels are fed as blue, green, red.
         size: ``(height, width)`` in pixels that the graph is fed with.
@@ -70,10 +70,10 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merged(parts: Iterable[Export]) -> Export | None:
-    """Put together what several files tell; of two that tell the same, the first.
+    """Merge the facts of several files; for each field the first file that has it wins.
 
     Returns:
-        ``None`` where there is no part at all.
+        ``None`` if there is no part at all.
     """
     whole: dict[str, Any] = {}
     told_by: list[str] = []
@@ -94,7 +94,7 @@ def read(files: Mapping[str, bytes]) -> Export | None:
             ``import``'s record are passed over.
 
     Raises:
-        ModelError: one is none of its kind; the message names it.
+        ModelError: a file is malformed; the message names it.
     """
     parts = []
     for name, data in files.items():
@@ -106,7 +106,7 @@ def read(files: Mapping[str, bytes]) -> Export | None:
 
 
 def record(export: Export) -> bytes:
-    """Write down what an import saw, as the file that :func:`read` reads."""
+    """Return an import's record as the file that :func:`read` reads."""
     known = {
         key: value
         for key, value in msgspec.to_builtins(export).items()
@@ -116,7 +116,7 @@ def record(export: Export) -> bytes:
 
 
 def _record(name: str, data: bytes) -> Export:
-    """Read what an import wrote."""
+    """Read an import's record."""
     try:
         found = msgspec.json.decode(_text(name, data), type=Export)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
@@ -130,7 +130,7 @@ def _record(name: str, data: bytes) -> Export:
 
 
 def _is_each(numbers: tuple[float, ...] | None) -> bool:
-    """Tell whether numbers are one for all channels or one each, and finite."""
+    """Return whether numbers are one for all channels or one each, and finite."""
     each = numbers or ()
     return len(each) in {0, 1, 3} and all(map(math.isfinite, each))
 
@@ -144,7 +144,7 @@ def _text(name: str, data: bytes) -> bytes:
 def _object(name: str, data: bytes) -> dict[str, Any] | None:
     """Read a JSON object whose values may be anything.
 
-    Many programs write a ``metadata.json``: one that is none of ours is passed over.
+    Many programs write a ``metadata.json``: a foreign one is passed over.
     """
     if name == METADATA and len(data) > MAX_BYTES:
         return None
@@ -162,9 +162,10 @@ def _object(name: str, data: bytes) -> dict[str, Any] | None:
 def _manifest(content: dict[str, Any]) -> Export:
     """Read Custom Vision's manifest.
 
-    Microsoft's own samples feed every TensorFlow export with 0..255, whatever range the
-    properties name (Azure-Samples/customvision-export-samples, ``tensorflow``). Exports
-    without properties are older: their code crops, and feeds blue first.
+    Microsoft's own samples feed every TensorFlow export with 0..255, though the
+    properties may name another range (Azure-Samples/customvision-export-samples,
+    ``tensorflow``). Exports without properties are older: their code crops, and feeds
+    blue first.
     """
     domain = _word(content.get("DomainType"))
     old = not content.get("MetadataPropsFileName")
@@ -238,12 +239,12 @@ _READERS: dict[str, Callable[[dict[str, Any]], Export]] = {
 
 
 def _word(value: object) -> str:
-    """Give a text of at most 200 characters; nothing for anything else."""
+    """Return a text of at most 200 characters; an empty one for other types."""
     return value[:200] if isinstance(value, str) else ""
 
 
 def _whole(value: object) -> int:
-    """Give a whole number that is written as one or as a text; 0 for anything else."""
+    """Return a whole number written as one or as a text; 0 for other types."""
     if isinstance(value, str) and value.isascii() and value.isdecimal():
         value = int(value[:9])
     return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-# What brings each extra's packages where the project is used from its folder.
+# Each extra's file, for those who use the project from its folder.
 _FILES = {
     "cpu": "requirements-cpu.txt",
     "gpu": "requirements.txt",
@@ -15,8 +15,8 @@ _FILES = {
 def install_command(extra: str) -> str:
     """Return the command line that installs an extra's packages.
 
-    Whoever installed this package names the extra; whoever runs it from the project's
-    folder has the file, and pip would not know the name.
+    For an installed package that is the extra's name; in the project's folder it is a
+    file, as pip would not know the name.
     """
     try:
         metadata.distribution("modelserver")

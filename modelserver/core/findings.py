@@ -1,4 +1,4 @@
-"""Findings: what an operator should know about a model, and those of its signature.
+"""Findings for an operator about a model, and those that its signature gives.
 
 Each finding has a code that stays the same, which ``docs/doctor.md`` lists. All
 functions are pure, and need no TensorFlow. ``engine.model_findings`` has those that
@@ -60,7 +60,7 @@ CODES: dict[str, tuple[Level, str]] = {
 }
 # Sides of MNIST's images and its like are 28 to 32.
 _DIGIT_SIDE = 32
-# What a guess says, and the sidecar's keys that say otherwise.
+# Words of a guess, and the sidecar's keys that override it.
 _OVERRIDES = (
     (re.compile(r"is fed with \("), '"mean", "scale" and "channels"'),
     (re.compile(r"takes any size"), '"size"'),
@@ -84,9 +84,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         code: one of ``CODES``.
         level: as ``CODES`` has it.
-        model: whose it is; empty for the folder's.
-        message: what was found, a sentence.
-        fix: what to do, a sentence; empty where nothing need be done.
+        model: name of the model; empty for a finding about the folder.
+        message: the finding, a sentence.
+        fix: the remedy, a sentence; empty if none is needed.
     """
 
     code: str
@@ -97,7 +97,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def found(code: str, model: str, message: str, fix: str = "") -> Finding:
-    """Make a finding with its code's level."""
+    """Return a finding with its code's level."""
     return Finding(
         code=code, level=CODES[code][0], model=model, message=message, fix=fix
     )
@@ -112,7 +112,7 @@ def of_signature(name: str, signature: Signature) -> Iterator[Finding]:
 
 
 def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
-    """Give each guess with the sidecar's key that says otherwise."""
+    """Return each guess with the sidecar's keys that override it."""
     for guess in signature.guesses:
         keys = override(guess)
         code = "guessed"
@@ -129,7 +129,7 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
 
 
 def _remedy(name: str, signature: Signature) -> str:
-    """Say what settles a scaling that nothing tells."""
+    """Return the remedy for a scaling that is a mere guess."""
     now = sidecar_line(signature)
     other = '{"mean": 127.5, "scale": 0.00784313725490196}'
     return (
@@ -140,7 +140,7 @@ def _remedy(name: str, signature: Signature) -> str:
 
 
 def sidecar_line(signature: Signature) -> str:
-    """Write the sidecar that fixes how a model is fed."""
+    """Return the line of a sidecar that fixes how a model is fed."""
     numbers = {
         key: values[0] if len(values) == 1 else values
         for key, values in (("mean", signature.mean), ("scale", signature.scale))
@@ -150,7 +150,7 @@ def sidecar_line(signature: Signature) -> str:
 
 
 def of_scaling(name: str, signature: Signature) -> Iterator[Finding]:
-    """Tell what speaks against a model's scaling, and whether it is another now."""
+    """Return evidence against a model's scaling, and whether it has changed."""
     scaling = signature.scaling
     if scaling is None:
         return
@@ -182,7 +182,7 @@ _SAYS = {
 
 
 def override(guess: str) -> str:
-    """Give the sidecar's keys that override a guess; empty where none does."""
+    """Return the sidecar's keys that override a guess; empty if none does."""
     return next((keys for said, keys in _OVERRIDES if said.search(guess)), "")
 
 
@@ -195,7 +195,7 @@ def _of_batch(name: str, signature: Signature) -> Iterator[Finding]:
 
 
 def _of_digits(name: str, signature: Signature) -> Iterator[Finding]:
-    """Say what networks for digits are trained with, which no graph tells."""
+    """Return a warning for networks for digits: no graph says that ink is white."""
     size = signature.size
     if signature.channels == 1 and size is not None and max(size) <= _DIGIT_SIDE:
         yield found(

@@ -29,7 +29,7 @@ _KEEP_BYTES = 16 << 20
 
 
 class Frame:
-    """One image's place in an arena.
+    """One image in an arena.
 
     Attributes:
         pixels: uint8, C-contiguous, of the shape asked for; valid until release.

@@ -1,11 +1,11 @@
 """Log lines on stderr, reports on stdout.
 
 Modules log through the standard library (``logging.getLogger(__name__)``, facts in
-``extra``); what the lines look like is decided here, once, by whoever owns the process:
-the app, a runner's child or gunicorn. Importing this module changes nothing.
+``extra``); the format is set here, once, by the owner of the process: the app, a
+runner's child or gunicorn. Importing this module changes nothing.
 
-What clients and model files bring into a line can neither end it nor steer a terminal:
-control characters are written out in the way of Python's literals, and values are cut.
+Text from clients and model files can neither end a line nor steer a terminal: control
+characters are escaped as in Python's literals, and values are cut.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ MAX_FIELD_CHARS = 200
 MAX_EVENT_CHARS = 2_000  # our own sentences, which may name every model
 MAX_TRACEBACK_CHARS = 20_000
 
-# C0, DEL, C1, the two Unicode line ends, and the marks that reorder what is shown.
+# C0, DEL, C1, the two Unicode line ends, and the marks that reorder text on a screen.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-# What another handler's formatter leaves on a record; no fact may have these names.
+# Attributes that other handlers' formatters leave on a record; no fact may have these
+# names.
 _FORMATTED = {"message", "asctime"}
 _HANDLER = "modelserver"
 _report_lock = threading.Lock()
@@ -52,7 +53,7 @@ def configure(
     Args:
         log_format: ``text`` for people, ``json`` for one object a line, ``auto`` for
             text on a terminal and JSON otherwise.
-        stream: where to, instead of stderr.
+        stream: instead of stderr.
     """
     stream = stream or sys.stderr
     terminal = False
@@ -76,12 +77,12 @@ def adopt(logger: logging.Logger) -> None:
 
 
 def bind(**facts: str) -> None:
-    """Have every line that this thread logs from now on carry these facts, too.
+    """Add these facts to every line that this thread logs from now on.
 
-    An empty one is carried no more.
+    An empty value removes its fact.
 
-    A thread that serves one request after the other calls ``unbind`` between them. What
-    a line says itself goes before.
+    A thread that serves one request after the other calls ``unbind`` between them. A
+    line's own facts override these.
     """
     _context.set(MappingProxyType({**_context.get(), **facts}))
 
@@ -92,7 +93,7 @@ def unbind() -> None:
 
 
 def bound(name: str) -> str:
-    """Return a fact that this thread's lines carry; empty where they do not."""
+    """Return a fact that was bound in this thread; empty if it was not."""
     return _context.get().get(name, "")
 
 

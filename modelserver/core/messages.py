@@ -1,7 +1,7 @@
-"""What a runner promises, and the messages between the front and a runner's process.
+"""The interface of a runner, and the messages between front and runner process.
 
-The messages are msgpack by msgspec, typed: what a hostile graph may have made of its
-process is read as data, never run as pickled code.
+The messages are msgpack by msgspec, typed: a process that a hostile graph has taken
+over sends data, never pickled code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from modelserver.core.frames import Frame
 
-# Booleans, integers and floats of 1 to 8 bytes: what numpy makes of anything else that
-# a process may name as a dtype is not worth finding out.
+# Booleans, integers and floats of 1 to 8 bytes: numpy need not parse any other dtype
+# that a process may name.
 _DTYPE = re.compile(r"[|<>][biuf][1248]")
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
 
@@ -51,7 +51,7 @@ class Mark(NamedTuple):
 
 
 class ImageResult(NamedTuple):
-    """What a run gave for one image.
+    """The outputs of a run for one image.
 
     Attributes:
         run_ms: milliseconds that the graph ran, without waiting for a slot.
@@ -83,21 +83,21 @@ class AssignedCard(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner needs to load a model.
+    """All that a runner needs to load a model.
 
     Attributes:
         graph, sidecar: paths; ``sidecar`` may be ``None``.
         slots: runs at a time; 0 chooses by the device.
         max_batch: images a run takes at most; 0 chooses by the device.
         card: the GPU to use, if any.
-        rewrite: run the graph rewritten, where that answers the same.
+        rewrite: run the graph rewritten, if that answers the same.
         suppression_on_cpu: keep suppressions of one class each off a GPU.
         score_floor: detections below it are never answered; 0 for none.
         memory_mb: MiB that the process may use; 0 chooses by the graph's size.
         trusted: SHA-256 of graph files that may use any op, in small letters.
-        export: what the files beside the graph tell of it.
+        export: facts from the files next to the graph.
         held: descriptors that ``graph`` and ``sidecar`` were opened by, under these
-            names; what they read is loaded, whatever the paths lead to by then.
+            names; these files are loaded, also if the paths lead to others by then.
     """
 
     name: str
@@ -117,15 +117,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What loading a model found out.
+    """The facts that loading a model found out.
 
     Attributes:
         device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
-        device_reason: why it is the CPU though there is a card; empty where it is not.
+        device_reason: why it is the CPU though there is a card; else empty.
         slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
         load_ms: from the start of reading the graph to the end of the warm-up.
         notes: a sentence for each choice worth a log line.
-        findings: what only loading or running the graph could show.
+        findings: those that only loading or running the graph could show.
         sampling: how photos are resized to the signature's ``inner_size`` before they
             are sent, as the graph itself would; ``None``: sent as decoded.
     """
@@ -142,7 +142,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Runner(Protocol):
-    """Runs one model's graph. Thread-safe once open; closed by whoever opened it."""
+    """Runs one model's graph. Thread-safe once open; whoever opens it closes it."""
 
     ahead: int
     """Runs that may be started beyond the slots, so that the next is there already."""
@@ -153,10 +153,10 @@ class Runner(Protocol):
 
     @property
     def pid(self) -> int | None:
-        """Its process's id, ``None`` where it has none of its own."""
+        """Its process's id, ``None`` if it has none of its own."""
 
     def open(self) -> Facts:
-        """Load, warm up and return what was found; blocks.
+        """Load, warm up and return the facts; blocks.
 
         Raises:
             GraphError, SidecarError: the files are at fault.
@@ -180,13 +180,13 @@ class Runner(Protocol):
     def close(self) -> None:
         """End the runner. Idempotent.
 
-        A process is gone within some two seconds, also one that hangs; in this process
+        A process, also a hanging one, is gone within some two seconds; in this process
         the runs under way are waited for.
         """
 
 
 class FrameRef(msgspec.Struct, frozen=True, array_like=True):
-    """Where in the arena an image lies."""
+    """The offset of an image in the arena."""
 
     offset: int
     shape: tuple[int, ...]
@@ -279,8 +279,8 @@ class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Child to front: the model cannot be served, and why.
 
     Attributes:
-        kind: what is at fault: the ``files``, until they change; or the ``device``,
-            which may pass.
+        kind: ``files``, at fault until they change; or the ``device``, which may
+            recover.
     """
 
     reason: str

@@ -1,9 +1,9 @@
-"""The server's numbers, in Prometheus's text format.
+"""The server's metrics, in Prometheus's text format.
 
-Counters and histograms are fed as requests are answered; what can be looked up when
-somebody asks is looked up then. Labels have few values whatever clients send: a model's
-name only where there is such a model, and of each model's own labels only the first
-hundred that were seen. What was counted for a model goes when the model goes.
+Counters and histograms are fed as requests are answered; gauges are sampled when the
+metrics are asked for. Labels have few values, whatever clients send: a model's name
+only if there is such a model, and of each model's own labels only the first hundred.
+The counts of a model go when the model goes.
 
 The library's own counters take a lock for each number, some thirty for one answer; here
 one lock is taken for all of them, and the library writes them out.
@@ -75,18 +75,18 @@ _OF_A_MODEL = (
 
 
 class ModelNumbers(NamedTuple):
-    """What is looked up of a model when somebody asks.
+    """The sampled metrics of a model.
 
     Attributes:
-        state: its life stage, in words.
+        state: its life state, in words.
         restarts: how often its process was replaced after a death.
         reloads_failed: how often new files did not replace the version that serves.
         waiting: images that wait for a slot.
         dropped: images that were not run, by reason.
-        resident_bytes: memory of its process, ``None`` where it has none.
-        gpu_bytes: memory it holds on its GPU, ``None`` where it has none.
-        gpu_fallback: 1 where it runs on the CPU though there is a GPU, 0 where it does
-            not; ``None`` on a machine without any.
+        resident_bytes: memory of its process, ``None`` if it has none.
+        gpu_bytes: memory it holds on its GPU, ``None`` if it has none.
+        gpu_fallback: 1 if it runs on the CPU though there is a GPU, 0 if it does not;
+            ``None`` on a machine without any.
     """
 
     name: str
@@ -119,7 +119,7 @@ class _Tally:
 
 
 class _Own:
-    """What was counted for one model."""
+    """The counts of one model."""
 
     def __init__(self) -> None:
         self.stages = {stage: _Tally(_SECONDS) for stage in STAGES}
@@ -135,11 +135,11 @@ class _Own:
 
 
 class Metrics:
-    """One app's numbers. Thread-safe.
+    """One app's metrics. Thread-safe.
 
     Args:
-        models: gives every model's numbers, when somebody asks.
-        states: every life stage there is.
+        models: samples every model, when the metrics are asked for.
+        states: every life state there is.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Metrics:
         Args:
             route: as the app defines it, not as the client wrote it; empty for a
                 request of no route.
-            model: of a model that there is; empty where the request named none.
+            model: of an existing model; empty if the request named none.
         """
         with self._lock:
             self._answered[route, model, str(int(status))] += 1
@@ -179,7 +179,7 @@ class Metrics:
         batch: int,
         results: Iterable[tuple[str, float]],
     ) -> None:
-        """Note an evaluation.
+        """Count an evaluation.
 
         Args:
             seconds: by stage, of ``STAGES``.
@@ -197,10 +197,10 @@ class Metrics:
                 own.add_result(label, confidence)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return all numbers, and their content type.
+        """Return all metrics, and their content type.
 
         Args:
-            accept: what the client takes, as its ``Accept`` header says.
+            accept: the client's ``Accept`` header.
         """
         try:
             encode, content_type = choose_encoder(accept)
@@ -220,7 +220,7 @@ class Metrics:
         yield from families
 
     def _forget(self, gone: set[str]) -> None:
-        """Drop what was counted for models that are gone."""
+        """Drop the counts of models that are gone."""
         for name in gone:
             self._own.pop(name, None)
         for key in [key for key in self._answered if key[1] in gone]:
@@ -250,7 +250,7 @@ class _Families(Collector):
         self._collect = collect
 
     def describe(self) -> Iterable[Metric]:
-        """Tell nothing: there are no models yet."""
+        """Return nothing: there are no models yet."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -259,7 +259,7 @@ class _Families(Collector):
 
 
 def _tallied(own: Mapping[str, _Own]) -> Iterator[Metric]:
-    """Give the families of what was counted for models."""
+    """Return the families of the models' counts."""
     seconds = _histogram(
         "stage_seconds",
         "How long each stage of an evaluation took.",
@@ -291,7 +291,7 @@ def _tallied(own: Mapping[str, _Own]) -> Iterator[Metric]:
 def _looked_up(
     models: Sequence[ModelNumbers], states: Sequence[str]
 ) -> Iterator[Metric]:
-    """Give the families of what was looked up of models."""
+    """Return the families of the models' sampled metrics."""
     yield _family(
         GaugeMetricFamily,
         "model_state",

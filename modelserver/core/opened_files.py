@@ -8,10 +8,10 @@ from typing import IO, Any
 
 
 class Held(PosixPath):
-    """A path that reads the file it was opened as, whatever its name leads to by now.
+    """A path that reads the file it was opened as, also if its name has moved.
 
-    Only ``open`` and :func:`open_at_once` do; everything else is about the name. The
-    descriptor belongs to whoever opened it. One reader at a time.
+    Only ``open`` and :func:`open_at_once` do; all other methods are about the name. The
+    opener closes the descriptor. One reader at a time.
     """
 
     descriptor: int = -1
@@ -29,7 +29,7 @@ class Held(PosixPath):
 
 
 def open_at_once(path: Path) -> int:
-    """Open for reading, without waiting where a FIFO has taken the file's place.
+    """Open for reading, without waiting if a FIFO has replaced the file.
 
     Raises:
         OSError: it cannot be opened.

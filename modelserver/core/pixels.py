@@ -32,13 +32,13 @@ def sample(
 ) -> Pixels:
     """Resize as TensorFlow's ``ResizeBilinear`` does, rounded to whole values.
 
-    Each pixel is mixed of the four around one place, however much is shrunk: the same
+    Each pixel is mixed of the four around one point, however much is shrunk: the same
     arithmetic in float32, so that only the rounding differs, by half a step of 255.
 
     Args:
         pixels: uint8 [H, W, C], C-contiguous.
         size: (height, width) to reach.
-        sampling: where to look.
+        sampling: the points to look at.
         out: uint8 C-contiguous [height, width, C] to write into.
 
     Returns:
@@ -68,7 +68,7 @@ def sample(
 def _neighbours(
     count: int, wanted: int, sampling: Sampling
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Give the two input places for each output place, and how far it is between."""
+    """Return two input indices for each output index, and the share between them."""
     step = np.float32(count) / np.float32(wanted)
     if sampling == "ends" and wanted > 1:
         step = np.float32(count - 1) / np.float32(wanted - 1)
@@ -90,7 +90,7 @@ def _mixed(
     right: NDArray[np.intp],
     across: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Mix the values at two places of each row: float32 [rows, places]."""
+    """Mix the values at two indices of each row: float32 [rows, indices]."""
     mixed = rows.take(left, axis=1).astype(np.float32)
     others = rows.take(right, axis=1).astype(np.float32)
     others -= mixed

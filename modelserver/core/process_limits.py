@@ -1,4 +1,4 @@
-"""How much a model's process may use, and what it uses.
+"""Limits on a model's process, and its use of memory.
 
 While a graph loads, its process limits itself: an allocation beyond fails at once, so a
 graph that asks for everything brings neither the machine nor its neighbours down. The
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-# What TensorFlow and a small graph need many times over; a graph is held about three
-# times while it is read, compared and started.
+# Many times the need of TensorFlow and a small graph; a graph is held about three times
+# while it is read, compared and started.
 _BASE_MB, _COPIES = 4096, 3
 # Every run side by side has tensors of its own.
 _SLOT_MB = 1024
@@ -48,7 +48,7 @@ def _chosen(job: Job) -> int:
 
 
 def _size(path: str) -> int:
-    """Return a file's bytes; none for one that is gone, as the loader will say."""
+    """Return a file's bytes; 0 for one that is gone, of which the loader complains."""
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -56,7 +56,7 @@ def _size(path: str) -> int:
 
 
 def private_bytes(pid: int) -> int:
-    """Return the memory that only this process uses; 0 where that cannot be read.
+    """Return the memory that only this process uses; 0 if that cannot be read.
 
     Neither the photos, which are shared with the front, nor TensorFlow's code count.
     """
@@ -65,7 +65,7 @@ def private_bytes(pid: int) -> int:
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Return the memory that a process uses; ``None`` where that cannot be read."""
+    """Return the memory that a process uses; ``None`` if that cannot be read."""
     return _statm(pid)[1] or None
 
 
@@ -84,8 +84,8 @@ def _statm(pid: int | str) -> tuple[int, int, int]:
 def end_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends.
 
-    Where the front is killed while this process is stopped, nothing of this process
-    could see that. Linux only: elsewhere it ends once it is continued.
+    If the front is killed while this process is stopped, nothing in it could notice.
+    Linux only: elsewhere it ends once it is continued.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -98,10 +98,10 @@ def forbid_core_dumps() -> None:
 
 
 def limit_loading(nbytes: int) -> None:
-    """Let this process take so much more address space, and write no file.
+    """Limit this process to so much more address space, and to writing no file.
 
     For a process that runs on a CPU: CUDA reserves address space by the terabyte and
-    keeps what it has compiled in files.
+    keeps compiled kernels in files.
     """
     _set_soft(resource.RLIMIT_FSIZE, 0)
     mapped = _statm("self")[0]
@@ -111,9 +111,9 @@ def limit_loading(nbytes: int) -> None:
 
 
 def limit_files() -> None:
-    """Let this process write no file larger than CUDA's cache of kernels may be.
+    """Limit the files this process writes to the size of CUDA's cache of kernels.
 
-    For a process that runs on a card: what CUDA compiles is kept in files.
+    For a process that runs on a card: CUDA keeps compiled kernels in files.
     """
     _set_soft(resource.RLIMIT_FSIZE, _CACHE_BYTES)
 
@@ -124,9 +124,9 @@ def lift_loading() -> None:
 
 
 def lift_all() -> None:
-    """Take all that ``limit_loading`` set back, for a process that is about to exit.
+    """Lift all limits of ``limit_loading``, for a process that is about to exit.
 
-    Whoever measures or profiles it may write files then.
+    A profiler may write files then.
     """
     _lift(resource.RLIMIT_AS)
     _lift(resource.RLIMIT_FSIZE)

@@ -1,8 +1,8 @@
-"""What a graph takes and gives: the facts that the rest of the server works by.
+"""The inputs and outputs of a graph: the facts that the rest of the server uses.
 
 A signature is found once, when a graph is loaded (``graphs``), in the model's own
-process, and crosses to the front as a small message. It names no TensorFlow type.
-A sidecar is the operator's word on what a graph does not tell; ``docs/sidecar.md``
+process, and crosses to the front as a small message. It names no TensorFlow type. A
+sidecar is the operator's word on facts that a graph does not show; ``docs/sidecar.md``
 describes it for them.
 """
 
@@ -40,20 +40,20 @@ Sampling = Literal["corner", "centre", "ends"]
 """Where a plain bilinear resizer looks for output pixel i of n, among m input pixels:
 ``corner`` at i m / n, ``centre`` at (i + 1/2) m / n - 1/2, ``ends`` at
 i (m - 1) / (n - 1). TensorFlow's neither, half_pixel_centers and align_corners."""
-# What can tell how a graph wants its pixels, the first that speaks wins.
+# The sources that may know how a graph wants its pixels; the first that speaks wins.
 Source = Literal[
     "sidecar", "arithmetic", "export files", "architecture", "statistics", "default"
 ]
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What decided how a graph is fed its pixels, or at which size. Immutable.
+    """The evidence for how a graph is fed its pixels, or at which size. Immutable.
 
     Attributes:
-        source: which evidence it was; ``from`` in JSON. ``default`` is none: a guess.
-        why: what it says, for a sentence.
-        against: what later evidence says otherwise, a sentence each.
-        formerly: how the last version fed it, where that was otherwise.
+        source: which evidence it was; ``from`` in JSON. ``default`` stands for a guess.
+        why: its words, for a sentence.
+        against: contradictions of later evidence, a sentence each.
+        formerly: how the last version fed it, if that was different.
     """
 
     source: Source = msgspec.field(name="from")
@@ -63,7 +63,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """How to feed a graph and what to fetch from it. Immutable, so safe to share.
+    """How to feed a graph and which tensors to fetch. Immutable, so safe to share.
 
     Attributes:
         kind: which task the graph does.
@@ -78,41 +78,40 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         channels: 3 (RGB) or 1 (gray) that the graph takes.
         size: ``(height, width)`` in pixels that the graph must be fed with, or
             ``None`` when it takes any size.
-        sizing: what decided ``size``; ``None`` where the graph itself fixes it, or
+        sizing: the evidence for ``size``; ``None`` if the graph itself fixes it, or
             takes any.
-        inner_size: ``(height, width)`` to which the graph itself resizes whatever it
-            is fed, or ``None`` when it does not or this is not known. An image with
-            fewer pixels than the upload may be fed as long as both sides stay at least
-            twice this.
+        inner_size: ``(height, width)`` to which the graph itself resizes its input, or
+            ``None`` if it does not or this is not known. An image with fewer pixels
+            than the upload may be fed as long as both sides stay at least twice this.
         bgr: the channels are fed in the order blue, green, red.
-        mean, scale: what is fed is ``(pixel - mean) * scale`` for pixels 0..255; one
+        mean, scale: the graph is fed ``(pixel - mean) * scale`` for pixels 0..255; one
             value or one a channel, in the order in which they are fed. Not used for
             uint8 and encoded inputs.
-        scaling: what decided ``mean``, ``scale`` and ``bgr``; ``None`` where the input
+        scaling: the evidence for ``mean``, ``scale`` and ``bgr``; ``None`` if the input
             takes the pixels' bytes, or a file, as they are.
         resize: how an upload of another shape is brought to ``size``.
         crop_from: for ``crop``, the side in pixels that the middle square is brought to
             before ``size`` is cut out of its middle, as Custom Vision's own code does;
             ``None`` brings the middle to ``size`` at once.
         outputs: role to tensor name. Detection: ``boxes`` float32 [N, M, 4] (ymin xmin
-            ymax xmax, 0..1), ``scores`` float32 [N, M], ``classes`` [N, M] and, where
-            the graph has it, ``count`` [N]. Classification: ``scores`` with one value
-            a class, any rank.
-        feeds: tensor name to the constant to feed beside the image, such as
+            ymax xmax, 0..1), ``scores`` float32 [N, M], ``classes`` [N, M] and, if the
+            graph has it, ``count`` [N]. Classification: ``scores`` with one value a
+            class, any rank.
+        feeds: tensor name to the constant to feed besides the image, such as
             ``{"keep_prob:0": 1.0}``; of the tensor's own dtype, without an axis.
         softmax: the classifier's output are logits; the server applies a softmax.
         sigmoid: as ``softmax``, but each value is the logit of a probability of its
             own.
-        independent: the classifier's classes do not exclude each other. Where
-            ``classes`` is 1 the label map decides: two labels exclude each other.
+        independent: the classifier's classes do not exclude each other. If ``classes``
+            is 1 the label map decides: two labels exclude each other.
         batch: images one run takes at most; 1 for a graph with a fixed batch of one,
-            0 where the graph sets no limit.
-        fill: images that a run must have, where the graph was exported for so many;
-            fewer are filled up with copies of them. 0 where it takes any number or one.
+            0 if the graph sets no limit.
+        fill: images that a run must have, if the graph was exported for a number of
+            them; fewer are filled up with copies. 0 if it takes any number or one.
         classes: number of a classifier's outputs; ``None`` when not known.
         box_order: how a detector's boxes are written: ymin xmin ymax xmax, or the
             other way, xmin ymin xmax ymax.
-        first_class: the number of a detector's first class, where the graph tells.
+        first_class: the number of a detector's first class, if the graph shows it.
         label_offset: from the sidecar: label id = output index + label_offset; ``None``
             leaves the choice to the label map's ids.
         guesses: a sentence for each guess, for the log and ``/models``.
@@ -158,7 +157,7 @@ class DetectionOutputs(
 
     Attributes:
         boxes, scores, classes: as in ``Signature.outputs``.
-        count: the number of valid rows; absent where the graph has none.
+        count: the number of valid rows; absent if the graph has none.
     """
 
     boxes: str
@@ -168,7 +167,7 @@ class DetectionOutputs(
 
 
 class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the operator says about a graph in ``<prefix>.json``. Immutable.
+    """The operator's facts about a graph from ``<prefix>.json``. Immutable.
 
     Every field is optional; ``None`` leaves the fact to the graph, then to a guess.
 
@@ -177,8 +176,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         output: a classifier's tensor or node of class scores; for a detector the names
             of its parts.
         size: ``[height, width]`` in pixels, or one number for a square.
-        mean, scale: what is fed is ``(pixel - mean) * scale``, pixels 0..255; one
-            number or one a channel. Where only one is given the other is 0 or 1.
+        mean, scale: the graph is fed ``(pixel - mean) * scale``, pixels 0..255; one
+            number or one a channel. If only one is given the other is 0 or 1.
         channels: 3 (RGB), 1 (gray), or ``bgr``.
         resize: how an upload of another shape is brought to ``size``.
         label_offset: label id = output index + label_offset; for a detector label id =
@@ -202,13 +201,13 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Check the values; msgspec turns the error into one of its own.
 
         By hand and not by ``msgspec.Meta``: limits on both sides of a union of a number
-        and a tuple share their place inside msgspec 0.22, which then reads wild memory.
+        and a tuple share one slot inside msgspec 0.22, which then reads wild memory.
         """
         for reason in self._faults():
             raise ValueError(reason)
 
     def _faults(self) -> Iterator[str]:
-        """Say, key first, what is wrong with the values."""
+        """Return the faults of the values, key first."""
         if self.size is not None and not _is_size(self.size):
             yield f"size: expected [height, width] or one number, each 1..{MAX_SIDE}"
         for key in ("mean", "scale"):
@@ -226,14 +225,14 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def height_width(self) -> tuple[int, int] | None:
-        """``size`` as ``(height, width)`` in pixels, ``None`` where it is not given."""
+        """``size`` as ``(height, width)`` in pixels, ``None`` if it is not given."""
         if isinstance(self.size, int):
             return self.size, self.size
         return None if self.size is None else (self.size[0], self.size[1])
 
     @property
     def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """``(mean, scale)`` as tuples, ``None`` where neither is given."""
+        """``(mean, scale)`` as tuples, ``None`` if neither is given."""
         if self.mean is None and self.scale is None:
             return None
         return _as_tuple(self.mean) or (0.0,), _as_tuple(self.scale) or (1.0,)
@@ -245,7 +244,7 @@ def _as_tuple(value: float | tuple[float, ...] | None) -> tuple[float, ...] | No
 
 
 def _is_size(size: int | tuple[int, ...]) -> bool:
-    """Tell whether this is one side or two, each within the limits."""
+    """Return whether this is one side or two, each within the limits."""
     sides = (size, size) if isinstance(size, int) else size
     return len(sides) == 2 and all(1 <= side <= MAX_SIDE for side in sides)  # noqa: PLR2004 - height and width
 
@@ -257,8 +256,8 @@ def read_sidecar(path: Path) -> Sidecar:
         path: the JSON file, UTF-8 with or without a byte order mark.
 
     Raises:
-        SidecarError: the file cannot be read or a key is not allowed; its message
-            names the key and what is expected.
+        SidecarError: the file cannot be read or a key is not allowed; its message names
+            the key and its expected value.
     """
     try:
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""What TensorFlow needs to use an NVIDIA card: its build and the CUDA libraries.
+"""TensorFlow's needs to use an NVIDIA card: its build and the CUDA libraries.
 
-Nothing here imports TensorFlow: it is looked at as files, before it is imported.
+Nothing here imports TensorFlow: its files are read before it is imported.
 """
 
 from modelserver.core.cuda.builds import Build, read_build

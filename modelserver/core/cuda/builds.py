@@ -1,4 +1,4 @@
-"""What a TensorFlow package was built for, read from its files."""
+"""The target of a TensorFlow build (CUDA version, cards), read from its files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import msgspec
 
 _BUILD_INFO = Path("python", "platform", "build_info.py")
-# sm_86, compute_90: what came before 2020's names has the same digits.
+# sm_86, compute_90: older names than those of 2020 have the same digits.
 _CAPABILITY_DIGITS = 10
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """What the installed TensorFlow was built for.
+    """The target that the installed TensorFlow was built for.
 
     Attributes:
-        folder: of the package; empty where there is none.
-        cuda: CUDA's version it was built with, such as ``12.5.1``; empty for a build
-            for the CPU, and where the package does not tell.
-        told: whether the package tells.
+        folder: of the package; empty if it is not installed.
+        cuda: version of CUDA it was built with, such as ``12.5.1``; empty for a build
+            for the CPU, and if the package does not say.
+        told: whether the package says.
         capabilities: the compute capabilities that it has kernels for, such as
             ``sm_80`` (machine code) or ``compute_90`` (to be compiled).
     """
@@ -32,12 +32,13 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
 
     def kernels_for(self, capability: tuple[int, int]) -> str:
-        """Tell how a card of a compute capability gets its kernels.
+        """Return how a card of a compute capability gets its kernels.
 
         Returns:
             ``ready``: machine code is there; ``compiled``: some are compiled by the
             driver at first use, which for a card newer than the build takes up to half
-            an hour; ``none``: nothing can run there; ``unknown``: it is not told.
+            an hour; ``none``: nothing can run there; ``unknown``: the package does not
+            say.
         """
         if not self.capabilities:
             return "unknown"
@@ -69,7 +70,7 @@ def read_build() -> Build:
 
 
 def package_folder(name: str) -> Path | None:
-    """Find a package's folder without importing it; ``None`` where there is none."""
+    """Return a package's folder without importing it; ``None`` if there is none."""
     return next(iter(package_folders(name)), None)
 
 

@@ -1,4 +1,4 @@
-"""The few words of an ELF file that tell where it looks for libraries."""
+"""The few entries of an ELF file that say where it looks for libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# From elf.h; 64-bit, little-endian, which is what TensorFlow's wheels for Linux are.
+# From elf.h; 64-bit, little-endian, as TensorFlow's wheels for Linux are.
 _IDENT = b"\x7fELF\x02\x01"
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _NEEDED, _STRTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH = 1, 5, 10, 14, 15, 29
@@ -21,12 +21,12 @@ _MOST_SEGMENTS, _MOST_DYNAMIC, _MOST_STRINGS = 256, 1 << 20, 1 << 28
 
 
 class Dynamic(NamedTuple):
-    """What the dynamic section says.
+    """The dynamic section of a library.
 
     Attributes:
         soname: the library's own name; empty for none.
         needed: the libraries that are loaded with it.
-        rpath: folders that go before ``LD_LIBRARY_PATH``; none where there is a
+        rpath: folders that go before ``LD_LIBRARY_PATH``; none if there is a
             ``runpath``, as the loader has it.
         runpath: folders that go after it.
     """

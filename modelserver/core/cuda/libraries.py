@@ -1,11 +1,11 @@
 """The CUDA libraries that TensorFlow opens by name, and whether the loader finds them.
 
 TensorFlow's CUDA build has no library of CUDA linked in: ``libtensorflow_framework``
-opens each by its name, and does not tell which one it missed. The loader looks in
-``LD_LIBRARY_PATH``, then in the folders that the caller's RUNPATH names, then where the
-system's libraries are. TensorFlow 2.21's RUNPATH lacks the folder of one wheel, so what
-would be missed is opened here first: the loader then takes what is open for every later
-one of that name.
+opens each by its name, and does not say which one it missed. The loader looks in
+``LD_LIBRARY_PATH``, then in the folders that the caller's RUNPATH names, then in the
+system's folders. TensorFlow 2.21's RUNPATH lacks the folder of one wheel, so libraries
+that would be missed are opened here first: the loader then takes an open library for
+every later one of that name.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class _Wanted(NamedTuple):
         versions: of its name, by CUDA's major version.
         package: whose wheel has it, without the suffix for CUDA's version; the driver's
             come with the driver.
-        caller: start of the name of the library in a wheel that opens it, where that is
-            not TensorFlow: a library's RUNPATH holds only for what it opens itself.
+        caller: start of the name of the library in a wheel that opens it, if that is
+            not TensorFlow: a RUNPATH holds only for libraries that its owner opens.
         needed: whether no card is used without it.
     """
 
@@ -56,8 +56,8 @@ class _Wanted(NamedTuple):
 # cuDNN's part that compiles kernels.
 _COMPILER = "cudnn_engines_runtime_compiled"
 # In the order in which one needs the other. As seen with TF_CPP_MAX_VLOG_LEVEL=1 on
-# TensorFlow 2.21: libcuda, libnvidia-ml, then these; nvJitLink is what cuFFT, cuSPARSE
-# and cuSOLVER need, nvrtc what cuDNN compiles with; NCCL is for several cards at once.
+# TensorFlow 2.21: libcuda, libnvidia-ml, then these; cuFFT, cuSPARSE and cuSOLVER need
+# nvJitLink, and cuDNN compiles with nvrtc; NCCL is for several cards at once.
 _LIBRARIES = (
     _Wanted("cudart", {12: "12", 13: "13"}, "nvidia-cuda-runtime"),
     _Wanted("nvJitLink", {12: "12", 13: "13"}, "nvidia-nvjitlink", caller="cusparse"),
@@ -85,8 +85,8 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: as it is opened by, such as ``libcusolver.so.11``.
         needed: whether TensorFlow uses no card without it.
-        package: what to install for it.
-        path: where it lies; empty where it was not found, or the system has it.
+        package: the one to install for it.
+        path: of the file; empty if it was not found, or the system has it.
         how: ``runpath``: TensorFlow finds it by itself; ``path``: in
             ``LD_LIBRARY_PATH``, and no wheel has it; ``wheel``: in a wheel, but
             TensorFlow would not find it, or would find another one, so it is to be
@@ -104,7 +104,7 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of all that TensorFlow needs for a card.
+    """The state of all that TensorFlow needs for a card.
 
     Attributes:
         build: of the installed TensorFlow.
@@ -127,7 +127,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """Why no card can be used and what to do; empty where nothing is missing."""
+        """Why no card can be used and the remedy; empty if nothing is missing."""
         build = self.build
         if not build.folder:
             return "TensorFlow is not installed; install requirements.txt."
@@ -157,7 +157,7 @@ def _told(one: Library) -> str:
 
 
 def survey(search: str | None = None) -> Report:
-    """Look where each library would be found; opens only what no wheel has.
+    """Find each library as the loader would; open only those that no wheel has.
 
     Args:
         search: ``LD_LIBRARY_PATH`` as it was when this process started.
@@ -182,7 +182,7 @@ def survey(search: str | None = None) -> Report:
 
 
 def has_wheels() -> bool:
-    """Whether CUDA came with packages of this Python, so that no other is needed."""
+    """Return whether CUDA came with this Python's packages, so no other is needed."""
     return bool(_wheels())
 
 
@@ -252,7 +252,7 @@ def _with(library: Library, path: str, how: How, detail: str = "") -> Library:
 
 
 def _system(one: _Wanted, name: str) -> Library:
-    """Ask the loader for what no wheel has; it stays open, as TensorFlow's will be."""
+    """Ask the loader for a library that no wheel has; it stays open."""
     library = Library(name=name, needed=one.needed, package=one.package)
     try:
         ctypes.CDLL(name)
@@ -262,10 +262,10 @@ def _system(one: _Wanted, name: str) -> Library:
 
 
 def preload() -> Report:
-    """Open what TensorFlow would miss, or would take from a system's CUDA.
+    """Open libraries that TensorFlow would miss, or take from a system's CUDA.
 
     To be called before TensorFlow is imported, in a process that was given a card. A
-    library of a wheel takes some 70 ms. Never raises: what is wrong is in the report.
+    library of a wheel takes some 70 ms. Never raises: faults are in the report.
     """
     found = survey()
     return msgspec.structs.replace(
@@ -280,8 +280,8 @@ def preload() -> Report:
 def check() -> Report:
     """Open every library, to see that it and what it needs can be opened.
 
-    For whoever asks why there is no card: it takes a second, and hundreds of MB of
-    address space.
+    It is for operators who ask why no card is used: it takes a second, and hundreds of
+    MB of address space.
     """
     found = survey()
     return msgspec.structs.replace(
@@ -303,7 +303,7 @@ def _opened(one: Library) -> Library:
 def without_cuda(search: str) -> tuple[str, list[str]]:
     """Take the folders of a system's CUDA out of a search path.
 
-    One that holds the driver, too, stays: without it there is no card.
+    A folder that also holds the driver stays: no card works without it.
 
     Returns:
         The path that is left, and the folders that were taken out.

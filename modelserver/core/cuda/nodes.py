@@ -1,4 +1,4 @@
-"""What this system shows of NVIDIA cards without asking the driver's libraries."""
+"""Signs of NVIDIA cards on this system, found without the driver's libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DEV = Path("/dev")
 _PROC = Path("/proc/driver/nvidia")
-# Where WSL 2 shows the libraries of Windows's drivers; NVIDIA's folder begins with nv.
+# WSL 2 shows the libraries of Windows's drivers there; NVIDIA's folder begins with nv.
 _WSL_DRIVERS = Path("/usr/lib/wsl")
 # Without these two no program reaches any card; WSL has one node for all.
 _CONTROL, _UVM, _WSL = "nvidiactl", "nvidia-uvm", "dxg"
@@ -25,7 +25,7 @@ class Listed(NamedTuple):
 
     Attributes:
         minor: the number of its node in ``/dev``.
-        uuid: as ``CUDA_VISIBLE_DEVICES`` takes it; empty where it is not told.
+        uuid: as ``CUDA_VISIBLE_DEVICES`` takes it; empty if the driver does not say.
         model: in words.
     """
 
@@ -35,7 +35,7 @@ class Listed(NamedTuple):
 
 
 def any_signs() -> bool:
-    """Whether there is a sign of an NVIDIA card: a node in ``/dev``, or a driver.
+    """Return whether an NVIDIA card shows: by a node in ``/dev``, or a driver.
 
     WSL 2 has its one node for cards of every make, so there the driver decides.
     """
@@ -47,7 +47,7 @@ def any_signs() -> bool:
 
 
 def device_nodes() -> list[Path]:
-    """Find the nodes that programs reach cards by."""
+    """Return the nodes by which programs reach cards."""
     try:
         names = sorted(path.name for path in _DEV.iterdir())
     except OSError:
@@ -78,10 +78,10 @@ def _listed(folder: Path) -> Iterator[Listed]:
 
 
 def hindrance() -> str:
-    """Say why no program of this user reaches a card; empty where nothing is seen.
+    """Return why no program of this user reaches a card; empty if nothing is wrong.
 
-    Each node is opened, as a device controller such as systemd's refuses that whatever
-    the file's rights say.
+    Each node is opened, as a device controller such as systemd's may refuse that in
+    spite of the file's rights.
     """
     found = device_nodes()
     refused = [path.name for path in found if not opens(path)]
@@ -109,7 +109,7 @@ def hindrance() -> str:
 
 
 def opens(path: Path) -> bool:
-    """Whether this process may open a node, whatever the file's rights say."""
+    """Return whether this process may open a node, which file rights do not tell."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the words of TensorFlow, CUDA and its libraries mean.
+"""The meaning of messages of TensorFlow, CUDA and its libraries.
 
 TensorFlow has one class of errors for a full card and for a lost one, and for some
 things that a graph is at fault for, so the words decide. They are those of TensorFlow
@@ -21,8 +21,8 @@ _MEMORY = re.compile(
     r"create c\w+ handle|STATUS_NOT_INITIALIZED|cu\w+Create\(.*STATUS",
     re.IGNORECASE,
 )
-# What a library or the driver refuses because of what it was asked: a graph's fault,
-# after which the card works as before.
+# A library or the driver refuses a bad request so: a graph's fault, after which the
+# card works as before.
 _REFUSED = re.compile(
     r"NOT_SUPPORTED|BAD_PARAM|INVALID_VALUE|InvalidValue|LAUNCH_OUT_OF_RESOURCES|"
     r"LaunchOutOfResources|ARCH_MISMATCH|MATRIX_TYPE|RUNTIME_PREREQUISITE"
@@ -41,20 +41,20 @@ _LINE = re.compile(r"^(?:[^\]]*: )?[WEF](?:\d{4}| )[^\]]*\.\w+:\d+\] (.*)$")
 _ABOUT_CARDS = re.compile(
     r"gpu|cuda|nvidia|nvml|cudnn|cublas|dlopen|driver|compute capabilit", re.IGNORECASE
 )
-# What every import says, and what only says that a library is registered twice.
+# Said at every import, or only that a library is registered twice.
 _NOISE = re.compile(r"Unable to register|computation placer|TF-TRT|cpu_feature_guard")
 _MOST = 300
 
 
 def fault(words: str) -> Fault:
-    """Tell what an error's words mean: full memory, a lost card, or neither."""
+    """Return the meaning of an error's words: full memory, a lost card, or neither."""
     if _MEMORY.search(words):
         return "memory"
     return "lost" if _LOST.search(words) and not _REFUSED.search(words) else ""
 
 
 def about_cards(line: str) -> str:
-    """Return what a printed line warns of about cards; empty for any other line."""
+    """Return the warning about cards in a printed line; empty for any other line."""
     match = _LINE.match(line)
     if not match or not _ABOUT_CARDS.search(line) or _NOISE.search(line):
         return ""

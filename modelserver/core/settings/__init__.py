@@ -2,7 +2,7 @@
 
 ``SETTINGS`` is the only place that knows a setting's name, default, converter, unit and
 sentence; ``docs/settings.md`` is tested against it. An empty variable counts as unset,
-as ``FOO= python app.py`` is what people write to mean it.
+as people mean it by ``FOO= python app.py``.
 """
 
 from modelserver.core.settings.converters import (

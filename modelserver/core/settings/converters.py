@@ -1,4 +1,4 @@
-"""From the text of a variable to its value, or a sentence on what is allowed."""
+"""Converters from a variable's text to its value, with a sentence on allowed ones."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Number:
 
     @property
     def allowed(self) -> str:
-        """What an error says is allowed."""
+        """The allowed values, for an error's sentence."""
         what = "a whole number" if self.kind is int else "a number"
-        high = f"{self.high:_}" if self.high >= 100_000 else str(self.high)  # noqa: PLR2004 - what reads well
+        high = f"{self.high:_}" if self.high >= 100_000 else str(self.high)  # noqa: PLR2004 - reads well
         return f"{what} from {self.low} to {high}"
 
     def __call__(self, text: str) -> float:
@@ -56,7 +56,7 @@ class Choice:
 
     @property
     def allowed(self) -> str:
-        """What an error says is allowed."""
+        """The allowed values, for an error's sentence."""
         return "one of " + ", ".join(self.words)
 
     def __call__(self, text: str) -> str:
@@ -96,7 +96,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Token:
-    """Converts the API token: what an HTTP header can carry as one word."""
+    """Converts the API token: one word that an HTTP header can carry."""
 
     allowed: str = "visible ASCII characters without spaces"
 

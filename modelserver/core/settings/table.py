@@ -30,9 +30,9 @@ class Setting:
     Attributes:
         name: of the variable; the field of ``Settings`` is the same in lower case.
         default: as it would stand in the environment.
-        converter: turns the text into the value; says what is allowed.
-        unit: of the value, empty where it has none.
-        sentence: what it does, for the documentation.
+        converter: turns the text into the value; names the allowed values.
+        unit: of the value, empty if it has none.
+        sentence: its effect, for the documentation.
         secret: the value is never shown, not even in an error.
     """
 
@@ -44,7 +44,7 @@ class Setting:
     secret: bool = False
 
     def read(self, environ: Mapping[str, str]) -> Any:
-        """Convert the variable's value, or the default where it is unset or blank.
+        """Convert the variable's value, or the default if it is unset or blank.
 
         Raises:
             SettingError: the value is not allowed.

@@ -22,8 +22,8 @@ LogFormat = Literal["auto", "text", "json"]
 class Settings:
     """Every setting's value. Immutable, so safe to share between threads.
 
-    Field names are the variables' in lower case; ``SETTINGS`` says what each means.
-    ``slots``, ``max_batch`` and ``threads`` are 0 where the choice is automatic.
+    Field names are the variables' in lower case; ``SETTINGS`` describes each.
+    ``slots``, ``max_batch`` and ``threads`` are 0 if the choice is automatic.
     """
 
     upload_folder: Path
@@ -76,7 +76,7 @@ class Settings:
 
         Raises:
             SettingError: a value, or two together, are not allowed; the message names
-                the variable, its value and what is allowed.
+                the variable, its value and the allowed values.
         """
         given = {**environ, "PORT": environ.get("PORT", "").strip() or str(port)}
         settings = cls(**{s.name.lower(): s.read(given) for s in SETTINGS})
@@ -124,9 +124,9 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a host name or address.
+    """Return whether only this machine reaches a host name or address.
 
-    Of names only ``localhost`` counts: whatever else a name means is up to a resolver.
+    Of names only ``localhost`` counts: the meaning of others is up to a resolver.
     """
     if host.lower() == "localhost":
         return True
