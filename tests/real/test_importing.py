@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import importer, parity, source_models, ssdlite
-from modelserver.tools.importing.importer import Wish, import_model
+from modelserver.tools.importing.importer import ImportOptions, import_model
 from support import foreign_models as made
 from support import tiny_graphs
 from support.app_client import noise, photo
@@ -25,7 +25,7 @@ def bring(source, folder, name="brought", **wishes):
     """Import a model, its steps noted."""
     steps = []
     result = import_model(
-        source, name, folder, Wish(**wishes), lambda *step: steps.append(step)
+        source, name, folder, ImportOptions(**wishes), lambda *step: steps.append(step)
     )
     return result, steps
 

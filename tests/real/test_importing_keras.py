@@ -7,7 +7,7 @@ import pytest
 
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import keras2_files
-from modelserver.tools.importing.importer import Wish, import_model
+from modelserver.tools.importing.importer import ImportOptions, import_model
 from support import foreign_models as made
 
 pytestmark = [
@@ -19,13 +19,13 @@ pytestmark = [
 
 def bring(source, folder):
     """Import a model."""
-    return import_model(source, "brought", folder, Wish(), lambda *_: None)
+    return import_model(source, "brought", folder, ImportOptions(), lambda *_: None)
 
 
 def test_a_file_of_keras_2_is_read_by_keras_2(tmp_path, folder):
     """Models inside models, as Teachable Machine's are; it answers as the original."""
     source = made.older_keras_file(tmp_path / "keras_model.h5")
-    assert keras2_files.is_one(source)
+    assert keras2_files.is_keras_2_file(source)
     assert bring(source, folder).kind == "classification"
     assert (folder / "brought.pb").exists()
 
@@ -99,15 +99,15 @@ def test_without_keras_2_it_says_how_to_get_it(tmp_path, folder, monkeypatch):
 
 def test_what_is_no_file_of_keras_2_is_left_to_keras_3(tmp_path):
     """Another version's, no HDF5, one without a model, or nothing."""
-    assert not keras2_files.is_one(tmp_path / "none")
+    assert not keras2_files.is_keras_2_file(tmp_path / "none")
     (tmp_path / "text").write_text("text")
-    assert not keras2_files.is_one(tmp_path / "text")
+    assert not keras2_files.is_keras_2_file(tmp_path / "text")
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.attrs["keras_version"] = "2.3.0"
-        assert not keras2_files.is_one(tmp_path / "m.h5")
+        assert not keras2_files.is_keras_2_file(tmp_path / "m.h5")
         file.attrs["model_config"] = "{}"
-    assert keras2_files.is_one(tmp_path / "m.h5")
+    assert keras2_files.is_keras_2_file(tmp_path / "m.h5")
     for version in ("3.1.0", "new"):
         with h5py.File(tmp_path / "m.h5", "r+") as file:
             file.attrs["keras_version"] = version
-        assert not keras2_files.is_one(tmp_path / "m.h5")
+        assert not keras2_files.is_keras_2_file(tmp_path / "m.h5")

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from modelserver.core import exports
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.importer import Wish, import_model
-from modelserver.tools.importing.keras_notes import by_layers
+from modelserver.tools.importing.importer import ImportOptions, import_model
+from modelserver.tools.importing.keras_files import read_layers
 from support import foreign_models as made
 from support import layers_files
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def bring(source, folder, **wishes):
-    return import_model(source, "m", folder, Wish(**wishes), lambda *_: None)
+    return import_model(source, "m", folder, ImportOptions(**wishes), lambda *_: None)
 
 
 def record(folder):
@@ -43,11 +43,11 @@ def model(*front):
 
 def test_preprocessing_layers_are_noted():
     layers = tf.keras.layers
-    seen = by_layers(model(layers.Rescaling(1 / 255)), "Keras")
+    seen = read_layers(model(layers.Rescaling(1 / 255)), "Keras")
     assert (seen.tool, seen.mean, seen.scale) == ("Keras", (0.0,), (1.0,))
     assert "multiplies by 0.00392157 and adds 0" in seen.notes[0]
     norm = layers.Normalization(mean=[100, 110, 120], variance=[9, 9, 9])
-    seen = by_layers(model(norm), "Keras")
+    seen = read_layers(model(norm), "Keras")
     assert (seen.mean, "subtracts 100, 110, 120" in seen.notes[0]) == ((0.0,), True)
 
 
@@ -55,13 +55,13 @@ def test_a_batch_norm_on_the_pixels_is_noted_before_it_is_frozen():
     norm = tf.keras.layers.BatchNormalization()
     whole = model(norm)
     norm.moving_mean.assign([0.4, 0.5, 0.6])
-    seen = by_layers(whole, "Keras")
+    seen = read_layers(whole, "Keras")
     assert "pixels of mean 0.4, 0.5, 0.6 and deviation 1, 1, 1" in seen.notes[0]
     assert seen.mean is None
 
 
 def test_what_stands_behind_a_convolution_is_none_of_it():
-    assert by_layers(model(), "Keras") == exports.Export()
+    assert read_layers(model(), "Keras") == exports.Export()
 
 
 def test_a_scaling_that_the_model_does_itself_is_refused(tmp_path, folder):

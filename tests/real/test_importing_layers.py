@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import keras2_files, layers_models, tfjs_files
+from modelserver.tools.importing import keras2_files, layers_models, tfjs
 from support import foreign_models
 from support import layers_files as made
 
@@ -21,7 +21,7 @@ IMAGE = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
 def answers(folder):
     """What an imported model answers, by its original and by its frozen nodes."""
-    with layers_models.opened(tfjs_files.read(folder)) as original:
+    with layers_models.open_layers_model(tfjs.read_description(folder)) as original:
         graph = tf.Graph()
         with graph.as_default(), tf.compat.v1.Session() as session:
             tf.import_graph_def(original.graph_def, name="")
@@ -69,7 +69,7 @@ def layers_of(content):
 def refusal(folder):
     with (
         pytest.raises(ConversionError) as caught,
-        layers_models.opened(tfjs_files.read(folder)),
+        layers_models.open_layers_model(tfjs.read_description(folder)),
     ):
         pass
     return str(caught.value)

@@ -25,7 +25,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 
 
 def refusal(source):
-    with pytest.raises(ConversionError) as caught, sources.opened(source):
+    with pytest.raises(ConversionError) as caught, sources.open_source(source):
         pass
     return str(caught.value)
 
@@ -85,7 +85,7 @@ def test_a_model_is_found_in_folders_and_archives(tmp_path, zipped, inner):
             for path in source.rglob("*"):
                 archive.write(path, path.relative_to(source))
         source = tmp_path / "x.zip"
-    with sources.opened(source) as (original, found):
+    with sources.open_source(source) as (original, found):
         assert original.what == "SavedModel"
         assert (found.parent / "labels.txt").exists() or (found / "labels.txt").exists()
 
@@ -104,9 +104,9 @@ def test_labels_of_everybodys_temporary_files_are_not_an_archives(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         for path in source.rglob("*"):
             file.write(path, path.relative_to(source))
-    wish = importer.Wish()
-    with sources.opened(tmp_path / "x.zip") as (original, found):
-        assert importer._with_labels(wish, original, found) == (wish, ())
+    wish = importer.ImportOptions()
+    with sources.open_source(tmp_path / "x.zip") as (original, found):
+        assert importer._add_labels(wish, original, found) == (wish, ())
 
 
 def archive(tmp_path, **members):
@@ -166,7 +166,7 @@ def test_a_graph_in_text_form_is_taken(tmp_path):
     path = tmp_path / "graph.pbtxt"
     path.write_text(text_format.MessageToString(graph.as_graph_def()))
     image = np.ones((1, 4, 4, 3), np.float32)
-    with sources.opened(path) as (original, _):
+    with sources.open_source(path) as (original, _):
         assert original.input == "image:0"
         np.testing.assert_allclose(original.run(image)["probs"], [[1 / 3] * 3])
 
@@ -190,7 +190,7 @@ def test_layers_and_weights_may_lie_in_two_files(tmp_path, twice, given):
     text = model.to_json()
     (tmp_path / "model.json").write_text(json.dumps(text) if twice else text)
     model.save_weights(tmp_path / "model.weights.h5")
-    with sources.opened(tmp_path / given) as (original, _):
+    with sources.open_source(tmp_path / given) as (original, _):
         expected = np.asarray(model(IMAGE, training=False))
         np.testing.assert_allclose(original.run(IMAGE)["scores"], expected, rtol=1e-5)
 
@@ -217,5 +217,5 @@ def test_a_description_of_tensorflow_js_is_taken_by_its_file(tmp_path):
     source = made.graph_model(tmp_path / "source")
     (source / "model.json").rename(source / "hands.json")
     (source / "shard0").rename(source / "hands.bin")
-    with sources.opened(source / "hands.json") as (original, found):
+    with sources.open_source(source / "hands.json") as (original, found):
         assert (original.what, found.name) == ("TensorFlow.js model", "hands.json")

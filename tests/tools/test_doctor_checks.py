@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from modelserver.tools.cli import main
 from modelserver.tools.doctor import FolderReport, check_folder
-from modelserver.tools.doctor.checks import Photo
+from modelserver.tools.doctor.reports import Photo
 from support import foreign_models, tiny_graphs
 from support.app_client import make_settings, photo
 

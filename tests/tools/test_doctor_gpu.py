@@ -11,7 +11,8 @@ from modelserver.core import cuda
 from modelserver.core.cuda import Build, Library, Report
 from modelserver.engine.runners.cards import Card, Memory, Survey
 from modelserver.engine.runners.probe import Told
-from modelserver.tools.cli import inspect, main, predict
+from modelserver.tools.cli import doctor as command
+from modelserver.tools.cli import main, predict
 from modelserver.tools.doctor import gpu
 from support import tiny_graphs
 from support.app_client import photo
@@ -279,7 +280,7 @@ def check(*words):
 def test_checking_on_a_card_takes_one(folder, monkeypatch, survey, said):
     """Without a card ``check --gpu`` runs nothing on the CPU instead."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspect.cards, "survey", lambda: survey)
+    monkeypatch.setattr(command.cards, "survey", lambda: survey)
     result = check(folder, "--gpu")
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -291,7 +292,7 @@ def test_checking_on_a_card_takes_one(folder, monkeypatch, survey, said):
 def test_a_model_that_would_fall_back_does_not_pass(folder, monkeypatch):
     """NVML lists a card and TensorFlow does not use it: an error, with its reason."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspect.cards, "survey", lambda: Survey((L4,)))
+    monkeypatch.setattr(command.cards, "survey", lambda: Survey((L4,)))
     result = check(folder, "--gpu", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
@@ -304,7 +305,7 @@ def test_a_model_that_would_fall_back_does_not_pass(folder, monkeypatch):
 def test_checking_is_on_the_cpu_unless_asked(folder, monkeypatch):
     """A card that may be busy is not touched, and not even asked for."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    monkeypatch.setattr(inspect.cards, "survey", None)
+    monkeypatch.setattr(command.cards, "survey", None)
     monkeypatch.setenv("ISOLATION", "inline")
     result = check(folder, "--json")
     assert [one["device"] for one in json.loads(result.stdout)["models"]] == ["CPU"]

@@ -11,9 +11,9 @@ from PIL import Image
 
 from modelserver.tools.cli import main
 from modelserver.tools.doctor import try_scalings
-from modelserver.tools.doctor.checks import Photo
+from modelserver.tools.doctor.inspection import picture_fed
 from modelserver.tools.doctor.photo_trials import candidates
-from modelserver.tools.doctor.previews import picture_fed
+from modelserver.tools.doctor.reports import Photo
 from support import tiny_graphs
 from support.app_client import make_settings, photo
 

@@ -8,8 +8,7 @@ from rich.console import Console
 from modelserver.core.findings import found
 from modelserver.core.signatures import Signature
 from modelserver.tools.doctor import FolderReport, GraphReport, graph_tables
-from modelserver.tools.doctor.reports import ModelReport, Refused
-from modelserver.tools.doctor.tables import folder_tables
+from modelserver.tools.doctor.reports import ModelReport, Refused, folder_tables
 
 
 def printed(tables):

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from modelserver.tools.cli import main
-from modelserver.tools.importing.names import SCALING_NAMES
+from modelserver.tools.importing.model_files import SCALING_NAMES
 from modelserver.tools.importing.scalings import SCALINGS
 from support import foreign_models as made
 

@@ -24,7 +24,7 @@ def test_constants_that_wait_for_the_input_make_no_second_input():
     graph_def = waiting_graph()
     assert "^input" in {name for node in graph_def.node for name in node.input}
     # The input's new name is its old one, so the old nodes move under a scope.
-    data = freezing.named(graph_def, "input:0", {"scores": "Identity:0"})
+    data = freezing.rename_ends(graph_def, "input:0", {"scores": "Identity:0"})
     made = v1.GraphDef.FromString(data)
     placeholders = [node.name for node in made.node if node.op == "Placeholder"]
     assert placeholders == ["input"]

@@ -24,7 +24,7 @@ def retrained(*images):
 def test_a_door_with_a_default_is_no_second_image():
     """The image is the placeholder that has no default; the other keeps its own."""
     what = "TensorFlow.js model"
-    with graph_models.opened_graph(retrained("Placeholder"), what) as opened:
+    with graph_models.open_graph(retrained("Placeholder"), what) as opened:
         assert opened.input == "Placeholder:0"
         assert set(opened.outputs) == {"final_result"}
 
@@ -33,6 +33,6 @@ def test_two_images_are_still_refused():
     """A model is served with one image."""
     with (
         pytest.raises(ConversionError, match="takes left, right, but"),
-        graph_models.opened_graph(retrained("left", "right"), "TensorFlow.js model"),
+        graph_models.open_graph(retrained("left", "right"), "TensorFlow.js model"),
     ):
         pass

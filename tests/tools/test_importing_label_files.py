@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelserver.core.errors import ConversionError
 from modelserver.tasks import labels
-from modelserver.tools.importing import label_files
+from modelserver.tools.importing import model_files
 
 ANT_BEE = {0: "ant", 1: "bee"}
 FORMATS = {
@@ -41,7 +41,7 @@ def test_every_format_is_read(tmp_path, name, case):
     content, expected = case
     path = tmp_path / name
     path.write_text(content)
-    assert label_files.read(path) == expected
+    assert model_files.read_labels(path) == expected
 
 
 @pytest.mark.parametrize("name", ["names.txt", "list.json"])
@@ -49,7 +49,7 @@ def test_names_without_numbers_are_counted_as_asked(tmp_path, name):
     """A detector's count from 1."""
     path = tmp_path / name
     path.write_text(FORMATS[name][0])
-    assert label_files.read(path, 1) == {1: "ant", 2: "bee"}
+    assert model_files.read_labels(path, 1) == {1: "ant", 2: "bee"}
 
 
 REFUSED = {
@@ -74,7 +74,7 @@ def test_anything_else_is_refused(tmp_path, name, case):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ConversionError, match=said) as caught:
-        label_files.read(path)
+        model_files.read_labels(path)
     assert name in str(caught.value)
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     """For each format."""
     for name in ("no.json", "no.txt"):
         with pytest.raises(ConversionError, match=f"{name}.*cannot be read"):
-            label_files.read(tmp_path / name)
+            model_files.read_labels(tmp_path / name)
 
 
 @given(
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_whatever_is_written_is_read_back(tmp_path_factory, names):
     """Any name survives: quotes, backslashes, line ends, any script."""
     path = tmp_path_factory.mktemp("labels") / "x.pbtxt"
-    label_files.write(path, names)
+    model_files.write_labels(path, names)
     assert dict(labels.read_labels(path).names) == names
 
 
@@ -108,7 +108,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("labels") / "x.json"
     path.write_bytes(data)
     with suppress(ConversionError):
-        assert label_files.read(path)
+        assert model_files.read_labels(path)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_targets_name_says_where_ids_start(tmp_path, target, first):
     """A detector's label map counts from 1."""
     source = tmp_path / "labels.json"
     source.write_text(json.dumps(["ant"]))
-    label_files.write_label_map(source, tmp_path / target)
+    model_files.write_label_map(source, tmp_path / target)
     assert labels.read_labels(tmp_path / target).names == {first: "ant"}
 
 
@@ -128,9 +128,9 @@ def test_a_target_is_never_overwritten_unasked(tmp_path):
     source.write_text("ant")
     target.write_text("kept")
     with pytest.raises(ConversionError, match="is there already"):
-        label_files.write_label_map(source, target)
+        model_files.write_label_map(source, target)
     assert target.read_text() == "kept"
-    label_files.write_label_map(source, target, force=True)
+    model_files.write_label_map(source, target, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.txt", "x.pbtxt"]
 
 
@@ -139,4 +139,4 @@ def test_an_unwritable_target_is_one_sentence(tmp_path):
     source = tmp_path / "labels.txt"
     source.write_text("ant")
     with pytest.raises(ConversionError, match="cannot be written: No such file"):
-        label_files.write_label_map(source, tmp_path / "no" / "x.pbtxt")
+        model_files.write_label_map(source, tmp_path / "no" / "x.pbtxt")

@@ -17,9 +17,9 @@ from modelserver.tools.importing import (
 from modelserver.tools.importing.scalings import known_scaling
 from modelserver.tools.importing.source_models import (
     MAX_QUOTED,
-    Opened,
+    SourceModel,
     plain_session,
-    shortened,
+    shorten,
 )
 from support import foreign_models as made
 from support import tfjs_models
@@ -68,7 +68,7 @@ PARTS = ["boxes", "classes", "scores", "count"]
 )
 def test_roles_are_told_by_names_or_by_the_operator(outputs, kind, given, expected):
     """The Object Detection API's names, exporters' habits, or what is said."""
-    assert roles.chosen(outputs, kind, given) == expected
+    assert roles.choose(outputs, kind, given) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_roles_are_told_by_names_or_by_the_operator(outputs, kind, given, expect
 def test_a_role_without_an_output_is_asked_for(outputs, kind, given, said):
     """The outputs are listed, and the option that says it is named."""
     with pytest.raises(ConversionError, match=said):
-        roles.chosen(outputs, kind, given)
+        roles.choose(outputs, kind, given)
 
 
 def original(outputs, ranks):
     """An open model of these outputs: name to tensor, name to rank."""
-    return Opened("m", None, "image:0", outputs, run=dict, ranks=ranks)
+    return SourceModel("m", None, "image:0", outputs, run=dict, ranks=ranks)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_outputs_without_names_are_told_by_their_places(names):
     outputs = {name: tensor or name for name, tensor in names.items()}
     boxes, classes, scores = outputs
     found = original(outputs, {boxes: 3, classes: 2, scores: 2})
-    placed = roles.placed_detections(found)
-    kind, told = roles.chosen(list(outputs), None, {}, placed)
+    placed = roles.detections_by_position(found)
+    kind, told = roles.choose(list(outputs), None, {}, placed)
     assert kind == "detection"
     assert told == {"boxes": boxes, "scores": scores, "classes": classes}
 
@@ -122,17 +122,17 @@ def test_outputs_without_names_are_told_by_their_places(names):
 def test_the_operators_word_wins_over_a_place():
     outputs = {f"Identity_{place}:0": f"Identity_{place}:0" for place in (1, 2, 4)}
     ranks = dict(zip(outputs, (3, 2, 2), strict=True))
-    placed = roles.placed_detections(original(outputs, ranks))
+    placed = roles.detections_by_position(original(outputs, ranks))
     given = {"scores": "Identity_2:0", "classes": "Identity_4:0"}
-    _, told = roles.chosen(list(outputs), None, given, placed)
+    _, told = roles.choose(list(outputs), None, given, placed)
     assert told == {"boxes": "Identity_1:0"} | given
 
 
 def test_another_librarys_message_is_shortened():
     """One line, bounded; an error without words is named by its class."""
-    assert shortened(ValueError("a\n  b")) == "a b"
-    assert shortened(KeyError()) == "KeyError"
-    assert len(shortened("x" * 1000)) == MAX_QUOTED
+    assert shorten(ValueError("a\n  b")) == "a b"
+    assert shorten(KeyError()) == "KeyError"
+    assert len(shorten("x" * 1000)) == MAX_QUOTED
 
 
 def test_a_variable_without_a_value_cannot_be_frozen():
@@ -140,9 +140,9 @@ def test_a_variable_without_a_value_cannot_be_frozen():
     with tf.Graph().as_default() as graph, plain_session(graph) as session:
         v1.get_variable("v", initializer=1.0)
         with pytest.raises(ConversionError, match="variables cannot be frozen"):
-            freezing.frozen(session, ["v:0"])
+            freezing.freeze(session, ["v:0"])
         with pytest.raises(ConversionError, match="gone is not in graph"):
-            freezing.frozen(session, ["gone:0"])
+            freezing.freeze(session, ["gone:0"])
 
 
 def test_functions_that_cannot_be_inlined_are_refused():
@@ -151,7 +151,7 @@ def test_functions_that_cannot_be_inlined_are_refused():
     graph_def.library.function.add().signature.name = "f"
     graph_def.node.add(name="x", op="Identity", input=["gone"])
     with pytest.raises(ConversionError, match="functions cannot be inlined"):
-        freezing.inlined(graph_def, ["x:0"])
+        freezing.inline_functions(graph_def, ["x:0"])
 
 
 def test_an_output_that_ignores_the_image_is_refused():
@@ -161,7 +161,7 @@ def test_an_output_that_ignores_the_image_is_refused():
         tf.constant([1.0], name="scores")
     definition = graph.as_graph_def()
     with pytest.raises(ConversionError, match="do not depend on the input image:0"):
-        freezing.named(definition, "image:0", {"out": "scores:0"})
+        freezing.rename_ends(definition, "image:0", {"out": "scores:0"})
 
 
 @pytest.mark.parametrize("tensor", ["missing:0", "image:7"])
@@ -170,7 +170,7 @@ def test_a_tensor_that_is_not_there_is_refused(tensor):
     with building() as graph:
         v1.placeholder(tf.float32, [None, 8, 8, 3], "image")
     with pytest.raises(ConversionError, match="TensorFlow refuses the graph"):
-        freezing.named(graph.as_graph_def(), "image:0", {"out": tensor})
+        freezing.rename_ends(graph.as_graph_def(), "image:0", {"out": tensor})
 
 
 def test_names_that_are_taken_are_made_free():
@@ -178,7 +178,7 @@ def test_names_that_are_taken_are_made_free():
     with building() as graph:
         image = v1.placeholder(tf.float32, [None, 8, 8, 3], "image")
         tf.add(tf.reduce_max(image, [1, 2], name="scores"), 1.0, name="real")
-    data = freezing.named(graph.as_graph_def(), "image:0", {"scores": "real:0"})
+    data = freezing.rename_ends(graph.as_graph_def(), "image:0", {"scores": "real:0"})
     nodes = {node.name: node for node in v1.GraphDef.FromString(data).node}
     assert nodes["scores"].op == "Identity"
     assert nodes[nodes["scores"].input[0]].op == "AddV2"
@@ -191,7 +191,7 @@ def test_a_graph_model_of_several_images_is_refused(tmp_path):
     source = tfjs_models.write(tmp_path, nodes, [], b"")
     with (
         pytest.raises(ConversionError, match="the graph model takes a, b, but"),
-        graph_models.opened(source),
+        graph_models.open_tfjs_graph(source),
     ):
         pass
 
@@ -205,7 +205,7 @@ def test_a_graph_models_signature_must_be_true(tmp_path):
     source = made.graph_model(tmp_path, signature=signature)
     with (
         pytest.raises(ConversionError, match="names nothing:0, which no node"),
-        graph_models.opened(source),
+        graph_models.open_tfjs_graph(source),
     ):
         pass
 
@@ -215,7 +215,7 @@ def test_a_graph_model_with_functions_is_refused(tmp_path):
     model = {"modelTopology": {"node": [], "library": {"function": [{}]}}}
     (tmp_path / "model.json").write_text(json.dumps(model))
     with pytest.raises(ConversionError, match="holds functions; import the SavedModel"):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)
 
 
 def test_a_signature_without_plain_outputs_is_refused():
@@ -253,7 +253,7 @@ def test_an_original_that_cannot_be_run_is_refused(tmp_path):
     """The comparison says whose fault it is."""
     source = made.old_detector(tmp_path / "source")
     with (
-        saved_models.opened(source) as original,
+        saved_models.open_saved_model(source) as original,
         pytest.raises(ConversionError, match="the original model cannot be run"),
     ):
         original.run(np.zeros([1, 4, 4, 7], np.float32))

@@ -14,7 +14,7 @@ from support.graph_runs import run
 
 def value(folder):
     """Value of the constant ``w`` in the graph model."""
-    (read,) = run(GraphWriter(tfjs.read(folder)).serialise(), ["w"], {})
+    (read,) = run(GraphWriter(tfjs.read_graph(folder)).serialise(), ["w"], {})
     return read
 
 
@@ -82,7 +82,7 @@ def test_attributes_are_read(tmp_path, padding):
         made.placeholder("image", "float32", -1, 2, 2, 1),
         made.node("MaxPool", "pool", "image", **POOL, padding={"s": padding}),
     ]
-    graph = tfjs.read(made.write(tmp_path, nodes, [], b""))
+    graph = tfjs.read_graph(made.write(tmp_path, nodes, [], b""))
     assert "_noted" not in graph.node[1].attr
     image = np.arange(4, dtype=np.float32).reshape(1, 2, 2, 1)
     (pool,) = run(GraphWriter(graph).serialise(), ["pool"], {"image": image})
@@ -93,7 +93,7 @@ def test_lists_of_strings_are_read(tmp_path):
     """Strings in a list have the same two spellings."""
     fused = {"list": {"s": [[66, 105, 97, 115], "UmVsdQ=="]}}
     nodes = [made.node("_FusedConv2D", "conv", fused_ops=fused)]
-    graph = tfjs.read(made.write(tmp_path, nodes, [], b""))
+    graph = tfjs.read_graph(made.write(tmp_path, nodes, [], b""))
     assert graph.node[0].attr["fused_ops"].list.s == [b"Bias", b"Relu"]
 
 
@@ -124,7 +124,7 @@ def test_a_broken_model_is_refused(tmp_path, nodes, specs, data, said):
     """A model that is not whole is refused with the reason."""
     made.write(tmp_path, nodes, specs, data)
     with pytest.raises(ConversionError, match=said):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["<html>", "[]", "{}", '{"modelTopology": null}'])
@@ -132,7 +132,7 @@ def test_another_file_is_refused(tmp_path, text):
     """What is no graph model's ``model.json`` is refused."""
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(ConversionError, match="not a whole"):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../shard", "/etc/hosts", "..\\shard"])
@@ -142,7 +142,7 @@ def test_a_shard_outside_the_folder_is_refused(tmp_path, name):
     model = {"modelTopology": {"node": []}, "weightsManifest": manifest}
     (tmp_path / "model.json").write_text(json.dumps(model))
     with pytest.raises(ConversionError, match="not beside"):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -150,4 +150,4 @@ def test_a_missing_shard_is_named(tmp_path):
     made.write(tmp_path, [], [], b"")
     (tmp_path / "shard0").unlink()
     with pytest.raises(ConversionError, match="shard0: No such file"):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)

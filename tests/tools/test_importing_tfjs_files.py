@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import tfjs, tfjs_files
+from modelserver.tools.importing import tfjs
 from support import tfjs_models as made
 
 VALUE = np.arange(4, dtype=np.float32)
@@ -48,17 +48,17 @@ def model(folder, name="model.json", path="weights.bin", written=None):
 def test_the_files_may_have_any_names(tmp_path, name, path, written, by_file):
     folder = model(tmp_path, name, path, written)
     source = folder / name if by_file else folder
-    assert tfjs_files.find(source) == folder / name
-    weights = tfjs_files.weights(tfjs_files.read(source))
+    assert tfjs.find_description(source) == folder / name
+    weights = tfjs.read_weights(tfjs.read_description(source))
     assert weights["w"].tolist() == VALUE.tolist()
 
 
 def test_other_json_files_are_none(tmp_path):
     """A label file beside a model is passed over; alone it is no model."""
     (tmp_path / "labels.json").write_text('["a", "b"]')
-    assert tfjs_files.find(tmp_path) is None
-    assert tfjs_files.find(tmp_path / "labels.json") is None
-    assert tfjs_files.find(model(tmp_path, "m.json")).name == "m.json"
+    assert tfjs.find_description(tmp_path) is None
+    assert tfjs.find_description(tmp_path / "labels.json") is None
+    assert tfjs.find_description(model(tmp_path, "m.json")).name == "m.json"
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,17 @@ def test_a_shard_lies_beside_its_description_or_nowhere(tmp_path, path):
     description["weightsManifest"][0]["paths"] = [path]
     (folder / "model.json").write_text(json.dumps(description))
     with pytest.raises(ConversionError, match=r"not beside|No such file|not a whole"):
-        tfjs_files.weights(tfjs_files.read(folder))
+        tfjs.read_weights(tfjs.read_description(folder))
 
 
 def test_a_large_file_pointer_is_named(tmp_path):
     folder = model(tmp_path)
     (folder / "weights.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ConversionError, match=r"weights\.bin is a Git LFS pointer"):
-        tfjs_files.weights(tfjs_files.read(folder))
+        tfjs.read_weights(tfjs.read_description(folder))
     (folder / "model.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ConversionError, match=r"model\.json is a Git LFS pointer"):
-        tfjs_files.read(folder)
+        tfjs.read_description(folder)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_large_file_pointer_is_named(tmp_path):
 def test_a_hostile_description_is_refused_in_words(tmp_path, text):
     (tmp_path / "model.json").write_text(text, encoding="latin-1")
     with pytest.raises(ConversionError):
-        tfjs.read(tmp_path)
+        tfjs.read_graph(tmp_path)
 
 
 @pytest.mark.parametrize("shape", [[-1], [2.0, 2], ["4"], [10**30], [True, 4], 4, None])
@@ -110,7 +110,7 @@ def test_a_weight_has_a_shape_of_whole_numbers(tmp_path, shape):
     description["weightsManifest"][0]["weights"][0]["shape"] = shape
     (folder / "model.json").write_text(json.dumps(description))
     with pytest.raises(ConversionError):
-        tfjs_files.weights(tfjs_files.read(folder))
+        tfjs.read_weights(tfjs.read_description(folder))
 
 
 junk = st.recursive(
@@ -147,9 +147,9 @@ def test_whatever_stands_in_a_description_it_is_read_or_refused(tmp_path, place,
     part[place] = value
     (tmp_path / "model.json").write_text(json.dumps(content))
     with contextlib.suppress(ConversionError):
-        described = tfjs_files.read(tmp_path)
-        tfjs.graph_of(described)
-        tfjs.signature_of(described)
+        described = tfjs.read_description(tmp_path)
+        tfjs.graph_def(described)
+        tfjs.signature(described)
 
 
 def test_quantised_groups_and_shards_go_together(tmp_path):
@@ -177,7 +177,7 @@ def test_quantised_groups_and_shards_go_together(tmp_path):
     ]
     content = {"modelTopology": {"node": []}, "weightsManifest": manifest}
     (tmp_path / "model.json").write_text(json.dumps(content))
-    weights = tfjs_files.weights(tfjs_files.read(tmp_path))
+    weights = tfjs.read_weights(tfjs.read_description(tmp_path))
     assert {name: one.tolist() for name, one in weights.items()} == {
         "a": [-3.0, 124.5],
         "b": [3.0, 1027.0],

@@ -7,7 +7,7 @@ import tensorflow as tf
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import tfjs
 from modelserver.tools.importing.graphdefs import GraphWriter
-from modelserver.tools.importing.tfjs_fused import unfused
+from modelserver.tools.importing.tfjs_fused import unfuse
 from support import foreign_models as made
 from support import tfjs_models
 from support.graph_runs import run
@@ -25,8 +25,8 @@ STEPS = {
 def test_a_fused_depthwise_convolution_is_what_its_parts_are(tmp_path, activation):
     """Convolution, bias and activation, one after the other."""
     source = made.graph_model(tmp_path / "model", activation=activation)
-    writer = GraphWriter(tfjs.read(source))
-    unfused(writer.graph)
+    writer = GraphWriter(tfjs.read_graph(source))
+    unfuse(writer.graph)
     image = made.weights(1, made.SIZE, made.SIZE, 3)
     (got,) = run(writer.serialise(), ["depthwise"], {"image": image})
     plain = tf.nn.depthwise_conv2d(
@@ -47,7 +47,7 @@ def fused(op, *activations):
 @pytest.mark.parametrize("op", ["_FusedConv2D", "_FusedMatMul"])
 def test_prelu_is_taken_out_of_other_nodes(op):
     graph = fused(op, "BiasAdd", "Prelu")
-    unfused(graph)
+    unfuse(graph)
     assert [node.op for node in graph.node] == [
         op.removeprefix("_Fused"),
         *("BiasAdd", "Relu", "Neg", "Relu", "Mul", "Sub"),
@@ -60,7 +60,7 @@ def test_prelu_is_taken_out_of_other_nodes(op):
 def test_a_graph_without_such_a_node_stays():
     graph = tfjs._graph([tfjs_models.node("Relu", "a", "b", T={"type": 1})], {})
     before = graph.SerializeToString()
-    unfused(graph)
+    unfuse(graph)
     assert graph.SerializeToString() == before
 
 
@@ -124,8 +124,8 @@ def run_fused(folder, op, steps, *, channels_first=False, **more):
     ]
     specs = [tfjs_models.spec(name, array) for name, array in values.items()]
     data = b"".join(array.tobytes() for array in values.values())
-    writer = GraphWriter(tfjs.read(tfjs_models.write(folder, nodes, specs, data)))
-    unfused(writer.graph)
+    writer = GraphWriter(tfjs.read_graph(tfjs_models.write(folder, nodes, specs, data)))
+    unfuse(writer.graph)
     assert not {one.op for one in writer.graph.node} & KERNELS.keys()
     (got,) = run(writer.serialise(), ["fused"], {"image": image})
     return got, image
@@ -174,7 +174,7 @@ def test_nothing_may_be_fused_at_all(tmp_path):
 def test_a_prelu_alone_is_written_out_too(tmp_path):
     """TensorFlow has no such op."""
     graph = tfjs._graph([tfjs_models.node("Prelu", "p", "a", "b")], {})
-    unfused(graph)
+    unfuse(graph)
     assert [node.op for node in graph.node] == ["Relu", "Neg", "Relu", "Mul", "Sub"]
     assert (graph.node[-1].name, graph.node[3].input[0]) == ("p", "b")
 
@@ -183,7 +183,7 @@ def test_control_inputs_stay_with_the_first_part():
     node = tfjs_models.node("_FusedMatMul", "f", "a", "b", "c", "^w", T={"type": 1})
     node["attr"]["fused_ops"] = {"list": {"s": ["Qmlhc0FkZA=="]}}
     graph = tfjs._graph([node], {})
-    unfused(graph)
+    unfuse(graph)
     assert [list(one.input) for one in graph.node] == [
         ["a", "b", "^w"],
         [graph.node[0].name, "c"],
@@ -194,10 +194,10 @@ def test_a_missing_input_is_named():
     node = tfjs_models.node("_FusedMatMul", "f", "a", "b", T={"type": 1})
     node["attr"]["fused_ops"] = {"list": {"s": ["Qmlhc0FkZA=="]}}
     with pytest.raises(ConversionError, match="f lacks an input"):
-        unfused(tfjs._graph([node], {}))
+        unfuse(tfjs._graph([node], {}))
 
 
 def test_an_unknown_step_is_refused():
     """What is fused in must be known."""
     with pytest.raises(ConversionError, match="fused has 'Gelu' fused in"):
-        unfused(fused("FusedDepthwiseConv2dNative", "Gelu"))
+        unfuse(fused("FusedDepthwiseConv2dNative", "Gelu"))

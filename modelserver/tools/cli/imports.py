@@ -16,8 +16,8 @@ from modelserver.tools.cli.shared import (
     quiet_tensorflow,
     reporting,
 )
-from modelserver.tools.importing import label_files
-from modelserver.tools.importing.names import ROLES, SCALING_NAMES
+from modelserver.tools.importing import model_files
+from modelserver.tools.importing.model_files import ROLES, SCALING_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def import_model(
             # It must not come into the process of any other command.
             from modelserver.tools.importing import importer  # noqa: PLC0415
 
-            wish = importer.Wish(
+            wish = importer.ImportOptions(
                 outputs=dict(outputs),
                 photo=photo.read_bytes() if photo else None,
                 **wishes,
@@ -126,7 +126,7 @@ def convert_labels(
     A detector's ids are counted from 1, a classifier's from 0, as TARGET's name says.
     """
     try:
-        names = label_files.write_label_map(source, target, first_id, force=force)
+        names = model_files.write_label_map(source, target, first_id, force=force)
     except ModelServerError as err:
         raise Sentence(str(err)) from err
     click.echo(

@@ -17,8 +17,10 @@ from modelserver.tools.doctor.reports import (
     GraphReport,
     ModelReport,
     ModelTries,
+    folder_tables,
+    graph_tables,
+    tries_tables,
 )
-from modelserver.tools.doctor.tables import folder_tables, graph_tables, tries_tables
 
 __all__ = [
     "FolderReport",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.tasks import classification, detection, labels
-from modelserver.tools.doctor.reports import FolderReport, ModelReport, Timing
+from modelserver.tools.doctor.reports import FolderReport, ModelReport, Photo, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,13 +47,6 @@ _EVERY = 1_000_000
 _NOISE = (480, 640, 3)
 _LEVELS = ("error", "warning", "note")
 # What is no frozen graph but is put into model folders, by a file that it has.
-
-
-class Photo(NamedTuple):
-    """A photo to run the models on."""
-
-    name: str
-    data: bytes
 
 
 def noise() -> Photo:

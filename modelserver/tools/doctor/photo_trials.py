@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.core.signatures import Signature
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.tools.doctor.checks import Photo
+    from modelserver.tools.doctor.reports import Photo
 
 _COLOURS = 3
 _TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.grappler import tf_optimizer
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.source_models import shortened
+from modelserver.tools.importing.source_models import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ _SCOPE = "model"
 _CONTROL = "^"
 
 
-def frozen(session: Any, outputs: Iterable[str]) -> Any:
+def freeze(session: Any, outputs: Iterable[str]) -> Any:
     """Return the ``GraphDef`` of what ``outputs`` need, its variables constants.
 
     Args:
@@ -44,11 +44,11 @@ def frozen(session: Any, outputs: Iterable[str]) -> Any:
         )
     except _REFUSALS as err:
         raise ConversionError(
-            f"the model's variables cannot be frozen: {shortened(err)}"
+            f"the model's variables cannot be frozen: {shorten(err)}"
         ) from err
 
 
-def inlined(graph_def: Any, kept: Iterable[str]) -> Any:
+def inline_functions(graph_def: Any, kept: Iterable[str]) -> Any:
     """Return a ``GraphDef`` with its functions inlined and its control flow lowered.
 
     Args:
@@ -75,11 +75,11 @@ def inlined(graph_def: Any, kept: Iterable[str]) -> Any:
         return tf_optimizer.OptimizeGraph(config, meta_graph, verbose=False)
     except _REFUSALS as err:
         raise ConversionError(
-            f"the model's functions cannot be inlined: {shortened(err)}"
+            f"the model's functions cannot be inlined: {shorten(err)}"
         ) from err
 
 
-def named(graph_def: Any, image: str, outputs: Mapping[str, str]) -> bytes:
+def rename_ends(graph_def: Any, image: str, outputs: Mapping[str, str]) -> bytes:
     """Return a frozen graph's bytes, its input and outputs under names of their own.
 
     Nodes that no output needs are dropped; the input's dtype and shape, its batch
@@ -110,9 +110,7 @@ def named(graph_def: Any, image: str, outputs: Mapping[str, str]) -> bytes:
                 tf.identity(tensor, name=name)
         result = v1.graph_util.extract_sub_graph(graph.as_graph_def(), list(outputs))
     except _REFUSALS as err:
-        raise ConversionError(
-            f"TensorFlow refuses the graph: {shortened(err)}"
-        ) from err
+        raise ConversionError(f"TensorFlow refuses the graph: {shorten(err)}") from err
     if fed.op.name not in {node.name for node in result.node}:
         raise ConversionError(f"the outputs do not depend on the input {image}")
     for node in result.node:

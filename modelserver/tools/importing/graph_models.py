@@ -1,31 +1,35 @@
-"""Opens TensorFlow.js graph models.
+"""Opens graphs of plain nodes: TensorFlow.js graph models, and graphs in text form.
 
-Nothing here runs JavaScript: the original to compare with is the graph model's own
-nodes, as TensorFlow runs them before anything was named or cut.
+Nothing here runs JavaScript: the original to compare with is the graph's own nodes, as
+TensorFlow runs them before anything was named or cut.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.framework import graph_pb2
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import graphdefs, ssdlite, tfjs, tfjs_files
+from modelserver.tools.importing import graphdefs, ssdlite, tfjs
 from modelserver.tools.importing.source_models import (
-    Opened,
+    SourceModel,
     plain_session,
     session_run,
-    shortened,
+    shorten,
 )
-from modelserver.tools.importing.tfjs_fused import unfused
+from modelserver.tools.importing.tfjs import read_bounded
+from modelserver.tools.importing.tfjs_fused import unfuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from modelserver.tools.importing.tfjs_files import Described
+    from modelserver.tools.importing.tfjs import Described
 
 _Signature: TypeAlias = tuple[dict[str, tfjs.Tensor], dict[str, tfjs.Tensor]]
 
@@ -36,7 +40,7 @@ _SSDLITE = {ssdlite.INPUT, ssdlite.BOXES, ssdlite.SCORES}
 
 
 @contextmanager
-def opened(source: Path | Described) -> Iterator[Opened]:
+def open_tfjs_graph(source: Path | Described) -> Iterator[SourceModel]:
     """Open a graph model; closed with the context.
 
     One that ends in SSDLite's boxes and scores, as TensorFlow.js's coco-ssd does, is
@@ -46,24 +50,24 @@ def opened(source: Path | Described) -> Iterator[Opened]:
         ConversionError: not a whole graph model, one whose nodes TensorFlow does not
             have, or one that takes more than an image.
     """
-    model = tfjs_files.read(source) if isinstance(source, Path) else source
-    writer = graphdefs.GraphWriter(tfjs.graph_of(model))
+    model = tfjs.read_description(source) if isinstance(source, Path) else source
+    writer = graphdefs.GraphWriter(tfjs.graph_def(model))
     nodes = {node.name for node in writer.graph.node}
     if nodes >= _SSDLITE and "detection_boxes" not in nodes:
         ssdlite.append_suppression(writer, ssdlite.BOXES, ssdlite.SCORES)
         signature: _Signature = ({}, {})
     else:
-        signature = tfjs.signature_of(model)
-    unfused(writer.graph)
+        signature = tfjs.signature(model)
+    unfuse(writer.graph)
     writer.serialise()
-    with opened_graph(writer.graph, "TensorFlow.js model", signature) as original:
+    with open_graph(writer.graph, "TensorFlow.js model", signature) as original:
         yield original
 
 
 @contextmanager
-def opened_graph(
+def open_graph(
     definition: Any, what: str, signature: _Signature = ({}, {})
-) -> Iterator[Opened]:
+) -> Iterator[SourceModel]:
     """Open a graph of plain nodes; closed with the context.
 
     Args:
@@ -89,25 +93,23 @@ def opened_graph(
         with graph.as_default():
             tf.import_graph_def(definition, name="")
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as err:
-        raise ConversionError(
-            f"TensorFlow refuses the {what}: {shortened(err)}"
-        ) from err
+        raise ConversionError(f"TensorFlow refuses the {what}: {shorten(err)}") from err
     with closing(plain_session(graph)) as session:
-        yield _opened(graph, session, image, outputs, what)
+        yield _source_model(graph, session, image, outputs, what)
 
 
-def _opened(
+def _source_model(
     graph: Any,
     session: Any,
     image: str,
     outputs: Mapping[str, tfjs.Tensor],
     what: str,
-) -> Opened:
+) -> SourceModel:
     """Put together what is known of a graph that a session holds."""
     tensors = {key: _tensor(graph, one.name) for key, one in outputs.items()}
     names = {key: one.name for key, one in outputs.items()}
     _tensor(graph, image)
-    return Opened(
+    return SourceModel(
         what=what,
         graph_def=graph.as_graph_def(),
         input=image,
@@ -159,3 +161,46 @@ def _ends(graph: Any) -> dict[str, tfjs.Tensor]:
         for node in graph.node
         if node.name not in used and node.op not in _NO_ENDS
     }
+
+
+_START = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library)\s*:?\s*\{")
+_PEEKED_BYTES = 4096
+# Weights in text take about four times their bytes.
+_MAX_BYTES = 1000 << 20
+_VARIABLES = {"Variable", "VariableV2", "VarHandleOp"}
+
+
+def is_text_graph(path: Path) -> bool:
+    """Tell whether a file begins as a graph in text form does."""
+    with path.open("rb") as file:
+        return _START.match(file.read(_PEEKED_BYTES)) is not None
+
+
+@contextmanager
+def open_text_graph(path: Path) -> Iterator[SourceModel]:
+    """Open a frozen graph in text form; closed with the context.
+
+    Raises:
+        ConversionError: it is something else, such as a label map, it is not frozen,
+            or it takes more than an image.
+    """
+    if not is_text_graph(path):
+        raise ConversionError(
+            f"{path.name} is no graph in text form; a label map is given with --labels"
+        )
+    graph = graph_pb2.GraphDef()
+    try:
+        data = read_bounded(path, _MAX_BYTES)
+        text_format.Parse(data, graph, allow_unknown_field=False)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as err:
+        raise ConversionError(
+            f"{path.name} cannot be read as a graph: {shorten(err)}"
+        ) from err
+    held = [node.name for node in graph.node if node.op in _VARIABLES]
+    if held:
+        raise ConversionError(
+            f"{path.name} is not frozen: it holds variables ({held[0]!r}), whose "
+            "values are in a checkpoint; freeze it (convert_variables_to_constants)"
+        )
+    with open_graph(graph, "text graph") as original:
+        yield original

@@ -22,8 +22,8 @@ from modelserver.core.signatures import read_sidecar
 from modelserver.engine.discovery import discover
 from modelserver.runner import graphs
 from modelserver.tasks import labels
-from modelserver.tools.importing import freezing, label_files, parity, roles, sources
-from modelserver.tools.importing.names import ENDINGS, OUTPUT_NAMES
+from modelserver.tools.importing import freezing, model_files, parity, roles, sources
+from modelserver.tools.importing.model_files import ENDINGS, OUTPUT_NAMES
 from modelserver.tools.importing.scalings import (
     SCALINGS,
     known_scaling,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.signatures import Kind, Signature
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.tools.importing.source_models import Opened
+    from modelserver.tools.importing.source_models import SourceModel
 
 Progress = Callable[[int, int, str], None]
 """Told before each step and at the end: steps done, steps in all, what comes next."""
@@ -46,12 +46,12 @@ _LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportOptions:
     """What the operator says about a model to import; every field is optional.
 
     Attributes:
         kind: which task it does; ``None`` tells it by the outputs.
-        labels: a label file, see ``label_files.read``.
+        labels: a label file, see ``model_files.read_labels``.
         first_id: id of the first name of a label file without numbers.
         outputs: role to the model's own name of an output.
         signature: of a SavedModel.
@@ -73,7 +73,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What an import made.
 
     Attributes:
@@ -88,8 +88,8 @@ class Imported:
 
 
 def import_model(
-    source: Path, name: str, folder: Path, wish: Wish, progress: Progress
-) -> Imported:
+    source: Path, name: str, folder: Path, wish: ImportOptions, progress: Progress
+) -> ImportResult:
     """Turn a model into a frozen graph, a label map and a sidecar in ``folder``.
 
     Args:
@@ -109,9 +109,9 @@ def import_model(
         progress(0, STEPS, f"reading {source.name}")
         with (
             tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as scratch,
-            sources.opened(source, wish.signature) as (original, found),
+            sources.open_source(source, wish.signature) as (original, found),
         ):
-            wish, notes = _with_labels(wish, original, found)
+            wish, notes = _add_labels(wish, original, found)
             made = _import(
                 original, name, Path(scratch), folder, wish=wish, progress=progress
             )
@@ -125,17 +125,17 @@ def import_model(
 
 
 def _import(
-    original: Opened,
+    original: SourceModel,
     name: str,
     scratch: Path,
     folder: Path,
     *,
-    wish: Wish,
+    wish: ImportOptions,
     progress: Progress,
-) -> Imported:
+) -> ImportResult:
     """Do the steps, each in ``scratch``, and move the files when all are done."""
-    placed = roles.placed_detections(original)
-    kind, outputs = roles.chosen(
+    placed = roles.detections_by_position(original)
+    kind, outputs = roles.choose(
         list(original.outputs), wish.kind, wish.outputs, placed
     )
     ends = (*reversed(ENDINGS[kind]), ".json", exports.RECORD_END)
@@ -147,21 +147,21 @@ def _import(
         OUTPUT_NAMES[kind][role]: original.outputs[output]
         for role, output in outputs.items()
     }
-    _write(graph, freezing.named(original.graph_def, original.input, tensors))
+    _write(graph, freezing.rename_ends(original.graph_def, original.input, tensors))
     if names := _labels(wish, kind):
-        label_files.write(scratch / (name + ENDINGS[kind][1]), names)
+        model_files.write_labels(scratch / (name + ENDINGS[kind][1]), names)
     if original.seen != Export():
         _write(scratch / (name + exports.RECORD_END), exports.record(original.seen))
     progress(2, STEPS, "finding out what it takes and gives")
     signature = _signature(graph, name, kind, wish, original.seen)
-    files = _found(scratch, name, kind)
+    files = _discover(scratch, name, kind)
     progress(3, STEPS, "comparing it with the original")
     parity.compare(original, files, outputs, wish.photo)
     notes = (*original.seen.notes, *signature.guesses, *_label_notes(files, signature))
     progress(4, STEPS, f"moving it to {folder}")
-    paths = _moved(scratch, targets, wish)
+    paths = _move(scratch, targets, wish)
     progress(STEPS, STEPS, f"{paths[-1]} answers as the {original.what} does")
-    return Imported(kind, paths, notes)
+    return ImportResult(kind, paths, notes)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -173,7 +173,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _signature(
-    graph: Path, name: str, kind: Kind, wish: Wish, seen: Export
+    graph: Path, name: str, kind: Kind, wish: ImportOptions, seen: Export
 ) -> Signature:
     """Find out what a frozen graph takes and gives; write the sidecar that it needs."""
     imported = graphs.import_graph(graphs.read_checked_graph(graph))
@@ -189,9 +189,9 @@ def _signature(
     )
 
 
-def _with_labels(
-    wish: Wish, original: Opened, found: Path
-) -> tuple[Wish, tuple[str, ...]]:
+def _add_labels(
+    wish: ImportOptions, original: SourceModel, found: Path
+) -> tuple[ImportOptions, tuple[str, ...]]:
     """Take the labels that lie beside a model, where none are asked for."""
     if wish.labels is not None:
         return wish, ()
@@ -209,16 +209,16 @@ def _with_labels(
     return wish, ()
 
 
-def _labels(wish: Wish, kind: Kind) -> dict[int, str]:
+def _labels(wish: ImportOptions, kind: Kind) -> dict[int, str]:
     """Give class id to name, where there are labels."""
-    first_id = label_files.FIRST_IDS[kind]
+    first_id = model_files.FIRST_IDS[kind]
     first_id = first_id if wish.first_id is None else wish.first_id
     if wish.labels is not None:
-        return label_files.read(wish.labels, first_id)
+        return model_files.read_labels(wish.labels, first_id)
     return dict(enumerate(wish.names, first_id))
 
 
-def _found(scratch: Path, name: str, kind: Kind) -> ModelFiles:
+def _discover(scratch: Path, name: str, kind: Kind) -> ModelFiles:
     """Have the server's own discovery find the model, or say why it would not."""
     found = discover(scratch, kind)
     if len(found.models) == 1 and found.models[0].name == name:
@@ -242,14 +242,14 @@ def _label_notes(files: ModelFiles, signature: Signature) -> Iterator[str]:
         yield aligned.sentence
 
 
-def _refuse_existing(targets: list[Path], wish: Wish) -> None:
+def _refuse_existing(targets: list[Path], wish: ImportOptions) -> None:
     """Refuse to overwrite what is there."""
     there = [path for path in targets if path.exists()]
     if there and not wish.force:
         raise ConversionError(f"{there[0]} is there already; --force overwrites it")
 
 
-def _moved(scratch: Path, targets: list[Path], wish: Wish) -> tuple[Path, ...]:
+def _move(scratch: Path, targets: list[Path], wish: ImportOptions) -> tuple[Path, ...]:
     """Move what was made, each file whole at once and the graph last.
 
     A sidecar of the model that is overwritten would be taken for this one's.

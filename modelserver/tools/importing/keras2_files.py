@@ -15,7 +15,7 @@ import h5py
 import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.source_models import shortened
+from modelserver.tools.importing.source_models import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ _MAX_PARAMETERS = 500_000_000
 _MAX_NAMES = 100_000
 
 
-def is_one(path: Path) -> bool:
+def is_keras_2_file(path: Path) -> bool:
     """Tell whether Keras 2 wrote a file, or an older Keras.
 
     A file that cannot be read is none: Keras says what is wrong with it.
@@ -51,7 +51,7 @@ def is_one(path: Path) -> bool:
         return False
 
 
-def keras_2(name: str) -> Any:
+def import_keras_2(name: str) -> Any:
     """Give the package that is Keras 2.
 
     Args:
@@ -69,11 +69,11 @@ def keras_2(name: str) -> Any:
     return tf_keras
 
 
-def keras_of(topology: Mapping[str, Any], name: str) -> Any:
+def choose_keras(topology: Mapping[str, Any], name: str) -> Any:
     """Choose the Keras that wrote a description: 3 where it shows, else 2."""
     if str(topology.get("keras_version", "2")).startswith("3") or "module" in topology:
         return tf.keras
-    return keras_2(name)
+    return import_keras_2(name)
 
 
 def load(path: Path) -> Any:
@@ -83,12 +83,12 @@ def load(path: Path) -> Any:
         ConversionError: it is not made of Keras's building blocks alone, it is broken,
             or Keras 2 is not installed.
     """
-    keras = keras_2(path.name)
+    keras = import_keras_2(path.name)
     try:
         with h5py.File(path) as file:
             described = json.loads(_text(file.attrs["model_config"]))
     except (OSError, ValueError, KeyError, RecursionError) as err:
-        raise ConversionError(f"{path.name} is broken: {shortened(err)}") from err
+        raise ConversionError(f"{path.name} is broken: {shorten(err)}") from err
     check(described, keras, path.name)
     _measure(described, keras, path.name)
     try:
@@ -97,7 +97,7 @@ def load(path: Path) -> Any:
         # Broad, because Keras raises whatever its layers' constructors do for a file
         # that is broken. Nothing else runs in here.
         raise ConversionError(
-            f"Keras {keras.__version__} does not load {path.name}: {shortened(err)}"
+            f"Keras {keras.__version__} does not load {path.name}: {shorten(err)}"
         ) from err
 
 
@@ -118,17 +118,17 @@ def build(described: dict[str, Any], keras: Any, name: str) -> Any:
     check(described, keras, name)
     if int(keras.__version__.partition(".")[0]) <= 2:  # noqa: PLR2004 - its name
         _measure(described, keras, name)
-    return _built(described, keras, name)
+    return _build(described, keras, name)
 
 
-def _built(described: dict[str, Any], keras: Any, name: str) -> Any:
+def _build(described: dict[str, Any], keras: Any, name: str) -> Any:
     try:
         return keras.models.model_from_json(json.dumps(described))
     except Exception as err:
         # Broad, as above.
         raise ConversionError(
             f"Keras {keras.__version__} does not load what {name} describes: "
-            f"{shortened(err)}"
+            f"{shorten(err)}"
         ) from err
 
 
@@ -151,7 +151,7 @@ def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
     In a graph of TensorFlow 1 a variable has a shape and no values yet.
     """
     with tf.Graph().as_default():
-        model = _built(described, keras, name)
+        model = _build(described, keras, name)
         count = sum(one.shape.num_elements() or 0 for one in model.weights)
     if count > _MAX_PARAMETERS:
         raise ConversionError(

@@ -20,9 +20,8 @@ import tensorflow as tf
 from modelserver.core import exports
 from modelserver.core.errors import ConversionError
 from modelserver.core.exports import Export
-from modelserver.tools.importing import keras2_files, saved_models, tfjs_files
-from modelserver.tools.importing.keras_notes import by_layers
-from modelserver.tools.importing.source_models import Opened, shortened
+from modelserver.tools.importing import keras2_files, saved_models, tfjs
+from modelserver.tools.importing.source_models import SourceModel, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +32,7 @@ OUTPUT = "scores"
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+def open_keras_file(path: Path) -> Iterator[SourceModel]:
     """Open a Keras model with one input and one output; closed with the context.
 
     Raises:
@@ -41,17 +40,19 @@ def opened(path: Path) -> Iterator[Opened]:
             or gives more than a classifier does.
     """
     if _has_weights_only(path):
-        described = _described_beside(path)
-        with opened_by_parts(described, path) as original:
+        described = _find_description(path)
+        with open_keras_parts(described, path) as original:
             yield original
         return
-    with opened_model(_load(path), path.name) as original:
+    with open_keras_model(_load(path), path.name) as original:
         yield original
 
 
 @contextmanager
-def opened_by_parts(description: Path, weights: Path | None = None) -> Iterator[Opened]:
-    """Open a model whose layers and weights lie in two files, as :func:`opened`.
+def open_keras_parts(
+    description: Path, weights: Path | None = None
+) -> Iterator[SourceModel]:
+    """Open a model whose layers and weights lie in two files.
 
     Args:
         description: what ``model.to_json()`` wrote.
@@ -60,8 +61,8 @@ def opened_by_parts(description: Path, weights: Path | None = None) -> Iterator[
     described = read_description(description)
     if described is None:
         raise ConversionError(f"{description.name} describes no layers of Keras")
-    weights = weights or _weights_beside(description)
-    keras = keras2_files.keras_of(described, description.name)
+    weights = weights or _find_weights(description)
+    keras = keras2_files.choose_keras(described, description.name)
     model = keras2_files.build(described, keras, description.name)
     try:
         model.load_weights(weights)
@@ -69,9 +70,9 @@ def opened_by_parts(description: Path, weights: Path | None = None) -> Iterator[
         # Broad, because Keras raises whatever it meets in a file that does not fit.
         raise ConversionError(
             f"the weights in {weights.name} are not those of the layers in "
-            f"{description.name}: {shortened(err)}"
+            f"{description.name}: {shorten(err)}"
         ) from err
-    with opened_model(model, description.name) as original:
+    with open_keras_model(model, description.name) as original:
         yield original
 
 
@@ -80,8 +81,8 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
     People write that text into a file as it is, or as JSON once more.
     """
-    with tfjs_files.refusing():
-        content = json.loads(tfjs_files.bounded(path, _MAX_DESCRIPTION_BYTES))
+    with tfjs.tfjs_errors():
+        content = json.loads(tfjs.read_bounded(path, _MAX_DESCRIPTION_BYTES))
         if isinstance(content, str):
             content = json.loads(content)
     if isinstance(content, dict) and content.keys() >= {"class_name", "config"}:
@@ -100,7 +101,7 @@ def _has_weights_only(path: Path) -> bool:
         return False
 
 
-def _described_beside(weights: Path) -> Path:
+def _find_description(weights: Path) -> Path:
     """Find the description that belongs to weights: of their name, or the only one."""
     stem = weights.name.partition(".")[0].removesuffix("_weights")
     beside = sorted(weights.parent.glob("*.json"))[:_MAX_LOOKED_INTO]
@@ -123,7 +124,7 @@ def _is_description(path: Path) -> bool:
         return False
 
 
-def _weights_beside(description: Path) -> Path:
+def _find_weights(description: Path) -> Path:
     """Find the weights that belong to a description: of its name, or the only ones."""
     stem = description.stem
     beside = sorted(
@@ -148,10 +149,10 @@ _MAX_LOOKED_INTO = 64
 
 
 @contextmanager
-def opened_model(
+def open_keras_model(
     model: Any, name: str, what: str = "Keras model", seen: Export | None = None
-) -> Iterator[Opened]:
-    """Open a model that Keras has in memory; as :func:`opened`.
+) -> Iterator[SourceModel]:
+    """Open a model that Keras has in memory; as :func:`open_keras_file`.
 
     Args:
         model: of Keras 2 or 3.
@@ -160,7 +161,7 @@ def opened_model(
         seen: what the files beside it tell.
     """
     _refuse_shapeless(model, name)
-    told = by_layers(model, "Keras")
+    told = read_layers(model, "Keras")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConversionError(
             f"{name} has {len(model.inputs)} inputs and {len(model.outputs)} "
@@ -179,10 +180,8 @@ def opened_model(
             keras_2 = type(model).__module__.startswith("tf_keras")
             model.export(folder, **({} if keras_2 else {"verbose": False}))
         except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
-            raise ConversionError(
-                f"{name} cannot be exported: {shortened(err)}"
-            ) from err
-        with saved_models.opened(folder) as exported:
+            raise ConversionError(f"{name} cannot be exported: {shorten(err)}") from err
+        with saved_models.open_saved_model(folder) as exported:
             tensor = next(iter(exported.outputs.values()))
             yield replace(
                 exported,
@@ -204,7 +203,9 @@ def _refuse_shapeless(model: Any, name: str) -> None:
 def _load(path: Path) -> Any:
     """Load a model without running anything that the file brings."""
     return (
-        keras2_files.load(path) if keras2_files.is_one(path) else _load_by_keras_3(path)
+        keras2_files.load(path)
+        if keras2_files.is_keras_2_file(path)
+        else _load_by_keras_3(path)
     )
 
 
@@ -215,5 +216,67 @@ def _load_by_keras_3(path: Path) -> Any:
         # Broad, because Keras raises whatever its layers' constructors do for a file
         # that is broken or of another version. Nothing else runs in here.
         raise ConversionError(
-            f"Keras {tf.keras.__version__} does not load {path.name}: {shortened(err)}"
+            f"Keras {tf.keras.__version__} does not load {path.name}: {shorten(err)}"
         ) from err
+
+
+# In front of these nothing but preprocessing stands.
+_SEES = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense", "Conv1D")
+# A factor up to this makes a small range of 0..255; a mean above it is of 0..255.
+_OF_BYTES = 1 / 64
+_BYTES_MEAN = 2.0
+
+
+def read_layers(model: Any, tool: str) -> Export:
+    """Look at the layers in front of the first convolution.
+
+    A model that scales its pixels itself takes 0..255. The statistics of a batch norm
+    are noted before freezing makes them constants like others.
+    """
+    notes: list[str] = []
+    raw = False
+    for layer in _in_front(model):
+        kind = type(layer).__name__
+        if kind == "Rescaling":
+            scale, offset = np.ravel(layer.scale), np.ravel(layer.offset)
+            notes.append(
+                f"the layer {layer.name} (Rescaling) multiplies by {_few(scale)} and "
+                f"adds {_few(offset)}"
+            )
+            raw = raw or float(np.max(np.abs(scale))) <= _OF_BYTES
+        elif kind == "Normalization":
+            mean = np.ravel(np.asarray(layer.mean))
+            deviation = np.sqrt(np.ravel(np.asarray(layer.variance)))
+            notes.append(
+                f"the layer {layer.name} (Normalization) subtracts {_few(mean)} and "
+                f"divides by {_few(deviation)}"
+            )
+            raw = raw or float(np.mean(mean)) > _BYTES_MEAN
+        elif kind == "BatchNormalization":
+            mean, variance = (
+                np.ravel(np.asarray(one))
+                for one in (layer.moving_mean, layer.moving_variance)
+            )
+            notes.append(
+                f"the layer {layer.name} (BatchNormalization) has seen pixels of mean "
+                f"{_few(mean)} and deviation {_few(np.sqrt(variance))}"
+            )
+    return Export(
+        tool=tool if notes else "",
+        mean=(0.0,) if raw else None,
+        scale=(1.0,) if raw else None,
+        notes=tuple(notes),
+    )
+
+
+def _in_front(model: Any) -> Iterator[Any]:
+    """Give the layers before the first that looks at pixels, also in models inside."""
+    for layer in model._flatten_layers(include_self=False):  # noqa: SLF001 - both Keras have it
+        if type(layer).__name__ in _SEES:
+            return
+        yield layer
+
+
+def _few(numbers: Any) -> str:
+    """Write the first few numbers."""
+    return ", ".join(f"{float(one):.6g}" for one in numbers[:3])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelserver.core import exports
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import keras2_files, keras_files, tfjs_files
+from modelserver.tools.importing import keras2_files, keras_files, tfjs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.core.exports import Export
-    from modelserver.tools.importing.source_models import Opened
-    from modelserver.tools.importing.tfjs_files import Described
+    from modelserver.tools.importing.source_models import SourceModel
+    from modelserver.tools.importing.tfjs import Described
 
 WHAT = "TensorFlow.js layers model"
 _NO_IMAGES = "@teachablemachine/pose", "tfjsSpeechCommandsVersion"
 
 
 @contextmanager
-def opened(model: Described) -> Iterator[Opened]:
+def open_layers_model(model: Described) -> Iterator[SourceModel]:
     """Open a layers model; closed with the context.
 
     Raises:
@@ -41,18 +41,18 @@ def opened(model: Described) -> Iterator[Opened]:
     described = topology.get("model_config", topology)
     if not isinstance(described, dict):
         raise ConversionError(f"{model.path.name} describes no layers")
-    keras = keras2_files.keras_of({**described, **topology}, model.path.name)
+    keras = keras2_files.choose_keras({**described, **topology}, model.path.name)
     built = keras2_files.build(described, keras, model.path.name)
     _refuse_no_image(built, model.path.name)
-    set_weights(built, tfjs_files.weights(model))
-    with keras_files.opened_model(built, model.path.name, WHAT, seen) as original:
+    set_weights(built, tfjs.read_weights(model))
+    with keras_files.open_keras_model(built, model.path.name, WHAT, seen) as original:
         yield original
 
 
 def _metadata(path: Path) -> Export | None:
     """Read what Teachable Machine wrote beside its model."""
     try:
-        data = tfjs_files.bounded(path, exports.MAX_BYTES)
+        data = tfjs.read_bounded(path, exports.MAX_BYTES)
     except FileNotFoundError:
         return None
     if any(word.encode() in data for word in _NO_IMAGES):
@@ -83,7 +83,7 @@ def set_weights(model: Any, weights: Mapping[str, NDArray[Any]]) -> None:
     """
     left = dict(weights)
     for layer, variable in _variables(model):
-        name = _named(left, layer, variable)
+        name = _find_name(left, layer, variable)
         value = left.pop(name)
         if tuple(value.shape) != tuple(variable.shape):
             raise ConversionError(
@@ -107,7 +107,7 @@ def _variables(model: Any) -> Iterator[tuple[str, Any]]:
                 yield layer.name, variable
 
 
-def _named(weights: Mapping[str, Any], layer: str, variable: Any) -> str:
+def _find_name(weights: Mapping[str, Any], layer: str, variable: Any) -> str:
     """Find a layer's weight among those that are left."""
     full = str(getattr(variable, "path", variable.name)).partition(":")[0]
     if full in weights:

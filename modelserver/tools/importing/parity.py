@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from modelserver.core.signatures import Signature
     from modelserver.engine.discovery import ModelFiles
-    from modelserver.tools.importing.source_models import Opened
+    from modelserver.tools.importing.source_models import SourceModel
 
 
 def compare(
-    original: Opened,
+    original: SourceModel,
     files: ModelFiles,
     outputs: Mapping[str, str],
     photo: bytes | None = None,
@@ -69,7 +69,7 @@ def compare(
         session.close()
 
 
-def _own_feed(original: Opened, image: Any, signature: Signature) -> Any:
+def _own_feed(original: SourceModel, image: Any, signature: Signature) -> Any:
     """Feed an image to the original as its own source would, where that is told.
 
     Otherwise nothing tells it but the server's own reading, by which both are fed.

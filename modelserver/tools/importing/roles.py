@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ConversionError
 from modelserver.runner.graphs.detectors import roles_by_place
-from modelserver.tools.importing.names import OUTPUT_NAMES
+from modelserver.tools.importing.model_files import OUTPUT_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from modelserver.core.signatures import Kind
-    from modelserver.tools.importing.source_models import Opened
+    from modelserver.tools.importing.source_models import SourceModel
 
 _OPTIONAL = "count"
 # What exporters call class scores, the surest first, where there are several outputs.
 _SCORES = ("scores", "predictions", "probabilities", "probs", "softmax", "output_0")
 
 
-def chosen(
+def choose(
     outputs: Sequence[str],
     kind: Kind | None,
     given: Mapping[str, str],
@@ -39,7 +39,7 @@ def chosen(
     Raises:
         ConversionError: a role has no output, or there is no such output or role.
     """
-    detections = {**(placed or {}), **named_detections(outputs)}
+    detections = {**(placed or {}), **detections_by_name(outputs)}
     if kind is None:
         told = detections.keys() | given.keys()
         kind = "detection" if told & {"boxes", "classes"} else "classification"
@@ -74,7 +74,7 @@ def _refuse_unknown(
             )
 
 
-def named_detections(outputs: Sequence[str]) -> dict[str, str]:
+def detections_by_name(outputs: Sequence[str]) -> dict[str, str]:
     """Find a detector's outputs by the Object Detection API's names."""
     return {
         role: output
@@ -84,9 +84,9 @@ def named_detections(outputs: Sequence[str]) -> dict[str, str]:
     }
 
 
-def placed_detections(original: Opened) -> dict[str, str]:
+def detections_by_position(original: SourceModel) -> dict[str, str]:
     """Find the outputs whose names tell a place only, by the rule of the server."""
-    named = named_detections(list(original.outputs))
+    named = detections_by_name(list(original.outputs))
     places = {
         place: output
         for place, output in original.places.items()

@@ -14,12 +14,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.freezing import frozen, inlined
+from modelserver.tools.importing.freezing import freeze, inline_functions
 from modelserver.tools.importing.source_models import (
-    Opened,
+    SourceModel,
     plain_session,
     session_run,
-    shortened,
+    shorten,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def is_saved_model(path: Path) -> bool:
 
 
 @contextmanager
-def opened(folder: Path, signature: str | None = None) -> Iterator[Opened]:
+def open_saved_model(
+    folder: Path, signature: str | None = None
+) -> Iterator[SourceModel]:
     """Open a SavedModel; closed with the context.
 
     Its own initialisers are run, as by any program that loads it.
@@ -57,12 +59,12 @@ def opened(folder: Path, signature: str | None = None) -> Iterator[Opened]:
     # The graph is nobody's default while it is open: the caller makes others.
     with closing(plain_session(graph)) as session:
         with graph.as_default():
-            chosen = _chosen(_load(session, folder), signature)
+            chosen = _choose(_load(session, folder), signature)
             image, outputs = _tensors(chosen)
             tensors = [image, *outputs.values()]
-            graph_def = inlined(frozen(session, tensors), tensors)
+            graph_def = inline_functions(freeze(session, tensors), tensors)
         run = session_run(session, image, outputs)
-        yield Opened("SavedModel", graph_def, image, outputs, run)
+        yield SourceModel("SavedModel", graph_def, image, outputs, run)
 
 
 def _tensors(signature: Any) -> tuple[str, dict[str, str]]:
@@ -92,7 +94,7 @@ def _load(session: Any, folder: Path) -> Mapping[str, Any]:
         DecodeError,
     ) as err:
         raise ConversionError(
-            f"{folder.name} is not a whole SavedModel for serving: {shortened(err)}"
+            f"{folder.name} is not a whole SavedModel for serving: {shorten(err)}"
         ) from err
     return {
         key: one
@@ -101,7 +103,7 @@ def _load(session: Any, folder: Path) -> Mapping[str, Any]:
     }
 
 
-def _chosen(signatures: Mapping[str, Any], asked: str | None) -> Any:
+def _choose(signatures: Mapping[str, Any], asked: str | None) -> Any:
     """Choose a signature: as asked, the default, the only one."""
     only = next(iter(signatures)) if len(signatures) == 1 else DEFAULT
     key = asked or (DEFAULT if DEFAULT in signatures else only)

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelserver.core.errors import ConversionError, GraphError
 from modelserver.runner import graphs
-from modelserver.tools.importing.names import SCALING_NAMES
+from modelserver.tools.importing.model_files import SCALING_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,7 +23,7 @@ MAX_QUOTED = 300
 
 
 @dataclass(frozen=True)
-class Opened:
+class SourceModel:
     """A model of another format, open.
 
     Attributes:
@@ -78,14 +78,14 @@ def session_run(session: Any, image: str, outputs: Mapping[str, str]) -> Run:
             arrays = session.run(names, {image: fed})
         except (tf.errors.OpError, ValueError, TypeError) as err:
             raise ConversionError(
-                f"the original model cannot be run on an image: {shortened(err)}"
+                f"the original model cannot be run on an image: {shorten(err)}"
             ) from err
         return dict(zip(outputs, arrays, strict=True))
 
     return run
 
 
-def shortened(error: object) -> str:
+def shorten(error: object) -> str:
     """Give the beginning of another library's message, on one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= MAX_QUOTED else words[: MAX_QUOTED - 3] + "..."

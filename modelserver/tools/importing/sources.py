@@ -14,16 +14,15 @@ from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import (
     graph_models,
     saved_models,
-    text_graphs,
-    tfjs_files,
+    tfjs,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from modelserver.tools.importing.source_models import Opened
-    from modelserver.tools.importing.tfjs_files import Described
+    from modelserver.tools.importing.source_models import SourceModel
+    from modelserver.tools.importing.tfjs import Described
 
 KERAS_ENDINGS = (".keras", ".h5", ".hdf5")
 # A checkpoint of TensorFlow's, and what belongs to one.
@@ -63,7 +62,9 @@ _MAX_DEPTH = 3
 
 
 @contextmanager
-def opened(source: Path, signature: str | None = None) -> Iterator[tuple[Opened, Path]]:
+def open_source(
+    source: Path, signature: str | None = None
+) -> Iterator[tuple[SourceModel, Path]]:
     """Open whatever was given; closed with the context.
 
     Gives the model, and the file or folder that it was found in: that is another one
@@ -84,13 +85,13 @@ def opened(source: Path, signature: str | None = None) -> Iterator[tuple[Opened,
             # not in the folder of everybody's temporary files.
             folder = Path(scratch) / "archive" / "unpacked"
             folder.mkdir(parents=True)
-            source = _unpacked(source, folder)
-        found = _found(source)
+            source = _unpack(source, folder)
+        found = _find(source)
         with _opener(found, signature) as original:
             yield original, found
 
 
-def _found(source: Path) -> Path:
+def _find(source: Path) -> Path:
     """Find the one model in a folder, or in a folder of it."""
     if source.is_file() and source.name in {"saved_model.pb", "saved_model.pbtxt"}:
         return source.parent
@@ -113,8 +114,8 @@ def _candidates(folder: Path, depth: int) -> Iterator[Path]:
     if saved_models.is_saved_model(folder):
         yield folder
         return
-    described = tfjs_files.find(folder)
-    if described is not None and not tfjs_files.is_description(described):
+    described = tfjs.find_description(folder)
+    if described is not None and not tfjs.is_description(described):
         described = None  # Keras's own model.json
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in inside if path.is_file()]
@@ -130,10 +131,10 @@ def _candidates(folder: Path, depth: int) -> Iterator[Path]:
             yield from _candidates(path, depth - 1)
 
 
-def _opener(source: Path, signature: str | None) -> AbstractContextManager[Opened]:
+def _opener(source: Path, signature: str | None) -> AbstractContextManager[SourceModel]:
     """Choose who opens a model that was found."""
     if source.is_dir():
-        return saved_models.opened(source, signature)
+        return saved_models.open_saved_model(source, signature)
     ending = source.suffix.lower()
     if ending == ".json":
         return _opener_of_json(source)
@@ -141,9 +142,9 @@ def _opener(source: Path, signature: str | None) -> AbstractContextManager[Opene
         # Keras takes seconds to import, which the other formats need not wait for.
         from modelserver.tools.importing import keras_files  # noqa: PLC0415
 
-        return keras_files.opened(source)
-    if ending in {".pbtxt", ".prototxt"} or text_graphs.is_one(source):
-        return text_graphs.opened(source)
+        return keras_files.open_keras_file(source)
+    if ending in {".pbtxt", ".prototxt"} or graph_models.is_text_graph(source):
+        return graph_models.open_text_graph(source)
     if ending == ".pb" and (source.parent / "weights_manifest.json").is_file():
         raise ConversionError(
             f"{source.name} is a TensorFlow.js model of its first format (before 1.0); "
@@ -153,22 +154,22 @@ def _opener(source: Path, signature: str | None) -> AbstractContextManager[Opene
     raise ConversionError(f"{source.name} is {what}; {_WHAT}")
 
 
-def _opener_of_json(source: Path) -> AbstractContextManager[Opened]:
+def _opener_of_json(source: Path) -> AbstractContextManager[SourceModel]:
     """Choose who opens a description: of TensorFlow.js, or of Keras's layers alone."""
-    if tfjs_files.find(source) is None:
+    if tfjs.find_description(source) is None:
         from modelserver.tools.importing import keras_files  # noqa: PLC0415
 
-        return keras_files.opened_by_parts(source)
-    return _opener_of_tfjs(tfjs_files.read(source))
+        return keras_files.open_keras_parts(source)
+    return _opener_of_tfjs(tfjs.read_description(source))
 
 
-def _opener_of_tfjs(model: Described) -> AbstractContextManager[Opened]:
+def _opener_of_tfjs(model: Described) -> AbstractContextManager[SourceModel]:
     if model.is_layers_model:
         # Keras again.
         from modelserver.tools.importing import layers_models  # noqa: PLC0415
 
-        return layers_models.opened(model)
-    return graph_models.opened(model)
+        return layers_models.open_layers_model(model)
+    return graph_models.open_tfjs_graph(model)
 
 
 def _refuse_pointer(source: Path) -> None:
@@ -180,7 +181,7 @@ def _refuse_pointer(source: Path) -> None:
             )
 
 
-def _unpacked(archive: Path, scratch: Path) -> Path:
+def _unpack(archive: Path, scratch: Path) -> Path:
     """Unpack an archive, as Teachable Machine hands them out, within limits.
 
     Raises:

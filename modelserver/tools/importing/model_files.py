@@ -1,16 +1,20 @@
-"""Label files of other formats, made label maps. Needs no TensorFlow."""
+"""The files of a model: their names and endings, and its label map.
+
+Needs no TensorFlow, so the command line and the zoo use it, too.
+"""
 
 from __future__ import annotations
 
 import re
+import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ConversionError, LabelMapError
 from modelserver.tasks import labels
-from modelserver.tools.importing.atomic_files import placed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from modelserver.core.signatures import Kind
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 FIRST_IDS: dict[Kind, int] = {"classification": 0, "detection": 1}
 
 
-def read(path: Path, first_id: int = 0) -> dict[int, str]:
+def read_labels(path: Path, first_id: int = 0) -> dict[int, str]:
     """Read a label file of any known format, as the server itself does.
 
     Args:
@@ -38,14 +42,14 @@ def read(path: Path, first_id: int = 0) -> dict[int, str]:
         raise ConversionError(str(err)) from err
 
 
-def write(path: Path, names: dict[int, str]) -> None:
+def write_labels(path: Path, names: dict[int, str]) -> None:
     """Write a label map in protobuf text.
 
     Raises:
         OSError: the file cannot be written.
     """
     items = ((number, "", name) for number, name in sorted(names.items()))
-    path.write_text(text(items), encoding="utf-8")
+    path.write_text(label_map_text(items), encoding="utf-8")
 
 
 def write_label_map(
@@ -54,7 +58,7 @@ def write_label_map(
     """Read a label file and write it as a label map, which appears whole.
 
     Args:
-        source: see :func:`read`.
+        source: see :func:`read_labels`.
         target: its name says whose it is: ``*.label_map.pbtxt`` a detector's.
         first_id: of a file without numbers; ``None`` chooses by ``target``.
         force: overwrite.
@@ -70,16 +74,16 @@ def write_label_map(
     if first_id is None:
         detector = target.name.endswith(".label_map.pbtxt")
         first_id = FIRST_IDS["detection" if detector else "classification"]
-    names = read(source, first_id)
+    names = read_labels(source, first_id)
     try:
-        with placed(target) as scratch:
-            write(scratch, names)
+        with atomic_file(target) as scratch:
+            write_labels(scratch, names)
     except OSError as err:
         raise ConversionError(f"{target} cannot be written: {err.strerror}") from err
     return names
 
 
-def text(items: Iterable[tuple[int, str, str]]) -> str:
+def label_map_text(items: Iterable[tuple[int, str, str]]) -> str:
     """Return a label map of ``(id, name, display name)``; an empty name is left out."""
     lines = []
     for number, name, shown in items:
@@ -97,3 +101,37 @@ def _quoted(name: str) -> str:
 
 # A line's end inside a name would end the string, other control characters the parse.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+# Role to the name that its output gets, which is where the server looks for it.
+OUTPUT_NAMES: dict[Kind, dict[str, str]] = {
+    "detection": {
+        "boxes": "detection_boxes",
+        "scores": "detection_scores",
+        "classes": "detection_classes",
+        "count": "num_detections",
+    },
+    "classification": {"scores": "scores"},
+}
+ROLES = tuple(OUTPUT_NAMES["detection"])
+SCALING_NAMES = ("0..255", "0..1", "-1..1", "caffe", "torch")
+# Of a model's graph and label map.
+ENDINGS: dict[Kind, tuple[str, str]] = {
+    "detection": (".frozen.pb", ".label_map.pbtxt"),
+    "classification": (".pb", ".pbtxt"),
+}
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes ``target`` if nothing is raised.
+
+    The temporary file lies in the same folder, under a name that is no model's, so
+    that ``target`` is there whole or not at all.
+    """
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield scratch
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
