@@ -5,28 +5,28 @@ decoders release the GIL while they work.
 
     limits          how large an image may be, how much memory decoders may hold
     orientation     EXIF and XMP orientation, and the one copy that applies it
-    watched_files   Pillow's view of an upload, which ends what takes too long
-    formats         which format an upload has, and what opens it
-    containers      what an AVIF or HEIC file will make its decoder do
+    watched_files   Pillow's view of an upload, which bounds its work
+    formats         which format an upload has, and its opener
+    containers      the work that an AVIF or HEIC file asks of its decoder
     coded_units     the coded units within them
     decoders        which decoder, into whose memory; any mode to RGB
     resizing        stretch, crop, pad; gray; Custom Vision's middle square
     drawing         a photo with boxes and words over it
 """
 
-from modelserver.decoder.decoders import Allocate, Picture, decode, in_full
+from modelserver.decoder.decoders import Allocate, DecodedImage, decode, decodes_in_full
 from modelserver.decoder.drawing import annotate
 from modelserver.decoder.limits import Limits
 from modelserver.decoder.resizing import crop_from, resize, source_window, to_gray
 
 __all__ = [
     "Allocate",
+    "DecodedImage",
     "Limits",
-    "Picture",
     "annotate",
     "crop_from",
     "decode",
-    "in_full",
+    "decodes_in_full",
     "resize",
     "source_window",
     "to_gray",

@@ -1,6 +1,6 @@
-"""The units that a coded picture consists of: HEVC's in a HEIC, AV1's in an AVIF.
+"""The units that a coded image consists of: HEVC's in a HEIC, AV1's in an AVIF.
 
-Only their heads are read, to know how many frames there are, and of what size.
+Only their heads are read, for the number of frames and their sizes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _FIRST_PARAMETER_SET = 32
 
 
 class BadContainerError(Exception):
-    """The file is no still picture as cameras and programs write it."""
+    """The file is no still image as cameras and programs write it."""
 
 
 def units_of_hevc(content: bytes) -> Iterator[tuple[bool, int, int]]:
-    """Tell of each unit whether a frame begins with it; sizes are libheif's business.
+    """Yield for each unit whether a frame begins with it; libheif checks the sizes.
 
-    Units stand behind their lengths, of four bytes in every file that is written.
+    A length of four bytes precedes each unit in every file that is written.
 
     Raises:
         BadContainerError, struct.error: they are cut off.
@@ -33,13 +33,13 @@ def units_of_hevc(content: bytes) -> Iterator[tuple[bool, int, int]]:
         if length < 3 or at + 4 + length > len(content):  # noqa: PLR2004 - head and a byte
             raise BadContainerError
         kind = content[at + 4] >> 1 & 63
-        # The first bit of a slice: it is its picture's first.
+        # The first bit of a slice: it is its image's first.
         yield kind < _FIRST_PARAMETER_SET and content[at + 6] >> 7 == 1, 0, 0
         at += 4 + length
 
 
 def units_of_av1(content: bytes) -> Iterator[tuple[bool, int, int]]:
-    """Tell of each unit whether it is a frame, and the largest size it allows.
+    """Yield for each unit whether it is a frame, and the largest size it allows.
 
     Raises:
         BadContainerError, IndexError: they are cut off.
@@ -63,22 +63,22 @@ def units_of_av1(content: bytes) -> Iterator[tuple[bool, int, int]]:
 
 def _leb128(content: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for place in range(8):
-        byte = content[at + place]
-        value |= (byte & 127) << 7 * place
+    for index in range(8):
+        byte = content[at + index]
+        value |= (byte & 127) << 7 * index
         if byte < 128:  # noqa: PLR2004 - the last byte has no top bit
-            return value, at + place + 1
+            return value, at + index + 1
     raise BadContainerError
 
 
 def size_of_av1(header: bytes) -> tuple[int, int]:
     """Read the largest frame out of a sequence header (AV1 specification, 5.5.1)."""
     bits = _Bits(header)
-    bits.take(4)  # profile, still picture
+    bits.take(4)  # profile, still image
     if bits.take(1):  # the short form, for still pictures
         bits.take(5)
     else:
-        if bits.take(1):  # timing: pictures have none
+        if bits.take(1):  # timing: images have none
             raise BadContainerError
         delays = bits.take(1)
         for _ in range(bits.take(5) + 1):
@@ -92,7 +92,7 @@ def size_of_av1(header: bytes) -> tuple[int, int]:
 
 
 class _Bits:
-    """Takes bits from bytes, highest first."""
+    """Reads bits from bytes, highest first."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data[:64], "big")

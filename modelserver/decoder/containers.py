@@ -1,10 +1,10 @@
-"""What an AVIF or HEIC file will make its decoder do, found out before it does.
+"""The work that an AVIF or HEIC file asks of its decoder, measured beforehand.
 
-Both are boxes within boxes around coded pictures. Their decoders believe what those
-say: libavif decodes a picture of any size and then shrinks it to what the file's head
-claims, and libde265 decodes every frame that a picture's data holds. So the data is
-walked through here: how many frames, of what size. Only the structure is read, which is
-some hundred bytes; what is not as cameras and programs write it is refused.
+Both are boxes within boxes around coded images. Their decoders trust the data: libavif
+decodes an image of any size and then shrinks it to the size in the file's head, and
+libde265 decodes every frame in an image's data. So the frames and their sizes are
+counted here first. Only the structure is read, some hundred bytes; any other structure
+than that of cameras and programs is refused.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Iterator
 
-# Brands by which a file says what it is: pictures, and sequences that have one too.
+# Brands of files: still images, and sequences that have one too.
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
 }
 _CODED = {"AVIF": b"av01", "HEIC": b"hvc1"}
-# Beside coded pictures: tiles put together, and what is not decoded at all. Left out is
-# above all "iovl", which can ask for one picture a thousand times.
+# Besides coded images: tiles put together, and metadata. Left out is above all "iovl",
+# which can ask for one image a thousand times.
 _OTHERS = {b"grid", b"Exif", b"mime", b"uri ", b"tmap"}
 _MOST_HEAD_BYTES = 1 << 20
 _MOST_ITEMS = 1000
 _MOST_BOXES = 10_000
-# A picture is one frame, or one in as many layers as AV1 has.
+# An image is one frame, or one in as many layers as AV1 has.
 _MOST_FRAMES = 4
 # Of the whole file: they are read in Python.
 _MOST_UNITS = 20_000
@@ -50,7 +50,7 @@ def brand(head: bytes) -> str | None:
     """Tell AVIF from HEIC by a file's first bytes; ``None`` for anything else.
 
     Args:
-        head: 64 bytes or more, fewer only where the file has no more.
+        head: 64 bytes or more, fewer only if the file has no more.
     """
     if head[4:8] != b"ftyp":
         return None
@@ -71,32 +71,32 @@ class Extent(NamedTuple):
 
 @dataclass
 class Head:
-    """What stands before the coded data.
+    """The boxes before the coded data.
 
     Attributes:
         items: each item's type.
-        places: each item's data; ``None`` where it lies in no place that is taken.
+        extents: each item's data; ``None`` if it lies where nothing is read from.
         sizes: every width and height that is claimed for an item.
         idat: data within the head.
     """
 
     items: dict[int, bytes] = field(default_factory=dict)
-    places: dict[int, list[Extent] | None] = field(default_factory=dict)
+    extents: dict[int, list[Extent] | None] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     idat: Extent | None = None
 
 
 def check(data: bytes | memoryview | mmap.mmap, name: str) -> int:
-    """See that a file has its decoder do no more than its structure tells.
+    """Check a file's structure, which bounds the work of its decoder.
 
     Args:
         name: ``AVIF`` or ``HEIC``.
 
     Returns:
-        The pixels of the largest picture that lies in it; see :func:`explains`.
+        The pixels of the largest image in it; see :func:`explains`.
 
     Raises:
-        BadContainerError: there is no telling.
+        BadContainerError: the work cannot be bounded.
     """
     try:
         head = _Reader(data).head()
@@ -104,7 +104,7 @@ def check(data: bytes | memoryview | mmap.mmap, name: str) -> int:
         units = iter(range(_MOST_UNITS))
         for number, kind in head.items.items():
             if kind == _CODED[name]:
-                content = _content(data, head.places.get(number))
+                content = _content(data, head.extents.get(number))
                 largest = max(largest, _largest_frame(content, name, units))
             elif kind not in _OTHERS:
                 raise BadContainerError
@@ -114,9 +114,9 @@ def check(data: bytes | memoryview | mmap.mmap, name: str) -> int:
 
 
 def explains(pixels: int, largest: int) -> bool:
-    """Tell whether a picture's own size explains the largest one in its file.
+    """Return whether an image's own size explains the largest one in its file.
 
-    Tiles may stand out over a small picture's edges.
+    Tiles may extend over a small image's edges.
     """
     return largest <= pixels + _SPARE_PIXELS
 
@@ -139,7 +139,7 @@ class _Reader:
         self._left = _MOST_SHARED * len(data)
 
     def head(self) -> Head:
-        """Read what stands before the coded data."""
+        """Read the boxes before the coded data."""
         outer = self._by_kind(0, len(self._data))
         start, end = outer.get(b"meta", (0, 0))
         # With "moov" it is a film.
@@ -152,13 +152,13 @@ class _Reader:
             head.idat = Extent(inner, last - inner)
         if not boxes.keys() >= {b"iinf", b"iprp", b"iloc"}:
             raise BadContainerError
-        self._items(*boxes[b"iinf"], head)
-        self._sizes(*boxes[b"iprp"], head)
-        self._places(boxes[b"iloc"][0], head)
+        self._read_items(*boxes[b"iinf"], head)
+        self._read_sizes(*boxes[b"iprp"], head)
+        self._read_extents(boxes[b"iloc"][0], head)
         return head
 
     def _by_kind(self, start: int, end: int) -> dict[bytes, tuple[int, int]]:
-        """Give each box's content by its type; only data and gaps may be repeated."""
+        """Return each box's content by its type; only data and gaps may be repeated."""
         boxes: dict[bytes, tuple[int, int]] = {}
         for kind, inner, last in self._walk(start, end):
             if kind in boxes and kind not in {b"mdat", b"free", b"skip"}:
@@ -167,7 +167,7 @@ class _Reader:
         return boxes
 
     def _walk(self, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-        """Yield each box's type, where its content begins and where it ends."""
+        """Yield each box's type, and the start and end of its content."""
         while at < end:
             self._boxes += 1
             size, kind = struct.unpack_from(">I4s", self._data, at)
@@ -182,7 +182,7 @@ class _Reader:
             yield kind, start, at + size
             at += size
 
-    def _items(self, start: int, end: int, head: Head) -> None:
+    def _read_items(self, start: int, end: int, head: Head) -> None:
         # The count is not needed: the boxes are there or not.
         first = start + _FULL_BOX + (4 if self._data[start] else 2)
         for kind, inner, last in self._walk(first, end):
@@ -193,7 +193,7 @@ class _Reader:
             at = inner + _FULL_BOX
             number, type_ = struct.unpack_from(form, self._data, at)
             if type_ == b"mime":
-                # Name, type and encoding: what is packed might unpack to anything.
+                # Name, type and encoding: packed data might unpack to anything.
                 texts = bytes(self._data[at + struct.calcsize(form) : last])
                 if len(texts.split(b"\0")) > 2 and texts.split(b"\0")[2]:  # noqa: PLR2004
                     raise BadContainerError
@@ -201,7 +201,7 @@ class _Reader:
                 raise BadContainerError
             head.items[number] = type_
 
-    def _sizes(self, start: int, end: int, head: Head) -> None:
+    def _read_sizes(self, start: int, end: int, head: Head) -> None:
         for kind, inner, last in self._walk(start, end):
             if kind == b"ipco":
                 for what, at, _ in self._walk(inner, last):
@@ -209,7 +209,7 @@ class _Reader:
                         sides = struct.unpack_from(">II", self._data, at + _FULL_BOX)
                         head.sizes.append(sides)
 
-    def _places(self, at: int, head: Head) -> None:
+    def _read_extents(self, at: int, head: Head) -> None:
         version, sizes = self._data[at], int(self._number(at + _FULL_BOX, 2))
         offset_size, length_size = sizes >> 12, sizes >> 8 & 15
         base_size, index_size = sizes >> 4 & 15, sizes & 15 if version else 0
@@ -232,9 +232,9 @@ class _Reader:
                 length = self._number(at + index_size + offset_size, length_size)
                 at += index_size + offset_size + length_size
                 found = self._extent(found, method, Extent(base + offset, length), head)
-            if number in head.places or len(head.places) >= _MOST_ITEMS:
+            if number in head.extents or len(head.extents) >= _MOST_ITEMS:
                 raise BadContainerError
-            head.places[number] = found
+            head.extents[number] = found
 
     def _extent(
         self, found: list[Extent] | None, method: int, extent: Extent, head: Head

@@ -1,7 +1,7 @@
 """Decodes an upload: which format, which decoder, into whose memory.
 
 JPEG goes through simplejpeg (libjpeg-turbo without detours), straight into the memory
-that the caller allocates; what libjpeg warns of is told by it, and by Pillow is not.
+that the caller allocates; it passes libjpeg's warnings on, and Pillow does not.
 Pillow reads its header, decodes the JPEGs of odd sampling, which simplejpeg does not
 know, and decodes the other formats. Pillow's plugins are called by
 name and not through ``Image.open``: that would take phones' JPEGs for MPO, and would
@@ -26,7 +26,7 @@ from PIL import Image, JpegImagePlugin
 
 from modelserver.core.errors import UndecodableImage
 from modelserver.decoder import containers, jpeg_markers, png_chunks
-from modelserver.decoder.formats import BOXED, format_of, opened, watched
+from modelserver.decoder.formats import BOXED, format_of, open_image, watch
 from modelserver.decoder.limits import Workspace
 from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
 from modelserver.decoder.watched_files import TookTooLong
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 # Of the n/8 scales libjpeg-turbo has fast code for 1/8, 2/8 and 4/8, and 3/8 costs no
 # more than 4/8. 5/8, 6/8 and 7/8 take 1.2 to 1.9 times as long as a full decode, so
-# they are used only where the full size is over the pixel limit.
+# they are used only if the full size is over the pixel limit.
 FAST_REDUCTION = 2.0
 ANY_REDUCTION = 1.0
 # BI_RLE8 and BI_RLE4 (wingdi.h). A few bytes can end thousands of empty lines, which
@@ -61,7 +61,7 @@ _workspace = Workspace()
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded upload.
 
     Attributes:
@@ -91,7 +91,7 @@ def decode(
     limits: Limits,
     at_least: tuple[int, int] | None = None,
     allocate: Allocate = _new,
-) -> Picture:
+) -> DecodedImage:
     """Decode an image to upright RGB.
 
     Args:
@@ -103,13 +103,13 @@ def decode(
         allocate: takes the shape (H, W, 3) and gives the C-contiguous uint8 array to
             decode into, such as shared memory. Called once; a second time, and its
             first array is then not used, for a JPEG that only Pillow can decode.
-            What it raises passes through.
+            Its errors pass through.
 
     Returns:
-        The picture; of an animation, its first frame.
+        The image; of an animation, its first frame.
 
     Raises:
-        NotAnImage: the content is of no format that is decoded here.
+        NotAnImage: the content has no known format.
         UndecodableImage: it is one of them, but broken, cut short or too long a strip.
         ImageTooLarge: more pixels than ``limits`` allow.
         Overloaded: other images keep the decoders' memory.
@@ -117,11 +117,11 @@ def decode(
     name = format_of(data)
     if name == "JPEG":
         return _Jpeg(data, limits, at_least).decode(allocate)
-    with _reading(name):
+    with _translate_errors(name):
         if name == "PNG":
             data = png_chunks.without_extras(data)
         largest = containers.check(data, name) if name in BOXED else 0
-        image = opened(data, name)
+        image = open_image(data, name)
     limits.check_header(*image.size)
     if name == "BMP":
         _check_runs(image)
@@ -131,8 +131,8 @@ def decode(
         return _by_pillow(image, name, limits, allocate)
 
 
-def in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:
-    """Tell whether a JPEG of an upright size is decoded in full for ``at_least``."""
+def decodes_in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:
+    """Return whether a JPEG of an upright size is decoded in full for ``at_least``."""
     if at_least is None:
         return True
     half = FAST_REDUCTION
@@ -142,8 +142,8 @@ def in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into the one error for a broken image."""
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn Pillow's errors into the one error for a broken image."""
     try:
         yield
     except TookTooLong as err:
@@ -167,25 +167,27 @@ def _by_pillow(
     limits: Limits,
     allocate: Allocate,
     size: tuple[int, int] | None = None,
-) -> Picture:
+) -> DecodedImage:
     """Decode an opened image; ``size`` is (width, height) before a reduction."""
     width, height = size or image.size
     columns, rows = image.size
     limits.check_decoded(columns * rows, width, height)
     # First, so that whoever has no room for it says so before Pillow takes its own.
     pixels = allocate((rows, columns, 3))
-    with _reading(name):
+    with _translate_errors(name):
         image.load()
         # After loading: PNG may hold its EXIF behind the pixels.
         orientation = orientation_of(image.info)
-        stored = np.asarray(to_rgb(_opaque(image) if name == "BMP" else image))
+        stored = np.asarray(
+            to_rgb(_drop_unset_alpha(image) if name == "BMP" else image)
+        )
     if stored.shape != pixels.shape:
         raise UndecodableImage(f"the {name} data is not of the size it claims.")
     if turns(orientation):
         width, height = height, width
         pixels = pixels.reshape(_upright_shape(rows, columns, orientation))
     copy_upright(stored, orientation, pixels)
-    return Picture(pixels, width, height, orientation, name)
+    return DecodedImage(pixels, width, height, orientation, name)
 
 
 def _check_runs(image: ImageFile.ImageFile) -> None:
@@ -198,8 +200,8 @@ def _check_runs(image: ImageFile.ImageFile) -> None:
         )
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Drop a BMP's alpha where it is 0 everywhere: a program that left it unset.
+def _drop_unset_alpha(image: Image.Image) -> Image.Image:
+    """Drop a BMP's alpha if it is 0 everywhere, as some programs leave it.
 
     As browsers and Windows show such a file, in headers of version 3, 4 and 5.
     """
@@ -217,8 +219,8 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
     """A JPEG as Pillow opens it, less its look for a resolution in the EXIF.
 
     That look reads the whole EXIF by the TIFF plugin, which takes as long as all the
-    rest and warns on stderr of what is damaged. Without this override of a private
-    method the pictures are the same; a test notices the warnings.
+    rest and warns on stderr of damage. Without this override of a private method the
+    pixels are the same; a test notices the warnings.
     """
 
     def _read_dpi_from_exif(self) -> None:
@@ -232,21 +234,21 @@ class _Jpeg:
         self, data: Data, limits: Limits, at_least: tuple[int, int] | None
     ) -> None:
         self.limits = limits
-        with _reading("JPEG"):
+        with _translate_errors("JPEG"):
             self.scan = jpeg_markers.first_scan(data)
             self.data = jpeg_markers.with_end(data, self.scan)
-            self.image = _JpegFile(watched(self.data, "JPEG"))
+            self.image = _JpegFile(watch(self.data, "JPEG"))
         self.ended = self.data is data
         self.width, self.height = self.image.size
         self.orientation = orientation_of(self.image.info)
         self.inks = False
-        self.least = at_least or (0, 0)
+        self.smallest = at_least or (0, 0)
         if turns(self.orientation):
-            self.least = self.least[::-1]
+            self.smallest = self.smallest[::-1]
 
-    def decode(self, allocate: Allocate) -> Picture:
-        """Decode by simplejpeg, or by Pillow what simplejpeg does not take."""
-        buffered = self._buffered()
+    def decode(self, allocate: Allocate) -> DecodedImage:
+        """Decode by simplejpeg, or by Pillow if simplejpeg does not take the image."""
+        buffered = self._is_buffered()
         self.limits.check_header(self.width, self.height, buffered=buffered)
         if not buffered:
             return self._decode(allocate, held=False)
@@ -254,7 +256,7 @@ class _Jpeg:
         with _workspace.hold(self.width * self.height):
             return self._decode(allocate, held=True)
 
-    def _decode(self, allocate: Allocate, *, held: bool) -> Picture:
+    def _decode(self, allocate: Allocate, *, held: bool) -> DecodedImage:
         shape = self._reduced_shape()
         pixels = shape and self._by_simplejpeg(*shape, allocate, held=held)
         if pixels is None:
@@ -262,10 +264,10 @@ class _Jpeg:
         width, height = self.width, self.height
         if turns(self.orientation):
             width, height = height, width
-        return Picture(pixels, width, height, self.orientation, "JPEG")
+        return DecodedImage(pixels, width, height, self.orientation, "JPEG")
 
-    def _buffered(self) -> bool:
-        """Tell whether the image comes in more than one scan.
+    def _is_buffered(self) -> bool:
+        """Return whether the image comes in more than one scan.
 
         Pillow has read up to the end of the first scan's header, which for an image
         of one scan names every component of the frame.
@@ -277,12 +279,12 @@ class _Jpeg:
         return "progressive" in self.image.info or self.data[at : at + 5] != header
 
     def _check_scans(self) -> None:
-        most = self.limits.most_scans(self.width, self.height)
+        limit = self.limits.most_scans(self.width, self.height)
         if (
-            sum(1 for _ in islice(jpeg_markers.SCAN.finditer(self.data), most + 1))
-            > most
+            sum(1 for _ in islice(jpeg_markers.SCAN.finditer(self.data), limit + 1))
+            > limit
         ):
-            raise UndecodableImage(f"it has more than {most} scans.")
+            raise UndecodableImage(f"it has more than {limit} scans.")
         if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
             self.data, self.image.layers
         ):
@@ -290,12 +292,12 @@ class _Jpeg:
 
     def _scaling(self) -> dict[str, float]:
         """Give simplejpeg's arguments for the smallest scale that is enough."""
-        if self.least == (0, 0):
+        if self.smallest == (0, 0):
             return {}
         fits = self.width * self.height <= self.limits.max_pixels
         return {
-            "min_height": self.least[0],
-            "min_width": self.least[1],
+            "min_height": self.smallest[0],
+            "min_width": self.smallest[1],
             "min_factor": FAST_REDUCTION if fits else ANY_REDUCTION,
         }
 
@@ -317,20 +319,20 @@ class _Jpeg:
         return height, width
 
     def _header(self) -> tuple[Any, ...]:
-        """Read the header, once more without its junk where it has some."""
+        """Read the header, once more without its junk if it has some."""
         try:
             return tuple(simplejpeg.decode_jpeg_header(self.data))
         except ValueError as err:
             if not jpeg_markers.is_warning(str(err)):
                 raise
-        self.data = jpeg_markers.cleaned(self.data)
+        self.data = jpeg_markers.clean(self.data)
         self.scan = jpeg_markers.first_scan(self.data)
         return tuple(simplejpeg.decode_jpeg_header(self.data))
 
     def _by_simplejpeg(
         self, height: int, width: int, allocate: Allocate, *, held: bool
     ) -> Pixels | None:
-        """Decode into the caller's memory; ``None`` where simplejpeg gives up."""
+        """Decode into the caller's memory; ``None`` if simplejpeg gives up."""
         pixels = allocate(_upright_shape(height, width, self.orientation))
         upright = self.orientation == UPRIGHT
         if self.inks:
@@ -361,20 +363,20 @@ class _Jpeg:
             # Plain DCT and upsampling: with them the result is Pillow's, bit for bit.
             simplejpeg.decode_jpeg(self.data, colours, buffer=stored, **self._scaling())
         except ValueError as err:
-            said = str(err)
-            if not jpeg_markers.is_warning(said):
+            message = str(err)
+            if not jpeg_markers.is_warning(message):
                 return None
             if not jpeg_markers.is_harmless(
-                said, self.data, self.scan, ended=self.ended
+                message, self.data, self.scan, ended=self.ended
             ):
                 raise UndecodableImage(
                     "the JPEG data is damaged or cut short."
                 ) from err
         return stored
 
-    def _by_pillow(self, allocate: Allocate, *, held: bool) -> Picture:
-        """Decode what simplejpeg refused, at one of the four scales that Pillow has."""
-        height, width = self.least
+    def _by_pillow(self, allocate: Allocate, *, held: bool) -> DecodedImage:
+        """Decode an image that simplejpeg refused, at one of Pillow's four scales."""
+        height, width = self.smallest
         if height and width:
             self.image.draft(None, (width, height))
         size = (self.width, self.height)
@@ -394,7 +396,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image: loaded, of any mode that JPEG, PNG, WebP, GIF or BMP come in.
 
     Returns:
-        The image itself where it is plain RGB, else a new one.
+        The image itself if it is plain RGB, else a new one.
     """
     if image.mode.startswith("I"):
         return _from_16_bit(image)

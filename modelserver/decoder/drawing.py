@@ -1,4 +1,4 @@
-"""A photo with what was found drawn over it."""
+"""A photo with boxes and words drawn over it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def annotate(
 ) -> bytes:
     """Return an upload, decoded in full and upright, with marks over it, as a file.
 
-    Thread-safe; others wait while there is no memory for one more.
+    Thread-safe; calls wait while there is no memory for one more.
 
     Args:
         wait_s: how long the caller has to wait for memory.
@@ -90,7 +90,7 @@ def _draw_one(
     # A model may give a box whose sides are the wrong way round.
     corners = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
     pen.rectangle(corners, outline=back, width=line)
-    # Words of several lines, or with control characters, would leave their place.
+    # Words of several lines, or with control characters, would leave their box.
     words = " ".join(mark.words.split())
     box = pen.textbbox((0, 0), words, font=font)
     text_width, text_height = box[2] + 2 * line, box[3] + 2 * line

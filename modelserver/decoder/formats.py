@@ -1,7 +1,7 @@
-"""Which format an upload has, by its content, and what opens it.
+"""The format of an upload, by its content, and its opener.
 
-Pillow opens all but HEIC, for which it needs the package ``pillow-heif``; AVIF is left
-out of some of Pillow's builds.
+Pillow opens all but HEIC, for which it needs the package ``pillow-heif``; some of its
+builds lack AVIF.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-# Their pictures lie in boxes that say what is to be decoded; see ``containers``.
+# Their images lie in boxes that say how much is decoded; see ``containers``.
 BOXED = frozenset({"AVIF", "HEIC"})
 # Sizes of the headers that follow the file header of a BMP, which has just two letters
 # of magic: without them any text that starts with "BM" would count as one.
@@ -48,7 +48,7 @@ _HEAD_BYTES = 64
 
 @cache
 def boxed_formats() -> tuple[str, ...]:
-    """Return which of AVIF and HEIC can be decoded by what is installed."""
+    """Return which of AVIF and HEIC the installed packages can decode."""
     there = {
         "AVIF": features.check("avif"),
         "HEIC": find_spec("pillow_heif") is not None,
@@ -57,10 +57,10 @@ def boxed_formats() -> tuple[str, ...]:
 
 
 def format_of(data: Data) -> str:
-    """Tell the format by the first bytes, never by a name.
+    """Return the format by the first bytes, never by a name.
 
     Raises:
-        NotAnImage: it is none that can be decoded.
+        NotAnImage: it is unknown.
     """
     head = bytes(data[:_HEAD_BYTES])
     if head.startswith(b"\xff\xd8\xff"):
@@ -80,15 +80,15 @@ def format_of(data: Data) -> str:
     raise NotAnImage(boxed_formats())
 
 
-def opened(data: Data, name: str) -> ImageFile.ImageFile:
+def open_image(data: Data, name: str) -> ImageFile.ImageFile:
     """Open an upload of a format other than JPEG; nothing is decoded yet.
 
-    What it raises for a broken one is Pillow's affair.
+    Pillow chooses the error for a broken one.
     """
-    return _opener(name)(watched(data, name))
+    return _opener(name)(watch(data, name))
 
 
-def watched(data: Data, name: str) -> IO[bytes]:
+def watch(data: Data, name: str) -> IO[bytes]:
     """Give Pillow a file to read from."""
     if name == "BMP":
         return cast("IO[bytes]", WatchedFile(data, free_reads=RUN_READS))
@@ -101,7 +101,7 @@ def _opener(name: str) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
 
 @cache
 def _heic_opener() -> Callable[[IO[bytes]], ImageFile.ImageFile]:
-    """Import what HEIC needs, when the first one comes."""
+    """Import the package for HEIC, when the first one comes."""
     import pillow_heif  # noqa: PLC0415 - optional, and few photos need it
 
     # They are of no use here, and each is work.

@@ -1,8 +1,8 @@
-"""A JPEG's markers: where its pixels begin and end, and what its decoder warns of.
+"""A JPEG's markers: the start and end of its pixels, and its decoder's warnings.
 
-libjpeg decodes damaged data as well as it can and warns. Of a file's warnings only the
-first is told, so what is harmless is taken out before anything is decoded: junk between
-the header's segments, and a missing end. Whatever it warns of then is looked at here.
+libjpeg decodes damaged data as well as it can and warns. Only a file's first warning is
+reported, so causes of harmless ones are removed before anything is decoded: junk
+between the header's segments, and a missing end. A warning after that is judged here.
 All functions are pure and take any buffer.
 """
 
@@ -28,7 +28,7 @@ _EOI, _SOS, _DQT = 0xD9, 0xDA, 0xDB
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 # Markers without a length: restarts, the start, the end, and TEM.
 _ALONE = frozenset({*range(0xD0, _SOS), 0x01})
-# What decoding needs: frames, Huffman and arithmetic tables, quantisation, restart
+# Needed for decoding: frames, Huffman and arithmetic tables, quantisation, restart
 # intervals, the scan, and the two segments that tell the colours.
 _NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, 0xDD, _APP0, _APP14})
 
@@ -37,7 +37,7 @@ _NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, 0xDD, _APP0, _APP14})
 _MOST_SEGMENTS = 2000
 _MOST_EXIF_BYTES = 1 << 20
 _MOST_TABLE_BYTES = 1 << 16
-# What may lie between segments, or between the pixels and the end.
+# Junk that may lie between segments, or between the pixels and the end.
 MOST_JUNK_BYTES = 1 << 16
 # Encoders pad the last bits to some bytes.
 _PADDING_BYTES = 4
@@ -67,8 +67,8 @@ class Segment(NamedTuple):
 
     Attributes:
         junk: bytes before it that belong to nothing.
-        start: where its marker's code and the 0xFF before it lie.
-        end: where the next one is to begin.
+        start: of its marker's code and the 0xFF before it.
+        end: the expected start of the next one.
     """
 
     code: int
@@ -95,7 +95,7 @@ def _segments(data: Data) -> Iterator[Segment]:
 
 
 def first_scan(data: Data) -> int:
-    """Return where the first scan's data begins; the data's size where there is none.
+    """Return the start of the first scan's data; the data's size if there is none.
 
     Raises:
         TookTooLong: there is more before it than any camera or program writes.
@@ -113,21 +113,21 @@ def first_scan(data: Data) -> int:
 
 
 def with_end(data: Data, scan: int) -> Data:
-    """Return the data with an end behind its pixels: itself where there is one.
+    """Return the data with an end after its pixels: itself if there is one.
 
     Args:
-        scan: where the first scan's data begins.
+        scan: start of the first scan's data.
     """
     if data[-2:] == b"\xff\xd9" or _END.search(data, scan):
         return data
     return bytes(data) + b"\xff\xd9"
 
 
-def cleaned(data: Data) -> Data:
-    """Return the data with what decoding needs alone before its first scan.
+def clean(data: Data) -> Data:
+    """Return the data with only the segments needed for decoding before its scan.
 
     Junk between segments is left out, and so is all that is no part of the pixels; an
-    unknown JFIF revision or colour transform becomes what libjpeg takes it for.
+    unknown JFIF revision or colour transform becomes the one that libjpeg assumes.
     """
     found = list(_segments(data))
     if not found or sum(segment.junk for segment in found) > MOST_JUNK_BYTES:
@@ -137,7 +137,7 @@ def cleaned(data: Data) -> Data:
 
 
 def _plain(data: Data, segment: Segment) -> bytes:
-    """Return a segment without what libjpeg would warn of."""
+    """Return a segment without values of which libjpeg would warn."""
     piece = bytearray(data[segment.start : segment.end])
     if piece[1] == _APP0 and piece[4:9] == b"JFIF\0" and len(piece) > _JFIF_MAJOR:
         piece[_JFIF_MAJOR] = 1
@@ -149,7 +149,7 @@ def _plain(data: Data, segment: Segment) -> bytes:
 
 
 def has_all_scans(data: Data, components: int) -> bool:
-    """Tell whether a progressive JPEG's scans bring every coefficient to its last bit.
+    """Return whether a progressive JPEG's scans bring every coefficient in full.
 
     A file that was cut between two scans is decoded without a warning.
     """
@@ -169,19 +169,19 @@ def has_all_scans(data: Data, components: int) -> bool:
 
 
 def is_warning(message: str) -> bool:
-    """Tell whether these words of libjpeg's are a warning: it decoded all it could."""
+    """Return whether libjpeg's message is a warning: it decoded all it could."""
     return message.startswith(_WARNINGS)
 
 
 def is_harmless(message: str, data: Data, scan: int, *, ended: bool) -> bool:
-    """Tell whether the pixels are whole though libjpeg warned.
+    """Return whether the pixels are whole though libjpeg warned.
 
-    So are those of a file that has junk between its pixels and its end. What was left
-    over of damaged data looks otherwise: as coded pixels do.
+    So are those of a file that has junk between its pixels and its end. The rest of
+    damaged data looks different: as coded pixels do.
 
     Args:
         message: libjpeg's first warning for data whose header gave none.
-        scan: where the first scan's data begins.
+        scan: start of the first scan's data.
         ended: the end was in the file, not put there by :func:`with_end`.
     """
     match = _EXTRANEOUS.search(message)

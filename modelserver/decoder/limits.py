@@ -19,13 +19,13 @@ from modelserver.core.errors import ImageTooLarge, Overloaded, UndecodableImage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A JPEG of more than one scan is held whole as coefficients, 2 bytes a sample, whatever
-# the scale it is decoded at: a few hundred bytes can ask for a gigabyte. Twice the
-# pixels that may be decoded lets the 50-megapixel photos of phones through.
+# A JPEG of more than one scan is held whole as coefficients, 2 bytes a sample, at any
+# scale it is decoded at: a few hundred bytes can ask for a gigabyte. Twice the pixels
+# that may be decoded lets the 50-megapixel photos of phones through.
 BUFFERED_SHARE = 2
 # Each scan of a JPEG is work over the whole image, for which 40 bytes are enough:
 # measured, 1.5 ns a pixel and scan, so this is some 4 s. Programs write 10 to 14 scans,
-# and a phone's file with a second picture inside has twice as many.
+# and a phone's file with a second photo inside has twice as many.
 MOST_SCANNED_PIXELS = 2_500_000_000
 MOST_SCANS = 1_000
 # Four images of the largest size that is decoded by default. A decoder holds 3 to 15
@@ -41,12 +41,12 @@ class Limits:
     """The largest images that are decoded.
 
     Attributes:
-        max_pixels: width x height of what is really decoded, after a reduced decode;
-            3 bytes each. The default holds what cameras make, at 75 MB.
+        max_pixels: width x height of the decoded image, after a reduced decode; 3 bytes
+            each. The default holds the photos of cameras, at 75 MB.
         max_header_pixels: width x height that the header may claim, for images that
             a reduced decode brings under ``max_pixels``.
-        max_side: pixels of the longer side; above it an image is a strip of which no
-            model makes sense.
+        max_side: pixels of the longer side; an image above it is a strip that no model
+            is made for.
     """
 
     max_pixels: int = 25_000_000
@@ -54,7 +54,7 @@ class Limits:
     max_side: int = 30_000
 
     def check_header(self, width: int, height: int, *, buffered: bool = False) -> None:
-        """Refuse what the header alone rules out.
+        """Refuse an image that its header alone rules out.
 
         Args:
             width: pixels, as stored.

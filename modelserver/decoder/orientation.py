@@ -1,8 +1,8 @@
-"""Which way up an image is, and the one copy that turns it.
+"""The orientation of an image, and the one copy that applies it.
 
 Pillow's own ``getexif`` is not used: on damaged EXIF it warns on stderr or raises, by
-the process's warning filters, and it needs the whole TIFF plugin for one number. What
-is read here is what ``PIL.ImageOps.exif_transpose`` would apply; a test compares them.
+the process's warning filters, and it needs the whole TIFF plugin for one number. The
+result equals that of ``PIL.ImageOps.exif_transpose``; a test compares them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ TILE = 256
 
 
 def orientation_of(info: Mapping[Any, Any]) -> int:
-    """Tell an image's orientation from what Pillow found beside its pixels.
+    """Return an image's orientation from the metadata that Pillow found.
 
     Args:
         info: ``Image.info``: EXIF in any of its places, else XMP.
 
     Returns:
-        1 to 8 as EXIF numbers them; 1 for none, and for none that makes sense.
+        1 to 8 as EXIF numbers them; 1 if there is none, or an invalid one.
     """
     found = _from_exif(_exif(info))
     if found is None:
@@ -49,7 +49,7 @@ def orientation_of(info: Mapping[Any, Any]) -> int:
 
 
 def turns(orientation: int) -> bool:
-    """Tell whether an orientation exchanges width and height."""
+    """Return whether an orientation exchanges width and height."""
     return orientation in TURNED
 
 
@@ -61,7 +61,7 @@ def copy_upright(
     Args:
         stored: uint8 [H, W, 3], rows contiguous.
         orientation: 1 to 8.
-        out: uint8 C-contiguous [H, W, 3], or [W, H, 3] where ``turns(orientation)``.
+        out: uint8 C-contiguous [H, W, 3], or [W, H, 3] if ``turns(orientation)``.
     """
     if orientation == UPRIGHT:
         np.copyto(out, stored)
@@ -101,7 +101,7 @@ def _exif(info: Mapping[Any, Any]) -> bytes:
 
 
 def _from_exif(exif: bytes) -> int | None:
-    """Read the orientation out of the first directory; ``None`` where there is none."""
+    """Read the orientation from the first directory; ``None`` if there is none."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = BYTE_ORDERS.get(tiff[:2])
     if order is None:
@@ -115,7 +115,7 @@ def _from_exif(exif: bytes) -> int | None:
             if tag == ORIENTATION_TAG and kind in NUMBERS and values == 1:
                 (found,) = struct.unpack_from(order + NUMBERS[kind], tiff, entry + 8)
     except struct.error:
-        # The directory is cut short: what stood before the cut counts.
+        # The directory is cut short: the entries before the cut count.
         return found
     return found
 

@@ -1,9 +1,9 @@
-"""A PNG without the chunks that nobody here uses.
+"""A PNG without the chunks that are not used.
 
 Readers stumble over chunks that have nothing to do with the pixels: text that unpacks
 to megabytes, a time with a wrong checksum. Browsers and libpng pass over those. So that
-the same photos are served here, they are left out before any library sees the file, and
-need not be bounded or refused either.
+the same photos are served here, such chunks are removed before any library sees the
+file, and need not be bounded or refused either.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Data = bytes | memoryview | mmap.mmap
 _SIGNATURE_BYTES = 8
 # Length, type and checksum of a chunk.
 _FRAME_BYTES = 12
-# An upper-case first letter: without this chunk the picture cannot be shown.
+# An upper-case first letter: without this chunk the image cannot be shown.
 _CRITICAL = frozenset(range(ord("A"), ord("Z") + 1))
 _PICTURE = frozenset({b"IHDR", b"PLTE", b"IDAT"})
-# Of those that may be left out: transparency, and where an orientation is found.
+# Of those that may be left out: transparency, and an orientation.
 _USED = frozenset({b"tRNS", b"eXIf"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _ORIENTED = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif", b"exif"})
@@ -47,17 +47,17 @@ class _Chunk(NamedTuple):
 
 
 def without_extras(data: Data) -> Data:
-    """Return a PNG with the chunks alone that its picture is made of.
+    """Return a PNG with only the chunks that its pixels need.
 
     Args:
         data: a file that begins as a PNG does; damaged ones too, whose damage stays.
 
     Returns:
-        The data itself where there is nothing to leave out.
+        The data itself if there is nothing to leave out.
 
     Raises:
         TookTooLong: it has more chunks than its size explains.
-        ValueError: what the picture is made of has a wrong checksum.
+        ValueError: a needed chunk has a wrong checksum.
     """
     kept = [(0, _SIGNATURE_BYTES)]
     whole = True
@@ -72,7 +72,7 @@ def without_extras(data: Data) -> Data:
 
 
 def _chunks(data: Data) -> Iterator[_Chunk]:
-    """Give the chunks in order; one that is cut short has no kind, and is the last."""
+    """Yield the chunks in order; one that is cut short has no kind, and is the last."""
     at, size = _SIGNATURE_BYTES, len(data)
     for _ in range(_FREE_CHUNKS + size // _BYTES_A_CHUNK):
         kind = bytes(data[at + 4 : at + 8])
@@ -86,7 +86,7 @@ def _chunks(data: Data) -> Iterator[_Chunk]:
 
 
 def _is_used(data: Data, chunk: _Chunk) -> bool:
-    """Tell whether a chunk says something about the picture that counts here.
+    """Return whether a chunk is used here.
 
     Raises:
         ValueError: the checksum of the header, the palette or of pixels is wrong, at
@@ -106,13 +106,13 @@ def _is_used(data: Data, chunk: _Chunk) -> bool:
 
 
 def _is_intact(data: Data, chunk: _Chunk) -> bool:
-    """Tell whether a chunk's checksum is right."""
+    """Return whether a chunk's checksum is right."""
     checksum = int.from_bytes(data[chunk.end - 4 : chunk.end], "big")
     return zlib.crc32(data[chunk.start + 4 : chunk.end - 4]) == checksum
 
 
 def _is_readable(kind: bytes, body: bytes) -> bool:
-    """Tell whether a text is one that may hold an orientation, and can be unpacked."""
+    """Return whether a text may hold an orientation, and can be unpacked."""
     keyword, _, rest = body.partition(b"\0")
     if keyword not in _ORIENTED or len(body) > _MOST_TEXT_BYTES:
         return False

@@ -35,15 +35,15 @@ def resize(
 ) -> Pixels:
     """Bring pixels to a model's size.
 
-    Bilinear as Pillow does it: where it shrinks, the filter widens with the scale, so
+    Bilinear as Pillow does it: when it shrinks, the filter widens with the scale, so
     that fine patterns do not alias. TensorFlow's plain bilinear does not widen.
 
     Args:
         pixels: uint8 [H, W, C], C 1 or 3, C-contiguous.
         size: (height, width) to reach.
-        how: ``stretch`` changes the aspect ratio; ``crop`` keeps it and cuts what
-            sticks out, evenly from both ends; ``pad`` keeps it and adds black, evenly
-            at both ends.
+        how: ``stretch`` changes the aspect ratio; ``crop`` keeps it and cuts the
+            surplus, evenly from both ends; ``pad`` keeps it and adds black, evenly at
+            both ends.
         out: uint8 C-contiguous [height, width, C] to write into, e.g. shared memory.
 
     Returns:
@@ -69,17 +69,17 @@ def resize(
 
 
 def source_window(shape: tuple[int, ...], size: tuple[int, int], how: Resize) -> Box:
-    """Tell which part of a picture ``resize`` shows, to map boxes back.
+    """Return the part of an image that ``resize`` shows, to map boxes back.
 
     Args:
-        shape: (H, W, ...) of the picture.
+        shape: (H, W, ...) of the image.
         size: (height, width) that it is brought to.
         how: as for ``resize``.
 
     Returns:
-        (ymin, xmin, ymax, xmax) in the picture's own normalised coordinates. Inside
-        0..1 where it is cropped, outside where it is padded. A normalised ``y`` in
-        the resized image is ``ymin + y * (ymax - ymin)`` in the picture.
+        (ymin, xmin, ymax, xmax) in the image's own normalised coordinates. Inside 0..1
+        if it is cropped, outside if it is padded. A normalised ``y`` in the resized
+        image is ``ymin + y * (ymax - ymin)`` in the original.
     """
     height, width = shape[:2]
     box, (top, left, bottom, right) = _fit(shape, size, how)
@@ -146,10 +146,10 @@ def crop_from(
     Returns:
         ``out``, or a new array.
     """
-    pixels = _reduced(pixels)
+    pixels = _reduce(pixels)
     height, width = pixels.shape[:2]
     ratio = min(height, width) / side
-    rows, columns = (_start(side, one) + np.arange(one) for one in size)
+    rows, columns = (_start(side, cut) + np.arange(cut) for cut in size)
     top, bottom, down = _neighbours(rows, ratio, height, side)
     left, right, across = _neighbours(columns, ratio, width, side)
     across, down = across[None, :, None], down[:, None, None]
@@ -162,7 +162,7 @@ def crop_from(
     return out
 
 
-def _reduced(pixels: Pixels) -> Pixels:
+def _reduce(pixels: Pixels) -> Pixels:
     """Scale a photo down whose longer side is above the limit."""
     height, width = pixels.shape[:2]
     if max(height, width) < _LARGEST:
@@ -177,22 +177,22 @@ def _reduced(pixels: Pixels) -> Pixels:
 
 
 def _start(side: int, cut: int) -> int:
-    """Give where the middle of a row begins: a pixel early, as that code has it."""
+    """Return the start of a row's middle: a pixel early, as in that code."""
     return max(0, side // 2 - cut // 2 - 1)
 
 
 def _neighbours(
-    places: npt.NDArray[np.intp], ratio: float, length: int, side: int
+    indices: npt.NDArray[np.intp], ratio: float, length: int, side: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Give the two pixels that each place lies between, and how far it is across.
+    """Return the two pixels around each index, and the share between them.
 
     Args:
-        places: in the square, along one axis.
+        indices: in the square, along one axis.
         ratio: pixels of the photo for one of the square.
         length: of the photo along that axis.
         side: of the square.
     """
-    exact = (places + 0.5) * ratio - 0.5
+    exact = (indices + 0.5) * ratio - 0.5
     first = exact.astype(np.intp)
     across = exact - first
     first += int(0.5 * (length - ratio * side))

@@ -1,4 +1,4 @@
-"""An upload as a file for Pillow, which keeps it from taking long.
+"""An upload as a file for Pillow, which bounds Pillow's work.
 
 Pillow reads a file's structure in Python: a crafted file of a million empty segments
 keeps it busy for seconds, and every other thread waiting. Decoding itself, in C, is
@@ -20,7 +20,7 @@ _BYTES_A_READ = 2048
 # In a run-length coded BMP, which Pillow decodes in Python, each run takes two reads:
 # about 1.5 s, in which the worst of two megapixels is read.
 RUN_READS = 4_000_000
-# Never reached, as far as we know; it holds whatever Pillow's next version does.
+# Never reached, as far as we know; it holds for any next version of Pillow.
 _MOST_CPU_S = 5.0
 _LOOK_MASK = 255  # at each 256th read
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from modelserver.core.frames import Frame
-    from modelserver.decoder import Picture
+    from modelserver.decoder import DecodedImage
     from modelserver.engine.evaluations import Data
     from modelserver.engine.models import Model, Prepared
     from modelserver.engine.queue import Caller
@@ -46,7 +46,7 @@ class Shared:
 
     def __init__(self, data: Data) -> None:
         self._data = data
-        self._decoded: list[tuple[Model, Frame, Picture]] = []
+        self._decoded: list[tuple[Model, Frame, DecodedImage]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +73,7 @@ class Shared:
         frame.release()
         return model.prepare(self._data)
 
-    def _kept(self, model: Model) -> tuple[Model, Frame, Picture]:
+    def _kept(self, model: Model) -> tuple[Model, Frame, DecodedImage]:
         for kept in self._decoded:
             owner, _frame, picture = kept
             if _serves(picture, owner.at_least, model.at_least):
@@ -83,7 +83,7 @@ class Shared:
 
 
 def _serves(
-    picture: Picture, given: tuple[int, int] | None, wanted: tuple[int, int] | None
+    picture: DecodedImage, given: tuple[int, int] | None, wanted: tuple[int, int] | None
 ) -> bool:
     """Tell whether another decode would give the very same pixels.
 
@@ -94,7 +94,7 @@ def _serves(
     if picture.format != "JPEG" or given == wanted:
         return True
     whole = picture.pixels.shape[:2] == (picture.height, picture.width)
-    return whole and decoder.in_full(picture.width, picture.height, wanted)
+    return whole and decoder.decodes_in_full(picture.width, picture.height, wanted)
 
 
 class BatchRequest:

@@ -12,7 +12,7 @@ from modelserver.core.errors import DeviceFailed, ModelNotReady
 from modelserver.core.messages import AssignedCard, Facts, ImageResult, Job, Runner
 from modelserver.core.opened_files import Held
 from modelserver.core.pixels import sample
-from modelserver.decoder import Limits, Picture
+from modelserver.decoder import DecodedImage, Limits
 from modelserver.engine.queue import Batcher, Completion, QueueSlot
 from modelserver.engine.runners import environment
 from modelserver.engine.runners.cards import NO_CARDS
@@ -139,7 +139,7 @@ class Model:
         finally:
             frame.release()
 
-    def fit(self, picture: Picture) -> Prepared:
+    def fit(self, picture: DecodedImage) -> Prepared:
         """Copy a picture that was decoded before; as :meth:`prepare` for the rest."""
         if self._takes_any:
             frame = self.runner.allocate(picture.pixels.shape)
@@ -165,7 +165,9 @@ class Model:
             return None
         return _REDUCE_TO * target[0], _REDUCE_TO * target[1]
 
-    def decode(self, data: bytes | memoryview | mmap.mmap) -> tuple[Frame, Picture]:
+    def decode(
+        self, data: bytes | memoryview | mmap.mmap
+    ) -> tuple[Frame, DecodedImage]:
         """Decode into a frame, which the caller releases; as :meth:`prepare`."""
         frames: list[Frame] = []
 
@@ -208,7 +210,7 @@ class Model:
             raise
         return frame
 
-    def _prepared(self, frame: Frame, picture: Picture) -> Prepared:
+    def _prepared(self, frame: Frame, picture: DecodedImage) -> Prepared:
         size, window = self.facts.signature.size, _WHOLE
         if size is not None:
             how = self.facts.signature.resize

@@ -180,11 +180,11 @@ def test_what_is_packed_within_is_refused():
         data = bytes(4) + b"\0\x01" + box
         head = containers.Head()
         if fine:
-            containers._Reader(data)._items(0, len(data), head)
+            containers._Reader(data)._read_items(0, len(data), head)
             assert head.items == {7: b"mime"}
         else:
             with pytest.raises(containers.BadContainerError):
-                containers._Reader(data)._items(0, len(data), head)
+                containers._Reader(data)._read_items(0, len(data), head)
 
 
 def test_a_format_without_its_library_is_no_image(monkeypatch):

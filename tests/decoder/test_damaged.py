@@ -170,7 +170,7 @@ def test_any_bytes_can_be_looked_at(data):
     data = b"\xff\xd8" + data
     scan = jpeg_markers.first_scan(data)
     assert 0 <= scan <= len(data)
-    jpeg_markers.cleaned(data)
+    jpeg_markers.clean(data)
     jpeg_markers.has_all_scans(data, 3)
     said = "Corrupt JPEG data: 7 extraneous bytes before marker 0xd9"
     jpeg_markers.is_harmless(said, data, scan, ended=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver.core.errors import Overloaded, RunFailed
-from modelserver.decoder import Picture
+from modelserver.decoder import DecodedImage
 from modelserver.engine.batch_requests import BatchRequest, Shared, _serves
 from modelserver.engine.queue import Caller
 from modelserver.engine.service import Evaluation, Timings
@@ -93,7 +93,7 @@ def test_a_bug_leaves_nothing_behind():
 
 
 def picture(form, shape, size):
-    return Picture(np.zeros((*shape, 3), np.uint8), *size, 1, form)
+    return DecodedImage(np.zeros((*shape, 3), np.uint8), *size, 1, form)
 
 
 @pytest.mark.parametrize(
