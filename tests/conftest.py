@@ -72,13 +72,14 @@ def serving(folder, uploads):
 
     apps = []
 
-    def serve(kind="detection", **environ):
+    def serve(*kinds, **environ):
         defaults = {
             "MODEL_FOLDER": folder,
             "UPLOAD_FOLDER": uploads,
             "ISOLATION": "inline",
         }
-        app = create_app(by_kind(kind), make_settings(**{**defaults, **environ}))
+        tasks = [by_kind(kind) for kind in kinds or ("detection",)]
+        app = create_app(tasks, make_settings(**{**defaults, **environ}))
         apps.append(app)
         backend = app.extensions["modelserver"]
         backend.start()

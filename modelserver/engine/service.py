@@ -70,6 +70,7 @@ class Evaluation(Generic[R]):
 
     Attributes:
         task: what was done.
+        title: the model's name, with its kind where another kind has that name, too.
         result: as ``task.parse`` gave it.
         width, height: of the upright photo, in pixels.
         batch: images that were run together.
@@ -88,18 +89,21 @@ class Evaluation(Generic[R]):
     orientation: int = 1
     digest: str = ""
     started: float = 0.0
+    title: str = ""
 
 
 class InFlight(NamedTuple):
     """An image that is with its model; whoever began it ends it or closes ``stack``.
 
     Attributes:
+        title: as of an :class:`Evaluation`.
         digest: SHA-256 of the model's graph, labels and sidecar.
         stack: what is given back: its place, the model's share, the lease.
     """
 
     task: Task[Any]
     name: str
+    title: str
     digest: str
     metadata: Metadata
     submitted: Submitted
@@ -186,12 +190,12 @@ class Service:
         """
         timeout_s = self._settings.request_timeout_s
         caller = caller or Caller(timeout_s, time.perf_counter() + timeout_s)
-        if name in self._registry:
-            bind(model=name)
+        if title := self._registry.title(name, task.kind):
+            bind(model=title)
         with ExitStack() as stack:
             # In this order: a name that nobody serves must not count as one that is.
             version = stack.enter_context(self._registry.version(name, task.kind))
-            stack.enter_context(self._shares.one(name))
+            stack.enter_context(self._shares.one(title))
             model = version.loaded
             slot = model.queue.admit(caller)
             stack.callback(model.queue.leave, slot)
@@ -199,6 +203,7 @@ class Service:
             return InFlight(
                 task,
                 name,
+                title,
                 version.snapshot.digest,
                 model.metadata,
                 submitted,
@@ -213,7 +218,7 @@ class Service:
             RequestError: see the tree in ``errors``. Everything is given back.
         """
         prepared, _, started, decoded = image.submitted
-        bind(model=image.name)
+        bind(model=image.title)
         with image.stack:
             done = _result(image)
             ran = time.perf_counter()
@@ -227,7 +232,7 @@ class Service:
             run=done.result.run_ms,
             post=(parsed - ran) * 1000,
         )
-        report(f"{image.name} {timings}")
+        report(f"{image.title} {timings}")
         seen = Evaluation(
             image.task,
             image.name,
@@ -239,6 +244,7 @@ class Service:
             prepared.orientation,
             image.digest,
             started,
+            image.title,
         )
         self._observe(seen)
         return seen
@@ -250,7 +256,7 @@ class Service:
         try:
             if settings.debug:
                 for line in task.lines(task.everything(outputs, metadata, window)):
-                    report(f"{image.name} {line}")
+                    report(f"{image.title} {line}")
             return task.parse(outputs, metadata, window, options, settings)
         except (ValueError, KeyError) as error:
             raise BadModelOutput(image.name, str(error)) from error

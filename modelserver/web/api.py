@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, request
 
 from modelserver.core import contract
-from modelserver.core.errors import BadRequest, ModelError, ModelFailed, ModelNotFound
+from modelserver.core.errors import BadRequest, ModelError, ModelFailed
 from modelserver.engine.batch_requests import BatchRequest
 from modelserver.engine.catalogue import State
-from modelserver.tasks import labels
+from modelserver.tasks import TASKS, labels
 from modelserver.tasks.options import Options, read_options
 from modelserver.web.answers import answer, drawn, one, several, wanted_picture
 from modelserver.web.backend import backend
@@ -59,10 +59,10 @@ def evaluate(task: Task[Any]) -> Response:
     own_s = own_limit()
     form = read_form(request, server.spool)
     who = caller(own_s)
-    names, files = require(form, (entry.name for entry in server.registry))
+    names, files = require(form, (e.name for e in server.registry.of(task.kind)))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
-    options = _with_labels(server, options, names)
+    options = _with_labels(server, task, options, names)
     picture = wanted_picture()
     single = len(names) == len(files) == 1 and names[0] != EVERY
     if not single:
@@ -79,7 +79,9 @@ def evaluate(task: Task[Any]) -> Response:
     return drawn(seen, data(), picture, who, server.service)
 
 
-def _with_labels(server: Backend, options: Options, names: Sequence[str]) -> Options:
+def _with_labels(
+    server: Backend, task: Task[Any], options: Options, names: Sequence[str]
+) -> Options:
     """Return the options with the labels that the asked models have.
 
     Where one of them is not loaded, or has no label map, any label may be one of its.
@@ -89,8 +91,8 @@ def _with_labels(server: Backend, options: Options, names: Sequence[str]) -> Opt
     """
     if options.labels is None:
         return options
-    asked = [e for e in server.registry if EVERY in names or e.name in names]
-    models = [entry.loaded for entry in asked]
+    entries = server.registry.of(task.kind)
+    models = [e.loaded for e in entries if EVERY in names or e.name in names]
     known: list[str] = []
     for loaded in models:
         if loaded is None or not loaded.labels.names:
@@ -110,7 +112,7 @@ def _several(
 ) -> Response:
     if EVERY in names:
         # Where there is none, the name itself is what is not found.
-        names = [entry.name for entry in server.registry] or names
+        names = [entry.name for entry in server.registry.of(task.kind)] or names
     photos = [file.upload.data() for file in files]
     request_of_all = BatchRequest(server.service, task, who, options)
     outcomes = request_of_all.evaluate(photos, names)
@@ -124,7 +126,10 @@ def models() -> Response:
 
 
 def model(name: str) -> Response:
-    """``GET /models/<name>``: all that is known of one model."""
+    """``GET /models/<name>``: all that is known of one model.
+
+    Where two kinds have a model of that name, ``?kind=`` says which is meant.
+    """
     return answer(report(_entry(name)))
 
 
@@ -144,16 +149,16 @@ def model_labels(name: str) -> Response:
 
 
 def _entry(name: str) -> Entry[Model]:
-    """Return a model by its name.
+    """Return a model by its name, and by ``?kind=`` where that is given.
 
     Raises:
-        ModelNotFound: this app has none of that name.
+        BadRequest: there is no such kind.
+        AmbiguousModel, ModelNotFound: as the registry's.
     """
-    server = backend()
-    entries = {entry.name: entry for entry in server.registry}
-    if name not in entries:
-        raise ModelNotFound(name, entries, server.hint)
-    return entries[name]
+    kind = request.args.get("kind")
+    if kind is not None and kind not in TASKS:
+        raise BadRequest(f"kind={kind[:200]!r} is none of {', '.join(TASKS)}.")
+    return backend().registry.entry(name, TASKS[kind].kind if kind else None)
 
 
 def livez() -> Response:
@@ -169,13 +174,11 @@ def readyz() -> Response:
     server = backend()
     registry, settings = server.registry, server.settings
     ready = registry.ready
-    states = {entry.files.name: entry.state for entry in registry}
+    states = {entry.title: entry.state for entry in registry}
     if settings.strict_ready:
         ready = ready and set(states.values()) <= {State.READY, State.UNLOADED}
     named: dict[str, Any] = {name: state.value for name, state in states.items()}
-    ill: dict[str, Any] = {
-        e.files.name: word for e in registry if (word := degraded(e))
-    }
+    ill: dict[str, Any] = {e.title: word for e in registry if (word := degraded(e))}
     # Probes carry no token, and the names are not for everybody.
     hidden = bool(settings.api_token)
     body = contract.Ready(

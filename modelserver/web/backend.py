@@ -23,6 +23,7 @@ from modelserver.web.origins import Origins
 from modelserver.web.samplers import read_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from modelserver.core.settings import Settings
@@ -49,19 +50,19 @@ class Backend:
             for other sites' pages; ``None`` where that cannot be told unread.
 
     Args:
-        task: whose models this app serves.
+        tasks: whose models this app serves.
         settings: the server's.
 
     Raises:
         StartError: ``REQUIRE_GPU`` is set and no GPU is visible.
     """
 
-    def __init__(self, task: Task[Any], settings: Settings) -> None:
+    def __init__(self, tasks: Sequence[Task[Any]], settings: Settings) -> None:
         self._survey = survey = cards.survey()
         if settings.require_gpu and not survey.cards:
             unwanted = ("CUDA_VISIBLE_DEVICES says to use none.",) * survey.unwanted
             raise StartError(" ".join((_NO_GPU, *survey.problems, *unwanted)))
-        self.tasks = (task,)
+        self.tasks = tuple(tasks)
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
@@ -158,9 +159,15 @@ class Backend:
                 return None
         return refusal
 
-    def count_refusal(self, error: RequestError) -> None:
-        """Count a photo that was answered without the app."""
-        route = self.tasks[0].endpoint.route
+    def count_refusal(self, error: RequestError, start: bytes) -> None:
+        """Count a photo that was answered without the app.
+
+        Args:
+            start: of its request: verb and route.
+        """
+        routes = [task.endpoint.route for task in self.tasks]
+        asked = (one for one in routes if start.startswith(f"POST {one}".encode()))
+        route = next(asked, routes[0])
         self.metrics.answered(route, "", error.status)
         self.metrics.refused(error.slug)
 
@@ -171,7 +178,7 @@ class Backend:
     def _observe(self, evaluation: Evaluation[Any]) -> None:
         task = evaluation.task
         self.metrics.evaluated(
-            evaluation.model,
+            evaluation.title,
             evaluation.timings.seconds(),
             evaluation.batch,
             task.scores(task.answered(evaluation.result)),
@@ -188,7 +195,7 @@ class Backend:
         """
         threading.Thread(
             target=startup_hint.greet,
-            args=(self.registry, self.tasks[0], self.settings),
+            args=(self.registry, self.settings),
             kwargs={"address": address, "tls": tls},
             name="greet",
             daemon=True,
@@ -204,11 +211,15 @@ class Backend:
     @property
     def hint(self) -> str:
         """What to say where there is no model: what is there and what is missing."""
-        hint = self._folder.hint or discovery.hint(self.tasks[0].kind)
+        hint = self._folder.hint or discovery.hint(*self._kinds)
         return f"{hint[0].upper()}{hint[1:]}."
 
+    @property
+    def _kinds(self) -> Iterator[str]:
+        return (task.kind for task in self.tasks)
+
     def _discover(self) -> Discovery:
-        return discovery.discover(self.settings.model_folder, self.tasks[0].kind)
+        return discovery.discover(self.settings.model_folder, *self._kinds)
 
     def close(self) -> None:
         """End all models. Idempotent; does nothing where nothing was started."""

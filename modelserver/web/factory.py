@@ -9,14 +9,14 @@ from flask import Flask
 from werkzeug.datastructures import ImmutableDict
 
 from modelserver.core.settings import Settings
+from modelserver.tasks import Task
 from modelserver.web import access, api, page, problems, request_metrics
 from modelserver.web.backend import Backend
 from modelserver.web.openapi import document
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
-
-    from modelserver.tasks import Task
 
 
 class _App(Flask):
@@ -27,22 +27,26 @@ class _App(Flask):
     )
 
 
-def create_app(task: Task[Any], settings: Settings | None = None) -> Flask:
-    """Make an app for the models of one task.
+def create_app(
+    tasks: Task[Any] | Sequence[Task[Any]], settings: Settings | None = None
+) -> Flask:
+    """Make an app for the models of one task, or of several on one port.
 
     Starts no thread and no process: call ``app.extensions["modelserver"].start()`` in
     the process that serves; the first request does it otherwise. The models are closed
     at this process's exit.
 
     Args:
+        tasks: the first one's port is the default.
         settings: read from the environment when not given.
 
     Raises:
         StartError: a setting is wrong, or a GPU is required and there is none.
     """
+    tasks = (tasks,) if isinstance(tasks, Task) else tuple(tasks)
     if settings is None:
-        settings = Settings.from_environ(port=task.endpoint.port)
-    backend = Backend(task, settings)
+        settings = Settings.from_environ(port=tasks[0].endpoint.port)
+    backend = Backend(tasks, settings)
     app = _App("modelserver.web")
     # A byte more than is allowed: Werkzeug refuses a body that has reached the limit
     # when it is asked for more.
@@ -54,7 +58,7 @@ def create_app(task: Task[Any], settings: Settings | None = None) -> Flask:
     access.install(app, settings)
     problems.install(app)
     app.register_blueprint(api.blueprint(backend.tasks))
-    app.register_blueprint(page.blueprint(task))
+    app.register_blueprint(page.blueprint(backend.tasks))
     app.register_blueprint(request_metrics.blueprint())
     app.register_blueprint(document.blueprint(app))
     atexit.register(backend.close)

@@ -14,6 +14,8 @@ from modelserver.web.backend import backend
 from modelserver.web.model_reports import decided_by
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flask import Response
 
     from modelserver.tasks import Task
@@ -42,9 +44,8 @@ _GUESSES: dict[str, Literal["scaling", "sizing"]] = {
 _LOADED = {State.READY, State.UNLOADED}
 
 
-def blueprint(task: Task[Any]) -> Blueprint:
-    """Return the page's routes for an app of one task."""
-    path = task.endpoint.route
+def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
+    """Return the page's routes for an app that serves some tasks."""
     routes = Blueprint("page", __name__)
     digests = digests_of(_STATIC)
 
@@ -59,10 +60,11 @@ def blueprint(task: Task[Any]) -> Blueprint:
             "page.html",
             asset=asset,
             modules=_MODULES,
-            task=task,
-            kind=task.kind,
-            several=False,
-            paths={task.kind: request.script_root + path},
+            task=tasks[0],
+            several=len(tasks) > 1,
+            paths={
+                task.kind: request.script_root + task.endpoint.route for task in tasks
+            },
             root=request.script_root,
             token=token,
             models=[] if token else models(),
@@ -80,7 +82,8 @@ def blueprint(task: Task[Any]) -> Blueprint:
         return response
 
     routes.add_url_rule("/", "show", show)
-    routes.add_url_rule(path, "show", show)
+    for task in tasks:
+        routes.add_url_rule(task.endpoint.route, "show", show)
     routes.after_app_request(keep)
     return routes
 

@@ -38,7 +38,7 @@ def _read(
         fallback = int(bool(model.facts.device_reason))
     pid = model.runner.pid if model is not None else None
     return ModelNumbers(
-        name=entry.name,
+        name=entry.title,
         state=entry.state.value,
         restarts=entry.restarts,
         reloads_failed=entry.reloads_failed,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver.engine.catalogue import State
+from modelserver.tasks import by_kind
 
 if TYPE_CHECKING:
     from typing import Any
@@ -26,7 +27,6 @@ _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened at
 
 def greet(
     registry: Registry[Any],
-    task: Task[Any],
     settings: Settings,
     *,
     address: object,
@@ -36,7 +36,6 @@ def greet(
 
     Args:
         registry: the app's models.
-        task: the app's.
         settings: the server's.
         address: what is listened at, as a socket's ``getsockname`` tells.
         tls: whether TLS is spoken there.
@@ -44,13 +43,15 @@ def greet(
     registry.wait(lambda _: registry.closed or bool(_serving(registry)))
     serving = _serving(registry)
     if serving:
-        log.info("try: %s", command(task, settings, serving[0], address, tls=tls))
+        name, kind = serving[0]
+        task = by_kind(kind)
+        log.info("try: %s", command(task, settings, name, address, tls=tls))
 
 
-def _serving(registry: Registry[Any]) -> list[str]:
-    """Return the models that serve, or will when they are asked for."""
+def _serving(registry: Registry[Any]) -> list[tuple[str, str]]:
+    """Return name and kind of the models that serve, or will once asked for."""
     able = (State.READY, State.UNLOADED)
-    return [entry.name for entry in registry if entry.state in able]
+    return [(one.name, one.files.kind) for one in registry if one.state in able]
 
 
 def command(

@@ -83,6 +83,9 @@ class FakeRegistry(dict):
 
     leases = 0
 
+    def title(self, name, _kind):
+        return name if name in self else ""
+
     @contextlib.contextmanager
     def version(self, name, _kind):
         if name not in self:

@@ -63,8 +63,9 @@ def test_every_status_of_an_error_is_described():
     """For the routes that may answer with it."""
     from modelserver.web.problems import kinds
 
-    told = operations.evaluation(DETECTION)["responses"]
-    assert {str(int(kind.status)) for kind in kinds()} <= set(told)
+    told = set(operations.evaluation(DETECTION)["responses"])
+    told |= set(operations.all_operations([DETECTION])["api.model"]["responses"])
+    assert {str(int(kind.status)) for kind in kinds()} <= told
 
 
 def references(value):

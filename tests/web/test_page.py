@@ -169,7 +169,7 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
 def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
     """As a guessed scaling is."""
     write(folder / "any.pb", tiny_graphs.classifier((None, None, None, 3)))
-    response = serving(kind="classification").get("/")
+    response = serving("classification").get("/")
     (option,) = parsed(response).all("option")
     assert option["data-guessed"] == "scaling size"
     assert "any (scaling: guessed, size: guessed)" in response.text
@@ -181,7 +181,7 @@ def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
     write(folder / "guess.pb", tiny_graphs.classifier())
     told = tiny_graphs.classifier(before=lambda image: image / 255.0)
     write(folder / "told.pb", told)
-    response = serving(kind="classification").get("/")
+    response = serving("classification").get("/")
     options = {one["value"]: one for one in parsed(response).all("option")}
     assert options["guess"]["data-guessed"] == "scaling"
     assert "data-guessed" not in options["told"]

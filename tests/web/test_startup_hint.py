@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -98,6 +99,7 @@ class Entry:
 
     def __init__(self, name, state):
         self.name, self.state = name, state
+        self.files = SimpleNamespace(kind="detection")
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def greeted(caplog):
     models = Models()
     thread = threading.Thread(
         target=greet,
-        args=(models, DETECTION, make_settings()),
+        args=(models, make_settings()),
         kwargs={"address": HERE, "tls": False},
     )
     thread.start()

@@ -4,6 +4,7 @@ import pytest
 from flask import Flask
 
 from modelserver.engine.catalogue import State
+from modelserver.tasks import DETECTION
 from modelserver.web import api
 from support import tiny_graphs
 from support.app_client import make_settings
@@ -14,7 +15,7 @@ class Entry:
 
     def __init__(self, name, state, reason="", retry_at=None, reload_error=""):
         self.files = self
-        self.name = name
+        self.name = self.title = name
         self.state = state
         self.reason = reason
         self.retry_at = retry_at
@@ -42,7 +43,7 @@ def ask():
 
     def ask_(*entries, **environ):
         app = Flask("test")
-        app.register_blueprint(api.blueprint("detection"))
+        app.register_blueprint(api.blueprint([DETECTION]))
         models = Models(entries)
         models.registry, models.settings = models, make_settings(**environ)
         app.extensions["modelserver"] = models

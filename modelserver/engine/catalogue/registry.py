@@ -247,6 +247,16 @@ class Registry(Generic[L]):
                 raise ModelNotFound(name, known, self._hint())
             return entry
 
+    def title(self, name: str, kind: Kind | None = None) -> str:
+        """Return what a model is called where kinds are not told apart; "" for none.
+
+        Raises:
+            AmbiguousModel: as :meth:`entry`.
+        """
+        with self._lock:
+            entry = self._find(name, kind)
+            return entry.title if entry is not None else ""
+
     def of(self, kind: Kind | None) -> list[Entry[L]]:
         """Return the models of one kind, or all, by name."""
         return [entry for entry in self if kind in {None, entry.files.kind}]

@@ -11,7 +11,8 @@ from modelserver.tasks import TASKS
 from modelserver.web.factory import create_app
 from modelserver.web.server.config import serve, start_errors
 
-_TASKS = {task.endpoint.word: task for task in TASKS.values()}
+_TASKS = {task.endpoint.word: [task] for task in TASKS.values()}
+_TASKS["all"] = [*TASKS.values()]
 
 
 @click.command("serve")
@@ -28,7 +29,7 @@ _TASKS = {task.endpoint.word: task for task in TASKS.values()}
 def serve_models(
     *, task: str, host: str | None, port: str | None, models: Path | None
 ) -> None:
-    """Serve a folder's models over HTTP: detectors, or with 'classify' classifiers.
+    """Serve a folder's models over HTTP: detectors, classifiers, or all on one port.
 
     Settings come from the environment (docs/settings.md); a flag sets one of them.
     """
@@ -38,4 +39,4 @@ def serve_models(
     served = _TASKS[task]
     with start_errors():
         app = create_app(served)
-    serve(app, default_port=served.endpoint.port, arguments=())
+    serve(app, default_port=served[0].endpoint.port, arguments=())

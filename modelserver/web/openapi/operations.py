@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelserver.core import contract
+from modelserver.tasks import TASKS
 from modelserver.tasks.options import MOST
 from modelserver.web.forms import MAX_FILES
 from modelserver.web.openapi import schemas
@@ -22,6 +23,8 @@ _STRING = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 # Of these kinds are the answers to any request; the rest needs a photo or a model.
 _ANY = frozenset({400, 401, 403, 404, 405})
+# Answered where a model is asked for by its name alone.
+_ONE_MODEL = frozenset({409})
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "min_confidence": (
@@ -93,7 +96,7 @@ def evaluation(task: Task[Any]) -> Operation:
         "requestBody": _body(options),
         "responses": {
             "200": _seen(task),
-            **_problems({int(kind.status) for kind in kinds()} | _ANY),
+            **_problems(({int(kind.status) for kind in kinds()} | _ANY) - _ONE_MODEL),
         },
     }
 
@@ -194,6 +197,16 @@ def reading(
     return operation
 
 
+def _of_model(summary: str, body: dict[str, Any]) -> Operation:
+    """Describe a ``GET`` about the model that the path names."""
+    kind = {"type": "string", "enum": [*TASKS]}
+    told = reading(summary, body, path="name", also=_problems(_ONE_MODEL))
+    told["parameters"].append(
+        _query("kind", kind, "Which one, where two kinds have a model of that name.")
+    )
+    return told
+
+
 def _page(summary: str) -> Operation:
     return {**reading(summary, _STRING, "text/html; charset=utf-8"), "security": []}
 
@@ -218,12 +231,8 @@ def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
     return {
         **{f"api.{task.endpoint.word}": evaluation(task) for task in tasks},
         "api.models": reading("Every model", ref(contract.Models)),
-        "api.model": reading(
-            "All about one model", ref(contract.ModelReport), path="name"
-        ),
-        "api.model_labels": reading(
-            "A model's ids and names", ref(contract.Labels), path="name"
-        ),
+        "api.model": _of_model("All about one model", ref(contract.ModelReport)),
+        "api.model_labels": _of_model("A model's ids and names", ref(contract.Labels)),
         **{name: {**told, "security": []} for name, told in probes.items()},
         "documents.show": _page("This document, to read"),
         "page.show": _page("The page for people"),

@@ -228,7 +228,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if refusal is None:
             return False
         self._refusal = refusal
-        backend.count_refusal(refusal)
+        backend.count_refusal(refusal, start)
         with contextlib.suppress(OSError):  # the client has gone
             answer = plain_problem(refusal, backend.unread_headers)
             sock.send(answer, socket.MSG_DONTWAIT)

@@ -1,0 +1,143 @@
+"""One app for both tasks: photos, models and numbers where a name is in both."""
+
+import io
+import re
+
+import pytest
+
+from modelserver.tasks import CLASSIFICATION
+from modelserver.web.startup_hint import command
+from support import tiny_graphs
+from support.app_client import make_settings, photo
+from support.tiny_graphs import write
+
+BOTH = ("detection", "classification")
+RED = (250, 20, 20)
+
+
+@pytest.fixture
+def both(serving, folder):
+    """An app of both tasks: ``m`` is a detector and a classifier, the others are one."""
+    for name in ("m", "boxes"):
+        write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+        (folder / f"{name}.label_map.pbtxt").write_text('item { id: 26 name: "box" }')
+    for name in ("m", "colour"):
+        write(folder / f"{name}.pb", tiny_graphs.classifier())
+        (folder / f"{name}.labels.txt").write_text("red\ngreen\nblue\n")
+    return serving(*BOTH)
+
+
+def post(client, path, *names, **fields):
+    """POST a red photo."""
+    file = (io.BytesIO(photo(RED)), "red.png")
+    return client.post(path, data={"modelname": [*names], **fields, "file": file})
+
+
+def test_each_route_asks_the_model_of_its_task(both):
+    """A name may be in both; a model of the other task is not found."""
+    (box,) = post(both, "/detect", "m").json
+    assert box["label"] == "box"
+    assert post(both, "/classify", "m").json == {"class": "red"}
+    missing = post(both, "/detect", "colour")
+    assert missing.status_code == 404
+    assert "The models here are: boxes, m." in missing.json["detail"]
+    assert post(both, "/detect", "m", labels="red").status_code == 400
+
+
+def test_every_model_of_the_task_may_be_asked(both):
+    """``*`` is for the route's own task."""
+    told = post(both, "/detect", "*").json["results"]
+    assert [one["model"] for one in told] == ["boxes", "m"]
+    told = post(both, "/classify", "*").json["results"]
+    assert [(one["model"], one["class"]) for one in told] == [
+        ("colour", "red"),
+        ("m", "red"),
+    ]
+
+
+def test_all_models_are_listed_with_their_kinds(both):
+    """By name, and of one name by kind."""
+    told = [(one["name"], one["kind"]) for one in both.get("/models").json["models"]]
+    assert told == [
+        ("boxes", "detection"),
+        ("colour", "classification"),
+        ("m", "classification"),
+        ("m", "detection"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["", "/labels"])
+def test_a_name_in_both_needs_its_kind(both, path):
+    """The answer without says how; other names need none, and may be given theirs."""
+    refused = both.get(f"/models/m{path}")
+    assert refused.status_code == 409
+    assert refused.json["type"] == "/problems/ambiguous-model"
+    assert "?kind=classification or ?kind=detection" in refused.json["detail"]
+    for kind in BOTH:
+        assert both.get(f"/models/m{path}?kind={kind}").status_code == 200
+    assert both.get(f"/models/colour{path}").status_code == 200
+    assert both.get(f"/models/colour{path}?kind=classification").status_code == 200
+    assert both.get(f"/models/colour{path}?kind=detection").status_code == 404
+    assert both.get(f"/models/colour{path}?kind=boxes").status_code == 400
+
+
+def test_the_model_that_is_asked_for_is_told(both):
+    """Its own report and its own labels."""
+    assert both.get("/models/m?kind=detection").json["kind"] == "detection"
+    labels = both.get("/models/m/labels?kind=classification").json["labels"]
+    assert [one["name"] for one in labels] == ["red", "green", "blue"]
+
+
+def test_readiness_names_the_kind_where_a_name_is_in_both(both):
+    """So no state hides another."""
+    told = both.get("/readyz").json["models"]
+    names = {"boxes", "colour", "classification/m", "detection/m"}
+    assert told == dict.fromkeys(names, "READY")
+
+
+def test_the_numbers_of_two_models_of_one_name_are_told_apart(both, capsys):
+    """In metrics, and in the line that each evaluation prints."""
+    post(both, "/detect", "m")
+    post(both, "/classify", "m")
+    post(both, "/classify", "colour")
+    text = both.get("/metrics").text
+    states = set(re.findall(r'modelserver_model_state\{model="([^"]+)"', text))
+    assert states == {"boxes", "colour", "classification/m", "detection/m"}
+    for route, model in (("/detect", "detection/m"), ("/classify", "colour")):
+        assert re.search(f'requests_total{{.*{route}.*model="{model}"', text) or (
+            re.search(f'requests_total{{.*model="{model}".*{route}', text)
+        )
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["detection/m", "classification/m", "colour"]
+
+
+def test_the_page_has_the_models_of_both(both):
+    """In two groups, each with where its photos go."""
+    page = both.get("/").text
+    assert "<title>ModelServer</title>" in page
+    groups = re.findall(r'<optgroup label="(\w+)">(.*?)</optgroup>', page, re.DOTALL)
+    listed = {name: re.findall(r'value="(\w+)"', text) for name, text in groups}
+    assert listed == {"Classification": ["colour", "m"], "Detection": ["boxes", "m"]}
+    assert re.findall(r'formaction="([^"]+)"', page) == ["/detect", "/classify"]
+    assert both.get("/detect").text == both.get("/classify").text == page
+
+
+def test_the_description_has_the_routes_of_both(both):
+    """And says which model a name alone may not tell."""
+    told = both.get("/openapi.json").json["paths"]
+    assert {"/detect", "/classify"} < told.keys()
+    assert "409" in told["/models/{name}"]["get"]["responses"]
+
+
+def test_an_empty_folder_is_told_what_either_task_needs(serving):
+    """Once, and nobody is sent to another app."""
+    client = serving(*BOTH)
+    detail = post(client, "/detect", "m").json["detail"]
+    assert "NAME.frozen.pb and NAME.label_map.pbtxt, or NAME.pb" in detail
+    assert "app_classify" not in detail
+
+
+def test_the_line_to_try_is_of_the_models_task():
+    """The route belongs to the model that serves first."""
+    line = command(CLASSIFICATION, make_settings(), "m", ("127.0.0.1", 5000))
+    assert line.endswith(":5000/classify")
