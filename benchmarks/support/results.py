@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import inputs
 from modelserver.engine.discovery import discover
+from modelserver.tasks import by_kind
 from modelserver.tools import bench
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
     Raises:
         SystemExit: there is none.
     """
-    for files in discover(folder.resolve(), kind).models:
+    for files in discover(folder.resolve(), by_kind(kind)).models:
         if name in (None, files.name):
             return files
     raise SystemExit(f"There is no {kind} model {name or ''} in {folder}.")

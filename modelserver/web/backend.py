@@ -211,15 +211,11 @@ class Backend:
     @property
     def hint(self) -> str:
         """What to say where there is no model: what is there and what is missing."""
-        hint = self._folder.hint or discovery.hint(*self._kinds)
+        hint = self._folder.hint or discovery.hint(*self.tasks)
         return f"{hint[0].upper()}{hint[1:]}."
 
-    @property
-    def _kinds(self) -> Iterator[str]:
-        return (task.kind for task in self.tasks)
-
     def _discover(self) -> Discovery:
-        return discovery.discover(self.settings.model_folder, *self._kinds)
+        return discovery.discover(self.settings.model_folder, *self.tasks)
 
     def close(self) -> None:
         """End all models. Idempotent; does nothing where nothing was started."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from modelserver.core.errors import ModelError
 from modelserver.engine.discovery import ModelFiles, discover, hint
+from modelserver.tasks import CLASSIFICATION, DETECTION, by_kind
 
 GRAPH = {"detection": ".frozen.pb", "classification": ".pb"}
 LABELS = {"detection": ".label_map.pbtxt", "classification": ".pbtxt"}
@@ -44,7 +45,7 @@ def only(sentences, *words):
 def test_a_graph_and_its_label_map_are_a_model(tmp_path, kind):
     """The prefix names the model, and graph and label map lie beside each other."""
     fill(tmp_path, "seals" + GRAPH[kind], "seals" + LABELS[kind])
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert found.warnings == ()
     assert found.models == (
         ModelFiles(
@@ -64,7 +65,7 @@ def test_a_graph_and_its_label_map_are_a_model(tmp_path, kind):
 def test_prefixes_hold_dots_spaces_and_any_letters(tmp_path, kind, prefix):
     """A prefix is taken as it is, whatever it holds."""
     fill(tmp_path, prefix + GRAPH[kind], prefix + LABELS[kind])
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert names(found) == [prefix]
     assert found.warnings == ()
 
@@ -75,8 +76,8 @@ def test_both_kinds_share_a_folder_in_silence(tmp_path):
     fill(tmp_path, "y.pbtxt", "z.frozen.pb", "z.label_map.pbtxt", "z.frozen.PB")
     fill(tmp_path, ".gitkeep", "README.md", "package.json", "notes.txt")
     (tmp_path / "z.frozen.PB").unlink()
-    detection = discover(tmp_path, "detection")
-    classification = discover(tmp_path, "classification")
+    detection = discover(tmp_path, DETECTION)
+    classification = discover(tmp_path, CLASSIFICATION)
     assert names(detection) == ["x", "z"]
     assert names(classification) == ["x", "y"]
     assert detection.warnings == classification.warnings == ()
@@ -85,28 +86,28 @@ def test_both_kinds_share_a_folder_in_silence(tmp_path):
 def test_a_frozen_graph_is_never_a_classifier(tmp_path):
     """x.frozen.pb is no classifier x.frozen, nor x.label_map.pbtxt its label map."""
     fill(tmp_path, "x.frozen.pb", "x.label_map.pbtxt", "x.frozen.json")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models == ()
-    only(found.warnings, "There is no classification model", hint("classification"))
+    only(found.warnings, "There is no classification model", hint(CLASSIFICATION))
 
 
 def test_models_are_sorted_by_name(tmp_path):
     """The order is that of the names, whatever the folder's own order is."""
     fill(tmp_path, *(f"{name}.pb" for name in "cab"))
-    assert names(discover(tmp_path, "classification")) == ["a", "b", "c"]
+    assert names(discover(tmp_path, CLASSIFICATION)) == ["a", "b", "c"]
 
 
 def test_a_saved_model_is_listed(tmp_path):
     """saved_model.pb is a file name like another; its graph is refused later."""
     fill(tmp_path, "saved_model.pb", "saved_model.pbtxt")
-    assert names(discover(tmp_path, "classification")) == ["saved_model"]
+    assert names(discover(tmp_path, CLASSIFICATION)) == ["saved_model"]
 
 
 @kinds
 def test_a_graph_without_a_label_map_is_served_with_a_warning(tmp_path, kind):
     """The warning names the file that is expected."""
     fill(tmp_path, "seals" + GRAPH[kind])
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert found.models[0].labels is None
     only(found.warnings, "'seals'", repr("seals" + LABELS[kind]), "ids are given")
 
@@ -115,7 +116,7 @@ def test_a_graph_without_a_label_map_is_served_with_a_warning(tmp_path, kind):
 def test_a_label_map_without_a_graph_is_named(tmp_path, kind):
     """A label map that nothing uses is probably misnamed."""
     fill(tmp_path, "a" + GRAPH[kind], "a" + LABELS[kind], "b" + LABELS[kind])
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert names(found) == ["a"]
     only(found.warnings, repr("b" + LABELS[kind]), repr("b" + GRAPH[kind]))
 
@@ -123,16 +124,16 @@ def test_a_label_map_without_a_graph_is_named(tmp_path, kind):
 def test_plain_names_serve_a_classifier_only(tmp_path):
     """<prefix>.labels.txt is a label map beside a classifier, and nothing else."""
     fill(tmp_path, "x.pb", "x.frozen.pb", "x.labels.txt", "y.labels.txt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models[0].labels == tmp_path / "x.labels.txt"
     only(found.warnings, "'y.labels.txt'", "no graph 'y.pb'")
-    only(discover(tmp_path, "detection").warnings, "no label map 'x.label_map.pbtxt'")
+    only(discover(tmp_path, DETECTION).warnings, "no label map 'x.label_map.pbtxt'")
 
 
 def test_protobuf_text_is_preferred_to_plain_names(tmp_path):
     """With both label files there, one is used and the other is named."""
     fill(tmp_path, "x.pb", "x.pbtxt", "x.labels.txt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models[0].labels == tmp_path / "x.pbtxt"
     only(found.warnings, "'x.labels.txt' is skipped", "'x.pbtxt' is used")
 
@@ -142,7 +143,7 @@ def test_a_sidecar_belongs_to_the_graph_of_its_prefix(tmp_path, kind):
     """<prefix>.json is taken beside a graph; other JSON files are nobody's business."""
     fill(tmp_path, "x" + GRAPH[kind], "x" + LABELS[kind], "x.json", "tsconfig.json")
     (tmp_path / ".other.json").mkdir()
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert found.models[0].sidecar == tmp_path / "x.json"
     assert found.warnings == ()
 
@@ -150,7 +151,7 @@ def test_a_sidecar_belongs_to_the_graph_of_its_prefix(tmp_path, kind):
 def test_a_misnamed_sidecar_is_named(tmp_path):
     """x.frozen.json beside x.frozen.pb would silently change nothing."""
     fill(tmp_path, "x.frozen.pb", "x.label_map.pbtxt", "x.frozen.json")
-    found = discover(tmp_path, "detection")
+    found = discover(tmp_path, DETECTION)
     assert found.models[0].sidecar is None
     only(found.warnings, "'x.frozen.json' is not used", "'x.json'")
 
@@ -159,7 +160,7 @@ def test_names_are_composed(tmp_path):
     """A file name in decomposed Unicode is served under the name that clients send."""
     short, long = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
     fill(tmp_path, f"{long}.pb", f"{short}.pbtxt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert names(found) == [short]
     assert found.models[0].graph == tmp_path / f"{long}.pb"
     assert found.models[0].labels == tmp_path / f"{short}.pbtxt"
@@ -170,7 +171,7 @@ def test_two_spellings_of_one_name_clash(tmp_path):
     """Of two files with one composed name the composed one is used, with a warning."""
     short, long = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
     fill(tmp_path, f"{long}.pb", f"{short}.pb", f"{long}.pbtxt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert names(found) == [short]
     assert found.models[0].graph == tmp_path / f"{short}.pb"
     only(found.warnings, ascii(f"{long}.pb"), "another Unicode form")
@@ -197,7 +198,7 @@ def test_two_spellings_of_one_name_clash(tmp_path):
 def test_odd_names_are_skipped_with_one_warning(tmp_path, kind, name, why):
     """A file that is nearly a model's is left out and named once, in one line."""
     fill(tmp_path, name, "ok" + GRAPH[kind], "ok" + LABELS[kind])
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert names(found) == ["ok"]
     sentence = only(found.warnings, repr(name), why)
     assert "\n" not in sentence
@@ -207,7 +208,7 @@ def test_odd_names_are_skipped_with_one_warning(tmp_path, kind, name, why):
 def test_the_other_kinds_odd_names_are_passed_over(tmp_path):
     """x.Frozen.pb is a misnamed detector and no classifier."""
     fill(tmp_path, "x.Frozen.pb", ".frozen.pb", "ok.pb", "ok.pbtxt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert names(found) == ["ok"]
     assert found.warnings == ()
 
@@ -279,7 +280,7 @@ def test_what_is_no_file_of_the_folder_is_skipped(tmp_path, make, why, monkeypat
     monkeypatch.chdir(folder)
     fill(folder, "ok.pb", "ok.pbtxt", "m.pbtxt")
     make(folder / "m.pb")
-    found = discover(folder, "classification")
+    found = discover(folder, CLASSIFICATION)
     assert names(found) == ["ok"]
     only(found.warnings, "'m.pb' is", why)
 
@@ -292,7 +293,7 @@ def test_a_link_may_lead_out_of_the_folder(tmp_path, make, monkeypatch):
     monkeypatch.chdir(folder)
     fill(folder, "m.pbtxt")
     make(folder / "m.pb")
-    found = discover(folder, "classification")
+    found = discover(folder, CLASSIFICATION)
     assert names(found) == ["m"]
     assert found.warnings == ()
 
@@ -301,7 +302,7 @@ def test_a_label_map_that_cannot_be_used_leaves_the_model(tmp_path):
     """The model is served with ids, and both facts are said."""
     fill(tmp_path, "m.pb")
     os.mkfifo(tmp_path / "m.pbtxt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models[0].labels is None
     assert len(found.warnings) == 2
     assert "'m.pbtxt' is skipped" in found.warnings[0]
@@ -319,7 +320,7 @@ def test_unreadable_files_are_skipped(tmp_path, monkeypatch):
         return really(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", guarded)
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert names(found) == ["ok"]
     only(found.warnings, "'m.pb' is skipped", "Permission denied")
     assert found.held == {("classification", "m"): found.warnings[0]}
@@ -341,7 +342,7 @@ def test_a_model_is_held_while_a_file_of_it_cannot_be_used(tmp_path, file, bad):
         path.symlink_to("/dev/null")
     else:
         path.mkdir() if bad == "folder" else os.mkfifo(path)
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     (((kind, name), reason),) = found.held.items()
     assert (kind, name) == ("classification", "m")
     assert reason.startswith(f"{file!r} is ")
@@ -351,7 +352,7 @@ def test_what_is_gone_or_belongs_to_no_model_holds_none(tmp_path):
     """A link to nothing is as good as no file; a name that is odd is nobody's."""
     fill(tmp_path, "m.pb", ".m.pbtxt", "m.json.part")
     (tmp_path / "m.pbtxt").symlink_to("nothing")
-    assert discover(tmp_path, "classification").held == {}
+    assert discover(tmp_path, CLASSIFICATION).held == {}
 
 
 def test_links_inside_the_folder_are_followed(tmp_path):
@@ -360,7 +361,7 @@ def test_links_inside_the_folder_are_followed(tmp_path):
     fill(tmp_path / "..data", "m.pb")
     (tmp_path / "m.pb").symlink_to("..data/m.pb")
     fill(tmp_path, "m.pbtxt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models[0].graph == tmp_path / "m.pb"
     assert found.warnings == ()
 
@@ -372,7 +373,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path, monkeypatch):
     (tmp_path / "models").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     for folder in (tmp_path / "models", Path("models"), Path("real/../models")):
-        found = discover(folder, "classification")
+        found = discover(folder, CLASSIFICATION)
         assert names(found) == ["m"]
         assert found.warnings == ()
 
@@ -380,9 +381,9 @@ def test_the_folder_itself_may_be_a_link(tmp_path, monkeypatch):
 @kinds
 def test_a_missing_folder_is_one_sentence(tmp_path, kind):
     """It says what is missing and what to put there."""
-    found = discover(tmp_path / "models", kind)
+    found = discover(tmp_path / "models", by_kind(kind))
     assert found.models == ()
-    only(found.warnings, "No such file", str(tmp_path / "models"), hint(kind))
+    only(found.warnings, "No such file", str(tmp_path / "models"), hint(by_kind(kind)))
 
 
 @kinds
@@ -390,7 +391,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path, kind):
     """It says which files make a model."""
     fill(tmp_path, ".gitkeep")
     only(
-        discover(tmp_path, kind).warnings,
+        discover(tmp_path, by_kind(kind)).warnings,
         f"no {kind} model",
         f"NAME{GRAPH[kind]}",
         f"NAME{LABELS[kind]}",
@@ -400,13 +401,13 @@ def test_an_empty_folder_is_one_sentence(tmp_path, kind):
 def test_a_file_is_no_folder(tmp_path):
     """MODEL_FOLDER naming a file is said, not raised."""
     fill(tmp_path, "models")
-    only(discover(tmp_path / "models", "detection").warnings, "Not a directory")
+    only(discover(tmp_path / "models", DETECTION).warnings, "Not a directory")
 
 
 def one(tmp_path, *files):
     """The one classifier that these files make."""
     fill(tmp_path, *files)
-    (model,) = discover(tmp_path, "classification").models
+    (model,) = discover(tmp_path, CLASSIFICATION).models
     return model
 
 
@@ -478,7 +479,7 @@ def test_any_folder_can_be_looked_at(listing):
     with TemporaryDirectory() as folder:
         fill(Path(folder), *listing)
         for kind in KINDS:
-            found = discover(Path(folder), kind)
+            found = discover(Path(folder), by_kind(kind))
             assert names(found) == sorted(set(names(found)))
             said = " ".join(found.warnings)
             said.encode()
@@ -504,7 +505,7 @@ def test_two_kinds_are_found_in_one_look(tmp_path):
     """A name may be in both; what each lacks is said once, and nobody is sent away."""
     for name in ("m.frozen.pb", "m.label_map.pbtxt", "m.pb", "only.pb", "only.pbtxt"):
         (tmp_path / name).touch()
-    found = discover(tmp_path, "detection", "classification")
+    found = discover(tmp_path, DETECTION, CLASSIFICATION)
     assert [files.key for files in found.models] == [
         ("classification", "m"),
         ("detection", "m"),
@@ -516,7 +517,7 @@ def test_two_kinds_are_found_in_one_look(tmp_path):
 
 def test_a_folder_without_a_model_of_either_kind_is_told_once(tmp_path):
     """With what to put there for each."""
-    found = discover(tmp_path, "detection", "classification")
+    found = discover(tmp_path, DETECTION, CLASSIFICATION)
     (warning,) = found.warnings
     assert "no detection or classification model" in warning
     assert found.hint == (

@@ -6,6 +6,7 @@ import pytest
 
 from modelserver.core.errors import ModelError
 from modelserver.engine.discovery import discover, foreign_files
+from modelserver.tasks import CLASSIFICATION, DETECTION, by_kind
 
 ITEM = b'item { id: 1 name: "cat" }\n'
 GRAPH_TEXT = b'node {\n  name: "image_tensor"\n  op: "Placeholder"\n}\n'
@@ -36,7 +37,7 @@ def fill(folder, *files, **contents):
 
 
 def model(folder, kind="classification"):
-    (only,) = discover(folder, kind).models
+    (only,) = discover(folder, by_kind(kind)).models
     return only
 
 
@@ -49,12 +50,12 @@ def test_an_object_detection_export_is_a_detector_of_the_folders_name(tmp_path):
     folder = fill(tmp_path / "pets", *OBJECT_DETECTION, "pet_label_map.pbtxt")
     fill(folder / "saved_model", "saved_model.pb")
     (folder / "graph.pbtxt").write_bytes(GRAPH_TEXT)
-    found = discover(tmp_path, "detection")
+    found = discover(tmp_path, DETECTION)
     (files,) = found.models
     assert (files.name, files.inside, files.problem) == ("pets", True, "")
     assert parts(files)[:2] == ["frozen_inference_graph.pb", "pet_label_map.pbtxt"]
     assert found.sentences == ()
-    assert discover(tmp_path, "classification").models == ()
+    assert discover(tmp_path, CLASSIFICATION).models == ()
 
 
 @pytest.mark.parametrize("name", ["labels.pbtxt", "mscoco.pbtxt", "x.label_map.pbtxt"])
@@ -80,7 +81,7 @@ def test_a_manifest_makes_a_detector(tmp_path):
     folder = fill(tmp_path / "cats", *CUSTOM_VISION)
     (folder / "cvexport.manifest").write_text('{"DomainType": "ObjectDetection"}')
     assert parts(model(tmp_path, "detection"))[:2] == ["model.pb", "labels.txt"]
-    assert discover(tmp_path, "classification").models == ()
+    assert discover(tmp_path, CLASSIFICATION).models == ()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_flat_names_beat_a_folder_and_it_is_said(tmp_path, kind):
     flat = "m.pb" if kind == "classification" else "m.frozen.pb"
     fill(tmp_path, flat)
     fill(tmp_path / "m", "frozen_inference_graph.pb", "model.pb", "labels.txt")
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert [files.inside for files in found.models] == [False]
     assert any("'m' is passed over" in line and flat in line for line in found.warnings)
 
@@ -148,14 +149,14 @@ def test_flat_names_beat_a_folder_and_it_is_said(tmp_path, kind):
 @pytest.mark.parametrize("name", [".cache", "..data", "m.tmp", "m~", " "])
 def test_hidden_and_unfinished_folders_are_no_models(tmp_path, name):
     fill(tmp_path / name, *CUSTOM_VISION)
-    assert discover(tmp_path, "classification").models == ()
+    assert discover(tmp_path, CLASSIFICATION).models == ()
 
 
 def test_other_folders_are_passed_over_in_silence(tmp_path):
     fill(tmp_path, "ok.pb", "ok.pbtxt")
     fill(tmp_path / "photos", "a.jpg", "notes.txt")
     fill(tmp_path / "empty")
-    assert discover(tmp_path, "classification").sentences == ()
+    assert discover(tmp_path, CLASSIFICATION).sentences == ()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_other_folders_are_passed_over_in_silence(tmp_path):
 )
 def test_a_model_of_another_format_is_named_with_its_import_line(tmp_path, files, what):
     fill(tmp_path / "my cat", *files)
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert found.models == ()
     (one,) = found.foreign
     assert what in one.sentence
@@ -184,32 +185,32 @@ def test_a_saved_model_below_is_named_too(tmp_path):
     """As the Object Detection API of TensorFlow 2 writes it."""
     folder = fill(tmp_path / "pets", "pipeline.config")
     fill(folder / "saved_model", "saved_model.pb")
-    (one,) = discover(tmp_path, "detection").foreign
+    (one,) = discover(tmp_path, DETECTION).foreign
     assert one.path == folder / "saved_model"
 
 
 def test_a_description_under_any_name_is_known_by_its_beginning(tmp_path):
     folder = fill(tmp_path / "hands", "hands.bin", "labels.json")
     (folder / "hands.json").write_text('{"format": "graph-model", "modelTopology": {}}')
-    (one,) = discover(tmp_path, "detection").foreign
+    (one,) = discover(tmp_path, DETECTION).foreign
     assert "TensorFlow.js" in one.sentence
 
 
 def test_what_the_other_app_serves_is_named(tmp_path):
     fill(tmp_path, "flat.pb", "flat.pbtxt")
     fill(tmp_path / "deep", *CUSTOM_VISION)
-    found = discover(tmp_path, "detection")
+    found = discover(tmp_path, DETECTION)
     assert "'deep', 'flat'; start 'python app_classify.py'" in found.hint
     assert found.hint in found.warnings[-1]
     fill(tmp_path / "other", "x.frozen.pb")
-    found = discover(tmp_path / "other", "classification")
+    found = discover(tmp_path / "other", CLASSIFICATION)
     assert "'x'; start 'python app.py'" in found.hint
 
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
 def test_a_graph_that_nobody_renamed_is_named_with_the_step(tmp_path, kind):
     fill(tmp_path, "frozen_inference_graph.pb", "label_map.pbtxt")
-    found = discover(tmp_path, kind)
+    found = discover(tmp_path, by_kind(kind))
     assert found.models == ()
     assert "'frozen_inference_graph.pb' is a detector" in found.hint
     assert "NAME.frozen.pb" in found.hint
@@ -218,7 +219,7 @@ def test_a_graph_that_nobody_renamed_is_named_with_the_step(tmp_path, kind):
 def test_a_folder_may_have_any_name_that_a_model_may(tmp_path):
     for name in ("[a]", "x*", "ünï", "a.b"):
         fill(tmp_path / name, f"{name}.pb", "other.pb", "labels.txt")
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert {files.name: files.graph.name for files in found.models} == {
         name: f"{name}.pb" for name in ("[a]", "x*", "ünï", "a.b")
     }
@@ -227,11 +228,11 @@ def test_a_folder_may_have_any_name_that_a_model_may(tmp_path):
 def test_labels_that_nobody_renamed_are_named(tmp_path):
     """An export laid flat into the model folder is served, with ids as labels."""
     fill(tmp_path, *CUSTOM_VISION)
-    found = discover(tmp_path, "classification")
+    found = discover(tmp_path, CLASSIFICATION)
     assert [files.name for files in found.models] == ["model"]
     assert any("'labels.txt' belongs to no model" in line for line in found.warnings)
     (tmp_path / "labels.txt").rename(tmp_path / "model.labels.txt")
-    assert not discover(tmp_path, "classification").warnings
+    assert not discover(tmp_path, CLASSIFICATION).warnings
 
 
 def test_a_problem_is_said_before_anything_is_opened(tmp_path):
@@ -250,5 +251,5 @@ def test_a_folder_of_annotations_costs_a_look_little(tmp_path, monkeypatch):
     monkeypatch.setattr(
         foreign_files, "open_file", lambda *at: (read.append(at), opening(*at))[1]
     )
-    assert discover(tmp_path, "detection").foreign == ()
+    assert discover(tmp_path, DETECTION).foreign == ()
     assert 0 < len(read) <= 64

@@ -6,6 +6,7 @@ import pytest
 
 from modelserver.core.errors import ModelError
 from modelserver.engine.discovery import discover, links
+from modelserver.tasks import CLASSIFICATION, by_kind
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def volume(folder, version, data):
 
 
 def only(folder):
-    (files,) = discover(folder, "classification").models
+    (files,) = discover(folder, CLASSIFICATION).models
     return files
 
 
@@ -132,7 +133,7 @@ def test_what_belongs_to_another_user_is_not_followed(folder, tmp_path, whose):
     link = folder / ("m" if whose == "folder link" else "m.pb")
     link.symlink_to(target.parent if whose == "folder link" else target)
     chown(target if whose == "target" else link, 12345)
-    found = discover(folder, "classification")
+    found = discover(folder, CLASSIFICATION)
     assert found.models == ()
     if whose != "folder link":
         (warning,) = (line for line in found.warnings if "refused" in line)
@@ -161,7 +162,7 @@ def test_whatever_a_link_leads_to_a_look_ends(folder, target, why):
     os.mkfifo(folder / "pipe")
     (folder / "b.pb").symlink_to("m.pb")
     (folder / "m.pb").symlink_to(target)
-    found = discover(folder, "classification")
+    found = discover(folder, CLASSIFICATION)
     assert found.models == ()
     assert any("'m.pb' is" in line and why in line for line in found.warnings)
 
@@ -181,7 +182,7 @@ def test_links_that_go_on_for_ever_are_left(folder):
     for number in range(60):
         (folder / f"l{number}").symlink_to(f"l{number - 1}" if number else "real")
     (folder / "m.pb").symlink_to("l59")
-    found = discover(folder, "classification")
+    found = discover(folder, CLASSIFICATION)
     assert found.models == ()
     assert any("symbolic links" in line for line in found.warnings)
 
@@ -194,5 +195,5 @@ def test_a_link_that_the_system_refuses_to_follow_ends_no_look(folder, kind, nam
     write(folder / "good.frozen.pb")
     (folder / "m").mkdir()
     (folder / name).symlink_to("x" * 300)
-    found = discover(folder, kind)
+    found = discover(folder, by_kind(kind))
     assert [files.name for files in found.models] == ["good"]

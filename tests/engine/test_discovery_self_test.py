@@ -3,6 +3,7 @@
 import pytest
 
 from modelserver.engine import discovery
+from modelserver.tasks import DETECTION, by_kind
 
 
 def found(folder, kind="detection", **files):
@@ -11,7 +12,7 @@ def found(folder, kind="detection", **files):
     labels = "m.label_map.pbtxt" if kind == "detection" else "m.pbtxt"
     for name in (graph, labels, *files):
         (folder / name).write_text(files.get(name, "1"))
-    return discovery.discover(folder, kind)
+    return discovery.discover(folder, by_kind(kind))
 
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
@@ -68,5 +69,5 @@ def test_golden_files_are_part_of_the_identity_but_not_of_the_digest(folder):
 
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(folder):
     """Nothing may be taken for removed."""
-    assert discovery.discover(folder, "detection").readable
-    assert not discovery.discover(folder / "none", "detection").readable
+    assert discovery.discover(folder, DETECTION).readable
+    assert not discovery.discover(folder / "none", DETECTION).readable

@@ -6,6 +6,7 @@ import pytest
 
 from modelserver.engine import discovery
 from modelserver.engine.catalogue.hot_folder import HotFolder
+from modelserver.tasks import CLASSIFICATION, DETECTION
 
 SECONDS = 20
 
@@ -47,7 +48,7 @@ def sink():
 def hot(folder, sink):
     """A watched folder that is looked at when a test says so."""
     return HotFolder(
-        lambda: discovery.discover(folder, "classification"), sink, every_s=0
+        lambda: discovery.discover(folder, CLASSIFICATION), sink, every_s=0
     )
 
 
@@ -153,7 +154,7 @@ def test_what_is_odd_is_said_once(folder, hot, caplog):
 def test_the_thread_looks_by_itself(folder, sink):
     """Every so often."""
     hot = HotFolder(
-        lambda: discovery.discover(folder, "classification"), sink, every_s=0.01
+        lambda: discovery.discover(folder, CLASSIFICATION), sink, every_s=0.01
     )
     hot.scan_first()
     hot.start()
@@ -169,7 +170,7 @@ def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
 
     def look():
         looks.release()
-        return discovery.discover(folder, "classification")
+        return discovery.discover(folder, CLASSIFICATION)
 
     hot = HotFolder(look, sink, every_s=0, again_s=0.01)
     hot.scan_first()
@@ -187,7 +188,7 @@ def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
 
 def test_a_look_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog):
     """A bug must not end the watch."""
-    found = [discovery.discover(folder, "classification")]
+    found = [discovery.discover(folder, CLASSIFICATION)]
 
     def look():
         return found.pop() if found else 1 / 0
@@ -304,7 +305,7 @@ def test_a_folder_comes_changes_and_goes_like_a_file(
 
 def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
     hot.scan_first()
-    assert hot.hint == discovery.hint("classification")
+    assert hot.hint == discovery.hint(CLASSIFICATION)
     (folder / "pets").mkdir()
     write(folder / "pets", "frozen_inference_graph.pb")
     hot.poll()
@@ -314,7 +315,7 @@ def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
 def test_models_of_one_name_and_two_kinds_are_told_apart(folder, sink):
     """One goes and comes back, and the other is not told of."""
     hot = HotFolder(
-        lambda: discovery.discover(folder, "detection", "classification"),
+        lambda: discovery.discover(folder, DETECTION, CLASSIFICATION),
         sink,
         every_s=0,
     )

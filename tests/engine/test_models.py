@@ -14,6 +14,7 @@ from modelserver.engine import discovery
 from modelserver.engine.models import Loader
 from modelserver.engine.runners.cards import Survey
 from modelserver.runner.sessions import ModelSession
+from modelserver.tasks import DETECTION, by_kind
 from support import tiny_graphs
 from support.app_client import make_settings, photo
 from support.standin_gpu import a_gpu
@@ -33,7 +34,7 @@ def loaded(folder):
         tiny_graphs.write(folder / f"m{ending}", graph)
         if sidecar:
             (folder / "m.json").write_text(sidecar)
-        (files,) = discovery.discover(folder, kind).models
+        (files,) = discovery.discover(folder, by_kind(kind)).models
         models.append(Loader(make_settings(ISOLATION="inline", **environ))(files))
         return models[-1]
 
@@ -240,7 +241,7 @@ def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):
 def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
     """Also where it cannot be loaded, and whoever is at fault."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
-    (files,) = discovery.discover(folder, "detection").models
+    (files,) = discovery.discover(folder, DETECTION).models
     calls, jobs = [], []
 
     class Placed:

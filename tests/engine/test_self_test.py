@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from modelserver.core.contract import Detection
 from modelserver.engine.catalogue import State
+from modelserver.tasks import by_kind
 from modelserver.tasks.matching import (
     ExpectedDetection,
     class_differs,
@@ -144,7 +145,7 @@ def test_what_the_server_answered_is_what_is_expected(kind, path, golden, folder
 def discovered(folder, kind):
     from modelserver.engine import discovery
 
-    (files,) = discovery.discover(folder, kind).models
+    (files,) = discovery.discover(folder, by_kind(kind)).models
     return files
 
 

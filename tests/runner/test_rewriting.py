@@ -16,6 +16,7 @@ from modelserver.engine.models import Loader
 from modelserver.runner import rewriting, sessions
 from modelserver.runner.graphs import find_signature, import_graph
 from modelserver.runner.rewriting import rewrite
+from modelserver.tasks import DETECTION
 from support import tiny_graphs
 from support.app_client import make_settings, noise
 from support.graph_runs import session_of
@@ -271,7 +272,7 @@ def test_real_graphs_answer_the_same(path):
 def test_the_floor_is_below_what_anybody_sees(environ, floor, folder):
     """SCORE_FLOOR, lowered to MIN_CONFIDENCE; with DEBUG every box is printed."""
     tiny_graphs.write(folder / "m.frozen.pb", b"")
-    (files,) = discover(folder, "detection").models
+    (files,) = discover(folder, DETECTION).models
     for rewrites in (True, False):
         changed = {"ISOLATION": "inline", "REWRITE_GRAPHS": rewrites, **environ}
         job = Loader(make_settings(**changed))._runner(files, None)._job

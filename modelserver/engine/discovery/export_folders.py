@@ -10,7 +10,7 @@ import fnmatch
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelserver.core import exports
 from modelserver.core.errors import ModelError
@@ -21,54 +21,23 @@ from modelserver.engine.discovery.links import (
     open_file,
     open_folder,
 )
+from modelserver.tasks import endings_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from modelserver.core.signatures import Kind
+    from modelserver.tasks import Task
+    from modelserver.tasks.export_files import Ranks
 
 # More files than any export has: what lies beyond is not looked at.
 _MAX_FILES = 1000
 _PEEKED_BYTES = 4096
 _LABEL_MAP = re.compile(rb"\s*(#[^\n]*\n\s*)*item\s*:?\s*[{<]")
 
-_Ranks: TypeAlias = tuple[tuple[str, ...], ...]
-# Graphs by rank: of those of the first rank that is there, there must be one. The
-# Object Detection API's exporter writes the first; *.frozen.pb is the contract's own.
-_DETECTORS: _Ranks = (("frozen_inference_graph.pb",), ("*.frozen.pb",))
-# Custom Vision writes model.pb; tensorflow-for-poets retrained_graph.pb, and makes the
-# others of it; retrain.py output_graph.pb; TensorFlow's tools frozen_graph.pb.
-_CLASSIFIERS: _Ranks = (
-    (
-        *("model.pb", "retrained_graph.pb", "output_graph.pb"),
-        *("frozen_graph.pb", "frozen_model.pb", "{name}.pb"),
-    ),
-    ("optimized_graph.pb",),
-    ("rounded_graph.pb", "quantized_graph.pb", "eightbit_graph.pb"),
-    ("*.pb",),
-)
-_NO_GRAPHS = (
-    *("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"),
-    *("tensorflowjs_model.pb", "*.ckpt*.pb"),
-)
-_NOT_THIS_KINDS: dict[Kind, tuple[str, ...]] = {
-    "detection": _NO_GRAPHS,
-    "classification": (*_NO_GRAPHS, "frozen_inference_graph.pb", "*.frozen.pb"),
-}
-_PAIRED = {
-    "model.pb": "labels.txt",
-    "output_graph.pb": "output_labels.txt",
-    **dict.fromkeys(
-        ("retrained_graph.pb", "optimized_graph.pb", "rounded_graph.pb"),
-        "retrained_labels.txt",
-    ),
-}
-_NAMES: _Ranks = (("*label*.txt", "*label*.pbtxt", "*class*.txt"), ("*.pbtxt",))
-_LABEL_MAPS: _Ranks = (("{name}.label_map.pbtxt",), ("*.pbtxt",))
-_SIDECARS: _Ranks = (("{name}.json", "sidecar.json"),)
-_IMAGES: _Ranks = (("{name}.test.jpg", "{name}.test.png"),)
-_EXPECTED: _Ranks = (("{name}.expected.json",),)
+_SIDECARS: Ranks = (("{name}.json", "sidecar.json"),)
+_IMAGES: Ranks = (("{name}.test.jpg", "{name}.test.png"),)
+_EXPECTED: Ranks = (("{name}.expected.json",),)
 
 
 @dataclass
@@ -134,7 +103,7 @@ def entries_of(root: Path, name: str) -> tuple[str, ...]:
 
 
 def look_into(
-    root: Path, name: str, entries: tuple[str, ...], kind: Kind, model: str
+    root: Path, name: str, entries: tuple[str, ...], task: Task[Any], model: str
 ) -> Found:
     """Find the model that a folder holds.
 
@@ -142,16 +111,17 @@ def look_into(
         root: the model folder.
         name: the folder's, as it is written.
         entries: the names of the files in it.
-        kind: the app's.
+        task: whose model it is to be.
         model: the model's name, as clients send it.
     """
     folder, found = _Folder(root, name, entries), Found()
     told = _told(folder)
-    graph = _graph(folder, kind, told, found)
+    graph = _graph(folder, task, told, found)
     if graph is None:
         return found
     problems = [graph.problem]
-    labels = _one(folder, _label_ranks(graph.name, kind, told), problems, "label map")
+    ranks = task.label_files(graph.name, told.kind, told.labels)
+    labels = _one(folder, ranks, problems, "label map")
     sidecar = _one(folder, _SIDECARS, problems, "sidecar")
     image, expected = (
         _one(folder, ranks, problems, "golden file") for ranks in (_IMAGES, _EXPECTED)
@@ -168,7 +138,7 @@ def look_into(
     facts = [*exports.NAMES, f"{model}{exports.RECORD_END}"]
     found.files = ModelFiles(
         model,
-        kind,
+        task.kind,
         folder.path / graph.name,
         **usable,
         facts=tuple(folder.path / one for one in facts if one in entries),
@@ -186,32 +156,15 @@ class _Graph(NamedTuple):
 
 
 def _graph(
-    folder: _Folder, kind: Kind, told: exports.Export, found: Found
+    folder: _Folder, task: Task[Any], told: exports.Export, found: Found
 ) -> _Graph | None:
     """Choose the graph; ``None`` where the folder holds none that can be used."""
     problems: list[str] = []
-    ranks, never = _graph_ranks(kind, told), _NOT_THIS_KINDS[kind]
+    ranks, never = task.graph_files(told.kind), _never(task)
     name = _one(folder, ranks, problems, "graph", never)
     if name is None or _usable(folder, name, found) is None:
         return None
     return _Graph(name, "".join(problems))
-
-
-def _graph_ranks(kind: Kind, told: exports.Export) -> _Ranks:
-    """Give the names of an app's graphs; the manifest says whose ``model.pb`` is."""
-    if kind == "detection":
-        return (("model.pb",), *_DETECTORS) if told.kind == kind else _DETECTORS
-    return () if told.kind == "detection" else _CLASSIFIERS
-
-
-def _label_ranks(graph: str, kind: Kind, told: exports.Export) -> _Ranks:
-    """Give the names of label maps, those that belong to a graph's own tool first."""
-    if kind == "detection" and told.kind != kind:
-        return _LABEL_MAPS
-    paired = told.labels or _PAIRED.get(graph)
-    stem = graph.removesuffix(".pb")
-    own = ("{name}.pbtxt", "{name}.labels.txt", f"{stem}.pbtxt", f"{stem}.labels.txt")
-    return ((paired.lower(),) if paired else (), own, *_NAMES)
 
 
 def _told(folder: _Folder) -> exports.Export:
@@ -227,7 +180,7 @@ def _told(folder: _Folder) -> exports.Export:
 
 def _one(
     folder: _Folder,
-    ranks: _Ranks,
+    ranks: Ranks,
     problems: list[str],
     what: str,
     never: tuple[str, ...] = (),
@@ -285,11 +238,15 @@ def _unread(err: OSError) -> str:
     return f"is skipped: it cannot be read ({err.strerror})"
 
 
-def graphs_of(entries: tuple[str, ...], kind: Kind) -> Iterator[str]:
-    """Give the files that by their names are graphs of a kind."""
-    ranks = _DETECTORS if kind == "detection" else _CLASSIFIERS
+def _never(task: Task[Any]) -> tuple[str, ...]:
+    """Give the names that end as a task's graphs do and are none of its."""
+    others = endings_of_others(task)
+    return *task.no_graphs(), *(f"*{e}" if e[0] == "." else e for e in others)
+
+
+def graphs_of(entries: tuple[str, ...], task: Task[Any]) -> Iterator[str]:
+    """Give the files that by their names are graphs of a task."""
+    ranks = task.graph_files(None)
     for entry in entries:
-        if not _fits(entry, _NOT_THIS_KINDS[kind]) and any(
-            _fits(entry, rank) for rank in ranks
-        ):
+        if not _fits(entry, _never(task)) and any(_fits(entry, rank) for rank in ranks):
             yield entry

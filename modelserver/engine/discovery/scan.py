@@ -11,57 +11,33 @@ import unicodedata
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelserver.core.exports import RECORD_END
 from modelserver.engine.discovery import export_folders
 from modelserver.engine.discovery import foreign_files as foreign
 from modelserver.engine.discovery.files import Key, ModelFiles
 from modelserver.engine.discovery.links import NotFollowed, is_folder, open_file
+from modelserver.tasks import TASKS, endings_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from modelserver.core.signatures import Kind
     from modelserver.engine.discovery.foreign_files import Foreign
-
-Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
+    from modelserver.tasks.task import Role, Task
 
 # A protobuf message cannot be larger.
 MAX_GRAPH_BYTES = 2000 * 1024 * 1024
 
-# A golden image and what the model must see in it.
-_GOLDEN: tuple[tuple[str, Role | None], ...] = (
+# What a model of any task may have: a golden image and what must be seen in it, ...
+_COMMON: tuple[tuple[str, Role | None], ...] = (
     (".test.jpg", "image"),
     (".test.png", "image"),
     (".expected.json", "expected"),
+    (RECORD_END, "facts"),
+    (".json", "sidecar"),
 )
-# Longest first: x.frozen.pb is never a classifier named x.frozen.
-_ROLES: dict[Kind, tuple[tuple[str, Role | None], ...]] = {
-    "detection": (
-        (".frozen.pb", "graph"),
-        (".label_map.pbtxt", "labels"),
-        *_GOLDEN,
-        (RECORD_END, "facts"),
-        (".json", "sidecar"),
-    ),
-    "classification": (
-        (".frozen.pb", None),
-        ("frozen_inference_graph.pb", None),
-        (".label_map.pbtxt", None),
-        (".pb", "graph"),
-        (".pbtxt", "labels"),
-        (".labels.txt", "names"),
-        *_GOLDEN,
-        (RECORD_END, "facts"),
-        (".json", "sidecar"),
-    ),
-}
-_EXPECTED: dict[Kind, tuple[str, str]] = {
-    "detection": (".frozen.pb", ".label_map.pbtxt"),
-    "classification": (".pb", ".pbtxt"),
-}
 _BESIDE: frozenset[Role] = frozenset({"facts", "sidecar", "image", "expected"})
 # Deleted, or what it leads to is: that is no file that cannot be used.
 _GONE = "is skipped: it is a link to nothing"
@@ -114,38 +90,38 @@ class _Part(NamedTuple):
         return f"{self.path.name!r} {self.refusal}."
 
 
-def hint(*kinds: Kind) -> str:
+def hint(*tasks: Task[Any]) -> str:
     """Say what to put into an empty model folder, without naming the folder."""
-    pairs = ("NAME{} and NAME{}".format(*_EXPECTED[kind]) for kind in kinds)
+    pairs = (f"NAME{one.graph_ending} and NAME{one.labels_ending}" for one in tasks)
     return f"put {', or '.join(pairs)} into the model folder"
 
 
-def discover(folder: Path, *kinds: Kind) -> Discovery:
-    """Find the models of some kinds in a folder, and in each folder that it holds.
+def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
+    """Find the models of some tasks in a folder, and in each folder that it holds.
 
     Never raises for what the folder holds or for its absence: that is a warning.
 
     Args:
         folder: ``MODEL_FOLDER``.
-        kinds: those that the app serves; other kinds' files are passed over in silence.
+        tasks: those that the app serves; others' files are passed over in silence.
     """
     try:
         paths = sorted(folder.iterdir())
     except OSError as err:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
-        warning = f"{why}; {hint(*kinds)}."
-        return Discovery((), (warning,), readable=False, hint=hint(*kinds))
-    looks = [_Look(folder, kind, paths) for kind in kinds]
+        warning = f"{why}; {hint(*tasks)}."
+        return Discovery((), (warning,), readable=False, hint=hint(*tasks))
+    looks = [_Look(folder, task, paths) for task in tasks]
     models = sorted(
         (files for look in looks for files in look.models()),
         key=lambda files: (files.name, files.kind),
     )
     warnings = dict.fromkeys(word for look in looks for word in look.warnings)
-    missing = "" if models else looks[0].missing(kinds)
+    missing = "" if models else looks[0].missing(tasks)
     if not models:
-        what = f"{' or '.join(kinds)} model"
+        what = f"{' or '.join(task.kind for task in tasks)} model"
         warnings[f"There is no {what} in {str(folder)!r}; {missing}."] = None
-    held = {(one.kind, name): why for one in looks for name, why in one.held.items()}
+    held = {look.key(name): why for look in looks for name, why in look.held.items()}
     return Discovery(
         tuple(models),
         tuple(warnings),
@@ -158,20 +134,24 @@ def discover(folder: Path, *kinds: Kind) -> Discovery:
 class _Look:
     """One look at a model folder."""
 
-    def __init__(self, folder: Path, kind: Kind, paths: list[Path]) -> None:
+    def __init__(self, folder: Path, task: Task[Any], paths: list[Path]) -> None:
         self._folder = folder
-        self.kind = kind
+        self._task = task
         self._paths = paths
         self._inside = dict(self._entries())
         self.warnings: list[str] = []
         self.held: dict[str, str] = {}
+
+    def key(self, name: str) -> Key:
+        """Return the key of a model that was looked for."""
+        return self._task.kind, name
 
     def _entries(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """List the folders; one that cannot be listed holds no model."""
         for path in self._paths:
             if _bad_name(path.name, path.name, "") or not is_folder(path):
                 continue
-            if any(_part(path, kind, self._folder) for kind in _KINDS):
+            if any(_part(path, task, self._folder) for task in TASKS.values()):
                 continue  # it stands in the place of a file
             with suppress(OSError, NotFollowed):
                 yield path.name, export_folders.entries_of(self._folder, path.name)
@@ -182,13 +162,13 @@ class _Look:
             part
             for path in self._paths
             if path.name not in self._inside
-            and (part := _part(path, self.kind, self._folder))
+            and (part := _part(path, self._task, self._folder))
         ]
         self.held.update({part.name: part.warning for part in parts if part.held})
-        flat = {one.name: one for one in _models(parts, self.kind, self.warnings)}
+        flat = {one.name: one for one in _models(parts, self._task, self.warnings)}
         self.warnings += self._nobodys_labels(flat.values())
         yield from flat.values()
-        for name, found in self._in_folders(self.kind):
+        for name, found in self._in_folders(self._task):
             if name in flat:
                 self.warnings.append(
                     f"The folder {name!r} is passed over: "
@@ -213,12 +193,12 @@ class _Look:
                     "NAME."
                 )
 
-    def _in_folders(self, kind: Kind) -> Iterator[tuple[str, export_folders.Found]]:
+    def _in_folders(self, task: Task[Any]) -> Iterator[tuple[str, export_folders.Found]]:
         """Give what each folder holds for an app, by the model's name."""
         known: dict[str, str] = {}
         for folder, entries in self._inside.items():
             name = unicodedata.normalize("NFC", folder)
-            found = export_folders.look_into(self._folder, folder, entries, kind, name)
+            found = export_folders.look_into(self._folder, folder, entries, task, name)
             if found.files is None and not found.held:
                 continue
             if name in known:
@@ -248,48 +228,48 @@ class _Look:
 
     def _holds_graph(self, name: str) -> bool:
         entries = self._inside[name]
-        return any(any(export_folders.graphs_of(entries, kind)) for kind in _KINDS)
+        return any(any(export_folders.graphs_of(entries, t)) for t in TASKS.values())
 
-    def missing(self, served: Sequence[Kind]) -> str:
+    def missing(self, served: Sequence[Task[Any]]) -> str:
         """Say what lies in a folder without a model, and the one step that lacks."""
-        steps = [] if len(served) > 1 else [*self._others_kind()]
-        steps += self._misnamed()
+        steps = [*self._of_others(served), *self._misnamed(served)]
         steps += [one.told for one in self.foreign()]
         return "; ".join((*steps[:_MOST_STEPS], hint(*served)))
 
-    def _others_kind(self) -> Iterator[str]:
-        """Name the models that the other app serves."""
-        other: Kind = "classification" if self.kind == "detection" else "detection"
-        parts = [_part(path, other, self._folder) for path in self._paths]
-        names = {one.name for one in _models(filter(None, parts), other, [])}
-        names |= {name for name, found in self._in_folders(other) if found.files}
-        if names:
-            listed = ", ".join(map(repr, sorted(names)[:_MOST_STEPS]))
-            yield (
-                f"what lies there is for {other}: {listed}; start "
-                f"'python {_APPS[other]}' for it"
-            )
-
-    def _misnamed(self) -> Iterator[str]:
-        """Name the graphs that an export tool wrote and nobody renamed."""
-        for path in self._paths:
-            if path.name == "frozen_inference_graph.pb":
+    def _of_others(self, served: Sequence[Task[Any]]) -> Iterator[str]:
+        """Name the models that other apps serve."""
+        for other in TASKS.values():
+            if other in served or not other.app:
+                continue
+            parts = [_part(path, other, self._folder) for path in self._paths]
+            names = {one.name for one in _models(filter(None, parts), other, [])}
+            names |= {name for name, found in self._in_folders(other) if found.files}
+            if names:
+                listed = ", ".join(map(repr, sorted(names)[:_MOST_STEPS]))
                 yield (
-                    f"{path.name!r} is a detector as the Object Detection API exports "
-                    "it: name it NAME.frozen.pb and its label map "
-                    "NAME.label_map.pbtxt, or put both into a folder called NAME"
-                    + ("" if self.kind == "detection" else " of app.py's")
+                    f"what lies there is for {other.kind}: {listed}; start "
+                    f"'python {other.app}' for it"
+                )
+
+    def _misnamed(self, served: Sequence[Task[Any]]) -> Iterator[str]:
+        """Name the graphs that an export tool wrote and nobody renamed."""
+        names = {path.name for path in self._paths}
+        for task in TASKS.values():
+            whose = "" if task in served else f" of {task.app}'s"
+            for name in names.intersection(task.exported):
+                yield (
+                    f"{name!r} is {task.exported_by}: name it NAME{task.graph_ending} "
+                    f"and its label map NAME{task.labels_ending}, or put both into a "
+                    f"folder called NAME{whose}"
                 )
 
 
-_APPS: dict[Kind, str] = {"detection": "app.py", "classification": "app_classify.py"}
-_KINDS: tuple[Kind, ...] = ("detection", "classification")
 _LOOSE_LABELS = ("labels.txt", "retrained_labels.txt", "output_labels.txt")
 _MOST_STEPS = 3
 
 
 def _models(
-    parts: Iterable[_Part], kind: Kind, warnings: list[str]
+    parts: Iterable[_Part], task: Task[Any], warnings: list[str]
 ) -> Iterator[ModelFiles]:
     """Put the parts together by name; what does not fit is said in ``warnings``."""
     groups: dict[str, dict[Role, list[_Part]]] = defaultdict(lambda: defaultdict(list))
@@ -302,28 +282,29 @@ def _models(
         graph, labels = chosen.get("graph"), _labels(chosen, warnings)
         if graph is None:
             if "graph" not in group:
-                warnings.extend(_orphans(name, labels, group, kind))
+                warnings.extend(_orphans(name, labels, group, task))
             continue
         if labels is None:
             warnings.append(
-                f"The model {name!r} has no label map {name + _EXPECTED[kind][1]!r}; "
+                f"The model {name!r} has no label map {name + task.labels_ending!r}; "
                 "its class ids are given as labels."
             )
         image, expected = _golden(name, chosen, warnings)
         sidecar, record = chosen.get("sidecar"), chosen.get("facts")
         facts = (record,) if record else ()
-        yield ModelFiles(name, kind, graph, labels, sidecar, image, expected, facts)
+        yield ModelFiles(name, task.kind, graph, labels, sidecar, image, expected, facts)
 
 
 def _orphans(
-    name: str, labels: Path | None, group: Iterable[Role], kind: Kind
+    name: str, labels: Path | None, group: Iterable[Role], task: Task[Any]
 ) -> Iterator[str]:
     """A sentence for each file of a model whose graph is not there at all."""
-    graph = name + _EXPECTED[kind][0]
+    graph = name + task.graph_ending
     if labels is not None:
         yield f"The label map {labels.name!r} has no graph {graph!r} beside it."
-    if "sidecar" in group and kind == "detection" and name.endswith(".frozen"):
-        right = name.removesuffix(".frozen") + ".json"
+    inner = task.graph_ending.removesuffix(".pb")
+    if "sidecar" in group and inner and name.endswith(inner):
+        right = name.removesuffix(inner) + ".json"
         yield f"{name + '.json'!r} is not used: a sidecar is named like {right!r}."
 
 
@@ -362,12 +343,24 @@ def _golden(
     return None, None
 
 
-def _part(path: Path, kind: Kind, root: Path) -> _Part | None:
-    """What a directory entry is to a model of this kind, ``None`` for nothing."""
+def _suffixes(task: Task[Any]) -> list[tuple[str, Role | None]]:
+    """Give the ends of file names that tell their roles, the longest first."""
+    own: list[tuple[str, Role | None]] = [
+        (task.graph_ending, "graph"),
+        (task.labels_ending, "labels"),
+    ]
+    if task.names_ending:
+        own.append((task.names_ending, "names"))
+    others = [(ending, None) for ending in endings_of_others(task)]
+    return sorted((*own, *others, *_COMMON), key=lambda one: -len(one[0]))
+
+
+def _part(path: Path, task: Task[Any], root: Path) -> _Part | None:
+    """What a directory entry is to a model of a task, ``None`` for nothing."""
     name = path.name
     unfinished = (end for end in _UNFINISHED if name.endswith(end))
     finished = name.removesuffix(next(unfinished, ""))
-    for suffix, role in _ROLES[kind]:
+    for suffix, role in _suffixes(task):
         if finished.lower().endswith(suffix):
             if role is None:
                 return None

@@ -26,6 +26,7 @@ from modelserver.engine import model_findings, self_test
 from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
 from modelserver.engine.runners.cards import NO_CARDS
+from modelserver.tasks import by_kind
 from modelserver.tasks import classification, detection, labels
 from modelserver.tools.doctor.reports import FolderReport, ModelReport, Photo, Timing
 
@@ -105,7 +106,7 @@ def check_folder(
 
 def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
     """Find the models of both kinds, and what is odd about the folder."""
-    discoveries = [discover(folder, kind) for kind in KINDS]
+    discoveries = [discover(folder, by_kind(kind)) for kind in KINDS]
     models = [files for one in discoveries for files in one.models]
     warnings = [warning for one in discoveries for warning in one.warnings]
     known = list(_foreign(discoveries[0]))

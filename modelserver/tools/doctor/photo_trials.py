@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelserver.core.errors import ModelError, RequestError
 from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
+from modelserver.tasks import by_kind
 from modelserver.tasks import labels
 from modelserver.tools.doctor.checks import KINDS, answers_of
 from modelserver.tools.doctor.reports import ModelTries, Try
@@ -79,7 +80,7 @@ def try_scalings(
     # the CPU, whatever the server runs on.
     quick = replace(settings, rewrite_graphs=False, require_gpu=False)
     folder = Path(settings.model_folder)
-    found = [files for kind in KINDS for files in discover(folder, kind).models]
+    found = [files for kind in KINDS for files in discover(folder, by_kind(kind)).models]
     reports = []
     for done, files in enumerate(found):
         if progress:

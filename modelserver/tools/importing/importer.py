@@ -21,6 +21,7 @@ from modelserver.core.exports import Export
 from modelserver.core.signatures import read_sidecar
 from modelserver.engine.discovery import discover
 from modelserver.runner import graphs
+from modelserver.tasks import by_kind
 from modelserver.tasks import labels
 from modelserver.tools.importing import freezing, model_files, parity, roles, sources
 from modelserver.tools.importing.model_files import ENDINGS, OUTPUT_NAMES
@@ -220,7 +221,7 @@ def _labels(wish: ImportOptions, kind: Kind) -> dict[int, str]:
 
 def _discover(scratch: Path, name: str, kind: Kind) -> ModelFiles:
     """Have the server's own discovery find the model, or say why it would not."""
-    found = discover(scratch, kind)
+    found = discover(scratch, by_kind(kind))
     if len(found.models) == 1 and found.models[0].name == name:
         return found.models[0]
     raise ConversionError(
