@@ -11,7 +11,6 @@ import numpy as np
 from modelserver.core import contract
 from modelserver.core.contract import Class, Classified
 from modelserver.tasks import export_files, matching
-from modelserver.tasks.labels import pair
 from modelserver.tasks.task import WHOLE, Box, Metadata, Task, node_of
 
 if TYPE_CHECKING:
@@ -131,6 +130,9 @@ def _of_one_value(
     value = float(np.clip(scores[0], 0, 1))
     if abs(value - scores[0]) > _ROUNDING:
         raise ValueError(f"its one score, {scores[0]:g}, is no probability")
+    # Label maps bring protobuf, without which tasks are known and files are found.
+    from modelserver.tasks.labels import pair  # noqa: PLC0415
+
     ids = pair(labels, offset)
     return ids, np.array([1 - value, value])[-len(ids) :]
 

@@ -23,7 +23,7 @@ from modelserver.web.origins import Origins
 from modelserver.web.samplers import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from modelserver.core.settings import Settings

@@ -14,8 +14,9 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from modelserver.core.errors import GraphError, ModelError
+from modelserver.tasks import by_graph
 from modelserver.tools.cli import main
-from modelserver.tools.doctor.inspection import inspect, kind_of, sidecar_of
+from modelserver.tools.doctor.inspection import inspect, sidecar_of
 from modelserver.tools.doctor.reports import GraphReport
 from support import tiny_graphs
 from support.graph_runs import refused_op
@@ -136,8 +137,8 @@ def test_a_detectors_classes_are_seen_where_they_can_be(tmp_path, made):
 
 def test_the_name_tells_the_task_and_the_sidecar():
     """As the server's own discovery has it."""
-    assert kind_of(Path("x.frozen.pb")) == "detection"
-    assert kind_of(Path("x.pb")) == "classification"
+    assert by_graph("x.frozen.pb").kind == "detection"
+    assert by_graph("x.pb").kind == "classification"
     assert sidecar_of(Path("nowhere/x.pb")) is None
 
 

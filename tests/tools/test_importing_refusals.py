@@ -68,7 +68,8 @@ PARTS = ["boxes", "classes", "scores", "count"]
 )
 def test_roles_are_told_by_names_or_by_the_operator(outputs, kind, given, expected):
     """The Object Detection API's names, exporters' habits, or what is said."""
-    assert roles.choose(outputs, kind, given) == expected
+    task, chosen = roles.choose(outputs, kind, given)
+    assert (task.kind, chosen) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,8 +115,8 @@ def test_outputs_without_names_are_told_by_their_places(names):
     boxes, classes, scores = outputs
     found = original(outputs, {boxes: 3, classes: 2, scores: 2})
     placed = roles.detections_by_position(found)
-    kind, told = roles.choose(list(outputs), None, {}, placed)
-    assert kind == "detection"
+    task, told = roles.choose(list(outputs), None, {}, placed)
+    assert task.kind == "detection"
     assert told == {"boxes": boxes, "scores": scores, "classes": classes}
 
 

@@ -193,7 +193,9 @@ class _Look:
                     "NAME."
                 )
 
-    def _in_folders(self, task: Task[Any]) -> Iterator[tuple[str, export_folders.Found]]:
+    def _in_folders(
+        self, task: Task[Any]
+    ) -> Iterator[tuple[str, export_folders.Found]]:
         """Give what each folder holds for an app, by the model's name."""
         known: dict[str, str] = {}
         for folder, entries in self._inside.items():
@@ -292,7 +294,9 @@ def _models(
         image, expected = _golden(name, chosen, warnings)
         sidecar, record = chosen.get("sidecar"), chosen.get("facts")
         facts = (record,) if record else ()
-        yield ModelFiles(name, task.kind, graph, labels, sidecar, image, expected, facts)
+        yield ModelFiles(
+            name, task.kind, graph, labels, sidecar, image, expected, facts
+        )
 
 
 def _orphans(

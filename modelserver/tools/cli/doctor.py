@@ -15,6 +15,7 @@ from modelserver.core.errors import ModelServerError
 from modelserver.core.settings import Settings
 from modelserver.engine.runners import cards
 from modelserver.engine.runners.cards import NO_CARDS
+from modelserver.tasks import TASKS
 from modelserver.tools import doctor
 from modelserver.tools.cli.shared import SAMPLE, Sentence, quiet_tensorflow, reporting
 from modelserver.tools.doctor.gpu import gpu_lines, gpu_report
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from modelserver.core.signatures import Kind
     from modelserver.engine.runners.cards import Survey
+    from modelserver.tasks import Task
     from modelserver.tools.doctor import ModelTries
 
 # No line of a table is to be broken for a program that reads it.
@@ -39,7 +40,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("graph", type=click.Path(path_type=Path))
 @click.option(
     "--kind",
-    type=click.Choice(["detection", "classification"]),
+    type=click.Choice([*TASKS]),
     help="Which task it is to do; told by its name otherwise.",
 )
 @click.option(
@@ -58,7 +59,7 @@ def inspect_graph(
     ctx: click.Context,
     *,
     graph: Path,
-    kind: Kind | None,
+    kind: str | None,
     photo: Path | None,
     out: Path | None,
     as_json: bool,
@@ -72,13 +73,13 @@ def inspect_graph(
         raise click.UsageError("--photo and --out go together")
     try:
         if photo is not None and out is not None:
-            _show_fed(graph, kind, photo, out)
+            _show_fed(graph, TASKS.get(kind or ""), photo, out)
             return
         with quiet_tensorflow():
             # It must not come into the process of any other command.
             from modelserver.tools.doctor.inspection import inspect  # noqa: PLC0415
 
-            report = inspect(graph, kind)
+            report = inspect(graph, TASKS.get(kind or ""))
     except ModelServerError as err:
         raise Sentence(str(err)) from err
     _show(report, doctor.graph_tables(report), as_json=as_json)
@@ -172,7 +173,7 @@ def _cards() -> Survey:
     return survey
 
 
-def _show_fed(graph: Path, kind: Kind | None, photo: Path, out: Path) -> None:
+def _show_fed(graph: Path, task: Task[Any] | None, photo: Path, out: Path) -> None:
     """Write a photo as a model is fed it."""
     with quiet_tensorflow():
         # It must not come into the process of any other command.
@@ -180,7 +181,7 @@ def _show_fed(graph: Path, kind: Kind | None, photo: Path, out: Path) -> None:
 
         settings = Settings.from_environ(os.environ)
         given = Photo(photo.name, photo.read_bytes())
-        picture, sentence = picture_fed(graph, kind, settings, given)
+        picture, sentence = picture_fed(graph, task, settings, given)
     out.write_bytes(picture)
     click.echo(f"wrote {out}: {sentence}")
 

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from modelserver.core.errors import ModelServerError
+from modelserver.tasks import TASKS
 from modelserver.tools.cli.shared import (
     SAMPLE,
     Sentence,
@@ -51,7 +52,7 @@ class Output(click.ParamType[tuple[str, str]]):
 @click.option("--labels", type=_file, help="Class names: .pbtxt, .txt or .json.")
 @click.option(
     "--kind",
-    type=click.Choice(["detection", "classification"]),
+    type=click.Choice([*TASKS]),
     help="Which task it does; told by its outputs otherwise.",
 )
 @click.option(

@@ -5,10 +5,9 @@ Each model runs in a process of its own, so one that crashes is a finding and no
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,27 +23,23 @@ from modelserver.core.findings import found
 from modelserver.core.pixels import encode_png
 from modelserver.engine import model_findings, self_test
 from modelserver.engine.discovery import discover
+from modelserver.engine.evaluations import examine
 from modelserver.engine.models import Loader
 from modelserver.engine.runners.cards import NO_CARDS
-from modelserver.tasks import by_kind
-from modelserver.tasks import classification, detection, labels
+from modelserver.tasks import TASKS, by_kind, labels
 from modelserver.tools.doctor.reports import FolderReport, ModelReport, Photo, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from modelserver.core.findings import Finding
     from modelserver.core.settings import Settings
-    from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import Discovery, ModelFiles
     from modelserver.engine.models import Model
     from modelserver.engine.runners.cards import Survey
 
-KINDS: tuple[Kind, ...] = ("detection", "classification")
 ROUNDS = 3
 _TOP = 5
-# More than any label map has names.
-_EVERY = 1_000_000
 _NOISE = (480, 640, 3)
 _LEVELS = ("error", "warning", "note")
 # What is no frozen graph but is put into model folders, by a file that it has.
@@ -105,8 +100,8 @@ def check_folder(
 
 
 def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
-    """Find the models of both kinds, and what is odd about the folder."""
-    discoveries = [discover(folder, by_kind(kind)) for kind in KINDS]
+    """Find the models of all tasks, and what is odd about the folder."""
+    discoveries = [discover(folder, task) for task in TASKS.values()]
     models = [files for one in discoveries for files in one.models]
     warnings = [warning for one in discoveries for warning in one.warnings]
     known = list(_foreign(discoveries[0]))
@@ -139,7 +134,7 @@ def _checked(
         return report, [_failure(files.name, err)]
     try:
         signature = model.facts.signature
-        classes = _classes(files) or signature.classes
+        classes = signature.classes or _classes(files)
         known = model_findings.of_model(files, signature, label_map, classes)
         timing, failed = _run(files, model, settings, photo)
     finally:
@@ -184,16 +179,14 @@ def _failure(name: str, err: ModelError) -> Finding:
 
 
 def _classes(files: ModelFiles) -> int | None:
-    """Tell a detector's classes: its signature does not hold them.
+    """Tell the classes of a model whose signature does not hold them.
 
     The graph was loaded in a process of its own before, so it is safe to read here.
     """
-    if files.kind != "detection":
-        return None
     # It brings TensorFlow into this process, which nothing else here does.
     from modelserver.tools.doctor.inspection import inspect  # noqa: PLC0415
 
-    return inspect(files.graph, files.kind).classes
+    return inspect(files.graph, by_kind(files.kind)).classes
 
 
 def _run(
@@ -224,39 +217,23 @@ def _run(
 
 def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
     """Run a model once, on a request's way."""
-    started = time.perf_counter()
-    prepared = model.prepare(photo.data)
-    decode_ms = (time.perf_counter() - started) * 1000
-    answer = model.submit(prepared.frame).result(timeout_s).result
-    answers = _answers(model, answer.outputs, prepared.window, _TOP)
+    task = by_kind(model.files.kind)
+    seen = examine(task, model, photo.data, timeout_s)
     return Timing(
         photo=photo.name,
-        decode_ms=decode_ms,
-        run_ms=answer.run_ms,
-        answers=tuple(answers),
+        decode_ms=seen.decode_ms,
+        run_ms=seen.run_ms,
+        answers=tuple(task.scores(seen.found)[:_TOP]),
     )
 
 
-def answers_of(model: Model, photo: Photo, timeout_s: float) -> list[tuple[str, float]]:
+def answers_of(
+    model: Model, photo: Photo, timeout_s: float
+) -> Sequence[tuple[str, float]]:
     """Run a model on a photo, on a request's way.
 
     Returns:
         Every label with its confidence, best first.
     """
-    prepared = model.prepare(photo.data)
-    answer = model.submit(prepared.frame).result(timeout_s).result
-    return _answers(model, answer.outputs, prepared.window, _EVERY)
-
-
-def _answers(
-    model: Model, outputs: Any, window: Any, most: int
-) -> list[tuple[str, float]]:
-    """Give what a run's outputs say, best first."""
-    signature = model.facts.signature
-    if model.files.kind == "detection":
-        seen = detection.detections_of(signature, outputs, model.labels, window=window)
-        return [(one.label, one.confidence) for one in seen[:most]]
-    best = classification.classes_of(
-        signature, outputs, model.labels, model.offset, top=most
-    )
-    return [(one.label, one.confidence) for one in best]
+    task = by_kind(model.files.kind)
+    return task.scores(examine(task, model, photo.data, timeout_s).found)

@@ -26,6 +26,7 @@ from modelserver.runner.graphs.ops import ALLOWED
 from modelserver.runner.graphs.reader import read_graph_file
 from modelserver.runner.graphs.repairs import repair
 from modelserver.runner.graphs.traversal import placeholders, shape_of, shape_text
+from modelserver.tasks import TASKS, by_graph
 from modelserver.tools.doctor.reports import GraphReport, Guess, Refused
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
     from modelserver.core.exports import Export
     from modelserver.core.settings import Settings
-    from modelserver.core.signatures import Kind, Sidecar, Signature
+    from modelserver.core.signatures import Sidecar, Signature
     from modelserver.runner.graphs.checks import Body
+    from modelserver.tasks import Task
     from modelserver.tools.doctor.reports import Photo
 
 # Types of TensorFlow that are floating point: float, double, half, bfloat16.
@@ -43,15 +45,6 @@ _FLOATS = frozenset({1, 2, 19, 14})
 # Where a detector's last axis is its classes, by a node's op and input or by its name.
 _SUPPRESSION = "CombinedNonMaxSuppression"
 _RAW_SCORES = ("raw_detection_scores", "detection_multiclass_scores")
-
-
-_OBJECT_DETECTION = "frozen_inference_graph.pb"
-
-
-def kind_of(path: Path) -> Kind:
-    """Tell by a graph's name which task it does."""
-    detects = path.name.endswith(".frozen.pb") or path.name == _OBJECT_DETECTION
-    return "detection" if detects else "classification"
 
 
 def sidecar_of(path: Path) -> Path | None:
@@ -76,11 +69,12 @@ def export_of(path: Path) -> Export | None:
 
 
 def _prefix(path: Path) -> str:
-    end = ".frozen.pb" if path.name.endswith(".frozen.pb") else ".pb"
-    return path.name.removesuffix(end)
+    endings = sorted((t.graph_ending for t in TASKS.values()), key=len, reverse=True)
+    fitting = (one for one in endings if path.name.endswith(one))
+    return path.name.removesuffix(next(fitting, ""))
 
 
-def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
+def inspect(path: Path, task: Task[Any] | None = None) -> GraphReport:
     """Tell what a graph is, by its file and the sidecar beside it.
 
     A graph that cannot be served is reported too, with the reason in ``error``. One
@@ -88,17 +82,17 @@ def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
 
     Args:
         path: a frozen graph.
-        kind: which task it is to do; told by its name otherwise.
+        task: which one it is to do; told by its name otherwise.
 
     Raises:
         GraphError: it is no graph at all.
     """
-    kind = kind or kind_of(path)
+    task = task or by_graph(path.name)
     graph_def, data = read_graph_file(path)
     ops = Counter(node.op for node in _nodes(graph_def))
     facts: dict[str, Any] = {
         "file": path.name,
-        "kind": kind,
+        "kind": task.kind,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "nodes": ops.total(),
@@ -117,7 +111,7 @@ def inspect(path: Path, kind: Kind | None = None) -> GraphReport:
             return GraphReport(**facts, refused=refused, error=why)
         found = sidecar_of(path)
         sidecar = read_sidecar(found) if found else None
-        signed = _signed(graph_def, kind, sidecar, export_of(path))
+        signed = _signed(graph_def, task, sidecar, export_of(path))
         return GraphReport(**facts, repairs=repairs, **signed)
     except ModelError as err:
         return GraphReport(**facts, error=str(err))
@@ -150,13 +144,13 @@ def _refused(bodies: Iterable[Body]) -> tuple[Refused, ...]:
 
 
 def _signed(
-    graph_def: Any, kind: Kind, sidecar: Sidecar | None, export: Export | None
+    graph_def: Any, task: Task[Any], sidecar: Sidecar | None, export: Export | None
 ) -> dict[str, Any]:
     """Find what a checked graph takes and gives, or why it cannot be told."""
     graph = graphs.import_graph(graph_def)
     fed = tuple(f"{op.name} {shape_text(op.outputs[0])}" for op in placeholders(graph))
     try:
-        signature = graphs.find_signature(graph, kind, sidecar, export=export)
+        signature = graphs.find_signature(graph, task.kind, sidecar, export=export)
     except ModelError as err:
         return {"placeholders": fed, "error": str(err)}
     return {
@@ -173,7 +167,7 @@ def _signed(
 
 def _classes(graph: Any, signature: Signature) -> int | None:
     """Tell how many classes a graph has; a detector's may count the background."""
-    if signature.kind == "classification":
+    if signature.classes is not None:
         return signature.classes
     counts = []
     for op in graph.get_operations():
@@ -185,7 +179,7 @@ def _classes(graph: Any, signature: Signature) -> int | None:
 
 
 def picture_fed(
-    graph: Path, kind: Kind | None, settings: Settings, photo: Photo
+    graph: Path, task: Task[Any] | None, settings: Settings, photo: Photo
 ) -> tuple[bytes, str]:
     """Bring a photo to a model as the server does, and draw what arrives.
 
@@ -194,7 +188,7 @@ def picture_fed(
 
     Args:
         graph: the model's graph; what lies beside it counts.
-        kind: which task it is to do; told by its name otherwise.
+        task: which one it is to do; told by its name otherwise.
         settings: the server's.
         photo: the upload.
 
@@ -206,7 +200,7 @@ def picture_fed(
     """
     # It is the same on the CPU, whatever the server runs on.
     model = Loader(replace(settings, require_gpu=False))(
-        _files(graph, kind or kind_of(graph))
+        _files(graph, task or by_graph(graph.name))
     )
     try:
         frame = model.prepare(photo.data).frame
@@ -228,9 +222,9 @@ def picture_fed(
     return encode_png(np.ascontiguousarray(shown)), f"{shape}, {values}"
 
 
-def _files(graph: Path, kind: Kind) -> ModelFiles:
+def _files(graph: Path, task: Task[Any]) -> ModelFiles:
     """Give a graph's files as the server would find them, or as inspect does."""
-    for files in discover(graph.parent, kind).models:
+    for files in discover(graph.parent, task).models:
         if files.graph.name == graph.name:
             return files
-    return ModelFiles(graph.stem, kind, graph, None, sidecar_of(graph))
+    return ModelFiles(graph.stem, task.kind, graph, None, sidecar_of(graph))

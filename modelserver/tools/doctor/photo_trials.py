@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from modelserver.core.errors import ModelError, RequestError
 from modelserver.engine.discovery import discover
 from modelserver.engine.models import Loader
-from modelserver.tasks import by_kind
-from modelserver.tasks import labels
-from modelserver.tools.doctor.checks import KINDS, answers_of
+from modelserver.tasks import TASKS, labels
+from modelserver.tools.doctor.checks import answers_of
 from modelserver.tools.doctor.reports import ModelTries, Try
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from modelserver.core.settings import Settings
     from modelserver.core.signatures import Signature
@@ -80,7 +79,7 @@ def try_scalings(
     # the CPU, whatever the server runs on.
     quick = replace(settings, rewrite_graphs=False, require_gpu=False)
     folder = Path(settings.model_folder)
-    found = [files for kind in KINDS for files in discover(folder, by_kind(kind)).models]
+    found = [files for t in TASKS.values() for files in discover(folder, t).models]
     reports = []
     for done, files in enumerate(found):
         if progress:
@@ -152,7 +151,7 @@ class _Trial(NamedTuple):
             best_confidence=best[1],
         )
 
-    def _answers(self, line: str) -> list[tuple[str, float]]:
+    def _answers(self, line: str) -> Sequence[tuple[str, float]]:
         """Lay the model's files into a folder of their own, with that sidecar."""
         with tempfile.TemporaryDirectory() as folder:
             sidecar = Path(folder) / f"{self.files.name}.json"

@@ -21,10 +21,8 @@ from modelserver.core.exports import Export
 from modelserver.core.signatures import read_sidecar
 from modelserver.engine.discovery import discover
 from modelserver.runner import graphs
-from modelserver.tasks import by_kind
 from modelserver.tasks import labels
 from modelserver.tools.importing import freezing, model_files, parity, roles, sources
-from modelserver.tools.importing.model_files import ENDINGS, OUTPUT_NAMES
 from modelserver.tools.importing.scalings import (
     SCALINGS,
     known_scaling,
@@ -34,8 +32,9 @@ from modelserver.tools.importing.scalings import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from modelserver.core.signatures import Kind, Signature
+    from modelserver.core.signatures import Signature
     from modelserver.engine.discovery import ModelFiles
+    from modelserver.tasks import Task
     from modelserver.tools.importing.source_models import SourceModel
 
 Progress = Callable[[int, int, str], None]
@@ -62,7 +61,7 @@ class ImportOptions:
         names: labels that lie beside the model, in their order, without a file.
     """
 
-    kind: Kind | None = None
+    kind: str | None = None
     labels: Path | None = None
     first_id: int | None = None
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +82,7 @@ class ImportResult:
         notes: a sentence for each thing that was guessed or is worth a look.
     """
 
-    kind: Kind
+    kind: str
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
 
@@ -136,33 +135,32 @@ def _import(
 ) -> ImportResult:
     """Do the steps, each in ``scratch``, and move the files when all are done."""
     placed = roles.detections_by_position(original)
-    kind, outputs = roles.choose(
+    task, outputs = roles.choose(
         list(original.outputs), wish.kind, wish.outputs, placed
     )
-    ends = (*reversed(ENDINGS[kind]), ".json", exports.RECORD_END)
+    ends = (task.labels_ending, task.graph_ending, ".json", exports.RECORD_END)
     targets = [folder / (name + end) for end in ends]
     _refuse_existing(targets, wish)
     progress(1, STEPS, f"freezing the {original.what}")
-    graph = scratch / (name + ENDINGS[kind][0])
+    graph = scratch / (name + task.graph_ending)
     tensors = {
-        OUTPUT_NAMES[kind][role]: original.outputs[output]
-        for role, output in outputs.items()
+        task.outputs[role]: original.outputs[output] for role, output in outputs.items()
     }
     _write(graph, freezing.rename_ends(original.graph_def, original.input, tensors))
-    if names := _labels(wish, kind):
-        model_files.write_labels(scratch / (name + ENDINGS[kind][1]), names)
+    if names := _labels(wish, task):
+        model_files.write_labels(scratch / (name + task.labels_ending), names)
     if original.seen != Export():
         _write(scratch / (name + exports.RECORD_END), exports.record(original.seen))
     progress(2, STEPS, "finding out what it takes and gives")
-    signature = _signature(graph, name, kind, wish, original.seen)
-    files = _discover(scratch, name, kind)
+    signature = _signature(graph, name, task, wish, original.seen)
+    files = _discover(scratch, name, task)
     progress(3, STEPS, "comparing it with the original")
     parity.compare(original, files, outputs, wish.photo)
     notes = (*original.seen.notes, *signature.guesses, *_label_notes(files, signature))
     progress(4, STEPS, f"moving it to {folder}")
     paths = _move(scratch, targets, wish)
     progress(STEPS, STEPS, f"{paths[-1]} answers as the {original.what} does")
-    return ImportResult(kind, paths, notes)
+    return ImportResult(task.kind, paths, notes)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -174,19 +172,19 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _signature(
-    graph: Path, name: str, kind: Kind, wish: ImportOptions, seen: Export
+    graph: Path, name: str, task: Task[Any], wish: ImportOptions, seen: Export
 ) -> Signature:
     """Find out what a frozen graph takes and gives; write the sidecar that it needs."""
     imported = graphs.import_graph(graphs.read_checked_graph(graph))
     if wish.scaling is not None:
-        refuse_contradiction(imported, kind, wish.scaling, seen)
+        refuse_contradiction(imported, task.kind, wish.scaling, seen)
     sidecar: Mapping[str, Any] = SCALINGS.get(wish.scaling or "", {})
-    sidecar = sidecar or known_scaling(imported, kind, seen)
+    sidecar = sidecar or known_scaling(imported, task.kind, seen)
     path = graph.with_name(f"{name}.json")
     if sidecar:
         _write(path, msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
     return graphs.find_signature(
-        imported, kind, read_sidecar(path) if sidecar else None, export=seen
+        imported, task.kind, read_sidecar(path) if sidecar else None, export=seen
     )
 
 
@@ -210,18 +208,17 @@ def _add_labels(
     return wish, ()
 
 
-def _labels(wish: ImportOptions, kind: Kind) -> dict[int, str]:
+def _labels(wish: ImportOptions, task: Task[Any]) -> dict[int, str]:
     """Give class id to name, where there are labels."""
-    first_id = model_files.FIRST_IDS[kind]
-    first_id = first_id if wish.first_id is None else wish.first_id
+    first_id = task.first_id if wish.first_id is None else wish.first_id
     if wish.labels is not None:
         return model_files.read_labels(wish.labels, first_id)
     return dict(enumerate(wish.names, first_id))
 
 
-def _discover(scratch: Path, name: str, kind: Kind) -> ModelFiles:
+def _discover(scratch: Path, name: str, task: Task[Any]) -> ModelFiles:
     """Have the server's own discovery find the model, or say why it would not."""
-    found = discover(scratch, by_kind(kind))
+    found = discover(scratch, task)
     if len(found.models) == 1 and found.models[0].name == name:
         return found.models[0]
     raise ConversionError(

@@ -11,16 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ConversionError, LabelMapError
-from modelserver.tasks import labels
+from modelserver.tasks import TASKS, by_labels, labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-    from modelserver.core.signatures import Kind
-
-# A detector's classes are counted from 1: its 0 is the background.
-FIRST_IDS: dict[Kind, int] = {"classification": 0, "detection": 1}
 
 
 def read_labels(path: Path, first_id: int = 0) -> dict[int, str]:
@@ -72,8 +67,7 @@ def write_label_map(
     if target.exists() and not force:
         raise ConversionError(f"{target} is there already; --force overwrites it")
     if first_id is None:
-        detector = target.name.endswith(".label_map.pbtxt")
-        first_id = FIRST_IDS["detection" if detector else "classification"]
+        first_id = by_labels(target.name).first_id
     names = read_labels(source, first_id)
     try:
         with atomic_file(target) as scratch:
@@ -103,23 +97,8 @@ def _quoted(name: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-# Role to the name that its output gets, which is where the server looks for it.
-OUTPUT_NAMES: dict[Kind, dict[str, str]] = {
-    "detection": {
-        "boxes": "detection_boxes",
-        "scores": "detection_scores",
-        "classes": "detection_classes",
-        "count": "num_detections",
-    },
-    "classification": {"scores": "scores"},
-}
-ROLES = tuple(OUTPUT_NAMES["detection"])
+ROLES = tuple(dict.fromkeys(role for task in TASKS.values() for role in task.outputs))
 SCALING_NAMES = ("0..255", "0..1", "-1..1", "caffe", "torch")
-# Of a model's graph and label map.
-ENDINGS: dict[Kind, tuple[str, str]] = {
-    "detection": (".frozen.pb", ".label_map.pbtxt"),
-    "classification": (".pb", ".pbtxt"),
-}
 
 
 @contextmanager

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelserver.core.errors import ConversionError
 from modelserver.runner.graphs.detectors import roles_by_place
-from modelserver.tools.importing.model_files import OUTPUT_NAMES
+from modelserver.tasks import CLASSIFICATION, DETECTION, TASKS, by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from modelserver.core.signatures import Kind
+    from modelserver.tasks import Task
     from modelserver.tools.importing.source_models import SourceModel
-
-_OPTIONAL = "count"
-# What exporters call class scores, the surest first, where there are several outputs.
-_SCORES = ("scores", "predictions", "probabilities", "probs", "softmax", "output_0")
 
 
 def choose(
     outputs: Sequence[str],
-    kind: Kind | None,
+    kind: str | None,
     given: Mapping[str, str],
     placed: Mapping[str, str] | None = None,
-) -> tuple[Kind, dict[str, str]]:
-    """Choose the kind of model and the output of each role.
+) -> tuple[Task[Any], dict[str, str]]:
+    """Choose the task of a model and the output of each role.
 
     Args:
         outputs: the model's own names of its outputs.
@@ -34,38 +30,50 @@ def choose(
         placed: role to output, as the outputs' places tell where their names do not.
 
     Returns:
-        The kind, and role to the model's own name.
+        The task, and role to the model's own name.
 
     Raises:
         ConversionError: a role has no output, or there is no such output or role.
     """
-    detections = {**(placed or {}), **detections_by_name(outputs)}
-    if kind is None:
-        told = detections.keys() | given.keys()
-        kind = "detection" if told & {"boxes", "classes"} else "classification"
-    roles = OUTPUT_NAMES[kind]
-    _refuse_unknown(roles, outputs, given, kind)
-    named = detections if kind == "detection" else _scores(outputs)
-    named |= dict(given)
-    found = {role: named[role] for role in roles if role in named}
-    missing = [role for role in roles if role not in found and role != _OPTIONAL]
+    placed = placed or {}
+    task = by_kind(kind) if kind else _told(outputs, placed.keys() | given.keys())
+    _refuse_unknown(outputs, given, task)
+    named = {**(placed if placed.keys() <= task.outputs.keys() else {})}
+    named |= {**task.named_outputs(outputs), **given}
+    found = {role: named[role] for role in task.outputs if role in named}
+    missing = [role for role in task.outputs if role not in {*found, *task.optional}]
     if missing:
         raise ConversionError(
             f"nothing tells which output is the model's {', '.join(missing)}; its "
             f"outputs are: {', '.join(outputs) or 'none'}. Say it with --output "
             "ROLE=OUTPUT; a detector must hold its post-processing"
         )
-    return kind, found
+    return task, found
+
+
+def _told(outputs: Sequence[str], known: Collection[str]) -> Task[Any]:
+    """Tell the task by a role that no other has; a classifier's scores are nobody's.
+
+    Args:
+        known: roles that are asked for, or that the outputs' places tell.
+    """
+    for task in TASKS.values():
+        others = {r for one in TASKS.values() if one is not task for r in one.outputs}
+        own = task.outputs.keys() - others - task.optional
+        if own & {*known, *task.named_outputs(outputs)}:
+            return task
+    return CLASSIFICATION
 
 
 def _refuse_unknown(
-    roles: Collection[str], outputs: Sequence[str], given: Mapping[str, str], kind: Kind
+    outputs: Sequence[str], given: Mapping[str, str], task: Task[Any]
 ) -> None:
     """Refuse what was asked for, where there is no such role or output."""
     for role, name in given.items():
-        if role not in roles:
+        if role not in task.outputs:
             raise ConversionError(
-                f"{role!r} is no role of {kind}; the roles are {', '.join(roles)}"
+                f"{role!r} is no role of {task.kind}; the roles are "
+                f"{', '.join(task.outputs)}"
             )
         if name not in outputs:
             raise ConversionError(
@@ -74,19 +82,9 @@ def _refuse_unknown(
             )
 
 
-def detections_by_name(outputs: Sequence[str]) -> dict[str, str]:
-    """Find a detector's outputs by the Object Detection API's names."""
-    return {
-        role: output
-        for role, name in OUTPUT_NAMES["detection"].items()
-        for output in outputs
-        if _node(output) == name
-    }
-
-
 def detections_by_position(original: SourceModel) -> dict[str, str]:
     """Find the outputs whose names tell a place only, by the rule of the server."""
-    named = detections_by_name(list(original.outputs))
+    named = DETECTION.named_outputs(list(original.outputs))
     places = {
         place: output
         for place, output in original.places.items()
@@ -95,19 +93,3 @@ def detections_by_position(original: SourceModel) -> dict[str, str]:
     ranks = {place: original.ranks.get(output) for place, output in places.items()}
     told = roles_by_place(ranks, named)
     return {role: places[place] for role, place in told.items()}
-
-
-def _node(output: str) -> str:
-    """Give the last part of an output's name: ``a/detection_boxes:0``."""
-    return output.partition(":")[0].rpartition("/")[2]
-
-
-def _scores(outputs: Sequence[str]) -> dict[str, str]:
-    """Find a classifier's: its only output, or by the habits of exporters."""
-    if len(outputs) == 1:
-        return {"scores": outputs[0]}
-    for name in _SCORES:
-        for output in outputs:
-            if _node(output).lower() == name:
-                return {"scores": output}
-    return {}
