@@ -13,16 +13,15 @@ from werkzeug.exceptions import NotFound
 from modelserver.core import logs
 from modelserver.core.errors import LoopbackOnly, Unauthorized
 from modelserver.core.settings import is_loopback
-from modelserver.web.backend import backend
 from modelserver.web.forms import uploads
 from modelserver.web.origins import Hosts, Origins
-from modelserver.web.problem_json import request_id
+from modelserver.web.problems import request_id
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-    from modelserver.core.settings import Settings
     from modelserver.engine.service import Timings
+    from modelserver.web.backend import Backend
 
 # Probes carry no token, and pages and descriptions themselves tell nothing.
 _OPEN = frozenset(
@@ -50,8 +49,9 @@ _PAGE_POLICY = (
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def install(app: Flask, settings: Settings) -> None:
-    """Register what is done before and after each request."""
+def install(app: Flask, backend: Backend) -> None:
+    """Register the steps before and after each request."""
+    settings = backend.settings
     token = settings.api_token.encode()
     hosts = Hosts(settings)
     origins = Origins(settings.cors_origins)
@@ -61,7 +61,7 @@ def install(app: Flask, settings: Settings) -> None:
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else request_id()
         logs.bind(request_id=g.request_id)
-        backend().start()
+        backend.start()
         environ = request.environ
         hosts.check(environ)
         if environ.get("PATH_INFO", "").startswith("//"):

@@ -12,8 +12,7 @@ from modelserver.core import logs
 from modelserver.core.errors import RequestError
 from modelserver.engine.service import Evaluation, Timings
 from modelserver.web.access import note_timings
-from modelserver.web.problem_json import problem_of
-from modelserver.web.problems import request_error
+from modelserver.web.problems import problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +98,7 @@ def several(
     """
     errors = [each for each in outcomes if isinstance(each, RequestError)]
     if len(errors) == len(outcomes) and len({type(each) for each in errors}) == 1:
-        return request_error(max(errors, key=lambda each: each.retry_after_s or 0.0))
+        raise max(errors, key=lambda each: each.retry_after_s or 0.0)
     if len({model for _, model in pairs}) > 1:
         logs.bind(model="")  # the request is no single model's
     seen = [each for each in outcomes if isinstance(each, Evaluation)]

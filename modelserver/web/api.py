@@ -58,7 +58,7 @@ def evaluate(task: Task[Any]) -> Response:
     server = backend()
     own_s = own_limit()
     form = read_form(request, server.spool)
-    who = caller(own_s)
+    who = caller(server.settings.request_timeout_s, own_s)
     names, files = require(form, (e.name for e in server.registry.of(task.kind)))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()

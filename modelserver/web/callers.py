@@ -12,7 +12,6 @@ from flask import g, request
 
 from modelserver.core.errors import BadRequest
 from modelserver.engine.queue import Caller
-from modelserver.web.backend import backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,17 +39,17 @@ def own_limit() -> float | None:
     return int(given) / 1000
 
 
-def caller(own_s: float | None = None) -> Caller:
+def caller(limit_s: float, own_s: float | None = None) -> Caller:
     """Return who waits for the answer to the present request, once its upload is there.
 
     The server's ``REQUEST_TIMEOUT_S`` runs from now: slow uploads have limits of their
     own. The client's runs from when its request's head was read, as the client counts.
 
     Args:
+        limit_s: the server's ``REQUEST_TIMEOUT_S``.
         own_s: as ``own_limit`` gave it.
     """
-    seconds = backend().settings.request_timeout_s
-    until = time.perf_counter() + seconds
+    seconds, until = limit_s, time.perf_counter() + limit_s
     if own_s is not None and g.started + own_s < until:
         seconds, until = own_s, g.started + own_s
     return Caller(seconds, until, _gone(request.environ.get("gunicorn.socket")))

@@ -54,12 +54,11 @@ def create_app(
     # What a proxy's rule for /metrics does not see must not be /metrics here.
     app.url_map.merge_slashes = False
     app.extensions["modelserver"] = backend
-    request_metrics.install(app)
-    access.install(app, settings)
-    problems.install(app)
+    request_metrics.install(app, backend)
+    access.install(app, backend)
+    problems.install(app, backend)
     app.register_blueprint(api.blueprint(backend.tasks))
     app.register_blueprint(page.blueprint(backend.tasks))
-    app.register_blueprint(request_metrics.blueprint())
     app.register_blueprint(document.blueprint(app))
     atexit.register(backend.close)
     return app

@@ -1,9 +1,16 @@
-"""Turning errors into answers, ``application/problem+json``, in one place."""
+"""Problems (RFC 9457): errors as answers, of the app and of gunicorn's worker.
+
+To the standard's members ``error`` is added, with the detail's text: many clients of
+other model servers read that.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import os
+import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -16,7 +23,7 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-from modelserver.core.contract import Meaning
+from modelserver.core.contract import Meaning, Problem
 from modelserver.core.errors import (
     InternalError,
     RequestError,
@@ -24,23 +31,121 @@ from modelserver.core.errors import (
     UploadTooLarge,
 )
 from modelserver.tasks import TASKS
-from modelserver.web.backend import backend
-from modelserver.web.problem_json import PROBLEM, problem_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flask import Flask
 
+    from modelserver.web.backend import Backend
+
 log = logging.getLogger(__name__)
 
+PROBLEM = "application/problem+json"
+# Random once and then counted: reading randomness for each request would be one more
+# wait for the interpreter's lock.
+_RANDOM = secrets.token_hex(8)
+_COUNT = itertools.count()
 
-def install(app: Flask) -> None:
+
+def install(app: Flask, backend: Backend) -> None:
     """Register the handlers for every error that can leave a view."""
-    app.register_error_handler(RequestError, request_error)
+
+    def refuse(error: RequestError) -> Response:
+        backend.metrics.refused(error.slug)
+        return request_error(error)
+
+    def http_error(error: HTTPException) -> Response:
+        """Answer an error of the framework's, in our form."""
+        if isinstance(error, RequestEntityTooLarge):
+            limit_mb = backend.settings.max_upload_mb
+            return refuse(
+                UploadTooLarge(
+                    f"The request's body may have {limit_mb} MiB (MAX_UPLOAD_MB)."
+                )
+            )
+        return framework_error(error)
+
+    def unknown_error(error: Exception) -> Response:
+        """Answer a bug of ours: the log has it all, the client a number to quote."""
+        number = g.get("request_id")
+        log.error("request %s failed", number, exc_info=error)
+        return refuse(InternalError(number))
+
+    app.register_error_handler(RequestError, refuse)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, unknown_error)
     app.add_url_rule("/problems/<slug>", view_func=explain)
+
+
+def request_id() -> str:
+    """Return an id that no other request has, of 32 hex digits; thread-safe.
+
+    The process's own id is in it: a worker that takes the place of another begins with
+    the same random part.
+    """
+    return f"{_RANDOM}{os.getpid():08x}{next(_COUNT):08x}"
+
+
+def problem_body(
+    status: int, title: str, detail: str, slug: str | None = None
+) -> bytes:
+    """Return a problem as JSON.
+
+    Args:
+        slug: names the type; a problem without one is of type ``about:blank``.
+    """
+    return msgspec.json.encode(_problem(status, title, detail, slug))
+
+
+def problem_of(error: RequestError) -> Problem:
+    """Return an error of ours as a problem."""
+    return _problem(error.status, error.title, str(error), error.slug)
+
+
+def _problem(status: int, title: str, detail: str, slug: str | None) -> Problem:
+    kind = f"/problems/{slug}" if slug else "about:blank"
+    return Problem(
+        type=kind, title=title, status=int(status), detail=detail, error=detail
+    )
+
+
+def plain_problem(error: RequestError, headers: str = "") -> bytes:
+    """Return an error of ours as a whole HTTP answer; see ``plain_answer``."""
+    content = problem_body(error.status, error.title, str(error), error.slug)
+    if error.retry_after_s is not None:
+        headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
+    return _answer(error.status, content, headers)
+
+
+def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
+    """Return a problem as a whole HTTP answer, where no app makes one.
+
+    The connection is to be closed after it: what the client sent was not read to its
+    end.
+
+    Args:
+        headers: more of them, a line each.
+    """
+    return _answer(status, problem_body(status, status.phrase, detail), headers)
+
+
+def _answer(status: HTTPStatus, content: bytes, headers: str) -> bytes:
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "Connection: close\r\n"
+        f"Content-Type: {PROBLEM}\r\n"
+        f"Content-Length: {len(content)}\r\n"
+        f"{headers}"
+        "Server-Timing: total;dur=0\r\n"
+        # As web.access adds them to the answers of an app.
+        "X-Content-Type-Options: nosniff\r\n"
+        "Referrer-Policy: same-origin\r\n"
+        "Cross-Origin-Resource-Policy: same-origin\r\n"
+        "Cache-Control: no-store\r\n"
+        f"X-Request-Id: {request_id()}\r\n\r\n"
+    )
+    return head.encode() + content
 
 
 def problem(status: int, title: str, detail: str, slug: str | None = None) -> Response:
@@ -52,7 +157,6 @@ def problem(status: int, title: str, detail: str, slug: str | None = None) -> Re
 def request_error(error: RequestError) -> Response:
     """Answer an error of ours."""
     response = problem(error.status, error.title, str(error), error.slug)
-    backend().metrics.refused(error.slug)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, Unauthorized):
@@ -62,15 +166,8 @@ def request_error(error: RequestError) -> Response:
     return response
 
 
-def http_error(error: HTTPException) -> Response:
+def framework_error(error: HTTPException) -> Response:
     """Answer an error of the framework's, in our form."""
-    if isinstance(error, RequestEntityTooLarge):
-        limit_mb = backend().settings.max_upload_mb
-        return request_error(
-            UploadTooLarge(
-                f"The request's body may have {limit_mb} MiB (MAX_UPLOAD_MB)."
-            )
-        )
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     detail = (error.description or error.name).split("\n")[0]
     if isinstance(error, NotFound):
@@ -92,13 +189,6 @@ def _elsewhere(path: str) -> str | None:
         f"{path} is answered by {app}, the other app here, which listens on port "
         f"{port} unless PORT says otherwise. GET /models lists what this one has."
     )
-
-
-def unknown_error(error: Exception) -> Response:
-    """Answer a bug of ours: the log has it all, the client a number to ask about."""
-    number = g.get("request_id")
-    log.error("request %s failed", number, exc_info=error)
-    return request_error(InternalError(number))
 
 
 def explain(slug: str) -> Response:

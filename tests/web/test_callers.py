@@ -8,13 +8,6 @@ from flask import Flask, g
 
 from modelserver.core.errors import BadRequest
 from modelserver.web import callers
-from support.app_client import make_settings
-
-
-class Backend:
-    """Stands for an app's, which has settings."""
-
-    settings = make_settings(REQUEST_TIMEOUT_S=30)
 
 
 class Clock:
@@ -30,14 +23,13 @@ class Clock:
 def caller(monkeypatch):
     """A function that gives the caller of a request with some headers and environ."""
     app = Flask(__name__)
-    app.extensions["modelserver"] = Backend
     monkeypatch.setattr(callers, "time", Clock)
 
     def make(milliseconds=None, **environ):
         headers = {"X-Request-Timeout-Ms": milliseconds} if milliseconds else {}
         with app.test_request_context(headers=headers, environ_overrides=environ):
             g.started = 1000.0
-            return callers.caller(callers.own_limit())
+            return callers.caller(30.0, callers.own_limit())
 
     return make
 

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelserver.web.server.threads import Threads
-from modelserver.web.server.worker import Worker
+from modelserver.web.server.worker import Threads, Worker
 
 SECONDS = 20
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, render_template
 
 from modelserver.web.answers import answer
-from modelserver.web.problem_json import PROBLEM
+from modelserver.web.problems import PROBLEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

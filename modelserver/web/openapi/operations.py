@@ -9,8 +9,7 @@ from modelserver.tasks import TASKS
 from modelserver.tasks.options import MOST
 from modelserver.web.forms import MAX_FILES
 from modelserver.web.openapi import schemas
-from modelserver.web.problem_json import PROBLEM
-from modelserver.web.problems import kinds
+from modelserver.web.problems import PROBLEM, kinds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -236,7 +235,7 @@ def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
         **{name: {**told, "security": []} for name, told in probes.items()},
         "documents.show": _page("This document, to read"),
         "page.show": _page("The page for people"),
-        "numbers.show": reading(
+        "metrics.show": reading(
             "The server's numbers",
             _STRING,
             "text/plain; version=0.0.4; charset=utf-8",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import http
+import logging
 import re
 import selectors
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
 from modelserver.tasks import TASKS
-from modelserver.web.problem_json import plain_answer, plain_problem
+from modelserver.web.problems import plain_answer, plain_problem
 from modelserver.web.server.connections import (
     Connection,
     Lingering,
@@ -26,11 +28,12 @@ from modelserver.web.server.connections import (
     has_data,
     peek,
 )
-from modelserver.web.server.threads import Threads
 from modelserver.web.server.upload_pace import PacedSocket, TooSlow, pace_body
 
 if TYPE_CHECKING:
     from modelserver.core.errors import RequestError
+
+log = logging.getLogger(__name__)
 
 # How long a thread stays with a connection whose next request may be on its way: a
 # client that waits for each answer sends the next request within this time.
@@ -54,6 +57,27 @@ _STATUSES = {
     errors.ExpectationFailed: http.HTTPStatus.EXPECTATION_FAILED,
     TooSlow: http.HTTPStatus.REQUEST_TIMEOUT,
 }
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that carries on where the system gives it no more threads.
+
+    ``submit`` queues first and asks for a thread then, so one of those that are there
+    takes what was queued. It still raises ``RuntimeError`` where there is none at all.
+    """
+
+    _warn_at = 0.0
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
+            # At the most once a second: a burst would be told of again and again.
+            if self._warn_at <= time.monotonic():
+                self._warn_at = time.monotonic() + _WARN_S
+                log.warning("Out of threads: %d must do.", len(self._threads))
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
