@@ -8,7 +8,7 @@ from modelserver.core import cuda, errors, findings
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.runner.inline import InlineRunner
 from modelserver.runner.sessions import devices
-from modelserver.runner.sessions.devices import Faults, at_load
+from modelserver.runner.sessions.devices import Faults, translate_load_errors
 from support import tiny_graphs
 from support.app_client import SECONDS
 from support.graph_runs import session_of
@@ -193,33 +193,33 @@ class TestFaults:
     @pytest.mark.parametrize("error", MEMORY, ids=lambda error: error.message[:40])
     def test_memory_that_did_not_do(self, error):
         """So batches split and the ceiling falls."""
-        assert isinstance(Faults().told(error), errors.OutOfMemory)
+        assert isinstance(Faults().to_request_error(error), errors.OutOfMemory)
 
     @pytest.mark.parametrize("words", LOST)
     def test_a_context_that_is_lost(self, words):
         """Nothing that runs in it ever goes well."""
         error = tf.errors.InternalError(None, None, words)
-        assert isinstance(Faults().told(error), errors.RunnerDied)
+        assert isinstance(Faults().to_request_error(error), errors.RunnerDied)
 
     @pytest.mark.parametrize("error", OWN, ids=str)
     def test_what_a_graph_is_at_fault_for(self, error):
         """The card works as before, so the process stays; the last said nothing new."""
-        assert isinstance(Faults().told(error), errors.RunFailed)
+        assert isinstance(Faults().to_request_error(error), errors.RunFailed)
 
     def test_three_odd_errors_in_a_row_are_a_lost_context_whatever_they_say(self):
         """A run that goes well in between is a sign of life."""
         odd = tf.errors.InternalError(None, None, "something new")
         faults = Faults()
-        told = [faults.told(odd), faults.told(odd)]
-        faults.went_well()
-        told += [faults.told(odd) for _ in range(3)]
+        told = [faults.to_request_error(odd), faults.to_request_error(odd)]
+        faults.reset()
+        told += [faults.to_request_error(odd) for _ in range(3)]
         kinds = [type(one) for one in told]
         assert kinds == [errors.RunFailed] * 4 + [errors.RunnerDied]
 
     def test_a_graphs_own_errors_never_add_up(self):
         """Nobody ends the process with bad photos."""
         faults = Faults()
-        told = [faults.told(OWN[0]) for _ in range(9)]
+        told = [faults.to_request_error(OWN[0]) for _ in range(9)]
         assert {type(one) for one in told} == {errors.RunFailed}
 
 
@@ -240,7 +240,7 @@ class TestLoading:
 
     def fail(self, error, device=CARD):
         """Raise where a model is loaded."""
-        with at_load(device):
+        with translate_load_errors(device):
             raise error
 
     @pytest.mark.parametrize("cause", [errors.OutOfMemory(), errors.RunnerDied()])

@@ -10,7 +10,7 @@ import tensorflow as tf
 from modelserver.core.errors import GraphError
 from modelserver.runner.graphs import find_signature, import_graph, read_checked_graph
 from modelserver.runner.graphs.checks import MAX_NAME
-from modelserver.runner.graphs.reader import shown
+from modelserver.runner.graphs.reader import quote
 from support import hostile_functions, hostile_models, tiny_graphs
 from support.hostile_building import add, attr, calling, define, detector, graph, sound
 from support.hostile_tensors import holding, splat
@@ -192,4 +192,4 @@ def test_a_name_may_be_as_long_as_scopes_make_it(tmp_path):
 )
 def test_a_graphs_words_are_quoted_safely(text, quoted):
     """Printable ASCII, 200 characters at most."""
-    assert shown(text) == quoted
+    assert quote(text) == quoted

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core.signatures import Signature
-from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, spread
+from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, score_spread
 from support import tiny_graphs
 from support.classifier_runs import RED, find, scores
 from support.graph_runs import session_of
@@ -145,7 +145,9 @@ def signature_of(kind, *, softmax=False):
 def test_the_spread_of_scores_is_told(runs, kind, gap):
     """Of the runs after the first; a detector's have no order."""
     waiting = [*runs, *[runs[0]] * 20]
-    got = spread(lambda: {"scores": np.array([waiting.pop(0)])}, signature_of(kind))
+    got = score_spread(
+        lambda: {"scores": np.array([waiting.pop(0)])}, signature_of(kind)
+    )
     assert got == pytest.approx(gap)
     assert (got > MOST_SPREAD) == (gap > 0)
 
@@ -154,7 +156,9 @@ def test_logits_are_compared_as_probabilities():
     """A thousandth of a large logit is nothing."""
     waiting = [[900.0, 0.0], [900.5, 0.0]] * 20
     runs = lambda: {"scores": np.array([waiting.pop(0)])}  # noqa: E731 - one line
-    assert spread(runs, signature_of("classification", softmax=True)) < MOST_SPREAD
+    assert (
+        score_spread(runs, signature_of("classification", softmax=True)) < MOST_SPREAD
+    )
 
 
 def test_what_draws_no_numbers_is_run_twice():
@@ -165,7 +169,7 @@ def test_what_draws_no_numbers_is_run_twice():
         calls.append(None)
         return {"scores": np.array([0.2, 0.8])}
 
-    spread(run, signature_of("classification"), draws=False)
+    score_spread(run, signature_of("classification"), draws=False)
     assert len(calls) == 2
 
     @tf.function(autograph=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelserver.runner.graphs.detectors import place_of, roles_by_place
+from modelserver.runner.graphs.detectors import index_of, roles_by_index
 
 EIGHT = {0: 2, 1: 3, 2: 2, 3: 3, 4: 2, 5: 1, 6: 3, 7: 3}
 SEVEN = {0: 3, 1: 2, 2: 3, 3: 2, 4: 1, 5: 3, 6: 3}
@@ -21,12 +21,12 @@ FOUR = {0: 3, 1: 2, 2: 2, 3: 1}
 )
 def test_the_exporters_sets_are_told_apart_by_their_ranks(ranks, places):
     roles = ("boxes", "scores", "classes", "count")
-    assert roles_by_place(ranks) == dict(zip(roles, places, strict=True))
+    assert roles_by_index(ranks) == dict(zip(roles, places, strict=True))
 
 
 def test_outputs_with_names_of_their_own_leave_their_places_free():
     rest = {place: EIGHT[place] for place in (4, 2)}
-    told = roles_by_place(rest, {"boxes", "count"})
+    told = roles_by_index(rest, {"boxes", "count"})
     assert told == {"scores": 4, "classes": 2}
 
 
@@ -35,9 +35,9 @@ def test_outputs_with_names_of_their_own_leave_their_places_free():
     [{}, {0: 2}, {0: 2, 1: 2}, {0: 3, 1: None, 2: 2}, {0: 4, 1: 2, 2: 2, 3: 1}, {1: 3}],
 )
 def test_what_fits_no_set_tells_nothing(ranks):
-    assert roles_by_place(ranks) == {}
+    assert roles_by_index(ranks) == {}
 
 
 def test_a_place_is_told_by_the_name_alone():
     names = ["Identity", "Identity_12", "Identity_x", "model/Identity", "Identity_1234"]
-    assert [place_of(name) for name in names] == [0, 12, None, None, None]
+    assert [index_of(name) for name in names] == [0, 12, None, None, None]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from modelserver.core.signatures import Sidecar
 from modelserver.runner.graphs import find_signature
-from modelserver.runner.graphs.pixels import follow_pixels, resized_inside
+from modelserver.runner.graphs.pixels import follow_pixels, inner_size
 from modelserver.runner.graphs.scaling import inner_scaling, known_architecture
 from support import tiny_graphs
 
@@ -263,7 +263,7 @@ def test_the_inner_size_is_what_all_pixels_go_through(before, size):
     """Only where every use of the image is behind one constant resize is it known."""
     graph = network(before=before)
     image = graph.get_tensor_by_name("input:0")
-    assert resized_inside(follow_pixels(image)) == size
+    assert inner_size(follow_pixels(image)) == size
 
 
 def test_a_slice_by_computed_strides_is_no_mere_carrier():
@@ -272,7 +272,7 @@ def test_a_slice_by_computed_strides_is_no_mere_carrier():
         image = v1.placeholder(tf.float32, (None, None, None, 3), "input")
         step = tf.shape(image)[:1]
         bilinear(tf.strided_slice(image, [0], [0], step, 1, 1), (6, 8))
-    assert resized_inside(follow_pixels(graph.get_tensor_by_name("input:0"))) is None
+    assert inner_size(follow_pixels(graph.get_tensor_by_name("input:0"))) is None
 
 
 def test_a_malformed_constant_tells_nothing():

@@ -9,8 +9,8 @@ from modelserver.runner.graphs import find_signature
 from modelserver.runner.graphs.statistics import (
     CANDIDATES,
     MEANS,
-    draw_fields,
-    variances,
+    draw_patches,
+    filter_variances,
 )
 from support import tiny_graphs
 
@@ -154,19 +154,19 @@ def test_the_order_of_the_mean_pixel_is_a_warning_only():
 
 def test_what_is_drawn_is_like_photos():
     """Mean and deviation, and neighbours alike, the same each time."""
-    drawn = draw_fields(32, 24, 64.0, 3)
+    drawn = draw_patches(32, 24, 64.0, 3)
     assert drawn.mean((0, 1, 2)) == pytest.approx(MEANS, abs=6)
     assert drawn.std() == pytest.approx(58, abs=8)
     neighbours = ((drawn[:, 1:] - drawn[:, :-1]) ** 2).mean() / 2 / drawn.var()
     assert 0.03 < neighbours < 0.12
-    assert (drawn == draw_fields(32, 24, 64.0, 3)).all()
+    assert (drawn == draw_patches(32, 24, 64.0, 3)).all()
 
 
 def test_the_variance_of_a_filter_is_what_photos_give_it():
     """The closed form is that of what is drawn."""
     kernel = np.random.default_rng(1).normal(0, 0.2, (3, 3, 3, 8))
-    drawn = convolved(draw_fields(64, 24, 96.0, 3), kernel)
-    ratio = variances(kernel, 96.0) / drawn.var((0, 1, 2))
+    drawn = convolved(draw_patches(64, 24, 96.0, 3), kernel)
+    ratio = filter_variances(kernel, 96.0) / drawn.var((0, 1, 2))
     assert np.log2(np.median(ratio)) == pytest.approx(0, abs=0.5)
 
 

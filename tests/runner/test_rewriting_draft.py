@@ -8,7 +8,7 @@ from modelserver.runner.rewriting.draft import (
     Draft,
     as_channels,
     canonical,
-    copied,
+    copy_node,
     node_of,
 )
 from support.rewriting_runs import Trial, on_images
@@ -75,7 +75,7 @@ def test_what_is_fed_or_fetched_has_no_only_user(kept):
 def test_putting_and_dropping_keeps_count_of_users():
     """A replaced node's old inputs lose a user."""
     draft = Trial(three_in_a_row()).draft
-    draft.put(copied(draft.nodes["b"], input=["x"]))
+    draft.put(copy_node(draft.nodes["b"], input=["x"]))
     assert [user.name for user in draft.users("x")] == ["a", "b"]
     assert draft.users("a") == []
     draft.drop("a")

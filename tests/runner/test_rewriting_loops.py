@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from modelserver.runner.rewriting.draft import Draft
 from modelserver.runner.rewriting.loops import batch_resizers
-from modelserver.runner.rewriting.passthrough import resize_bytes, strip_passing
+from modelserver.runner.rewriting.passthrough import resize_bytes, strip_passthrough
 from support.rewriting_runs import Trial
 from support.tiny_graphs import building
 
@@ -83,7 +83,7 @@ def trial(loop, fetched=("y:0",)):
         for name, value in zip("yz", made, strict=False):
             tf.identity(value, name=name)
     made = Trial(graph, fetched)
-    made.apply(Draft.drop_unused, strip_passing)
+    made.apply(Draft.drop_unused, strip_passthrough)
     return made
 
 

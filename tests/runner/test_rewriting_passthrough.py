@@ -10,7 +10,7 @@ from modelserver.runner.rewriting import passthrough
 from modelserver.runner.rewriting.passthrough import (
     fold_constants,
     resize_bytes,
-    strip_passing,
+    strip_passthrough,
 )
 from support.rewriting_runs import Trial, numbers, on_images
 from support.tiny_graphs import building
@@ -36,7 +36,7 @@ def test_what_only_hands_on_goes(passes):
     with on_images() as (graph, x):
         tf.nn.relu(passes(x), name="y")
     trial = Trial(graph)
-    assert trial.apply(strip_passing) >= 1
+    assert trial.apply(strip_passthrough) >= 1
     assert trial.ops == {"Placeholder": 1, "Relu": 1}
     trial.assert_same(IMAGES, exact=True)
 
@@ -47,7 +47,7 @@ def test_fed_and_fetched_nodes_stay():
         x = v1.placeholder_with_default(np.float32(1), (), "x")
         tf.identity(tf.identity(x), name="y")
     trial = Trial(graph)
-    assert trial.apply(strip_passing) == 1
+    assert trial.apply(strip_passthrough) == 1
     assert set(trial.draft.nodes) >= {"x", "y"}
     trial.assert_same(7.0, exact=True)
 
@@ -61,7 +61,7 @@ def test_what_waits_or_is_waited_for_stays():
             waits = tf.identity(x, name="waits")
         tf.add(waits, one, name="y")
     trial = Trial(graph)
-    assert trial.apply(strip_passing) == 0
+    assert trial.apply(strip_passthrough) == 0
     trial.assert_same(IMAGES, exact=True)
 
 
@@ -71,7 +71,7 @@ def test_a_second_output_is_handed_on_as_such():
         _, second = tf.unstack(x)
         tf.nn.relu(tf.identity(second), name="y")
     trial = Trial(graph)
-    trial.apply(strip_passing)
+    trial.apply(strip_passthrough)
     assert "Identity" not in trial.ops
     trial.assert_same(numbers(2, 3), exact=True)
 
@@ -85,7 +85,7 @@ def test_who_waits_for_a_check_waits_for_what_it_checks():
             other = tf.add(x, x, name="other")
         tf.add(checked, other, name="y")
     trial = Trial(graph)
-    trial.apply(strip_passing)
+    trial.apply(strip_passthrough)
     assert trial.ops["CheckNumerics"] == trial.ops["Identity"] == 0
     assert list(trial.draft.nodes["other"].input) == ["x", "x", "^value"]
     trial.assert_same(IMAGES, exact=True)
@@ -98,7 +98,7 @@ def test_a_check_of_a_switch_is_left():
         with tf.control_dependencies([tf.debugging.check_numerics(alive, "bad")]):
             tf.add(x, x, name="y")
     trial = Trial(graph)
-    assert trial.apply(strip_passing) == 0
+    assert trial.apply(strip_passthrough) == 0
     assert trial.ops["CheckNumerics"] == 1
 
 

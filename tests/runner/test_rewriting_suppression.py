@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modelserver.runner.rewriting.passthrough import strip_passing
+from modelserver.runner.rewriting.passthrough import strip_passthrough
 from modelserver.runner.rewriting.suppression import raise_thresholds
 from support.rewriting_runs import Trial
 from support.suppression_graphs import (
@@ -28,7 +28,7 @@ v1 = tf.compat.v1
 
 def trial(graph):
     made = Trial(graph, NAMES)
-    made.apply(strip_passing)
+    made.apply(strip_passthrough)
     return made
 
 

@@ -91,23 +91,23 @@ class Meaning(NamedTuple):
 
 def maker(tensor: Any) -> Any:
     """Give the op that made scores, behind those that only change their form."""
-    while tensor.op.type in FORMS or _takes_the_one(tensor.op):
-        tensor = tensor.op.inputs[_place(tensor.op, tensor.value_index)]
+    while tensor.op.type in FORMS or _selects_only_value(tensor.op):
+        tensor = tensor.op.inputs[_index_through(tensor.op, tensor.value_index)]
     return tensor.op
 
 
-def handed_on(tensor: Any, op: Any) -> Any:
+def output_through(tensor: Any, op: Any) -> Any:
     """Give what becomes of a tensor in an op of ``FORMS`` that uses it."""
     names = [one.name for one in op.inputs]
-    return op.outputs[_place(op, names.index(tensor.name))]
+    return op.outputs[_index_through(op, names.index(tensor.name))]
 
 
-def _place(op: Any, place: int) -> int:
+def _index_through(op: Any, place: int) -> int:
     """Give where the other end of an input or output of an op of ``FORMS`` is."""
     return place if op.type == "IdentityN" else 0
 
 
-def _takes_the_one(op: Any) -> bool:
+def _selects_only_value(op: Any) -> bool:
     """Tell whether a slice takes the one value an image that there is."""
     if op.type != "StridedSlice":
         return False
@@ -142,55 +142,55 @@ def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
     if not depth or not op.inputs:
         return _UNKNOWN
     # What is not asked is not looked at: a sum of hundreds, eight deep, never ends.
-    if op.type not in _WITHIN | _OF_ONE.keys() | _OF_TWO.keys() | {"ClipByValue"}:
+    if op.type not in _WITHIN | _UNARY.keys() | _BINARY.keys() | {"ClipByValue"}:
         return _UNKNOWN
     if op.type in _WITHIN:
         return bounds(op.inputs[0], depth - 1)
     first, *others = (bounds(one, depth - 1) for one in op.inputs)
-    return _combined(op.type, first, others)
+    return _combine_ranges(op.type, first, others)
 
 
-def _combined(kind: str, first: _Range, others: list[_Range]) -> _Range:
+def _combine_ranges(kind: str, first: _Range, others: list[_Range]) -> _Range:
     """Compute the range of an op's results from those of its inputs."""
-    if kind in _OF_ONE:
-        return _OF_ONE[kind](first)
+    if kind in _UNARY:
+        return _UNARY[kind](first)
     if kind == "ClipByValue":
         return max(first[0], others[0][0]), min(first[1], others[1][1])
-    return _OF_TWO[kind](first, others[0])
+    return _BINARY[kind](first, others[0])
 
 
-def _product(one: _Range, other: _Range) -> _Range:
+def _multiply(one: _Range, other: _Range) -> _Range:
     """Multiply two ranges; nothing times infinity is nothing."""
     ends = [a * b if a and b else 0.0 for a in one for b in other]
     return min(ends), max(ends)
 
 
-def _inverse(divisor: _Range) -> _Range:
+def _invert(divisor: _Range) -> _Range:
     """Give the range of 1 / x; unknown where x can be 0."""
     low, high = divisor
     return (1 / high, 1 / low) if low * high > 0 else _UNKNOWN
 
 
-def _sum(one: _Range, other: _Range) -> _Range:
+def _add(one: _Range, other: _Range) -> _Range:
     return one[0] + other[0], one[1] + other[1]
 
 
-def _minus(one: _Range) -> _Range:
+def _negate(one: _Range) -> _Range:
     return -one[1], -one[0]
 
 
-_OF_ONE: dict[str, Callable[[_Range], _Range]] = {
-    "Inv": _inverse,
-    "Neg": _minus,
-    "Reciprocal": _inverse,
+_UNARY: dict[str, Callable[[_Range], _Range]] = {
+    "Inv": _invert,
+    "Neg": _negate,
+    "Reciprocal": _invert,
 }
-_OF_TWO: dict[str, Callable[[_Range, _Range], _Range]] = {
-    **dict.fromkeys(_SUMS, _sum),
-    **dict.fromkeys(_QUOTIENTS, lambda one, other: _product(one, _inverse(other))),
+_BINARY: dict[str, Callable[[_Range, _Range], _Range]] = {
+    **dict.fromkeys(_SUMS, _add),
+    **dict.fromkeys(_QUOTIENTS, lambda one, other: _multiply(one, _invert(other))),
     "Maximum": lambda one, other: (max(one[0], other[0]), max(one[1], other[1])),
     "Minimum": lambda one, other: (min(one[0], other[0]), min(one[1], other[1])),
-    "Mul": _product,
-    "Sub": lambda one, other: _sum(one, _minus(other)),
+    "Mul": _multiply,
+    "Sub": lambda one, other: _add(one, _negate(other)),
 }
 
 
@@ -208,8 +208,8 @@ def meaning(tensor: Any, *, lone: bool, independent: bool | None) -> Meaning:
     op = maker(tensor)
     made = f"the output {tensor.name} comes from {op.type}"
     if lone:
-        return _of_one_value(tensor, op, made)
-    found = _of_several(tensor, op, made)
+        return _read_lone_value(tensor, op, made)
+    found = _read_values(tensor, op, made)
     if independent is None or independent == found.independent:
         return found
     logits = found.softmax or found.sigmoid
@@ -220,7 +220,7 @@ def meaning(tensor: Any, *, lone: bool, independent: bool | None) -> Meaning:
     )
 
 
-def _of_one_value(tensor: Any, op: Any, made: str) -> Meaning:
+def _read_lone_value(tensor: Any, op: Any, made: str) -> Meaning:
     """Tell whether a lone value is a probability, or a logit, else refuse it."""
     if op.type in {"Softmax", "LogSoftmax"} or _is_normalised(op):
         raise GraphError(
@@ -239,7 +239,7 @@ def _of_one_value(tensor: Any, op: Any, made: str) -> Meaning:
     )
 
 
-def _of_several(tensor: Any, op: Any, made: str) -> Meaning:
+def _read_values(tensor: Any, op: Any, made: str) -> Meaning:
     """Tell what several values are."""
     if is_of_softmax(tensor) or _is_normalised(op):
         return Meaning()
@@ -324,7 +324,7 @@ def _keeps_one_channel(op: Any) -> bool:
     return bool(shape is not None and shape[-1] == 1)
 
 
-def features(tensor: Any) -> str:
+def why_features(tensor: Any) -> str:
     """Say why values are a network's features and no scores; empty where they may be.
 
     Features are what a network without its last layer gives, and embeddings: vectors
@@ -367,7 +367,7 @@ def _sums_squares(tensor: Any, depth: int = _DEPTH) -> bool:
     return bool(op.type == "Sum" and maker(op.inputs[0]).type in squares)
 
 
-def values_an_image(tensor: Any, image: Any) -> int | None:
+def values_per_image(tensor: Any, image: Any) -> int | None:
     """Tell how many values an image an output has; ``None`` where that is not known.
 
     A vector has one for each image of the batch where its length is the batch's, or

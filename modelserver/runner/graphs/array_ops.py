@@ -63,7 +63,7 @@ def work_of(op: Any, inputs: list[Array]) -> tuple[int, int]:
     return made, cost
 
 
-def _divided(op: Any, inputs: list[Array]) -> Array:
+def _divide(op: Any, inputs: list[Array]) -> Array:
     """Divide as TensorFlow does: whole numbers are cut towards 0."""
     over, under = inputs
     if np.issubdtype(over.dtype, np.integer):
@@ -73,7 +73,7 @@ def _divided(op: Any, inputs: list[Array]) -> Array:
     return over / under
 
 
-def _floored(op: Any, inputs: list[Array]) -> Array:
+def _floor_divide(op: Any, inputs: list[Array]) -> Array:
     over, under = inputs
     if not np.issubdtype(over.dtype, np.integer):
         return np.floor(over / under)
@@ -82,11 +82,11 @@ def _floored(op: Any, inputs: list[Array]) -> Array:
     return np.floor_divide(over, under)
 
 
-def _no_nan(_op: Any, inputs: list[Array]) -> Array:
+def _divide_no_nan(_op: Any, inputs: list[Array]) -> Array:
     return np.where(inputs[1] == 0, 0, inputs[0] / inputs[1])
 
 
-def _sliced(op: Any, inputs: list[Array]) -> Any:
+def _strided_slice(op: Any, inputs: list[Array]) -> Any:
     """Do what ``StridedSlice`` does, with its five masks."""
     value, *bounds = inputs
     begin, end, strides = (bound.tolist() for bound in bounds)
@@ -95,21 +95,21 @@ def _sliced(op: Any, inputs: list[Array]) -> Any:
         for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
     }
     parts: list[Any] = []
-    for place, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
-        said = {name for name, mask in masks.items() if mask >> place & 1}
-        if "ellipsis" in said:
+    for index, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
+        flags = {name for name, mask in masks.items() if mask >> index & 1}
+        if "ellipsis" in flags:
             parts.append(Ellipsis)
-        elif "new_axis" in said:
+        elif "new_axis" in flags:
             parts.append(None)
-        elif "shrink_axis" in said:
+        elif "shrink_axis" in flags:
             parts.append(first)
         else:
-            start = None if "begin" in said else first
-            parts.append(slice(start, None if "end" in said else last, step))
+            start = None if "begin" in flags else first
+            parts.append(slice(start, None if "end" in flags else last, step))
     return value[tuple(parts)]
 
 
-def _cut(_op: Any, inputs: list[Array]) -> Any:
+def _slice(_op: Any, inputs: list[Array]) -> Any:
     """Do what ``Slice`` does: a size of -1 is all that is left."""
     value, begin, size = inputs
     bounds = zip(begin.tolist(), size.tolist(), strict=True)
@@ -117,14 +117,14 @@ def _cut(_op: Any, inputs: list[Array]) -> Any:
     return value[tuple(parts)]
 
 
-def _gathered(op: Any, inputs: list[Array]) -> Array:
+def _gather(op: Any, inputs: list[Array]) -> Array:
     axis = int(inputs[2]) if len(inputs) > 2 else 0  # noqa: PLR2004 - Gather has no axis
     if op.type == "GatherV2" and op.get_attr("batch_dims"):
         raise ValueError(op.name)
     return np.take(inputs[0], inputs[1], axis)
 
 
-def _reduced(function: Callable[..., Any]) -> Compute:
+def _reducer(function: Callable[..., Any]) -> Compute:
     """Reduce over the axes that the second input names; none leaves all as it is."""
 
     def reduce(op: Any, inputs: list[Array]) -> Any:
@@ -134,19 +134,19 @@ def _reduced(function: Callable[..., Any]) -> Compute:
     return reduce
 
 
-def _multiplied(op: Any, inputs: list[Array]) -> Array:
+def _multiply_matrices(op: Any, inputs: list[Array]) -> Array:
     left, right = inputs
     left = left.T if op.get_attr("transpose_a") else left
     return left @ (right.T if op.get_attr("transpose_b") else right)
 
 
-def _biased(op: Any, inputs: list[Array]) -> Array:
+def _add_bias(op: Any, inputs: list[Array]) -> Array:
     if op.get_attr("data_format") != b"NHWC":
         raise ValueError(op.name)
     return inputs[0] + inputs[1]
 
 
-def _squeezed(op: Any, inputs: list[Array]) -> Array:
+def _squeeze(op: Any, inputs: list[Array]) -> Array:
     return np.squeeze(inputs[0], tuple(op.get_attr("squeeze_dims")) or None)
 
 
@@ -159,11 +159,11 @@ def _split_by_sizes(_op: Any, inputs: list[Array]) -> list[Array]:
     return np.split(value, np.cumsum(sizes)[:-1], int(axis))
 
 
-def _unpacked(op: Any, inputs: list[Array]) -> list[Array]:
+def _unpack(op: Any, inputs: list[Array]) -> list[Array]:
     return list(np.moveaxis(inputs[0], op.get_attr("axis"), 0))
 
 
-def _reversed(_op: Any, inputs: list[Array]) -> Array:
+def _reverse(_op: Any, inputs: list[Array]) -> Array:
     return np.flip(inputs[0], tuple(inputs[1].tolist()))
 
 
@@ -173,22 +173,22 @@ def _one_hot(op: Any, inputs: list[Array]) -> Array:
     return np.moveaxis(hot, -1, op.get_attr("axis"))
 
 
-def _padded(op: Any, inputs: list[Array]) -> Array:
+def _pad(op: Any, inputs: list[Array]) -> Array:
     fill = inputs[2] if op.type == "PadV2" else 0
     return np.pad(inputs[0], inputs[1], constant_values=fill)
 
 
-def _spaced(_op: Any, inputs: list[Array]) -> Array:
+def _space_evenly(_op: Any, inputs: list[Array]) -> Array:
     start, stop, count = inputs
     return np.linspace(start, stop, int(count))
 
 
-def _of(function: Callable[..., Any]) -> Compute:
+def _elementwise(function: Callable[..., Any]) -> Compute:
     """Apply a NumPy function to the inputs."""
     return lambda _op, inputs: function(*inputs)
 
 
-def _same(_op: Any, inputs: list[Array]) -> Array:
+def _identity(_op: Any, inputs: list[Array]) -> Array:
     return inputs[0]
 
 
@@ -198,91 +198,91 @@ _ELEMENTWISE: dict[str, Compute] = {
             *("Cast", "CheckNumerics", "EnsureShape", "GuaranteeConst", "Identity"),
             *("PreventGradient", "Snapshot", "StopGradient"),
         ),
-        _same,
+        _identity,
     ),
-    "Abs": _of(np.abs),
-    "Add": _of(np.add),
-    "AddV2": _of(np.add),
-    "BiasAdd": _biased,
-    "Ceil": _of(np.ceil),
-    "Cos": _of(np.cos),
-    "Div": _divided,
-    "DivNoNan": _no_nan,
-    "Equal": _of(np.equal),
-    "Exp": _of(np.exp),
-    "Expm1": _of(np.expm1),
-    "Floor": _of(np.floor),
-    "FloorDiv": _floored,
-    "Greater": _of(np.greater),
-    "GreaterEqual": _of(np.greater_equal),
-    "Inv": _of(np.reciprocal),
-    "Less": _of(np.less),
-    "LessEqual": _of(np.less_equal),
-    "Log": _of(np.log),
-    "Log1p": _of(np.log1p),
-    "LogicalAnd": _of(np.logical_and),
-    "LogicalNot": _of(np.logical_not),
-    "LogicalOr": _of(np.logical_or),
-    "Maximum": _of(np.maximum),
-    "Minimum": _of(np.minimum),
-    "Mul": _of(np.multiply),
-    "Neg": _of(np.negative),
-    "NotEqual": _of(np.not_equal),
-    "OnesLike": _of(np.ones_like),
-    "Pow": _of(np.power),
-    "RealDiv": _divided,
-    "Reciprocal": _of(np.reciprocal),
-    "Relu": _of(lambda value: np.maximum(value, 0)),
-    "Rint": _of(np.rint),
-    "Round": _of(np.round),
-    "Rsqrt": _of(lambda value: 1 / np.sqrt(value)),
-    "SelectV2": _of(np.where),
-    "Sigmoid": _of(lambda value: 1 / (1 + np.exp(-value))),
-    "Sign": _of(np.sign),
-    "Sin": _of(np.sin),
-    "Sqrt": _of(np.sqrt),
-    "Square": _of(np.square),
-    "SquaredDifference": _of(lambda one, other: np.square(one - other)),
-    "Sub": _of(np.subtract),
-    "Tanh": _of(np.tanh),
-    "TruncateDiv": _divided,
-    "ZerosLike": _of(np.zeros_like),
+    "Abs": _elementwise(np.abs),
+    "Add": _elementwise(np.add),
+    "AddV2": _elementwise(np.add),
+    "BiasAdd": _add_bias,
+    "Ceil": _elementwise(np.ceil),
+    "Cos": _elementwise(np.cos),
+    "Div": _divide,
+    "DivNoNan": _divide_no_nan,
+    "Equal": _elementwise(np.equal),
+    "Exp": _elementwise(np.exp),
+    "Expm1": _elementwise(np.expm1),
+    "Floor": _elementwise(np.floor),
+    "FloorDiv": _floor_divide,
+    "Greater": _elementwise(np.greater),
+    "GreaterEqual": _elementwise(np.greater_equal),
+    "Inv": _elementwise(np.reciprocal),
+    "Less": _elementwise(np.less),
+    "LessEqual": _elementwise(np.less_equal),
+    "Log": _elementwise(np.log),
+    "Log1p": _elementwise(np.log1p),
+    "LogicalAnd": _elementwise(np.logical_and),
+    "LogicalNot": _elementwise(np.logical_not),
+    "LogicalOr": _elementwise(np.logical_or),
+    "Maximum": _elementwise(np.maximum),
+    "Minimum": _elementwise(np.minimum),
+    "Mul": _elementwise(np.multiply),
+    "Neg": _elementwise(np.negative),
+    "NotEqual": _elementwise(np.not_equal),
+    "OnesLike": _elementwise(np.ones_like),
+    "Pow": _elementwise(np.power),
+    "RealDiv": _divide,
+    "Reciprocal": _elementwise(np.reciprocal),
+    "Relu": _elementwise(lambda value: np.maximum(value, 0)),
+    "Rint": _elementwise(np.rint),
+    "Round": _elementwise(np.round),
+    "Rsqrt": _elementwise(lambda value: 1 / np.sqrt(value)),
+    "SelectV2": _elementwise(np.where),
+    "Sigmoid": _elementwise(lambda value: 1 / (1 + np.exp(-value))),
+    "Sign": _elementwise(np.sign),
+    "Sin": _elementwise(np.sin),
+    "Sqrt": _elementwise(np.sqrt),
+    "Square": _elementwise(np.square),
+    "SquaredDifference": _elementwise(lambda one, other: np.square(one - other)),
+    "Sub": _elementwise(np.subtract),
+    "Tanh": _elementwise(np.tanh),
+    "TruncateDiv": _divide,
+    "ZerosLike": _elementwise(np.zeros_like),
 }
 
 FOLDED: dict[str, Compute] = {
     **_ELEMENTWISE,
-    "All": _reduced(np.all),
-    "Any": _reduced(np.any),
+    "All": _reducer(np.all),
+    "Any": _reducer(np.any),
     "BroadcastTo": lambda _op, inputs: np.broadcast_to(inputs[0], inputs[1]).copy(),
     "Concat": lambda _op, inputs: np.concatenate(inputs[1:], int(inputs[0])),
     "ConcatV2": lambda _op, inputs: np.concatenate(inputs[:-1], int(inputs[-1])),
     "ExpandDims": lambda _op, inputs: np.expand_dims(inputs[0], int(inputs[1])),
     "Fill": lambda _op, inputs: np.full(inputs[0], inputs[1]),
-    "Gather": _gathered,
-    "GatherV2": _gathered,
-    "InvertPermutation": _of(np.argsort),
-    "LinSpace": _spaced,
-    "MatMul": _multiplied,
-    "Max": _reduced(np.max),
-    "Mean": _reduced(np.mean),
-    "Min": _reduced(np.min),
+    "Gather": _gather,
+    "GatherV2": _gather,
+    "InvertPermutation": _elementwise(np.argsort),
+    "LinSpace": _space_evenly,
+    "MatMul": _multiply_matrices,
+    "Max": _reducer(np.max),
+    "Mean": _reducer(np.mean),
+    "Min": _reducer(np.min),
     "OneHot": _one_hot,
     "Pack": lambda op, inputs: np.stack(inputs, op.get_attr("axis")),
-    "Pad": _padded,
-    "PadV2": _padded,
-    "Prod": _reduced(np.prod),
-    "Range": _of(np.arange),
-    "Reshape": _of(np.reshape),
-    "ReverseV2": _reversed,
-    "Slice": _cut,
+    "Pad": _pad,
+    "PadV2": _pad,
+    "Prod": _reducer(np.prod),
+    "Range": _elementwise(np.arange),
+    "Reshape": _elementwise(np.reshape),
+    "ReverseV2": _reverse,
+    "Slice": _slice,
     "Split": _split,
     "SplitV": _split_by_sizes,
-    "Squeeze": _squeezed,
-    "StridedSlice": _sliced,
-    "Sum": _reduced(np.sum),
-    "Tile": _of(np.tile),
-    "Transpose": _of(np.transpose),
-    "Unpack": _unpacked,
+    "Squeeze": _squeeze,
+    "StridedSlice": _strided_slice,
+    "Sum": _reducer(np.sum),
+    "Tile": _elementwise(np.tile),
+    "Transpose": _elementwise(np.transpose),
+    "Unpack": _unpack,
 }
 """Op type to what computes it."""
 
@@ -291,18 +291,18 @@ def _product(sides: Array) -> int:
     return int(math.prod(sides.astype(object).ravel().tolist()))
 
 
-def _steps(_op: Any, inputs: list[Array]) -> int:
+def _range_size(_op: Any, inputs: list[Array]) -> int:
     start, limit, delta = (float(value) for value in inputs)
     return max(0, math.ceil((limit - start) / delta))
 
 
-def _taken(_op: Any, inputs: list[Array]) -> int:
+def _gather_size(_op: Any, inputs: list[Array]) -> int:
     axis = int(inputs[2]) if len(inputs) > 2 else 0  # noqa: PLR2004 - Gather has no axis
     one = inputs[0].size // max(1, inputs[0].shape[axis])
     return int(inputs[1].size * one)
 
 
-def _with_rim(_op: Any, inputs: list[Array]) -> int:
+def _pad_size(_op: Any, inputs: list[Array]) -> int:
     sides = np.asarray(inputs[0].shape, object) + inputs[1].astype(object).sum(axis=1)
     return _product(sides)
 
@@ -311,14 +311,14 @@ def _with_rim(_op: Any, inputs: list[Array]) -> int:
 _GROWING: dict[str, Callable[[Any, list[Array]], int]] = {
     "BroadcastTo": lambda _op, inputs: _product(inputs[1]),
     "Fill": lambda _op, inputs: _product(inputs[0]),
-    "Gather": _taken,
-    "GatherV2": _taken,
+    "Gather": _gather_size,
+    "GatherV2": _gather_size,
     "LinSpace": lambda _op, inputs: int(inputs[2]),
     "MatMul": lambda _op, inputs: max(inputs[0].shape) * max(inputs[1].shape),
     # The row of all depths is made even where there is no index.
     "OneHot": lambda _op, inputs: max(1, inputs[0].size) * int(inputs[1]),
-    "Pad": _with_rim,
-    "PadV2": _with_rim,
-    "Range": _steps,
+    "Pad": _pad_size,
+    "PadV2": _pad_size,
+    "Range": _range_size,
     "Tile": lambda _op, inputs: inputs[0].size * _product(inputs[1]),
 }

@@ -15,8 +15,6 @@ from modelserver.runner.graphs.constants import constant
 from modelserver.runner.graphs.traversal import descendants, shape_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     Shape = NDArray[np.integer[Any]]
@@ -60,11 +58,13 @@ def open_batch(graph_def: Any, graph: Any, image: str) -> Any:
         if node.name == tensor.op.name or (op and node.op in _SHAPE_ATTR):
             _open_attribute(node, count)
         elif op is not None and node.op in _SHAPED:
-            place = _SHAPED[node.op]
-            value = constant(op.inputs[place])
-            opened = None if value is None else _opened(op, value, count)
-            if opened is not None:
-                node.input[place] = _add(made, f"{node.name}/any_batch", opened)
+            index = _SHAPED[node.op]
+            value = constant(op.inputs[index])
+            open_shape = None if value is None else _open_shape(op, value, count)
+            if open_shape is not None:
+                node.input[index] = _add_constant(
+                    made, f"{node.name}/any_batch", open_shape
+                )
     return made
 
 
@@ -75,22 +75,22 @@ def _open_attribute(node: Any, count: int) -> None:
             dim.size = -1 if dim.size == count else dim.size
 
 
-def _opened(op: Any, value: Shape, count: int) -> Shape | None:
+def _open_shape(op: Any, value: Shape, count: int) -> Shape | None:
     """Give a shape without the batch's number, ``None`` where it does not hold it."""
     if value.ndim != 1 or not value.size or value[0] < count or value[0] % count:
         return None
-    opened = np.array(value)
+    open_shape = np.array(value)
     if op.type == "StridedSlice":
         # All there are: an end beyond the last is cut off.
-        opened[0] = np.iinfo(opened.dtype).max
-        return opened if _begins_first(op) else None
-    opened[0] = -1
+        open_shape[0] = np.iinfo(open_shape.dtype).max
+        return open_shape if _begins_first(op) else None
+    open_shape[0] = -1
     if op.type == "Reshape" and (value[1:] < 0).any():
         sides = [side or -1 for side in (shape_of(op.outputs[0]) or ())[1:]]
         if len(sides) != len(value) - 1 or min(sides) < 0:
             return None
-        opened[1:] = sides
-    return opened
+        open_shape[1:] = sides
+    return open_shape
 
 
 def _begins_first(op: Any) -> bool:
@@ -103,16 +103,12 @@ def _begins_first(op: Any) -> bool:
     return bool(starts) and not any(op.get_attr(mask) & 1 for mask in masks)
 
 
-def _add(made: Any, name: str, value: Shape) -> str:
+def _add_constant(made: Any, name: str, value: Shape) -> str:
     """Add a constant under a name that is free."""
-    taken = set(_names(made))
+    taken = {node.name for node in made.node}
     while name in taken:
         name += "_"
     node = made.node.add(name=name, op="Const")
     node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
     return name
-
-
-def _names(made: Any) -> Iterator[str]:
-    return (node.name for node in made.node)

@@ -19,7 +19,7 @@ from tensorflow.core.framework.types_pb2 import DataType
 
 from modelserver.core.errors import GraphError
 from modelserver.runner.graphs.ops import ALLOWED, is_registered
-from modelserver.runner.graphs.reader import read_graph_file, shown
+from modelserver.runner.graphs.reader import quote, read_graph_file
 from modelserver.runner.graphs.repairs import repair
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class Body:
     attrs: tuple[Any, ...] = ()
     gradient: str = ""
 
-    def place(self, node: Any) -> str:
+    def locate(self, node: Any) -> str:
         """Say where a node is, for a sentence."""
-        where = f" of the function '{shown(self.name)}'" if self.name else ""
-        return f"the node '{shown(node.name)}'{where}"
+        where = f" of the function '{quote(self.name)}'" if self.name else ""
+        return f"the node '{quote(node.name)}'{where}"
 
 
-def bodies_of(graph_def: Any) -> list[Body]:
+def list_bodies(graph_def: Any) -> list[Body]:
     """Give the graph's body, which comes first, and those of its functions.
 
     Raises:
@@ -103,12 +103,12 @@ def check_nodes(body: Body) -> None:
         name = node.name
         if not name or len(name) > MAX_NAME or not name.isprintable():
             raise GraphError(
-                f"{body.place(node)} has no proper name: it must have 1 to {MAX_NAME} "
+                f"{body.locate(node)} has no proper name: it must have 1 to {MAX_NAME} "
                 "printable characters"
             )
         if name in names:
             raise GraphError(
-                f"two nodes are called '{shown(name)}'; the file is damaged, or was "
+                f"two nodes are called '{quote(name)}'; the file is damaged, or was "
                 "put together from two"
             )
         names.add(name)
@@ -116,7 +116,7 @@ def check_nodes(body: Body) -> None:
         for text in node.input:
             if text.removeprefix("^").partition(":")[0] not in names:
                 raise GraphError(
-                    f"{body.place(node)} needs '{shown(text)}', which is not there; "
+                    f"{body.locate(node)} needs '{quote(text)}', which is not there; "
                     "a node's input is missing, so the file is probably cut off; "
                     "copy it again"
                 )
@@ -135,7 +135,7 @@ class Contents:
     calls: Counter[str]
 
 
-def contents_of(body: Body, functions: frozenset[str]) -> Contents:
+def read_contents(body: Body, functions: frozenset[str]) -> Contents:
     """Add up what a body holds.
 
     Args:
@@ -147,28 +147,28 @@ def contents_of(body: Body, functions: frozenset[str]) -> Contents:
     """
     total = 0
     calls: Counter[str] = Counter()
-    owners = [(node.op, node.attr.values(), body.place, node) for node in body.nodes]
-    for op, values, place, node in owners:
+    owners = [(node.op, node.attr.values(), body.locate, node) for node in body.nodes]
+    for op, values, locate, node in owners:
         if op in functions:
             calls[op] += 1
         for value in values:
             try:
-                total += _add(value, calls)
+                total += _count_attribute(value, calls)
             except ValueError as error:
-                raise GraphError(f"{place(node)} holds {error}") from None
+                raise GraphError(f"{locate(node)} holds {error}") from None
     for value in body.attrs:
         try:
-            total += _add(value, calls)
+            total += _count_attribute(value, calls)
         except ValueError as error:
             raise GraphError(
-                f"the function '{shown(body.name)}' holds {error}"
+                f"the function '{quote(body.name)}' holds {error}"
             ) from None
     if body.gradient:
         calls[body.gradient] += 1
     return Contents(total, calls)
 
 
-def _add(value: Any, calls: Counter[str]) -> int:
+def _count_attribute(value: Any, calls: Counter[str]) -> int:
     """Note an attribute's calls and give the bytes of its tensors.
 
     Protocol buffers nest at most a hundred deep, so this does not go deeper.
@@ -191,7 +191,7 @@ def _add(value: Any, calls: Counter[str]) -> int:
 def _note_call(function: Any, calls: Counter[str]) -> int:
     if function.name:
         calls[function.name] += 1
-    return sum(_add(value, calls) for value in function.attr.values())
+    return sum(_count_attribute(value, calls) for value in function.attr.values())
 
 
 def _check_shape(shape: Any) -> None:
@@ -256,51 +256,51 @@ def check_calls(bodies: Sequence[Body], size: int) -> None:
             that is called is missing; or there would be too many nodes, or too much
             memory in constants.
     """
-    named = _by_name(bodies)
-    functions = frozenset(named) - {""}
-    contents = {body.name: contents_of(body, functions) for body in bodies}
+    by_name = _index_by_name(bodies)
+    functions = frozenset(by_name) - {""}
+    contents = {body.name: read_contents(body, functions) for body in bodies}
     for body in bodies:
         for name in contents[body.name].calls:
             if name not in functions:
-                where = f"the function '{shown(body.name)}'" if body.name else "it"
+                where = f"the function '{quote(body.name)}'" if body.name else "it"
                 raise GraphError(
                     f"the graph is not whole: {where} calls the function "
-                    f"'{shown(name)}', which is not there; copy the file again"
+                    f"'{quote(name)}', which is not there; copy the file again"
                 )
-    _check_totals(_callees_first(contents), named, contents, size)
+    _check_totals(_sort_callees_first(contents), by_name, contents, size)
 
 
-def _by_name(bodies: Sequence[Body]) -> dict[str, Body]:
+def _index_by_name(bodies: Sequence[Body]) -> dict[str, Body]:
     """Refuse functions without a name of their own."""
-    named = {bodies[0].name: bodies[0]}
+    by_name = {bodies[0].name: bodies[0]}
     for body in bodies[1:]:
-        if body.name in named:
+        if body.name in by_name:
             raise GraphError(
-                f"two functions are called '{shown(body.name)}', or have no name"
+                f"two functions are called '{quote(body.name)}', or have no name"
             )
         # A node's op could then mean either.
         if is_registered(body.name):
-            raise GraphError(f"a function is called '{shown(body.name)}', as an op is")
-        named[body.name] = body
-    return named
+            raise GraphError(f"a function is called '{quote(body.name)}', as an op is")
+        by_name[body.name] = body
+    return by_name
 
 
-def _callees_first(contents: Mapping[str, Contents]) -> list[str]:
+def _sort_callees_first(contents: Mapping[str, Contents]) -> list[str]:
     """Order the bodies so that each comes after those it calls."""
     sorter = TopologicalSorter({name: one.calls for name, one in contents.items()})
     try:
         return list(sorter.static_order())
     except CycleError as error:
-        circle = " -> ".join(f"'{shown(name)[:40]}'" for name in error.args[1][:4])
+        circle = " -> ".join(f"'{quote(name)[:40]}'" for name in error.args[1][:4])
         raise GraphError(
-            f"the function '{shown(error.args[1][0])}' calls itself without an end "
+            f"the function '{quote(error.args[1][0])}' calls itself without an end "
             f"({circle}); no export makes such a graph"
         ) from None
 
 
 def _check_totals(
     order: Sequence[str],
-    named: Mapping[str, Body],
+    by_name: Mapping[str, Body],
     contents: Mapping[str, Contents],
     size: int,
 ) -> None:
@@ -312,13 +312,13 @@ def _check_totals(
     for name in order:
         calls = contents[name].calls
         depth[name] = 1 + max((depth[callee] for callee in calls), default=0)
-        nodes[name] = len(named[name].nodes) + sum(
+        nodes[name] = len(by_name[name].nodes) + sum(
             nodes[callee] * times for callee, times in calls.items()
         )
         constants[name] = contents[name].tensor_bytes + sum(
             constants[callee] * times for callee, times in calls.items()
         )
-        where = f"the function '{shown(name)}'" if name else "the graph"
+        where = f"the function '{quote(name)}'" if name else "the graph"
         if depth[name] > MAX_DEPTH:
             raise GraphError(f"{where} nests calls more than {MAX_DEPTH} deep")
         if nodes[name] > MAX_NODES:
@@ -342,11 +342,11 @@ class RefusedOp(NamedTuple):
 
     Attributes:
         op: its name.
-        place: which node has it, for a sentence.
+        location: which node has it, for a sentence.
     """
 
     op: str
-    place: str
+    location: str
 
 
 class RepairedGraph(NamedTuple):
@@ -386,13 +386,13 @@ def read_repaired_graph(path: Path, trusted: Collection[str] = ()) -> RepairedGr
             graph's, and what to do.
     """
     graph_def, data = read_graph_file(path)
-    bodies_of(graph_def)  # Refuses too many nodes, before any work is done on them.
+    list_bodies(graph_def)  # Refuses too many nodes, before any work is done on them.
     repairs = repair(graph_def)
-    refused = refused_op(check_structure(graph_def, len(data)))
+    refused = find_refused_op(check_structure(graph_def, len(data)))
     if refused is not None:
         digest = hashlib.sha256(data).hexdigest()
         if digest not in trusted:
-            raise GraphError(_sentence(refused, digest))
+            raise GraphError(_refusal(refused, digest))
     return RepairedGraph(graph_def, repairs)
 
 
@@ -409,14 +409,14 @@ def check_structure(graph_def: Any, size: int) -> list[Body]:
     Raises:
         GraphError: with the node's or the function's name.
     """
-    bodies = bodies_of(graph_def)
+    bodies = list_bodies(graph_def)
     for body in bodies:
         check_nodes(body)
     check_calls(bodies, size)
     return bodies
 
 
-def refused_op(bodies: Iterable[Body]) -> RefusedOp | None:
+def find_refused_op(bodies: Iterable[Body]) -> RefusedOp | None:
     """Find the first op that is not let in, in the graph or in any function.
 
     A function that nothing calls counts too. ``None`` where all ops are let in.
@@ -426,25 +426,25 @@ def refused_op(bodies: Iterable[Body]) -> RefusedOp | None:
     for body in bodies:
         for node in body.nodes:
             if node.op not in known:
-                return RefusedOp(node.op, body.place(node))
+                return RefusedOp(node.op, body.locate(node))
     return None
 
 
-def _sentence(refused: RefusedOp, digest: str) -> str:
-    op = shown(refused.op)
+def _refusal(refused: RefusedOp, digest: str) -> str:
+    op = quote(refused.op)
     if not is_registered(refused.op):
         return (
             f"it uses the op {op}, which this TensorFlow does not have (a custom op?), "
-            f"in {refused.place}; export it without"
+            f"in {refused.location}; export it without"
         )
     if op.startswith(_TRAINING):
         return (
-            f"it uses the op {op} in {refused.place}, so it was saved for training: "
+            f"it uses the op {op} in {refused.location}, so it was saved for training: "
             "freeze it first (convert_variables_to_constants); or, if you know that "
             f"this file does no harm, set TRUSTED_MODELS={digest}"
         )
     return (
-        f"it uses the op {op} in {refused.place}, which no graph for images needs and "
-        "which may reach out of the model; if you know that this file does no harm, "
-        f"set TRUSTED_MODELS={digest}"
+        f"it uses the op {op} in {refused.location}, which no graph for images needs "
+        "and which may reach out of the model; if you know that this file does no "
+        f"harm, set TRUSTED_MODELS={digest}"
     )

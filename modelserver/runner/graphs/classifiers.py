@@ -10,28 +10,27 @@ from modelserver.core.signatures import DetectionOutputs
 from modelserver.runner.graphs.activations import (
     FORMS,
     LOGITS,
-    features,
-    handed_on,
     is_of_softmax,
     is_probability,
     maker,
     meaning,
-    values_an_image,
+    output_through,
+    values_per_image,
+    why_features,
 )
-from modelserver.runner.graphs.other_tasks import measure, other_task
+from modelserver.runner.graphs.other_tasks import other_task, why_measure
 from modelserver.runner.graphs.traversal import (
     descendants,
+    find_tensor,
+    join_names,
     last_part,
     leaves,
-    listed,
+    list_tensors,
     shape_of,
     shape_text,
-    tensor_named,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from modelserver.core.signatures import Sidecar
 
 # A softmax before one of these is attention inside the network, no answer.
@@ -92,17 +91,17 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
         GraphError: nothing in the graph can be class scores, or the sidecar is wrong.
     """
     if sidecar.output is not None:
-        tensor = _named(graph, sidecar.output)
+        tensor = _find_named(graph, sidecar.output)
         guesses: tuple[str, ...] = ()
     else:
         found = score_tensors(graph, image)
         if not found:
-            raise _no_scores(graph, image, other_task(graph))
-        tensor, guesses = _chosen(found)
-        if reason := _no_answer(tensor):
-            raise _no_scores(graph, image, reason)
-    tensor = _with_batch(tensor)
-    classes = values_an_image(tensor, image)
+            raise _no_scores_error(graph, image, other_task(graph))
+        tensor, guesses = _choose(found)
+        if reason := _why_no_scores(tensor):
+            raise _no_scores_error(graph, image, reason)
+    tensor = _restore_batch(tensor)
+    classes = values_per_image(tensor, image)
     means = meaning(tensor, lone=classes == 1, independent=sidecar.independent)
     return Scores(
         tensor,
@@ -122,21 +121,23 @@ def score_tensors(graph: Any, image: Any) -> list[Any]:
     reached = descendants(image)
     ops = [op for op in graph.get_operations() if op in reached]
     for is_final in (_is_final_softmax, _is_final_sigmoid):
-        found = [_answer(op.outputs[0]) for op in ops if is_final(op)]
-        fitting = _last([tensor for tensor in found if _fits(tensor)])
+        found = [_follow_to_answer(op.outputs[0]) for op in ops if is_final(op)]
+        fitting = _drop_inner([tensor for tensor in found if _may_be_scores(tensor)])
         if fitting:
             return fitting
     ends = [op.inputs[0] for op in ops if op.type in _DECISIONS] + leaves(ops)
-    return _likely([tensor for tensor in _distinct(ends) if _fits(tensor)])
+    return _keep_likely(
+        [tensor for tensor in _deduplicate(ends) if _may_be_scores(tensor)]
+    )
 
 
-def _distinct(tensors: list[Any]) -> list[Any]:
+def _deduplicate(tensors: list[Any]) -> list[Any]:
     return list({tensor.name: tensor for tensor in tensors}.values())
 
 
-def _last(tensors: list[Any]) -> list[Any]:
+def _drop_inner(tensors: list[Any]) -> list[Any]:
     """Leave out those from which others are made: a softmax of a softmax."""
-    found = _distinct(tensors)
+    found = _deduplicate(tensors)
     if len(found) == 1:
         return found
     return [
@@ -146,7 +147,7 @@ def _last(tensors: list[Any]) -> list[Any]:
     ]
 
 
-def _likely(tensors: list[Any]) -> list[Any]:
+def _keep_likely(tensors: list[Any]) -> list[Any]:
     """Drop loose ends that no classifier ends in, unless there is just one."""
     likely = [
         tensor
@@ -156,28 +157,28 @@ def _likely(tensors: list[Any]) -> list[Any]:
     return likely or (tensors if len(tensors) == 1 else [])
 
 
-def _with_batch(tensor: Any) -> Any:
+def _restore_batch(tensor: Any) -> Any:
     """Go back to before scores lost the batch's axis or that of the classes."""
     op = tensor.op
     while tensor.shape.rank in {0, 1} and op.type in {*FORMS, "StridedSlice"}:
         before = op.inputs[0]
-        if not _fits(before) or maker(before) is not maker(tensor):
+        if not _may_be_scores(before) or maker(before) is not maker(tensor):
             break
         tensor, op = before, before.op
     return tensor
 
 
-def _named(graph: Any, output: str | DetectionOutputs) -> Any:
+def _find_named(graph: Any, output: str | DetectionOutputs) -> Any:
     """Give the tensor that the sidecar names."""
     if isinstance(output, DetectionOutputs):
         raise GraphError(
             "the sidecar's output names a detector's parts, but the file's name is a "
             "classifier's: give one name, or rename the graph to <prefix>.frozen.pb"
         )
-    tensor = tensor_named(graph, output)
+    tensor = find_tensor(graph, output)
     if tensor is None:
         raise GraphError(f"the sidecar's output {output!r} is not in the graph")
-    if not _fits(tensor):
+    if not _may_be_scores(tensor):
         raise GraphError(
             f"the sidecar's output {output!r} is {shape_text(tensor)}, which cannot be "
             "class scores: floats with one value a class"
@@ -199,7 +200,7 @@ def _is_final_sigmoid(op: Any) -> bool:
     )
 
 
-def _answer(tensor: Any) -> Any:
+def _follow_to_answer(tensor: Any) -> Any:
     """Follow a final activation to the answer: its tail, or the average it is part of.
 
     An average over places or of several networks is the one loose end with as many
@@ -208,16 +209,18 @@ def _answer(tensor: Any) -> Any:
     ends = [
         end
         for end in leaves(descendants(tensor))
-        if _fits(end) and is_of_softmax(end) and end.shape[-1:] == tensor.shape[-1:]
+        if _may_be_scores(end)
+        and is_of_softmax(end)
+        and end.shape[-1:] == tensor.shape[-1:]
     ]
-    return ends[0] if len(ends) == 1 and _mixes(ends[0]) else _tail(tensor)
+    return ends[0] if len(ends) == 1 and _is_mixture(ends[0]) else _follow_forms(tensor)
 
 
-def _mixes(tensor: Any) -> bool:
+def _is_mixture(tensor: Any) -> bool:
     return maker(tensor).type != "Softmax" and tensor.shape.rank not in {None, 0, 1}
 
 
-def _tail(tensor: Any) -> Any:
+def _follow_forms(tensor: Any) -> Any:
     """Follow scores through the ops that only change their form, to the last.
 
     Not to where the batch's axis is lost, because then no batch could be run.
@@ -226,13 +229,15 @@ def _tail(tensor: Any) -> Any:
         users = tensor.consumers()
         if len(users) != 1 or users[0].type not in FORMS:
             return tensor
-        after = handed_on(tensor, users[0])
-        if not _fits(after) or (after.shape.rank == 1 and tensor.shape.rank != 1):
+        after = output_through(tensor, users[0])
+        if not _may_be_scores(after) or (
+            after.shape.rank == 1 and tensor.shape.rank != 1
+        ):
             return tensor
         tensor = after
 
 
-def _fits(tensor: Any) -> bool:
+def _may_be_scores(tensor: Any) -> bool:
     """Tell whether a tensor's dtype and shape can be class scores."""
     if not tensor.dtype.base_dtype.is_floating:
         return False
@@ -244,7 +249,7 @@ def _fits(tensor: Any) -> bool:
     return len(shape) <= 2  # noqa: PLR2004 - [N, classes], [N], [classes] or []
 
 
-def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
+def _choose(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
     """Choose one: no auxiliary head, by name, with a known shape, the last."""
     if len(found) == 1:
         return found[0], ()
@@ -257,31 +262,24 @@ def _chosen(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
     ]
     shaped = [tensor for tensor in main if tensor.shape.rank is not None] or main
     best = named[0] if named else shaped[-1]
-    others = listed(tensor.name for tensor in found if tensor is not best)
+    others = join_names(tensor.name for tensor in found if tensor is not best)
     return best, (f"the output {best.name} was chosen over {others}",)
 
 
-def _no_answer(tensor: Any) -> str:
+def _why_no_scores(tensor: Any) -> str:
     """Say why values are no class scores; empty where they may be."""
     if is_probability(tensor) and maker(tensor).type != "Sigmoid":
         return ""
-    return features(tensor) or measure(tensor)
+    return why_features(tensor) or why_measure(tensor)
 
 
-def _no_scores(graph: Any, image: Any, reason: str = "") -> GraphError:
+def _no_scores_error(graph: Any, image: Any, reason: str = "") -> GraphError:
     """Say what the graph has instead of class scores."""
     reached = descendants(image)
     ends = leaves(op for op in graph.get_operations() if op in reached)
     why = f": {reason}" if reason else ""
     return GraphError(
         f"the graph has no class scores ([N, classes], with one value a class){why}; "
-        f'its outputs are: {described(ends)}. Name the right tensor as "output" in the '
-        "sidecar, or export the model with one"
-    )
-
-
-def described(tensors: Iterable[Any]) -> str:
-    """List tensors with their shapes, for a sentence."""
-    return listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in tensors) or (
-        "none"
+        f'its outputs are: {list_tensors(ends)}. Name the right tensor as "output" in '
+        "the sidecar, or export the model with one"
     )

@@ -63,7 +63,7 @@ def switch_value(op: Any) -> bool | float | None:
     if tensor.shape.rank not in {None, 0}:
         return None
     if tensor.dtype.base_dtype.is_floating:
-        used = _in_dropout(tensor, _STEPS)
+        used = _dropout_value(tensor, _STEPS)
         if used is not None:
             return used
     plain = op.type != "PlaceholderWithDefault"
@@ -71,11 +71,12 @@ def switch_value(op: Any) -> bool | float | None:
     kind = str(tensor.dtype.base_dtype.name)
     rules = _SWITCHES + _NEEDED * plain
     return next(
-        (value for what, of, value in rules if _fits(what, of, name, kind)), None
+        (value for what, of, value in rules if _rule_applies(what, of, name, kind)),
+        None,
     )
 
 
-def _fits(pattern: str, dtypes: str, name: str, kind: str) -> bool:
+def _rule_applies(pattern: str, dtypes: str, name: str, kind: str) -> bool:
     """Tell whether a rule is about a switch of this name and dtype."""
     return bool(re.match(dtypes, kind) and re.search(pattern, name))
 
@@ -86,7 +87,7 @@ def _telling_name(name: str) -> str:
     return scope.rpartition("/")[2] if scope and _NAMELESS.fullmatch(last) else last
 
 
-def _in_dropout(tensor: Any, steps: int) -> float | None:
+def _dropout_value(tensor: Any, steps: int) -> float | None:
     """Tell by what a dropout does with a number whether it is kept or dropped.
 
     ``tf.nn.dropout`` adds random numbers to the share that is kept and rounds down, or
@@ -105,7 +106,7 @@ def _in_dropout(tensor: Any, steps: int) -> float | None:
         if user.type in {"Less", "LessEqual"} and _is_random(inputs[0]):
             return 1.0
         if user.type in _CARRIERS or (user.type == "Sub" and _is_one(inputs[0])):
-            found = [_in_dropout(output, steps - 1) for output in user.outputs]
+            found = [_dropout_value(output, steps - 1) for output in user.outputs]
             known = [value for value in found if value is not None]
             if known:
                 return 1.0 - known[0] if user.type == "Sub" else known[0]
@@ -170,7 +171,7 @@ def constant(tensor: Any) -> Array | None:
         any dtype and size. Not to be written to.
     """
     if tensor.op.type == "Const":
-        return _stored(tensor.op)
+        return _read_stored(tensor.op)
     return _folder(tensor.graph).value(tensor)
 
 
@@ -179,7 +180,7 @@ def is_dead(tensor: Any) -> bool:
     return _folder(tensor.graph).life(tensor) is _DEAD
 
 
-def _stored(op: Any) -> Array | None:
+def _read_stored(op: Any) -> Array | None:
     """Read a constant's own value; what is malformed fails when it is run."""
     try:
         value: Array = tf.make_ndarray(op.get_attr("value"))
@@ -210,7 +211,7 @@ class _Folder:
 
     def __init__(self) -> None:
         self.lives: dict[str, _Life] = {}
-        self.taken: dict[str, int] = {}
+        self.way_taken: dict[str, int] = {}
         self.values: dict[str, list[Array] | None] = {}
         self.work_left = MAX_WORK
 
@@ -219,7 +220,7 @@ class _Folder:
         if self.life(tensor) is not _FIXED:
             return None
         self._evaluate(tensor.op)
-        return self._evaluated(tensor)
+        return self._value_of(tensor)
 
     def life(self, tensor: Any) -> _Life:
         """Tell what is known of a tensor."""
@@ -231,8 +232,12 @@ class _Folder:
         """Tell it where its op was judged; of a cycle, which only loops have, never."""
         op = tensor.op
         life = self.lives.get(op.name, _VARIES)
-        taken = self.taken.get(op.name, tensor.value_index)
-        if op.type == "Switch" and life is not _DEAD and taken != tensor.value_index:
+        way_taken = self.way_taken.get(op.name, tensor.value_index)
+        if (
+            op.type == "Switch"
+            and life is not _DEAD
+            and way_taken != tensor.value_index
+        ):
             return _DEAD
         return _VARIES if op.type == "Merge" and tensor.value_index else life
 
@@ -248,7 +253,7 @@ class _Folder:
             entered.add(op.name)
             waiting += [
                 above
-                for above in _above(op)
+                for above in _ops_above(op)
                 if above.name not in self.lives and above.name not in entered
             ]
 
@@ -259,14 +264,14 @@ class _Folder:
         lives = [self._life(tensor) for tensor in op.inputs]
         waited = [self.lives.get(above.name) for above in op.control_inputs]
         if op.type == "Merge" and _DEAD not in waited:
-            alive = [life for life in lives if life is not _DEAD]
-            return _VARIES if len(alive) > 1 else (alive or [_DEAD])[0]
+            live = [life for life in lives if life is not _DEAD]
+            return _VARIES if len(live) > 1 else (live or [_DEAD])[0]
         if _DEAD in lives or _DEAD in waited:
             return _DEAD
         if op.type == "Switch":
             return self._judge_switch(op, *lives)
         folded = op.type in FOLDED or _is_default(op)
-        fixed = _knows_itself(op) or (folded and _VARIES not in lives)
+        fixed = _is_source(op) or (folded and _VARIES not in lives)
         return _FIXED if fixed else _VARIES
 
     def _judge_switch(self, op: Any, data: _Life, predicate: _Life) -> _Life:
@@ -274,7 +279,7 @@ class _Folder:
         way = self.value(op.inputs[1]) if predicate is _FIXED else None
         if way is None or way.size != 1:
             return _VARIES
-        self.taken[op.name] = int(bool(way))
+        self.way_taken[op.name] = int(bool(way))
         return data
 
     def _evaluate(self, start: Any) -> None:
@@ -284,7 +289,7 @@ class _Folder:
             op = waiting[-1]
             missing = [
                 tensor.op
-                for tensor in self._read(op)
+                for tensor in self._operands(op)
                 if tensor.op.name not in self.values
             ]
             if op.name in self.values or not missing:
@@ -293,9 +298,9 @@ class _Folder:
                     self.values[op.name] = self._compute(op)
             waiting += missing if op.name not in self.values else []
 
-    def _read(self, op: Any) -> list[Any]:
+    def _operands(self, op: Any) -> list[Any]:
         """Give the tensors whose values an op's own is computed from."""
-        if op.type == "Const" or _knows_itself(op):
+        if op.type == "Const" or _is_source(op):
             return []
         if op.type == "Switch":
             return [op.inputs[0]]
@@ -305,9 +310,9 @@ class _Folder:
 
     def _compute(self, op: Any) -> list[Array] | None:
         """Compute one op, within the limits."""
-        if _knows_itself(op):
+        if _is_source(op):
             return _own_values(op)
-        inputs = [self._evaluated(tensor) for tensor in self._read(op)]
+        inputs = [self._value_of(tensor) for tensor in self._operands(op)]
         known = [value for value in inputs if value is not None]
         if len(known) < len(inputs):
             return None
@@ -323,19 +328,19 @@ class _Folder:
         except (ArithmeticError, IndexError, TypeError, ValueError):
             return None
 
-    def _evaluated(self, tensor: Any) -> Array | None:
+    def _value_of(self, tensor: Any) -> Array | None:
         values = self.values.get(tensor.op.name)
         return None if values is None else values[tensor.value_index]
 
 
-def _above(op: Any) -> list[Any]:
+def _ops_above(op: Any) -> list[Any]:
     """Give the ops that one hangs on; a loop's are not asked, nor a shape's."""
     if op.type in _LOOPS:
         return []
     return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
 
 
-def _knows_itself(op: Any) -> bool:
+def _is_source(op: Any) -> bool:
     """Tell whether an op's value hangs on no other: constants, switches, shapes."""
     if op.type == "Const":
         return _is_number(op.outputs[0].dtype)
@@ -363,7 +368,7 @@ def _own_values(op: Any) -> list[Array] | None:
             shape.num_elements() * op.outputs[0].dtype.size > MAX_BYTES
         ):
             return None
-        value = _stored(op)
+        value = _read_stored(op)
         return None if value is None else [value]
     dtype = op.outputs[0].dtype.as_numpy_dtype
     if op.type not in _SHAPES:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from modelserver.core.errors import GraphError
 from modelserver.runner.graphs.other_tasks import other_task
 from modelserver.runner.graphs.traversal import (
+    find_tensor,
+    join_names,
     last_part,
     leaves,
-    listed,
+    list_tensors,
     shape_of,
     shape_text,
-    tensor_named,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NAMES = {
     "count": "num_detections",
 }
 REQUIRED = ("boxes", "scores", "classes")
-_PLACE = re.compile(r"Identity(?:_(\d{1,3}))?")
+_INDEX = re.compile(r"Identity(?:_(\d{1,3}))?")
 
 # Keys of the API's exporters, in their order, with their ranks.
 _EXPORTS: tuple[_Export, ...] = (
@@ -69,13 +70,13 @@ _EXPORTS: tuple[_Export, ...] = (
 )
 
 
-def place_of(node: str) -> int | None:
+def index_of(node: str) -> int | None:
     """Return the place that a node's name tells; ``None`` where it tells none."""
-    match = _PLACE.fullmatch(node)
+    match = _INDEX.fullmatch(node)
     return int(match[1] or 0) if match else None
 
 
-def roles_by_place(
+def roles_by_index(
     ranks: Mapping[int, int | None], named: Collection[str] = ()
 ) -> dict[str, int]:
     """Tell which place has which role.
@@ -92,21 +93,21 @@ def roles_by_place(
     whole = [rank for _, rank in sorted(ranks.items())]
     for export in _EXPORTS:
         if whole == [rank for _, rank in export]:
-            return _told(dict(enumerate(sorted(ranks))), export, named)
+            return _match_roles(dict(enumerate(sorted(ranks))), export, named)
     found: list[dict[str, int]] = []
     for export in _EXPORTS:
         if all(p < len(export) and export[p][1] == rank for p, rank in ranks.items()):
-            told = _told({place: place for place in ranks}, export, named)
-            if told not in found and told.keys() | set(named) >= set(REQUIRED):
-                found.append(told)
+            roles = _match_roles({index: index for index in ranks}, export, named)
+            if roles not in found and roles.keys() | set(named) >= set(REQUIRED):
+                found.append(roles)
     return found[0] if len(found) == 1 else {}
 
 
-def _told(
-    places: Mapping[int, int], export: _Export, named: Collection[str]
+def _match_roles(
+    indexes: Mapping[int, int], export: _Export, named: Collection[str]
 ) -> dict[str, int]:
     """Give role to place, for an export whose keys have these places."""
-    keys = {export[number][0]: place for number, place in places.items()}
+    keys = {export[number][0]: index for number, index in indexes.items()}
     return {
         role: keys[key]
         for role, key in NAMES.items()
@@ -127,30 +128,30 @@ _CUSTOM_VISION = {
 _SUPPRESSION = "CombinedNonMaxSuppression"
 _ROLES = ("boxes", "scores", "classes", "count")
 
-_Found = tuple[dict[str, Any], tuple[str, ...]]
+_Outputs = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def has_detections(graph: Any) -> bool:
     """Tell whether the graph has all outputs of a detector, by name or order."""
-    return _found(graph)[0].keys() >= set(REQUIRED)
+    return _find_all(graph)[0].keys() >= set(REQUIRED)
 
 
-def _found(graph: Any) -> _Found:
+def _find_all(graph: Any) -> _Outputs:
     """Find the outputs by name, else by order, else by what others call them."""
     guesses: tuple[str, ...] = ()
-    found = _by_name(graph)
+    found = _find_by_name(graph)
     if not found.keys() >= set(REQUIRED):
-        more, guesses = _by_order(graph, found)
+        more, guesses = _find_by_order(graph, found)
         found |= more
     if found.keys() >= set(REQUIRED):
         return found, guesses
-    theirs = _named_as(graph, _CUSTOM_VISION)
+    theirs = _find_names(graph, _CUSTOM_VISION)
     if theirs.keys() >= set(REQUIRED):
         return theirs, ("the outputs are called as Azure Custom Vision calls them",)
-    return _by_suppression(graph) or (found, guesses)
+    return _find_by_suppression(graph) or (found, guesses)
 
 
-def _by_suppression(graph: Any) -> _Found | None:
+def _find_by_suppression(graph: Any) -> _Outputs | None:
     """Find the outputs of the one op that suppresses and gives all of them."""
     ops = [op for op in graph.get_operations() if op.type == _SUPPRESSION]
     if len(ops) != 1:
@@ -162,7 +163,7 @@ def _by_suppression(graph: Any) -> _Found | None:
     return dict(zip(_ROLES, ops[0].outputs, strict=True)), (guess,)
 
 
-def habits(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
+def conventions(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
     """Tell how a detector writes its boxes and where it counts its classes from.
 
     Args:
@@ -179,10 +180,10 @@ def habits(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
 
 def has_boxes(graph: Any) -> bool:
     """Tell whether the graph names a detector's boxes, whatever else it lacks."""
-    return REQUIRED[0] in _by_name(graph)
+    return REQUIRED[0] in _find_by_name(graph)
 
 
-def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
+def find_outputs(graph: Any, sidecar: Sidecar) -> _Outputs:
     """Find a detector's outputs.
 
     Args:
@@ -198,18 +199,18 @@ def find_outputs(graph: Any, sidecar: Sidecar) -> _Found:
     """
     guesses: tuple[str, ...] = ()
     if sidecar.output is not None:
-        found = _by_sidecar(graph, sidecar.output)
+        found = _find_by_sidecar(graph, sidecar.output)
     else:
-        found, guesses = _found(graph)
+        found, guesses = _find_all(graph)
     missing = [NAMES[role] for role in REQUIRED if role not in found]
     if missing:
-        raise _incomplete(graph, missing)
+        raise _incomplete_error(graph, missing)
     for role, tensor in found.items():
         _check(role, tensor)
     return found, guesses
 
 
-def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
+def _find_by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
     """Give the tensors that the sidecar names."""
     if isinstance(output, str):
         raise GraphError(
@@ -222,7 +223,7 @@ def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
         name = getattr(output, role)
         if name is None:
             continue
-        found[role] = tensor_named(graph, name)
+        found[role] = find_tensor(graph, name)
         if found[role] is None:
             raise GraphError(
                 f"the sidecar's output.{role} {name!r} is not in the graph"
@@ -230,15 +231,15 @@ def _by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
     return found
 
 
-def _by_name(graph: Any) -> dict[str, Any]:
+def _find_by_name(graph: Any) -> dict[str, Any]:
     """Find the outputs by name, at the top or else in the one scope that has it."""
-    return _named_as(graph, NAMES)
+    return _find_names(graph, NAMES)
 
 
-def _named_as(graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
+def _find_names(graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for role, name in names.items():
-        top = tensor_named(graph, name)
+        top = find_tensor(graph, name)
         scoped = [op for op in graph.get_operations() if last_part(op.name) == name]
         if top is not None:
             found[role] = top
@@ -247,7 +248,7 @@ def _named_as(graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _by_order(graph: Any, named: Collection[str] = ()) -> _Found:
+def _find_by_order(graph: Any, named: Collection[str] = ()) -> _Outputs:
     """Find the outputs of a TensorFlow 2 export by their order and ranks.
 
     Args:
@@ -255,18 +256,18 @@ def _by_order(graph: Any, named: Collection[str] = ()) -> _Found:
         named: the roles whose outputs have names of their own.
     """
     ends = {
-        place: op.outputs[0]
+        index: op.outputs[0]
         for op in graph.get_operations()
-        if (place := place_of(op.name)) is not None
+        if (index := index_of(op.name)) is not None
         and op.outputs
         and not op.outputs[0].consumers()
     }
-    ranks = {place: one.shape.rank for place, one in ends.items()}
-    told = roles_by_place(ranks, named)
-    if not told:
+    ranks = {index: one.shape.rank for index, one in ends.items()}
+    roles = roles_by_index(ranks, named)
+    if not roles:
         return {}, ()
-    found = {role: ends[place] for role, place in told.items()}
-    names = listed(f"{role} {tensor.name}" for role, tensor in found.items())
+    found = {role: ends[index] for role, index in roles.items()}
+    names = join_names(f"{role} {tensor.name}" for role, tensor in found.items())
     return found, (f"the outputs have no names of their own: taken {names}",)
 
 
@@ -286,14 +287,13 @@ def _check(role: str, tensor: Any) -> None:
         )
 
 
-def _incomplete(graph: Any, missing: list[str]) -> GraphError:
+def _incomplete_error(graph: Any, missing: list[str]) -> GraphError:
     """Say which outputs are missing, what is there, and what to do."""
     ends = leaves(graph.get_operations())
     task = other_task(graph)
-    there = listed(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in ends)
     return GraphError(
         f"the graph has no {', '.join(missing)}{f': {task}' if task else ''}; its "
-        f"outputs are: {there or 'none'}. A detector must hold its post-processing "
+        f"outputs are: {list_tensors(ends)}. A detector must hold its post-processing "
         "(decoded boxes, "
         "non-maximum suppression): export it with that, as the Object Detection API "
         'does, or, where it has it under other names, give them as "output" in the '

@@ -14,7 +14,7 @@ import numpy as np
 
 from modelserver.core.errors import GraphError
 from modelserver.core.signatures import Evidence
-from modelserver.runner.graphs.former_defaults import fed_before
+from modelserver.runner.graphs.former_defaults import former_scaling
 from modelserver.runner.graphs.scaling import (
     RAW,
     SYMMETRIC,
@@ -25,8 +25,8 @@ from modelserver.runner.graphs.scaling import (
     known_architecture,
     known_layers,
 )
-from modelserver.runner.graphs.statistics import Verdict, trained_with
-from modelserver.runner.graphs.traversal import last_part, listed
+from modelserver.runner.graphs.statistics import Verdict, judge_training
+from modelserver.runner.graphs.traversal import join_names, last_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ _CLEARLY = 0.25
 
 
 @dataclass(frozen=True)
-class Settled:
+class ScalingChoice:
     """What a graph is fed, what decided it, and a sentence for each guess."""
 
     scaling: Scaling
@@ -55,7 +55,7 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ScalingClues:
     """What a scaling is told from.
 
     Attributes:
@@ -73,91 +73,93 @@ class Facts:
     kind: Kind
 
 
-def settle(facts: Facts) -> Settled:
+def choose_scaling(clues: ScalingClues) -> ScalingChoice:
     """Settle how a graph is fed.
 
     Raises:
         GraphError: the sidecar's numbers do not fit the input's channels.
     """
-    image, sidecar = facts.image, facts.sidecar
+    image, sidecar = clues.image, clues.sidecar
     if image.encoded or not image.tensor.dtype.base_dtype.is_floating:
         unused = ("the sidecar's mean and scale are not used: the input takes bytes",)
         bgr = sidecar.channels == "bgr"
-        said = unused * bool(sidecar.scaling)
-        return Settled(replace(RAW, bgr=bgr), None, said)
-    found = list(_found(facts))
-    verdict = trained_with(facts.ends, thorough=not found)
+        guesses = unused * bool(sidecar.scaling)
+        return ScalingChoice(replace(RAW, bgr=bgr), None, guesses)
+    found = list(_candidates(clues))
+    verdict = judge_training(clues.ends, thorough=not found)
     if verdict is not None and verdict.scaling is not None:
         found.append(verdict.scaling)
     elif (layers := known_layers(image.tensor.graph)) is not None:
         found.append(layers)
-    winner, *later = found or [_habit(facts.kind)]
-    told = _ordered(winner, sidecar, later)
-    against = list(_against(told, winner, later))
-    if verdict is not None and verdict.blue_first not in {None, bool(told.bgr)}:
-        against.append(_tinted(verdict))
+    winner, *later = found or [_default_scaling(clues.kind)]
+    chosen = _apply_order(winner, sidecar, later)
+    against = list(_contradictions(chosen, winner, later))
+    if verdict is not None and verdict.blue_first not in {None, bool(chosen.bgr)}:
+        against.append(_tint_sentence(verdict))
     evidence = Evidence(
         source=winner.source,
         why=winner.why,
         against=tuple(against),
-        formerly=_formerly(facts, told),
+        formerly=_former_formula(clues, chosen),
     )
     if winner.source == "sidecar":
-        return Settled(told, evidence, ())
-    sentence = f"the input {image.tensor.name} is fed with {formula(told)}: {told.why}"
-    return Settled(told, evidence, (sentence,))
+        return ScalingChoice(chosen, evidence, ())
+    sentence = (
+        f"the input {image.tensor.name} is fed with {formula(chosen)}: {chosen.why}"
+    )
+    return ScalingChoice(chosen, evidence, (sentence,))
 
 
-def _found(facts: Facts) -> Iterator[Scaling]:
+def _candidates(clues: ScalingClues) -> Iterator[Scaling]:
     """Give what each evidence says, the strongest first; all fit the input.
 
     The network's statistics are asked after these.
     """
     for scaling in (
-        _of_sidecar(facts),
-        inner_scaling(facts.ends),
-        _of_export(facts.export),
-        _of_names(facts),
+        _from_sidecar(clues),
+        inner_scaling(clues.ends),
+        _from_export(clues.export),
+        _from_names(clues),
     ):
         if scaling is None:
             continue
-        if max(len(scaling.mean), len(scaling.scale)) <= facts.image.channels:
+        if max(len(scaling.mean), len(scaling.scale)) <= clues.image.channels:
             yield scaling
 
 
-def _of_sidecar(facts: Facts) -> Scaling | None:
+def _from_sidecar(clues: ScalingClues) -> Scaling | None:
     """Give what the operator says."""
-    if not facts.sidecar.scaling:
+    if not clues.sidecar.scaling:
         return None
-    mean, scale = facts.sidecar.scaling
-    if max(len(mean), len(scale)) > facts.image.channels:
+    mean, scale = clues.sidecar.scaling
+    if max(len(mean), len(scale)) > clues.image.channels:
         raise GraphError(
             "the sidecar's mean and scale have more numbers than the input "
-            f"{facts.image.tensor.name} has channels, {facts.image.channels}"
+            f"{clues.image.tensor.name} has channels, {clues.image.channels}"
         )
     why = "the sidecar says so"
     return Scaling(mean, scale, why=why, source="sidecar")
 
 
-def _of_export(export: Export) -> Scaling | None:
+def _from_export(export: Export) -> Scaling | None:
     """Give what the files beside the graph tell."""
     if export.mean is None or export.scale is None:
         return None
-    why = f"{listed(export.told_by)} of {export.tool} tells"
+    why = f"{join_names(export.told_by)} of {export.tool} tells"
     return Scaling(export.mean, export.scale, export.bgr, None, why, "export files")
 
 
-def _of_names(facts: Facts) -> Scaling | None:
+def _from_names(clues: ScalingClues) -> Scaling | None:
     """Give what the input's name and those of a known architecture tell."""
-    if facts.kind == "classification":
-        return known_architecture(facts.image.tensor.graph)
-    if last_part(facts.image.tensor.name) in _RAW_INPUTS:
+    if clues.kind == "classification":
+        return known_architecture(clues.image.tensor.graph)
+    if last_part(clues.image.tensor.name) in _RAW_INPUTS:
         why = "as in the Object Detection API"
         return replace(RAW, why=why, source="architecture")
     return None
 
 
-def _habit(kind: Kind) -> Scaling:
+def _default_scaling(kind: Kind) -> Scaling:
     """Give what is commonest where nothing tells.
 
     Of thirteen real classifiers that came to this, eleven wanted 0..1, two [-1, 1].
@@ -167,7 +169,7 @@ def _habit(kind: Kind) -> Scaling:
     return replace(UNIT, why="nothing in the graph tells; most networks take 0..1")
 
 
-def _ordered(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Scaling:
+def _apply_order(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Scaling:
     """Settle the order of the channels, and turn the numbers where it is another.
 
     The sidecar overrules the winner's own order. Where the winner has none, files of
@@ -188,20 +190,22 @@ def _ordered(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Scaling
     return replace(winner, bgr=bgr)
 
 
-def _against(told: Scaling, winner: Scaling, later: list[Scaling]) -> Iterator[str]:
+def _contradictions(
+    chosen: Scaling, winner: Scaling, later: list[Scaling]
+) -> Iterator[str]:
     """Say what later evidence clearly says otherwise."""
     for one in later:
         if winner.source == "arithmetic" and one.source == "architecture":
             # A known network behind arithmetic is fed by that arithmetic.
             continue
-        if _differ(told, one):
+        if _differ(chosen, one):
             yield f"{one.source} would feed {formula(one)}: {one.why}"
-        elif one.bgr is not None and one.bgr != bool(told.bgr):
+        elif one.bgr is not None and one.bgr != bool(chosen.bgr):
             order = "blue first (BGR)" if one.bgr else "red first (RGB)"
             yield f"{one.source} would feed {order}: {one.why}"
 
 
-def _tinted(verdict: Verdict) -> str:
+def _tint_sentence(verdict: Verdict) -> str:
     """Say that the mean pixel is that of the other order."""
     order, key = ("blue", '"bgr"') if verdict.blue_first else ("red", "3")
     return (
@@ -210,27 +214,27 @@ def _tinted(verdict: Verdict) -> str:
     )
 
 
-def _formerly(facts: Facts, told: Scaling) -> str:
+def _former_formula(clues: ScalingClues, chosen: Scaling) -> str:
     """Say how the last version fed it, where it is fed otherwise now."""
-    if told.source == "sidecar" or facts.sidecar.channels is not None:
+    if chosen.source == "sidecar" or clues.sidecar.channels is not None:
         return ""
-    tensor = facts.image.tensor
+    tensor = clues.image.tensor
     raw = last_part(tensor.name) in _RAW_INPUTS
-    was = fed_before(tensor.graph, facts.ends, facts.kind, raw=raw)
-    if max(len(was.mean), len(was.scale)) > facts.image.channels:
-        was = SYMMETRIC
-    same = bool(was.bgr) == bool(told.bgr) and not _differ(was, told)
-    return "" if same else formula(was)
+    former = former_scaling(tensor.graph, clues.ends, clues.kind, raw=raw)
+    if max(len(former.mean), len(former.scale)) > clues.image.channels:
+        former = SYMMETRIC
+    same = bool(former.bgr) == bool(chosen.bgr) and not _differ(former, chosen)
+    return "" if same else formula(former)
 
 
 def _differ(one: Scaling, other: Scaling) -> bool:
     """Tell whether black or white is fed clearly otherwise."""
-    ends = np.array([_ends(one), _ends(other)])
+    ends = np.array([_black_and_white(one), _black_and_white(other)])
     spread = min(abs(ends[:, 1] - ends[:, 0]))
     return bool((abs(ends[0] - ends[1]) > _CLEARLY * max(spread, 1e-9)).any())
 
 
-def _ends(scaling: Scaling) -> tuple[float, float]:
+def _black_and_white(scaling: Scaling) -> tuple[float, float]:
     """Give what black and white become, on average of the channels."""
     mean, scale = np.broadcast_arrays(
         np.asarray(scaling.mean, np.float64), np.asarray(scaling.scale, np.float64)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _TO_BYTES, _OF_UNIT, _OF_UNIT_SHIFT, _BELOW_UNIT = 100.0, 0.1, 10.0, -0.5
 
 
-def fed_before(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scaling:
+def former_scaling(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scaling:
     """Give the scaling that the last version chose, without a sidecar.
 
     Args:
@@ -37,14 +37,14 @@ def fed_before(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scal
         raw: the input has a name of the Object Detection API.
     """
     if kind == "detection":
-        return RAW if raw else _arithmetic(ends) or RAW
+        return RAW if raw else _from_arithmetic(ends) or RAW
     known = known_architecture(graph)
     if known is not None and SQUEEZE_NODE in known.why:
         known = None
-    return _arithmetic(ends) or known or SYMMETRIC
+    return _from_arithmetic(ends) or known or SYMMETRIC
 
 
-def _arithmetic(ends: list[Pixels]) -> Scaling | None:
+def _from_arithmetic(ends: list[Pixels]) -> Scaling | None:
     """Read the range by what was understood of the arithmetic."""
     for pixels in ends:
         numbers = pixels.formerly or (pixels.factor, pixels.shift)

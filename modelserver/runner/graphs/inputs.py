@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Any
 from modelserver.core.errors import GraphError
 from modelserver.runner.graphs.constants import switch_value
 from modelserver.runner.graphs.layouts import (
+    BATCH,
+    CHANNELS,
+    ONE_IMAGE,
     Axes,
+    find_row,
     looks_flat,
     read_axes,
-    row_behind,
     turns_channels,
 )
 from modelserver.runner.graphs.traversal import (
+    CONVOLUTIONS,
     DECODERS,
     descendants,
+    find_tensor,
+    join_names,
     last_part,
-    listed,
+    list_tensors,
     placeholders,
     shape_of,
     shape_text,
-    tensor_named,
 )
 
 if TYPE_CHECKING:
@@ -49,13 +54,11 @@ _KNOWN_NAMES = (
     "contents",
 )
 _NUMBERS = frozenset({"uint8", "int32", "int64", "float16", "float32", "float64"})
-_FILTERS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
-_CHANNELS = (1, 3)
 _CHANNELS_FIRST = (
     "channels before height and width (NCHW), which TensorFlow does not run on every "
     "device; export it as NHWC"
 )
-_NO_AXIS, _LIST_AXES, _IMAGE_AXES, _BATCH_AXES = 0, 1, 3, 4
+_NO_AXIS, _LIST_AXES = 0, 1
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ def find_image(graph: Any, sidecar: Sidecar, needed: set[Any] | None = None) -> 
         GraphError: there is none, or there are several and no name tells which.
     """
     if sidecar.input is not None:
-        tensor = tensor_named(graph, sidecar.input)
+        tensor = find_tensor(graph, sidecar.input)
         if tensor is None:
-            names = listed(op.name for op in placeholders(graph))
+            names = join_names(op.name for op in placeholders(graph))
             raise GraphError(
                 f"the sidecar's input {sidecar.input!r} is not in the graph; "
                 f"its placeholders are: {names or 'none'}"
@@ -105,16 +108,16 @@ def find_image(graph: Any, sidecar: Sidecar, needed: set[Any] | None = None) -> 
         known = [name for name in _KNOWN_NAMES if name in map(_plain_name, found)]
         found = [op for op in found if known[:1] == [_plain_name(op)]] or found
     if len(found) > 1:
-        raise several_images(found)
+        raise several_images_error(found)
     return found[0].outputs[0]
 
 
-def several_images(ops: Iterable[Any]) -> GraphError:
+def several_images_error(ops: Iterable[Any]) -> GraphError:
     """Say that a graph takes more than one image."""
     return GraphError(
-        f"the graph has several image inputs: {listed(op.name for op in ops)}; a model "
-        "is served with one photo. Export it with one, or, where the others are not "
-        'needed, name it as "input" in the sidecar'
+        f"the graph has several image inputs: {join_names(op.name for op in ops)}; a "
+        "model is served with one photo. Export it with one, or, where the others are "
+        'not needed, name it as "input" in the sidecar'
     )
 
 
@@ -136,7 +139,7 @@ def _candidates(graph: Any, needed: set[Any] | None) -> list[Any]:
             "the graph has no placeholder, so nothing takes the image: export it for "
             "inference, with a placeholder for the image in place of the input pipeline"
         )
-    found = listed(f"{op.name} ({shape_text(op.outputs[0])})" for op in ops)
+    found = list_tensors(op.outputs[0] for op in ops)
     raise GraphError(
         "the graph has no image input: none of its placeholders takes an image "
         f"[height, width, channels], a batch of them, or an image's file: {found}"
@@ -151,8 +154,8 @@ def is_image(op: Any) -> bool:
             _plain_name(op) == "encoded_image_string_tensor"
         )
     return tensor.dtype.base_dtype.name in _NUMBERS and tensor.shape.rank in {
-        _IMAGE_AXES,
-        _BATCH_AXES,
+        ONE_IMAGE,
+        BATCH,
     }
 
 
@@ -198,17 +201,19 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     if tensor.dtype.base_dtype.name == "string":
         return _describe_file(tensor)
     if tensor.dtype.base_dtype.name not in _NUMBERS:
-        raise GraphError(_odd(tensor, "numbers that no image is made of"))
+        raise GraphError(_misfit(tensor, "numbers that no image is made of"))
     shape = shape_of(tensor)
     guesses: tuple[str, ...] = ()
     if shape is None:
-        shape = _guessed_shape(tensor)
-        what = "one image" if len(shape) == _IMAGE_AXES else "a batch of images"
-        what = what if len(shape) >= _IMAGE_AXES else "a batch of rows"
+        shape = _guess_shape(tensor)
+        what = "one image" if len(shape) == ONE_IMAGE else "a batch of images"
+        what = what if len(shape) >= ONE_IMAGE else "a batch of rows"
         guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
     axes = read_axes(tensor, shape, sidecar)
     if axes is None:
-        raise GraphError(_odd(tensor, "not an image's axes, height, width, channels"))
+        raise GraphError(
+            _misfit(tensor, "not an image's axes, height, width, channels")
+        )
     _refuse_channels_first(axes, tensor, ends)
     channels, guess = _channels(tensor, axes.depth, ends, sidecar)
     return ImageInput(
@@ -222,7 +227,7 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     )
 
 
-def _odd(tensor: Any, what: str) -> str:
+def _misfit(tensor: Any, what: str) -> str:
     return f"the input {tensor.name} takes {shape_text(tensor)}: {what}"
 
 
@@ -230,7 +235,7 @@ def _describe_file(tensor: Any) -> ImageInput:
     """Describe an input that takes the photo's file as a string."""
     if not is_image(tensor.op) and not _is_decoded_constant(tensor.op):
         raise GraphError(
-            _odd(tensor, "a string that is not decoded as an image (a tf.Example?)")
+            _misfit(tensor, "a string that is not decoded as an image (a tf.Example?)")
             + "; export the model with an image as its input"
         )
     rank = tensor.shape.rank
@@ -241,20 +246,20 @@ def _describe_file(tensor: Any) -> ImageInput:
         what = "one file" if direct else "a list of files"
         guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
     if rank not in {_NO_AXIS, _LIST_AXES}:
-        raise GraphError(_odd(tensor, "neither one image's file nor a list of them"))
+        raise GraphError(_misfit(tensor, "neither one image's file nor a list of them"))
     if rank == _NO_AXIS:
         return ImageInput(tensor, "encoded", 3, None, 1, guesses=guesses)
     batch = (shape_of(tensor) or (None,))[0] or 0
     return ImageInput(tensor, "encoded_batch", 3, None, batch, guesses=guesses)
 
 
-def _guessed_shape(tensor: Any) -> tuple[int | None, ...]:
+def _guess_shape(tensor: Any) -> tuple[int | None, ...]:
     """Guess the axes of an input of unknown shape by who uses it."""
-    row = row_behind(tensor)
+    row = find_row(tensor)
     if row is not None:
         return row
     single = any(user.type == "ExpandDims" for user in tensor.consumers())
-    return (None,) * (_IMAGE_AXES if single else _BATCH_AXES)
+    return (None,) * (ONE_IMAGE if single else BATCH)
 
 
 def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
@@ -265,18 +270,14 @@ def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
     """
     first = axes.layout in {"NCHW", "CHW"} and axes.depth != 1
     if first and not turns_channels(tensor):
-        raise GraphError(_odd(tensor, _CHANNELS_FIRST))
-    if any(_attr(p.end, "data_format") == b"NCHW" for p in _filters(ends)):
+        raise GraphError(_misfit(tensor, _CHANNELS_FIRST))
+    if any(op.get_attr("data_format") == b"NCHW" for op in _filters(ends)):
         what = f"the filters behind it take {_CHANNELS_FIRST}"
-        raise GraphError(_odd(tensor, what))
+        raise GraphError(_misfit(tensor, what))
 
 
-def _filters(ends: list[Pixels]) -> list[Pixels]:
-    return [pixels for pixels in ends if pixels.end.type in _FILTERS]
-
-
-def _attr(op: Any, name: str) -> Any:
-    return op.get_attr(name)
+def _filters(ends: list[Pixels]) -> list[Any]:
+    return [pixels.end for pixels in ends if pixels.end.type in CONVOLUTIONS]
 
 
 def _channels(
@@ -285,9 +286,9 @@ def _channels(
     """Tell the number of channels: by the shape, the sidecar, the first filter."""
     asked = 3 if sidecar.channels == "bgr" else sidecar.channels
     known = depth or _filter_depth(ends)
-    if known is not None and known not in _CHANNELS:
+    if known is not None and known not in CHANNELS:
         raise GraphError(
-            _odd(tensor, f"{known} channels, neither 1 (gray) nor 3 (RGB)")
+            _misfit(tensor, f"{known} channels, neither 1 (gray) nor 3 (RGB)")
         )
     if asked is not None and known not in {None, asked}:
         raise GraphError(
@@ -301,10 +302,9 @@ def _channels(
 
 def _filter_depth(ends: list[Pixels]) -> int | None:
     """Read the number of channels off the first convolution's filter."""
-    for pixels in ends:
-        if pixels.end.type in _FILTERS:
-            shape = shape_of(pixels.end.inputs[1])
-            return shape[2] if shape and len(shape) == _BATCH_AXES else None
+    for op in _filters(ends)[:1]:
+        shape = shape_of(op.inputs[1])
+        return shape[2] if shape and len(shape) == BATCH else None
     return None
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from modelserver.runner.graphs.constants import constant
+from modelserver.runner.graphs.traversal import CONVOLUTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ class Normalisation:
     order: tuple[int, ...] | None = None
 
 
-def fused(op: Any) -> Normalisation | None:
+def read_fused(op: Any) -> Normalisation | None:
     """Read a normalisation of one op; ``None`` where it is none, or is for training."""
     if op.type in _FUSED and not op.get_attr("is_training"):
         gamma, beta, mean, variance = (constant(one) for one in op.inputs[1:5])
@@ -71,7 +72,7 @@ def fused(op: Any) -> Normalisation | None:
     return Normalisation(mean, deviation, factor, beta - mean * factor)
 
 
-def taken_apart(scale: Any, shift: Any) -> Normalisation | None:
+def read_unfused(scale: Any, shift: Any) -> Normalisation | None:
     """Read ``x * k + (beta - mean * k)`` with ``k = gamma * Rsqrt(variance + eps)``.
 
     Args:
@@ -82,15 +83,15 @@ def taken_apart(scale: Any, shift: Any) -> Normalisation | None:
         ``None`` where the tensors were folded, so that gamma and beta cannot be told
         from the statistics, or are of something else.
     """
-    roots = [op for op in _near(scale) if op.type == "Rsqrt"]
+    roots = [op for op in _nearby_ops(scale) if op.type == "Rsqrt"]
     if len(roots) != 1:
         return None
     inverse = constant(roots[0].outputs[0])
     # mean * k, where k may stand before or behind gamma.
-    factors = {op.outputs[0].ref() for op in [*_near(scale), scale.op]}
+    factors = {op.outputs[0].ref() for op in [*_nearby_ops(scale), scale.op]}
     means = [
         other
-        for op in _near(shift)
+        for op in _nearby_ops(shift)
         if op.type == "Mul"
         for one, other in (op.inputs, reversed(op.inputs))
         if one.ref() in factors and other.ref() not in factors
@@ -111,15 +112,15 @@ def _negated(tensor: Any) -> bool:
     return bool(tensor.op.type == "Neg")
 
 
-def _near(tensor: Any) -> Iterator[Any]:
+def _nearby_ops(tensor: Any) -> Iterator[Any]:
     """Give the ops from which a constant is made, nearest first, some of them."""
     waiting = [tensor.op]
-    seen: set[Any] = set()
-    while waiting and len(seen) < _NEAR:
+    reached: set[Any] = set()
+    while waiting and len(reached) < _NEAR:
         op = waiting.pop(0)
-        if op in seen:
+        if op in reached:
             continue
-        seen.add(op)
+        reached.add(op)
         yield op
         if op.type in _PASSING or op.type in {"Add", "AddV2", "Sub"}:
             waiting += [one.op for one in op.inputs]
@@ -128,7 +129,6 @@ def _near(tensor: Any) -> Iterator[Any]:
 # Products of all convolutions, about 0.3 s of one core.
 MAX_PRODUCTS = 3_000_000_000
 _LONGEST = 64
-_CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
 _ACTIVATIONS: dict[str, Callable[[Any, Array], Array]] = {
     "Elu": lambda _op, x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     "LeakyRelu": lambda op, x: np.where(x > 0, x, x * op.get_attr("alpha")),
@@ -142,7 +142,7 @@ _SAME = frozenset({"CheckNumerics", "Identity", "Snapshot", "StopGradient"})
 _SUMS = frozenset({"Add", "AddV2", "BiasAdd", "Sub"})
 
 
-class Seen(NamedTuple):
+class NormalisationInput(NamedTuple):
     """A normalisation, and what reached it.
 
     Attributes:
@@ -156,7 +156,7 @@ class Seen(NamedTuple):
     depth: int
 
 
-def normalised(start: Any, values: Array) -> Iterator[Seen]:
+def run_layers(start: Any, values: Array) -> Iterator[NormalisationInput]:
     """Run the chain of layers from a convolution on, and give each normalisation.
 
     Args:
@@ -168,9 +168,9 @@ def normalised(start: Any, values: Array) -> Iterator[Seen]:
     for _ in range(_LONGEST):
         if op is None or not run.apply(op):
             return
-        if run.seen is not None:
-            yield run.seen
-            run.seen = None
+        if run.reached is not None:
+            yield run.reached
+            run.reached = None
         op = _next(op.outputs[0])
 
 
@@ -185,7 +185,7 @@ class _Run:
 
     def __init__(self, values: Array) -> None:
         self.values = values.astype(np.float32)
-        self.seen: Seen | None = None
+        self.reached: NormalisationInput | None = None
         self._depth = 0
         self._products = 0
         # Before the last multiplication: the values, and the constant tensor.
@@ -195,7 +195,7 @@ class _Run:
         """Apply one op; ``False`` where the chain ends for us."""
         if op.type in _SAME:
             return True
-        if op.type in _CONVOLUTIONS:
+        if op.type in CONVOLUTIONS:
             return self._convolve(op)
         if op.type in _ACTIVATIONS:
             self.values = _ACTIVATIONS[op.type](op, self.values)
@@ -206,7 +206,7 @@ class _Run:
             pass
         elif op.type in _SUMS or op.type == "Mul":
             return self._affine(op)
-        elif (norm := fused(op)) is not None:
+        elif (norm := read_fused(op)) is not None:
             self._normalise(norm, self.values)
             self.values = self.values * norm.factor + norm.shift
         else:
@@ -215,16 +215,16 @@ class _Run:
 
     def _normalise(self, norm: Normalisation, values: Array) -> None:
         if np.size(norm.mean) == values.shape[-1]:
-            self.seen = Seen(norm, values, self._depth)
+            self.reached = NormalisationInput(norm, values, self._depth)
 
     def _affine(self, op: Any) -> bool:
         """Add or multiply a constant, and notice a normalisation taken apart."""
         known = [constant(one) for one in op.inputs]
-        places = [place for place, one in enumerate(known) if one is None]
-        if len(places) != 1 or (op.type == "Sub" and places[0]):
+        unknown = [index for index, one in enumerate(known) if one is None]
+        if len(unknown) != 1 or (op.type == "Sub" and unknown[0]):
             return False
-        other = op.inputs[1 - places[0]]
-        value = np.asarray(known[1 - places[0]], np.float32)
+        other = op.inputs[1 - unknown[0]]
+        value = np.asarray(known[1 - unknown[0]], np.float32)
         if value.size not in {1, self.values.shape[-1]}:
             return False
         value = value.reshape(-1)
@@ -234,7 +234,7 @@ class _Run:
             return True
         if self._scaled is not None:
             before, scale = self._scaled
-            norm = taken_apart(scale, other)
+            norm = read_unfused(scale, other)
             if norm is not None:
                 self._normalise(norm, before)
             self._scaled = None
@@ -252,14 +252,14 @@ class _Run:
         windows = self._windows(height, width, rows, columns)
         if windows is None:
             return False
-        places = windows.shape[0] * windows.shape[1] * windows.shape[2]
-        self._products += places * kernel.size
+        unknown = windows.shape[0] * windows.shape[1] * windows.shape[2]
+        self._products += unknown * kernel.size
         if self._products > MAX_PRODUCTS:
             return False
         # The windows are [N, rows, columns, depth, height, width].
         taps = kernel.astype(np.float32)
         if op.type == "Conv2D":
-            flat = windows.reshape(places, -1)
+            flat = windows.reshape(unknown, -1)
             taps = taps.transpose(2, 0, 1, 3).reshape(-1, filters)
             made = (flat @ taps).reshape(*windows.shape[:3], filters)
         else:

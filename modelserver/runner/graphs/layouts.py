@@ -34,7 +34,6 @@ _PASSED = frozenset(
     }
 )
 _RESHAPERS = frozenset({"ExpandDims", "Reshape", "Transpose"})
-_FILTERS = frozenset({"Conv2D", "DepthwiseConv2dNative"})
 _STEPS = 8
 # Sides of a gray image without any other sign of being one, or of a row laid out: what
 # is smaller is no photo, but a grid of features.
@@ -74,22 +73,22 @@ def read_axes(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
         layout: Layout = "NHWC" if first == 1 else "NCHW"
         return Axes(layout, _sides(shape, first), depth, shape[0] or 0)
     if len(shape) == ONE_IMAGE:
-        return _of_three(tensor, shape)
+        return _read_three_axes(tensor, shape)
     if len(shape) != _ROWS:
         return None
-    row = _row(tensor, shape, sidecar)
+    row = _read_row(tensor, shape, sidecar)
     if row is None and None not in shape:
-        return _gray(tensor, "HW", _sides(shape, 0), 1)
+        return _read_gray(tensor, "HW", _sides(shape, 0), 1)
     return row
 
 
-def _of_three(tensor: Any, shape: Shape) -> Axes | None:
+def _read_three_axes(tensor: Any, shape: Shape) -> Axes | None:
     """Tell three axes apart: one image, or a batch of gray ones."""
     if shape[2] in {None, *CHANNELS}:
         return Axes("HWC", _sides(shape, 0), shape[2], 1)
     if _is_channels_first(shape):
         return Axes("CHW", _sides(shape, 1), shape[0], 1)
-    return _gray(tensor, "NHW", _sides(shape, 1), shape[0] or 0)
+    return _read_gray(tensor, "NHW", _sides(shape, 1), shape[0] or 0)
 
 
 def turns_channels(tensor: Any) -> bool:
@@ -122,18 +121,18 @@ def looks_flat(tensor: Any) -> bool:
     if shape is None or len(shape) != _ROWS:
         return False
     return _row_shape(tensor, shape) is not None or (
-        None not in shape and _gray(tensor, "HW", _sides(shape, 0), 1) is not None
+        None not in shape and _read_gray(tensor, "HW", _sides(shape, 0), 1) is not None
     )
 
 
-def row_behind(tensor: Any) -> Shape | None:
+def find_row(tensor: Any) -> Shape | None:
     """Tell by what follows that an input of unknown shape takes rows.
 
     Returns:
         ``[N, numbers of an image]``; ``None`` where nothing says so.
     """
     op = _first_reshaper(tensor)
-    made = _image_of(_laid_out(tensor)) if op and op.type == "Reshape" else None
+    made = _image_sides(_reshaped(tensor)) if op and op.type == "Reshape" else None
     if made is not None:
         return None, math.prod(made)
     for _ in range(_STEPS):
@@ -161,12 +160,12 @@ def _is_channels_first(shape: Shape) -> bool:
     return shape[-3] in CHANNELS and (last or (open_sides and shape[-3] is not None))
 
 
-def _gray(tensor: Any, layout: Layout, sides: Sides, batch: int) -> Axes | None:
+def _read_gray(tensor: Any, layout: Layout, sides: Sides, batch: int) -> Axes | None:
     """Take an input without an axis for channels for gray, where something says so."""
     height, width = sides
-    made = _laid_out(tensor)
+    made = _reshaped(tensor)
     square = height == width and (height or 0) >= _LEAST_SIDE
-    if not (square or _named(tensor) or (made and _has_depth(made))):
+    if not (square or _is_named_image(tensor) or (made and _has_depth(made))):
         return None
     if height and width and max(height, width) > _MOST_OBLONG * min(height, width):
         return None
@@ -180,18 +179,18 @@ def _has_depth(made: Shape) -> bool:
     return len(made) == BATCH and 1 in {made[1], made[3]}
 
 
-def _named(tensor: Any) -> bool:
+def _is_named_image(tensor: Any) -> bool:
     return _SAYS_IMAGE.search(last_part(tensor.name).lower()) is not None
 
 
-def _row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
+def _read_row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
     """Take the numbers of a row for an image's, where something says which."""
     batch, length = shape
     asked = sidecar.height_width
     if asked is not None and length is not None:
         depth, rest = divmod(length, asked[0] * asked[1])
         if depth in CHANNELS and not rest:
-            return Axes(_order(tensor), asked, depth, batch or 0)
+            return Axes(_row_layout(tensor), asked, depth, batch or 0)
     found = _row_shape(tensor, shape)
     if found is None:
         return None
@@ -201,19 +200,19 @@ def _row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
         f"the input {tensor.name} takes {math.prod(found[0])} numbers an image: taken "
         f"for {width} x {height} {colours}, {how}"
     )
-    return Axes(_order(tensor), (height, width), depth, batch or 0, (guess,))
+    return Axes(_row_layout(tensor), (height, width), depth, batch or 0, (guess,))
 
 
 def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | None:
     """Find the height, width and channels of a row, and what tells them."""
     length = shape[1]
-    made = _image_of(_laid_out(tensor))
+    made = _image_sides(_reshaped(tensor))
     fits = made is not None and length in {None, math.prod(made)}
     if made is not None and fits and min(made[:2]) >= _LEAST_SIDE:
         return made, "as the graph lays it out"
     if length in _USUAL_LENGTHS:
         return _USUAL_LENGTHS[length], "nothing in the graph tells"
-    if length is not None and _named(tensor):
+    if length is not None and _is_named_image(tensor):
         for depth in CHANNELS:
             side = math.isqrt(length // depth)
             if side >= _LEAST_SIDE and side * side * depth == length:
@@ -221,14 +220,14 @@ def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | 
     return None
 
 
-def _order(tensor: Any) -> Layout:
+def _row_layout(tensor: Any) -> Layout:
     """Tell whether a row has one channel after the other, or one pixel."""
-    made = _laid_out(tensor)
+    made = _reshaped(tensor)
     first = made is not None and len(made) == BATCH and _is_channels_first(made)
     return "flat_CHW" if first and made and made[1] != 1 else "flat"
 
 
-def _image_of(made: Shape | None) -> tuple[int, int, int] | None:
+def _image_sides(made: Shape | None) -> tuple[int, int, int] | None:
     """Give the height, width and channels of what a row is laid out to."""
     if made is None or None in made[1:]:
         return None
@@ -243,7 +242,7 @@ def _image_of(made: Shape | None) -> tuple[int, int, int] | None:
     return (sides[0], sides[1], sides[2]) if sides[2] in CHANNELS else None
 
 
-def _laid_out(tensor: Any) -> Shape | None:
+def _reshaped(tensor: Any) -> Shape | None:
     """Give the shape of the first op that lays an input out anew."""
     op = _first_reshaper(tensor)
     return None if op is None else shape_of(op.outputs[0])

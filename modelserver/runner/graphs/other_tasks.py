@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from modelserver.runner.graphs.activations import maker
 from modelserver.runner.graphs.traversal import (
     leaves,
-    listed,
+    list_tensors,
     placeholders,
     shape_of,
-    shape_text,
 )
 
 # Words in the names of a detector's heads, of keypoints, and of single measures.
@@ -46,13 +45,13 @@ class Heads(NamedTuple):
     others: tuple[Any, ...]
 
 
-def _named(words: str) -> re.Pattern[str]:
+def _word_pattern(words: str) -> re.Pattern[str]:
     names = "|".join(words.split())
     return re.compile(rf"(?:^|[/_.-])(?:{names})(?:[/_.:-]|\d|$)")
 
 
 _BOX_NAME, _SCORE_NAME, _POINT_NAME, _MEASURE_NAME = map(
-    _named, (_BOXES, _SCORES, _POINTS, _MEASURES)
+    _word_pattern, (_BOXES, _SCORES, _POINTS, _MEASURES)
 )
 
 
@@ -70,7 +69,7 @@ def raw_heads(graph: Any) -> Heads | None:
         if _has_rows_of_four(boxes) and others:
             return Heads(boxes, others)
         scores = any(_SCORE_NAME.search(one.op.name.lower()) for one in others)
-        if scores and _is_named_so(boxes):
+        if scores and _is_named_boxes(boxes):
             return Heads(boxes, others)
     return None
 
@@ -81,7 +80,7 @@ def _has_rows_of_four(tensor: Any) -> bool:
     return bool(shape and len(shape) == 3 and shape[2] == _SIDES and shape[1] != 1)  # noqa: PLR2004 - batch, boxes, sides
 
 
-def _is_named_so(tensor: Any) -> bool:
+def _is_named_boxes(tensor: Any) -> bool:
     """Tell boxes by name; four numbers an image are one box, and no head."""
     shape = shape_of(tensor)
     if not _BOX_NAME.search(tensor.op.name.lower()):
@@ -89,15 +88,15 @@ def _is_named_so(tensor: Any) -> bool:
     return shape is None or (len(shape) > 1 and shape[1:] != (_SIDES,))
 
 
-def no_post_processing(heads: Heads) -> str:
+def no_post_processing_sentence(heads: Heads) -> str:
     """Say that a graph is a detector without its post-processing, and what to do."""
     return (
         "the graph is a detector without post-processing: it gives "
-        f"{_shown((heads.boxes,))} for boxes and {_shown(heads.others)} beside them, "
-        "but neither decodes boxes nor drops overlapping ones (non-maximum "
-        "suppression). Export it with both, so that it gives detection_boxes, "
-        "detection_scores, detection_classes and num_detections, as the Object "
-        "Detection API's exporter writes them"
+        f"{list_tensors([heads.boxes])} for boxes and {list_tensors(heads.others)} "
+        "beside them, but neither decodes boxes nor drops overlapping ones "
+        "(non-maximum suppression). Export it with both, so that it gives "
+        "detection_boxes, detection_scores, detection_classes and num_detections, as "
+        "the Object Detection API's exporter writes them"
     )
 
 
@@ -111,7 +110,7 @@ def other_task(graph: Any) -> str:
     ends = leaves(ops)
     points = [one for one in ends if _POINT_NAME.search(one.op.name.lower())]
     if points or _are_points(ends):
-        found = _shown(points or ends)
+        found = list_tensors(points or ends)
         return f"it finds keypoints ({found}), which no app here answers"
     masks = [
         output
@@ -121,10 +120,10 @@ def other_task(graph: Any) -> str:
         if not output.consumers() and output.shape.rank == 3  # noqa: PLR2004 - a class a pixel
     ]
     if masks:
-        return _of_pixels(masks[0])
+        return _pixels_sentence(masks[0])
     side = _input_side(graph)
     for one in ends:
-        reason = _of_one(one, side)
+        reason = _describe_output(one, side)
         if reason:
             return reason
     return ""
@@ -148,7 +147,7 @@ def _input_side(graph: Any) -> int:
     return max((side or 0 for shape in images for side in shape), default=0)
 
 
-def _of_one(tensor: Any, full: int) -> str:
+def _describe_output(tensor: Any, full: int) -> str:
     """Say what an output is by its rank and the op that made it.
 
     Args:
@@ -158,63 +157,61 @@ def _of_one(tensor: Any, full: int) -> str:
     shape = shape_of(tensor) or ()
     made = maker(tensor).type
     if len(shape) == 5:  # noqa: PLR2004 - [N, H, W, anchors, 5 + classes]
-        return _of_grid(tensor)
+        return _grid_sentence(tensor)
     if len(shape) == 4 and set(shape[1:3]) != {1}:  # noqa: PLR2004
-        return _of_map(tensor, shape, made, full)
+        return _describe_map(tensor, shape, made, full)
     if len(shape) == 3:  # noqa: PLR2004
         sides = [side or _PLACES for side in shape[1:]]
         if max(sides) >= _PLACES and min(sides) > _SIDES and made != "Softmax":
-            return _of_grid(tensor)
+            return _grid_sentence(tensor)
         if max(sides) > _SIDES:
             return (
-                f"it gives a sequence ({_shown((tensor,))}), as text recognition does, "
-                "and no classes of the whole photo"
+                f"it gives a sequence ({list_tensors([tensor])}), as text recognition "
+                "does, and no classes of the whole photo"
             )
     return ""
 
 
-def _of_map(tensor: Any, shape: tuple[int | None, ...], made: str, full: int) -> str:
+def _describe_map(
+    tensor: Any, shape: tuple[int | None, ...], made: str, full: int
+) -> str:
     """Say what [N, H, W, channels] is: a grid, features, an image, or a mask."""
     side = max((one or 0 for one in shape[1:3]), default=0)
     small = 0 < side * _CELLS <= full
     if made in _FEATURES and shape[3] != 3:  # noqa: PLR2004 - colours
         return (
-            f"it gives features ({_shown((tensor,))}), as a network without its last "
-            "layers does"
+            f"it gives features ({list_tensors([tensor])}), as a network without "
+            "its last layers does"
         )
     if small and made not in {"Softmax", "Tanh"}:
-        return _of_grid(tensor)
+        return _grid_sentence(tensor)
     if shape[3] == 3 and made != "Softmax":  # noqa: PLR2004 - colours
         return (
-            f"it gives an image back ({_shown((tensor,))}), as style transfer, "
+            f"it gives an image back ({list_tensors([tensor])}), as style transfer, "
             "super-resolution and GANs do"
         )
-    return _of_pixels(tensor)
+    return _pixels_sentence(tensor)
 
 
-def _of_grid(tensor: Any) -> str:
+def _grid_sentence(tensor: Any) -> str:
     return (
-        f"it is a detector without post-processing: {_shown((tensor,))} is its grid of "
-        "cells with anchors, in which boxes are neither decoded nor rid of overlaps "
-        "(non-maximum suppression)"
+        f"it is a detector without post-processing: {list_tensors([tensor])} is its "
+        "grid of cells with anchors, in which boxes are neither decoded nor rid of "
+        "overlaps (non-maximum suppression)"
     )
 
 
-def _of_pixels(tensor: Any) -> str:
+def _pixels_sentence(tensor: Any) -> str:
     return (
-        f"it gives a value or class a pixel ({_shown((tensor,))}), as segmentation and "
-        "depth networks do, which no app here answers"
+        f"it gives a value or class a pixel ({list_tensors([tensor])}), as "
+        "segmentation and depth networks do, which no app here answers"
     )
 
 
-def measure(tensor: Any) -> str:
+def why_measure(tensor: Any) -> str:
     """Say that values are measures by their name; empty where it does not tell."""
     name = "/".join(tensor.op.name.lower().split("/")[-2:])
     for pattern, what in ((_POINT_NAME, "keypoints"), (_MEASURE_NAME, "a measure")):
         if pattern.search(name):
             return f"{tensor.name} is by its name {what} and no class scores"
     return ""
-
-
-def _shown(tensors: Any) -> str:
-    return listed(f"{one.op.name} ({shape_text(one)})" for one in tensors)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelserver.runner.graphs.constants import constant, is_dead
-from modelserver.runner.graphs.layers import Normalisation, fused, taken_apart
+from modelserver.runner.graphs.layers import Normalisation, read_fused, read_unfused
 from modelserver.runner.graphs.layouts import channel_axis
 from modelserver.runner.graphs.traversal import DECODERS, RESIZERS, shape_of
 
@@ -119,18 +119,18 @@ class _Walk:
     def _pass(self, op: Any, tensor: Any, pixels: Pixels) -> None:
         """Go on behind an op, or end there."""
         if op.type in _JOINERS:
-            joined = _joined(op, [self.known.get(one.ref()) for one in op.inputs])
+            merged = _join(op, [self.known.get(one.ref()) for one in op.inputs])
             self.joins[op] = pixels
-            if joined is None:
+            if merged is None:
                 return
             del self.joins[op]
-            carried: list[Pixels | None] | None = [joined]
+            carried: list[Pixels | None] | None = [merged]
         else:
-            carried = _carried(op, tensor, pixels)
+            carried = _carry(op, tensor, pixels)
         if carried is None:
             self.ends.append(replace(pixels, end=op))
             return
-        if not _was_read(op):
+        if not _former_version_read(op):
             was = pixels.formerly or (pixels.factor, pixels.shift)
             carried = [one and replace(one, formerly=was) for one in carried]
         for output, one in zip(op.outputs, carried, strict=False):
@@ -139,7 +139,7 @@ class _Walk:
                 self.waiting.append(output)
 
 
-def _was_read(op: Any) -> bool:
+def _former_version_read(op: Any) -> bool:
     """Tell whether the last version understood an op, for a note of what changed."""
     if op.type in _AFFINE:
         plain = [
@@ -170,7 +170,7 @@ def follow_pixels(image: Any) -> list[Pixels]:
     return _Walk(image).run()
 
 
-def resized_inside(ends: Iterable[Pixels]) -> tuple[int, int] | None:
+def inner_size(ends: Iterable[Pixels]) -> tuple[int, int] | None:
     """Give the one constant ``(height, width)`` to which a graph resizes its image.
 
     Args:
@@ -184,7 +184,7 @@ def resized_inside(ends: Iterable[Pixels]) -> tuple[int, int] | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _carried(op: Any, tensor: Any, pixels: Pixels) -> list[Pixels | None] | None:
+def _carry(op: Any, tensor: Any, pixels: Pixels) -> list[Pixels | None] | None:
     """Tell what the pixels are in each output, ``None`` where this is an end."""
     places = {place for place, one in enumerate(op.inputs) if one is tensor}
     made: Any = None
@@ -214,7 +214,7 @@ def _after_op(op: Any, pixels: Pixels) -> Pixels | None:
         made = replace(pixels, axis=_axis_after(op, pixels))
     elif op.type == "Transpose":
         made = _after_transpose(op, pixels)
-    elif (norm := fused(op)) is not None:
+    elif (norm := read_fused(op)) is not None:
         made = _after_normalisation(norm, pixels)
     elif 0 in _CARRIERS.get(op.type, ()):
         made = pixels
@@ -304,14 +304,14 @@ def _after_affine(op: Any, place: int, pixels: Pixels) -> Pixels | None:
     after = replace(pixels, factor=factor, shift=shift, sides=sides or pixels.sides)
     if op.type == "Mul":
         return replace(after, scaled_by=other)
-    return _noted(after, pixels, other)
+    return _note_normalisation(after, pixels, other)
 
 
-def _noted(after: Pixels, before: Pixels, shift: Any) -> Pixels:
+def _note_normalisation(after: Pixels, before: Pixels, shift: Any) -> Pixels:
     """Note a normalisation that was taken apart: ``x * k + (beta - mean * k)``."""
     if after.first is not None or before.scaled_by is None:
         return after
-    norm = taken_apart(before.scaled_by, shift)
+    norm = read_unfused(before.scaled_by, shift)
     if norm is None:
         return after
     # Before the multiplication by k the pixels were what its factor says.
@@ -320,7 +320,7 @@ def _noted(after: Pixels, before: Pixels, shift: Any) -> Pixels:
         return after
     return replace(
         after,
-        first=_in_units_of_the_input(
+        first=_in_input_units(
             norm, replace(before, factor=before.factor / scale,
                           shift=before.shift / scale)
         ),
@@ -333,11 +333,11 @@ def _after_normalisation(norm: Normalisation, pixels: Pixels) -> Pixels:
         pixels,
         factor=pixels.factor * norm.factor,
         shift=pixels.shift * norm.factor + norm.shift,
-        first=pixels.first or _in_units_of_the_input(norm, pixels),
+        first=pixels.first or _in_input_units(norm, pixels),
     )
 
 
-def _in_units_of_the_input(norm: Normalisation, pixels: Pixels) -> Normalisation:
+def _in_input_units(norm: Normalisation, pixels: Pixels) -> Normalisation:
     """Say a normalisation's mean and deviation in the units in which the graph is fed.
 
     They stay in the order in which the channels reach it.
@@ -359,7 +359,7 @@ _PARTS = frozenset(
 )
 
 
-def _count(tensor: Any, pixels: Pixels) -> int:
+def _count_channels(tensor: Any, pixels: Pixels) -> int:
     """Tell how many channels stand here."""
     if pixels.order is not None:
         return len(pixels.order)
@@ -368,7 +368,7 @@ def _count(tensor: Any, pixels: Pixels) -> int:
     return known or _COLOURS
 
 
-def _taken(pixels: Pixels, places: list[int], count: int) -> Pixels:
+def _select(pixels: Pixels, places: list[int], count: int) -> Pixels:
     """Give the pixels of some of the channels, in the order of ``places``."""
     order = pixels.order or tuple(range(count))
     factor, shift = (
@@ -391,15 +391,15 @@ def _after_part(op: Any, places: set[int], pixels: Pixels) -> Any:
     rank = image.shape.rank
     rank = 4 if rank is None else rank
     channel = -1 if pixels.axis is None else rank + pixels.axis
-    count = _count(image, pixels)
+    count = _count_channels(image, pixels)
     # Where each channel goes, seen on an image of one pixel a channel.
     try:
-        parts = _PART[op.type](op, channel, rank, np.arange(count))
+        parts = _FOLLOWERS[op.type](op, channel, rank, np.arange(count))
         if parts is None:
             return None
         if len(parts) == 1 and parts[0].tolist() == list(range(count)):
             return pixels
-        made = [_taken(pixels, part.tolist(), count) for part in parts]
+        made = [_select(pixels, part.tolist(), count) for part in parts]
     except (IndexError, TypeError, ValueError):
         return None  # channels that there are not: the run says so
     if op.type == "Unpack":
@@ -407,11 +407,11 @@ def _after_part(op: Any, places: set[int], pixels: Pixels) -> Any:
     return made
 
 
-def _whole(numbers: Any, axis: int) -> bool:
+def _is_zero_elsewhere(numbers: Any, axis: int) -> bool:
     return all(one == 0 for place, one in enumerate(numbers) if place != axis)
 
 
-def _turned(op: Any, channel: int, rank: int, channels: Any) -> Any:
+def _follow_reverse(op: Any, channel: int, rank: int, channels: Any) -> Any:
     """Follow ``ReverseV2``; a mirrored image has its channels as before."""
     axes = constant(op.inputs[1])
     if axes is None:
@@ -423,7 +423,7 @@ def _turned(op: Any, channel: int, rank: int, channels: Any) -> Any:
     return [channels[::-1] if turns else channels]
 
 
-def _gathered(op: Any, channel: int, rank: int, channels: Any) -> Any:
+def _follow_gather(op: Any, channel: int, rank: int, channels: Any) -> Any:
     indices = constant(op.inputs[1])
     axis = constant(op.inputs[2]) if op.type == "GatherV2" else np.array(0)
     if indices is None or axis is None or indices.ndim != 1:
@@ -431,7 +431,7 @@ def _gathered(op: Any, channel: int, rank: int, channels: Any) -> Any:
     return [channels[indices]] if int(axis) % rank == channel else None
 
 
-def _split(op: Any, channel: int, rank: int, channels: Any) -> Any:
+def _follow_split(op: Any, channel: int, rank: int, channels: Any) -> Any:
     """Follow ``Split``, ``SplitV`` and ``Unpack`` along the channels."""
     where: Any = op.get_attr("axis") if op.type == "Unpack" else None
     if op.type != "Unpack":
@@ -446,19 +446,21 @@ def _split(op: Any, channel: int, rank: int, channels: Any) -> Any:
     return np.split(channels, len(op.outputs))
 
 
-def _cut(op: Any, channel: int, rank: int, channels: Any) -> Any:
+def _follow_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
     """Follow ``Slice`` where it cuts channels only."""
     begin, size = constant(op.inputs[1]), constant(op.inputs[2])
     if begin is None or size is None or len(begin) != rank:
         return None
     rest = [one + 1 for one in size.tolist()]
-    if not _whole(begin.tolist(), channel) or not _whole(rest, channel):
+    if not _is_zero_elsewhere(begin.tolist(), channel) or not _is_zero_elsewhere(
+        rest, channel
+    ):
         return None
     first, count = int(begin[channel]), int(size[channel])
     return [channels[first : None if count < 0 else first + count]]
 
 
-def _sliced(op: Any, channel: int, rank: int, channels: Any) -> Any:
+def _follow_strided_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
     """Follow ``StridedSlice`` where it takes all pixels, turned or not."""
     bounds: list[Any] = [constant(one) for one in op.inputs[1:]]
     if any(one is None for one in bounds) or op.get_attr("shrink_axis_mask"):
@@ -470,38 +472,38 @@ def _sliced(op: Any, channel: int, rank: int, channels: Any) -> Any:
     }
     axis, picked = 0, channels
     for place, step in enumerate(strides.tolist()):
-        said = {name for name, mask in masks.items() if mask >> place & 1}
-        if "new_axis" in said:
+        flags = {name for name, mask in masks.items() if mask >> place & 1}
+        if "new_axis" in flags:
             continue
-        if "ellipsis" in said:
+        if "ellipsis" in flags:
             later = masks["new_axis"] >> (place + 1)
             named = len(strides) - place - 1 - later.bit_count()
             axis = rank - named
             continue
         if axis == channel:
-            first = None if "begin" in said else int(begin[place])
-            last = None if "end" in said else int(end[place])
+            first = None if "begin" in flags else int(begin[place])
+            last = None if "end" in flags else int(end[place])
             picked = channels[first:last:step]
-        elif abs(step) != 1 or said != {"begin", "end"}:
+        elif abs(step) != 1 or flags != {"begin", "end"}:
             return None
         axis += 1
     return [picked]
 
 
-_PART = {
-    "Gather": _gathered,
-    "GatherV2": _gathered,
-    "Reverse": _turned,
-    "ReverseV2": _turned,
-    "Slice": _cut,
-    "Split": _split,
-    "SplitV": _split,
-    "StridedSlice": _sliced,
-    "Unpack": _split,
+_FOLLOWERS = {
+    "Gather": _follow_gather,
+    "GatherV2": _follow_gather,
+    "Reverse": _follow_reverse,
+    "ReverseV2": _follow_reverse,
+    "Slice": _follow_slice,
+    "Split": _follow_split,
+    "SplitV": _follow_split,
+    "StridedSlice": _follow_strided_slice,
+    "Unpack": _follow_split,
 }
 
 
-def _joined(op: Any, known: list[Pixels | None]) -> Pixels | None:
+def _join(op: Any, known: list[Pixels | None]) -> Pixels | None:
     """Join channels again; ``None`` where something else is among them."""
     axis: Any = op.get_attr("axis") if op.type == "Pack" else None
     if op.type != "Pack":

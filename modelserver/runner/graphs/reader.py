@@ -100,7 +100,7 @@ def read_graph_file(path: Path) -> GraphFile:
     data = _read_bytes(path)
     _refuse_other_files(path, data)
     graph_def = tf.compat.v1.GraphDef()
-    if _parsed(graph_def, data) and graph_def.node:
+    if _parse(graph_def, data) and graph_def.node:
         return GraphFile(graph_def, data)
     if _is_saved_model(data):
         raise GraphError(
@@ -157,12 +157,12 @@ def _refuse_other_files(path: Path, data: bytes) -> None:
 def _is_saved_model(data: bytes) -> bool:
     """Tell whether these bytes are a ``saved_model.pb`` with a graph in it."""
     saved_model = SavedModel()
-    return _parsed(saved_model, data) and any(
+    return _parse(saved_model, data) and any(
         meta.graph_def.node for meta in saved_model.meta_graphs
     )
 
 
-def _parsed(message: Any, data: bytes) -> bool:
+def _parse(message: Any, data: bytes) -> bool:
     """Parse ``data`` into ``message``; ``False`` where it is none."""
     try:
         message.ParseFromString(data)
@@ -186,21 +186,21 @@ def import_graph(graph_def: Any) -> Any:
             tf.import_graph_def(graph_def, name="")
     except (ValueError, TypeError, KeyError, tf.errors.OpError) as err:
         log.warning("tensorflow refused the graph", exc_info=True)
-        raise GraphError(f"TensorFlow refuses the graph: {_why(str(err))}") from err
+        raise GraphError(f"TensorFlow refuses the graph: {_explain(str(err))}") from err
     return graph
 
 
-def _why(text: str) -> str:
+def _explain(text: str) -> str:
     """Turn TensorFlow's refusal into a sentence, or quote its beginning."""
     for pattern, sentence in _REFUSALS:
         match = re.search(pattern, text)
         if match:
-            words = {name: shown(word) for name, word in match.groupdict().items()}
+            words = {name: quote(word) for name, word in match.groupdict().items()}
             return sentence.format(**words)
-    return shown(" ".join(text.split()))
+    return quote(" ".join(text.split()))
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """Make a graph's word fit for a log line, JSON and a page.
 
     Returns:

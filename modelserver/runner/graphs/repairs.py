@@ -20,7 +20,7 @@ from tensorflow.core.framework import types_pb2
 # tf.raw_ops is public but leaves many ops out; only this knows them all.
 from tensorflow.python.framework import op_def_registry
 
-from modelserver.runner.graphs.reader import shown
+from modelserver.runner.graphs.reader import quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -54,36 +54,36 @@ def repair(graph_def: Any) -> tuple[str, ...]:
     Returns:
         A few words for each kind of repair that was due.
     """
-    repairs = Counter(_waits_dropped(graph_def.node))
-    repairs.update(_values_taken(graph_def))
+    repairs = Counter(_drop_waits(graph_def.node))
+    repairs.update(_replace_references(graph_def))
     repairs.update(drop_assignments(graph_def))
     for nodes in _all_nodes(graph_def):
-        repairs.update(_freed(nodes))
-        repairs.update(_colocations_dropped(nodes))
-        repairs.update(_attributes_dropped(nodes))
+        repairs.update(_clear_devices(nodes))
+        repairs.update(_drop_colocations(nodes))
+        repairs.update(_drop_unknown_attributes(nodes))
     for function in graph_def.library.function:
-        repairs.update(_places_dropped(function))
-    return _in_words(repairs)
+        repairs.update(_drop_device_attributes(function))
+    return _describe(repairs)
 
 
-def _in_words(repairs: Counter[tuple[str, str]]) -> tuple[str, ...]:
+def _describe(repairs: Counter[tuple[str, str]]) -> tuple[str, ...]:
     """Write the repairs, each kind with how often and on what it was done."""
     kinds: dict[str, Counter[str]] = {}
     for (kind, what), count in repairs.items():
         kinds.setdefault(kind, Counter())[what] += count
     return tuple(
-        f"{kind} ({_counted(things)})" for kind, things in sorted(kinds.items())
+        f"{kind} ({_describe_counts(things)})" for kind, things in sorted(kinds.items())
     )
 
 
-def _counted(things: Counter[str]) -> str:
+def _describe_counts(things: Counter[str]) -> str:
     """List the most common things with their numbers, for a sentence."""
-    most = [
-        f"{count} {shown(thing)[:60]}"
+    common = [
+        f"{count} {quote(thing)[:60]}"
         for thing, count in things.most_common(_SHOWN_OPS)
     ]
     left = len(things) - _SHOWN_OPS
-    return ", ".join(most) + (f" and {left} more kinds" if left > 0 else "")
+    return ", ".join(common) + (f" and {left} more kinds" if left > 0 else "")
 
 
 def _all_nodes(graph_def: Any) -> Iterator[Any]:
@@ -93,7 +93,7 @@ def _all_nodes(graph_def: Any) -> Iterator[Any]:
         yield function.node_def
 
 
-def _waits_dropped(nodes: Any) -> Iterator[tuple[str, str]]:
+def _drop_waits(nodes: Any) -> Iterator[tuple[str, str]]:
     """Let no node wait for one that is gone.
 
     Not a ``NoOp`` that nobody waits for: it is there to wait, and what it waits for was
@@ -113,7 +113,7 @@ def _waits_dropped(nodes: Any) -> Iterator[tuple[str, str]]:
             yield "waits for nodes that are gone dropped", node.op
 
 
-def _values_taken(graph_def: Any) -> Iterator[tuple[str, str]]:
+def _replace_references(graph_def: Any) -> Iterator[tuple[str, str]]:
     """Turn the ops that hand on a reference into those that hand on a value."""
     for node in graph_def.node:
         if node.op in _VALUE_FORMS:
@@ -121,11 +121,11 @@ def _values_taken(graph_def: Any) -> Iterator[tuple[str, str]]:
             node.op = _VALUE_FORMS[node.op]
     taken = {node.name for node in graph_def.node}
     for node in list(graph_def.node):
-        if node.op == "RefSelect" and _selects_by_value(graph_def, node, taken):
+        if node.op == "RefSelect" and _replace_ref_select(graph_def, node, taken):
             yield "reference ops made value ops", "RefSelect"
 
 
-def _selects_by_value(graph_def: Any, node: Any, taken: set[str]) -> bool:
+def _replace_ref_select(graph_def: Any, node: Any, taken: set[str]) -> bool:
     """Turn a ``RefSelect`` into stacking its values and gathering one of them."""
     stack, axis = f"{node.name}/values", f"{node.name}/axis"
     index, *values = [name for name in node.input if not name.startswith("^")] or [""]
@@ -151,16 +151,16 @@ def _selects_by_value(graph_def: Any, node: Any, taken: set[str]) -> bool:
     return True
 
 
-def _freed(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+def _clear_devices(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """Take every node off the device that it names, parsable or not."""
     for node in nodes:
         if node.device:
             yield "devices cleared", f"of {node.device}"
             node.device = ""
-        yield from _places_dropped(node)
+        yield from _drop_device_attributes(node)
 
 
-def _places_dropped(owner: Any) -> Iterator[tuple[str, str]]:
+def _drop_device_attributes(owner: Any) -> Iterator[tuple[str, str]]:
     """Drop a node's or a function's attributes that pin it to a device or compiler."""
     for name in list(owner.attr):
         if name.startswith(_MARKS) or (name in _CONFIGS and owner.attr[name].s):
@@ -168,19 +168,19 @@ def _places_dropped(owner: Any) -> Iterator[tuple[str, str]]:
             yield "devices cleared", f"of {name}"
 
 
-def _colocations_dropped(nodes: Any) -> Iterator[tuple[str, str]]:
+def _drop_colocations(nodes: Any) -> Iterator[tuple[str, str]]:
     """Drop the wish to be placed beside a node that is gone."""
     names = {node.name for node in nodes}
     for node in nodes:
         if _COLOCATION not in node.attr:
             continue
-        beside = node.attr[_COLOCATION].list.s
-        kept = [name for name in beside if _is_there(name, names)]
-        if len(kept) == len(beside):
+        colocations = node.attr[_COLOCATION].list.s
+        kept = [name for name in colocations if _is_there(name, names)]
+        if len(kept) == len(colocations):
             continue
         yield "lost colocations dropped", node.op
-        del beside[:]
-        beside.extend(kept)
+        del colocations[:]
+        colocations.extend(kept)
         if not kept:
             del node.attr[_COLOCATION]
 
@@ -191,7 +191,7 @@ def _is_there(colocation: bytes, names: set[str]) -> bool:
     return not text.startswith(_COLOCATED) or text.removeprefix(_COLOCATED) in names
 
 
-def _attributes_dropped(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+def _drop_unknown_attributes(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
     """Drop attributes that this TensorFlow's op has not, which it would pass over.
 
     A newer TensorFlow's op may have one more, whose default leaves the op as it was:
@@ -207,12 +207,12 @@ def _attributes_dropped(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
             continue
         for name in [name for name in node.attr if name not in names]:
             if not name.startswith("_"):
-                how = "" if _says_nothing(node.attr[name]) else ", which may matter,"
+                how = "" if _is_empty(node.attr[name]) else ", which may matter,"
                 del node.attr[name]
                 yield f"unknown attributes{how} dropped", f"{name} of {node.op}"
 
 
-def _says_nothing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     """Tell whether an attribute is false, zero or empty."""
     kind = value.WhichOneof("value")
     if kind == "list":
@@ -279,14 +279,18 @@ def drop_assignments(graph_def: Any) -> Iterator[tuple[str, str]]:
                 users[name.partition(":")[0]].append(node.op)
     for node in graph_def.node:
         op = node.op
-        if op in _TYPES and not users[node.name] and _rank_only(node):
+        if op in _TYPES and not users[node.name] and _replace_by_rank(node):
             yield "assignments that nobody reads dropped", op
-        elif op in _READ and not _is_variable(node, nodes) and _as_read(node):
+        elif op in _READ and not _is_variable(node, nodes) and _replace_by_value(node):
             yield "assignments replaced by what they give", op
-        elif op in _READERS and not _is_variable(node, nodes) and _as_identity(node):
+        elif (
+            op in _READERS
+            and not _is_variable(node, nodes)
+            and _replace_by_identity(node)
+        ):
             yield "reading a variable replaced by its value", op
         elif op in _ASKED and not _is_variable(node, nodes):
-            _as_true(node)
+            _replace_by_true(node)
             yield "reading a variable replaced by its value", op
 
 
@@ -303,13 +307,13 @@ def _is_variable(node: Any, nodes: dict[str, Any]) -> bool:
     return False
 
 
-def _split(node: Any) -> tuple[list[str], list[str]]:
+def _split_inputs(node: Any) -> tuple[list[str], list[str]]:
     """Give what a node computes with, and what it only waits for."""
     waits = [name for name in node.input if name.startswith("^")]
     return [name for name in node.input if not name.startswith("^")], waits
 
 
-def _become(node: Any, op: str, inputs: list[str], **attrs: int) -> None:
+def _turn_into(node: Any, op: str, inputs: list[str], **attrs: int) -> None:
     """Turn a node into another op; ``attrs`` are types."""
     node.op = op
     del node.input[:]
@@ -320,45 +324,45 @@ def _become(node: Any, op: str, inputs: list[str], **attrs: int) -> None:
         node.attr[name].type = value
 
 
-def _type(node: Any, name: str) -> int:
+def _type_attribute(node: Any, name: str) -> int:
     """Give a type attribute; 0, which is none, where there is none."""
     return int(node.attr[name].type) if name in node.attr else 0
 
 
-def _rank_only(node: Any) -> bool:
+def _replace_by_rank(node: Any) -> bool:
     """Turn an assignment into the rank of what it assigned."""
-    data, waits = _split(node)
-    dtype = _type(node, _TYPES[node.op])
+    data, waits = _split_inputs(node)
+    dtype = _type_attribute(node, _TYPES[node.op])
     if len(data) > 1 and dtype:
-        _become(node, "Rank", [data[-1], *waits], T=dtype)
+        _turn_into(node, "Rank", [data[-1], *waits], T=dtype)
     return bool(node.op == "Rank")
 
 
-def _as_read(node: Any) -> bool:
+def _replace_by_value(node: Any) -> bool:
     """Turn an assignment to a constant into what reading it gives."""
-    data, waits = _split(node)
-    dtype = _type(node, "T")
+    data, waits = _split_inputs(node)
+    dtype = _type_attribute(node, "T")
     if len(data) != 2 or not dtype:  # noqa: PLR2004 - the variable and the value
         return False
     kept = data if node.op != "Assign" else data[1:]
-    _become(node, _READ[node.op], [*kept, *waits], T=dtype)
+    _turn_into(node, _READ[node.op], [*kept, *waits], T=dtype)
     return True
 
 
-def _as_identity(node: Any) -> bool:
+def _replace_by_identity(node: Any) -> bool:
     """Turn the reading of a variable into its value."""
-    data, waits = _split(node)
-    dtype = _type(node, "dtype")
+    data, waits = _split_inputs(node)
+    dtype = _type_attribute(node, "dtype")
     if len(data) != 1 or not dtype:
         return False
-    _become(node, "Identity", [*data, *waits], T=dtype)
+    _turn_into(node, "Identity", [*data, *waits], T=dtype)
     return True
 
 
-def _as_true(node: Any) -> None:
+def _replace_by_true(node: Any) -> None:
     """Say that a constant is an initialized variable."""
-    _, waits = _split(node)
-    _become(node, "Const", waits, dtype=types_pb2.DT_BOOL)
+    _, waits = _split_inputs(node)
+    _turn_into(node, "Const", waits, dtype=types_pb2.DT_BOOL)
     value = node.attr["value"].tensor
     value.dtype = types_pb2.DT_BOOL
     value.tensor_shape.SetInParent()

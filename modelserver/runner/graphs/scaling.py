@@ -160,17 +160,18 @@ def inner_scaling(ends: list[Pixels]) -> Scaling | None:
     for pixels in ends:
         if pixels.first is not None:
             mean, deviation = pixels.first.mean, pixels.first.deviation
-            order, found = pixels.first.order, _by_statistics(mean, deviation)
+            order, found = pixels.first.order, _range_by_statistics(mean, deviation)
             what = "the graph's first normalisation has"
         else:
             with np.errstate(all="ignore"):
                 mean, deviation = -pixels.shift / pixels.factor, 1 / pixels.factor
             deviation, order = np.abs(deviation), pixels.order
-            found = _by_arithmetic(np.asarray(mean), np.asarray(deviation))
+            found = _range_by_arithmetic(np.asarray(mean), np.asarray(deviation))
             what = "the graph scales on from there:"
         if found is not None:
-            bgr = _order(np.asarray(mean), np.asarray(deviation), order, found)
-            why = f"{what} mean {_numbers(mean)}, deviation {_numbers(deviation)}"
+            bgr = _blue_first(np.asarray(mean), np.asarray(deviation), order, found)
+            numbers = f"mean {_format_numbers(mean)}, deviation "
+            why = f"{what} {numbers}{_format_numbers(deviation)}"
             if bgr is not None:
                 why += f", whose order is {'BGR' if bgr else 'RGB'}"
             return Scaling(found.mean, found.scale, bgr, None, why, "arithmetic")
@@ -184,7 +185,7 @@ _UNIT_MEAN, _SYMMETRIC_MEAN = (0.3, 0.6), (-0.25, 0.25)
 _UNIT_DEVIATION, _SYMMETRIC_DEVIATION = (0.15, 0.4), (0.3, 0.8)
 
 
-def _by_statistics(mean: Any, deviation: Any) -> Scaling | None:
+def _range_by_statistics(mean: Any, deviation: Any) -> Scaling | None:
     """Tell the range by the mean and deviation of what it was trained with."""
     middle, width = float(np.mean(mean)), float(np.mean(deviation))
     if middle > _OF_BYTES:
@@ -204,7 +205,7 @@ _TO_BYTES = 0.01
 _HALF, _BELOW = (0.2, 0.8), (-1.05, -0.95)
 
 
-def _by_arithmetic(zero: Any, deviation: Any) -> Scaling | None:
+def _range_by_arithmetic(zero: Any, deviation: Any) -> Scaling | None:
     """Tell the range by what becomes 0, and what is divided by.
 
     Args:
@@ -218,7 +219,7 @@ def _by_arithmetic(zero: Any, deviation: Any) -> Scaling | None:
         return SYMMETRIC if middle <= -0.5 else UNIT  # noqa: PLR2004 - between -1 and 0
     if middle > _OF_BYTES or width > _TO_UNITS:
         return RAW
-    if zero.size > 1 and (found := _by_statistics(zero, deviation)) is not None:
+    if zero.size > 1 and (found := _range_by_statistics(zero, deviation)) is not None:
         return found
     if _within(middle, _HALF):
         return UNIT
@@ -233,7 +234,7 @@ def _within(value: float, bounds: tuple[float, float]) -> bool:
 _APART, _LEVELS = 0.1, 4.0
 
 
-def _order(
+def _blue_first(
     mean: Any, deviation: Any, order: tuple[int, ...] | None, found: Scaling
 ) -> bool | None:
     """Tell whether blue is fed first, by the means: photos have more red than blue.
@@ -246,17 +247,17 @@ def _order(
     Returns:
         ``None`` where the means are flat, or not of three channels.
     """
-    places = order or (0, 1, 2)
-    if mean.size != len(places) or sorted(places) != [0, 1, 2]:
+    positions = order or (0, 1, 2)
+    if mean.size != len(positions) or sorted(positions) != [0, 1, 2]:
         return None
     fed = np.empty(3)
-    fed[list(places)] = mean
+    fed[list(positions)] = mean
     rise = float(fed[2] - fed[0])
-    least = max(_APART * float(np.mean(deviation)), _LEVELS * found.scale[0])
-    return None if abs(rise) < least else rise > 0
+    threshold = max(_APART * float(np.mean(deviation)), _LEVELS * found.scale[0])
+    return None if abs(rise) < threshold else rise > 0
 
 
-def _numbers(values: Any) -> str:
+def _format_numbers(values: Any) -> str:
     """Write some numbers for a sentence."""
     rounded = [f"{value:.4g}" for value in np.ravel(values).tolist()]
     return rounded[0] if len(set(rounded)) == 1 else f"[{', '.join(rounded)}]"

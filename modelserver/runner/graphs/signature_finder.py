@@ -9,30 +9,34 @@ from modelserver.core.exports import Export
 from modelserver.core.signatures import Evidence, Sidecar, Signature
 from modelserver.runner.graphs import classifiers, detectors
 from modelserver.runner.graphs.constants import constant, switch_value
-from modelserver.runner.graphs.evidence import Facts, Settled, settle
+from modelserver.runner.graphs.evidence import (
+    ScalingChoice,
+    ScalingClues,
+    choose_scaling,
+)
 from modelserver.runner.graphs.inputs import (
     ImageInput,
     describe_image,
     find_image,
     is_image,
-    several_images,
+    several_images_error,
 )
-from modelserver.runner.graphs.other_tasks import no_post_processing, raw_heads
-from modelserver.runner.graphs.pixels import follow_pixels, resized_inside
+from modelserver.runner.graphs.other_tasks import no_post_processing_sentence, raw_heads
+from modelserver.runner.graphs.pixels import follow_pixels, inner_size
 from modelserver.runner.graphs.scaling import known_architecture
 from modelserver.runner.graphs.sizes import (
     Fit,
-    SettledSize,
+    SizeChoice,
+    choose_size,
     find_crop,
     named_size,
-    settle_size,
 )
 from modelserver.runner.graphs.traversal import (
     ancestors,
-    listed,
+    join_names,
+    list_tensors,
     placeholders,
     shape_of,
-    shape_text,
 )
 
 if TYPE_CHECKING:
@@ -82,29 +86,33 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
             "to <prefix>.pbtxt"
         )
     outputs, guesses = detectors.find_outputs(graph, sidecar)
-    order, first_class = detectors.habits(outputs)
+    order, first_class = detectors.conventions(outputs)
     image = find_image(graph, sidecar, ancestors(outputs.values()))
-    feeds, fed = _feeds(image, _needed(image, outputs.values()))
+    feeds, fed = _find_feeds(image, _collect_needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    facts = Facts(described, ends, sidecar, export, "detection")
-    settled = settle(facts)
-    sized = _size(described, ends, outputs.values(), facts)
-    return _signature(
+    facts = ScalingClues(described, ends, sidecar, export, "detection")
+    scaling = choose_scaling(facts)
+    sizing_choice = _find_size(described, ends, outputs.values(), facts)
+    return _make_signature(
         described,
-        settled,
+        scaling,
         sidecar,
         kind="detection",
         resize=sidecar.resize or "stretch",
-        size=sized.size,
-        sizing=sized.sizing,
-        inner_size=resized_inside(ends),
+        size=sizing_choice.size,
+        sizing=sizing_choice.sizing,
+        inner_size=inner_size(ends),
         outputs={role: tensor.name for role, tensor in outputs.items()},
         box_order=sidecar.box_order or order,
         first_class=first_class,
         feeds=feeds,
-        batch=_batch(described, outputs),
-        guesses=guesses + fed + described.guesses + settled.guesses + sized.guesses,
+        batch=_find_batch(described, outputs),
+        guesses=guesses
+        + fed
+        + described.guesses
+        + scaling.guesses
+        + sizing_choice.guesses,
     )
 
 
@@ -121,44 +129,46 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         _refuse_raw_heads(graph)
     image = find_image(graph, sidecar)
     scores = classifiers.find_scores(graph, image, sidecar)
-    feeds, fed = _feeds(image, _needed(image, [scores.tensor]))
+    feeds, fed = _find_feeds(image, _collect_needed(image, [scores.tensor]))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    facts = Facts(described, ends, sidecar, export, "classification")
-    settled = settle(facts)
-    sized = _size(described, ends, [scores.tensor], facts)
-    crop = find_crop(graph, sized.size, sidecar, export)
-    return _signature(
+    facts = ScalingClues(described, ends, sidecar, export, "classification")
+    scaling = choose_scaling(facts)
+    sizing_choice = _find_size(described, ends, [scores.tensor], facts)
+    crop = find_crop(graph, sizing_choice.size, sidecar, export)
+    return _make_signature(
         described,
-        settled,
+        scaling,
         sidecar,
         kind="classification",
-        size=sized.size,
-        sizing=sized.sizing,
+        size=sizing_choice.size,
+        sizing=sizing_choice.sizing,
         resize=crop.resize,
         crop_from=crop.crop_from,
-        inner_size=resized_inside(ends),
+        inner_size=inner_size(ends),
         outputs={"scores": scores.tensor.name},
         feeds=feeds,
         softmax=scores.softmax,
         sigmoid=scores.sigmoid,
         independent=scores.independent,
-        batch=_batch(described, {"scores": scores.tensor}, lone=scores.classes == 1),
+        batch=_find_batch(
+            described, {"scores": scores.tensor}, lone=scores.classes == 1
+        ),
         classes=scores.classes,
         guesses=scores.guesses
         + fed
         + described.guesses
-        + settled.guesses
-        + sized.guesses
+        + scaling.guesses
+        + sizing_choice.guesses
         + crop.guesses,
     )
 
 
-def _signature(
-    image: ImageInput, settled: Settled, sidecar: Sidecar, **facts: Any
+def _make_signature(
+    image: ImageInput, scaling: ScalingChoice, sidecar: Sidecar, **facts: Any
 ) -> Signature:
     """Put the parts together."""
-    scaled = settled.scaling
+    scaled = scaling.scaling
     return Signature(
         input=image.tensor.name,
         dtype=image.tensor.dtype.base_dtype.name,
@@ -168,7 +178,7 @@ def _signature(
         bgr=bool(scaled.bgr),
         mean=scaled.mean,
         scale=scaled.scale,
-        scaling=settled.evidence,
+        scaling=scaling.evidence,
         label_offset=sidecar.label_offset,
         **facts,
     )
@@ -182,7 +192,7 @@ def _refuse_raw_heads(graph: Any) -> None:
         detectors.find_outputs(graph, Sidecar())
     heads = raw_heads(graph)
     if heads is not None:
-        raise GraphError(no_post_processing(heads))
+        raise GraphError(no_post_processing_sentence(heads))
 
 
 def _is_classifier(graph: Any) -> bool:
@@ -197,7 +207,7 @@ def _is_classifier(graph: Any) -> bool:
     return scores.shape.rank in _CLASSIFIER_RANKS
 
 
-def _feeds(
+def _find_feeds(
     image: Any, needed: set[Any]
 ) -> tuple[dict[str, bool | float], tuple[str, ...]]:
     """Find what else must be fed: ``is_training``, ``keep_prob`` and their like.
@@ -219,11 +229,11 @@ def _feeds(
     ops = [op for op in ops if op not in defaults]
     images = [op for op in ops if is_image(op)]
     if images:
-        raise several_images([image.op, *images])
+        raise several_images_error([image.op, *images])
     feeds = {op.outputs[0].name: switch_value(op) for op in ops}
     unknown = [op for op in ops if feeds[op.outputs[0].name] is None]
     if unknown:
-        names = listed(f"{op.name} ({shape_text(op.outputs[0])})" for op in unknown)
+        names = list_tensors(op.outputs[0] for op in unknown)
         raise GraphError(
             f"the graph needs more than an image: {names}; export it for inference "
             "with these fixed"
@@ -231,20 +241,20 @@ def _feeds(
     known = {name: value for name, value in feeds.items() if value is not None}
     guesses = tuple(f"{name} is fed with {value}" for name, value in known.items())
     for op in defaults:
-        fed, told = _default(op)
+        fed, guess = _feed_default(op)
         known |= fed
-        guesses += told
+        guesses += guess
     return known, guesses
 
 
-def _default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
+def _feed_default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
     """Feed a switch whose default is training's, and say what it is left at else.
 
     Args:
         op: a placeholder with a constant default.
 
     Returns:
-        As ``_feeds``; nothing for a default that is inference's, or no switch's.
+        As ``_find_feeds``; nothing for a default that is inference's, or no switch's.
     """
     default, tensor = constant(op.inputs[0]), op.outputs[0]
     if default is None or default.ndim or default.dtype.kind not in "biuf":
@@ -259,7 +269,7 @@ def _default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
     return {tensor.name: value}, (f"{tensor.name} is fed with {value}: {why}",)
 
 
-def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
+def _collect_needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
     """Collect what a run needs, and refuse what no run can give."""
     needed = ancestors(outputs, fed=image)
     if image.op not in needed:
@@ -270,35 +280,38 @@ def _needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
     variables = sorted(op.name for op in needed if op.type in _VARIABLES)
     if variables:
         raise GraphError(
-            f"the graph is not frozen: it holds variables ({listed(variables)}), whose "
-            "values are in a checkpoint; freeze it (convert_variables_to_constants)"
+            f"the graph is not frozen: it holds variables ({join_names(variables)}), "
+            "whose values are in a checkpoint; freeze it "
+            "(convert_variables_to_constants)"
         )
     return needed
 
 
-def _size(
-    image: ImageInput, ends: list[Pixels], outputs: Iterable[Any], facts: Facts
-) -> SettledSize:
+def _find_size(
+    image: ImageInput, ends: list[Pixels], outputs: Iterable[Any], facts: ScalingClues
+) -> SizeChoice:
     """Settle the size that is fed, where neither graph nor sidecar fixes it."""
-    resizes = resized_inside(ends) or any(pixels.resizes for pixels in ends)
+    resizes = inner_size(ends) or any(pixels.resizes for pixels in ends)
     if image.size is not None:
         asked = facts.sidecar.height_width
-        return SettledSize(image.size, Evidence(source="sidecar") if asked else None)
-    if image.encoded or (resizes and facts.kind == "detection") or resized_inside(ends):
-        return SettledSize(None)
-    return settle_size(
-        image, outputs, kind=facts.kind, wishes=_told_sizes(image, ends, facts)
+        return SizeChoice(image.size, Evidence(source="sidecar") if asked else None)
+    if image.encoded or (resizes and facts.kind == "detection") or inner_size(ends):
+        return SizeChoice(None)
+    return choose_size(
+        image, outputs, kind=facts.kind, hints=_size_hints(image, ends, facts)
     )
 
 
-def _told_sizes(image: ImageInput, ends: list[Pixels], facts: Facts) -> Iterator[Fit]:
+def _size_hints(
+    image: ImageInput, ends: list[Pixels], facts: ScalingClues
+) -> Iterator[Fit]:
     """Give the sizes that something tells: a mean image, files, names."""
     for pixels in ends:
         if pixels.sides is not None:
             why = "a constant as large is subtracted from it"
             yield Fit(pixels.sides, why, "arithmetic")
     if facts.export.size is not None:
-        why = f"{listed(facts.export.told_by)} tells"
+        why = f"{join_names(facts.export.told_by)} tells"
         yield Fit(facts.export.size, why, "export files")
     graph = image.tensor.graph
     named = named_size(graph, image.tensor)
@@ -309,7 +322,9 @@ def _told_sizes(image: ImageInput, ends: list[Pixels], facts: Facts) -> Iterator
         yield Fit((known.size, known.size), known.why, "architecture")
 
 
-def _batch(image: ImageInput, outputs: dict[str, Any], *, lone: bool = False) -> int:
+def _find_batch(
+    image: ImageInput, outputs: dict[str, Any], *, lone: bool = False
+) -> int:
     """Tell how many images a run takes: the least that any static shape allows.
 
     Args:

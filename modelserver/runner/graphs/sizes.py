@@ -26,7 +26,7 @@ from modelserver.runner.graphs.traversal import (
     RESIZERS,
     ancestors,
     descendants,
-    listed,
+    join_names,
     shape_of,
 )
 
@@ -92,7 +92,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class SettledSize:
+class SizeChoice:
     """The size that a graph is fed with.
 
     Attributes:
@@ -117,9 +117,9 @@ _SHAPES: dict[str, Callable[[int], tuple[int | None, ...]]] = {
 }
 
 
-def settle_size(
-    image: ImageInput, outputs: Iterable[Any], *, kind: Kind, wishes: Iterable[Fit]
-) -> SettledSize:
+def choose_size(
+    image: ImageInput, outputs: Iterable[Any], *, kind: Kind, hints: Iterable[Fit]
+) -> SizeChoice:
     """Settle the size where neither the graph nor the sidecar fixes one.
 
     Args:
@@ -131,18 +131,18 @@ def settle_size(
     Raises:
         GraphError: none of the usual sizes fits what follows.
     """
-    trials = _trials(image, outputs, kind)
-    wishes = [one for one in wishes if _agrees(one.size, image.sides)]
+    trials = _make_trials(image, outputs, kind)
+    hints = [one for one in hints if _agrees(one.size, image.sides)]
     if not trials.possible:
-        fit = next(iter(wishes), None)
+        fit = next(iter(hints), None)
         if fit is None and kind == "detection":
-            return SettledSize(None)
+            return SizeChoice(None)
         fit = fit or Fit(_usual_sizes(image.sides)[0])
     elif kind == "detection" and trials.faults(_ANY_SIZE) is not None:
-        return SettledSize(None)
+        return SizeChoice(None)
     else:
         first = _GRAY_SIDES if image.channels == 1 else ()
-        fit = best_fit(trials, image.sides, wishes, first)
+        fit = best_fit(trials, image.sides, hints, first)
     if fit is None:
         sides = f"{min(USUAL_SIDES)} to {max(USUAL_SIDES)}"
         raise GraphError(
@@ -152,15 +152,15 @@ def settle_size(
             "beside the graph"
         )
     height, width = fit.size
-    told = "nothing in the graph tells " * (fit.source == "default") + fit.why
+    reason = "nothing in the graph tells " * (fit.source == "default") + fit.why
     guess = (
         f"the input {image.tensor.name} takes any size: guessed {width} x {height}, "
-        f"{told.strip()}"
+        f"{reason.strip()}"
     )
-    return SettledSize(fit.size, Evidence(source=fit.source, why=fit.why), (guess,))
+    return SizeChoice(fit.size, Evidence(source=fit.source, why=fit.why), (guess,))
 
 
-def _trials(image: ImageInput, outputs: Iterable[Any], kind: Kind) -> Trials:
+def _make_trials(image: ImageInput, outputs: Iterable[Any], kind: Kind) -> Trials:
     """Make the trials of a graph's input, for the batch that it takes."""
     shape = _SHAPES[image.layout](image.channels)
     if image.layout.startswith("N"):
@@ -207,7 +207,7 @@ class Trials:
     @property
     def possible(self) -> bool:
         """Whether shapes can be inferred at all, whatever the size is."""
-        return self._skeleton is not None and self._inferred(None) is not None
+        return self._skeleton is not None and self._infer(None) is not None
 
     def faults(self, size: Size) -> int | None:
         """Tell how well a size fits.
@@ -218,19 +218,19 @@ class Trials:
         """
         if time.monotonic() > self._ends:
             return None
-        graph = self._inferred(size)
+        graph = self._infer(size)
         if graph is None or not all(
-            self._is_fed(graph.get_tensor_by_name(name)) for name in self._outputs
+            self._has_batch(graph.get_tensor_by_name(name)) for name in self._outputs
         ):
             return None
-        return sum(map(_rests, graph.get_operations()))
+        return sum(map(_count_rests, graph.get_operations()))
 
-    def _is_fed(self, tensor: Any) -> bool:
+    def _has_batch(self, tensor: Any) -> bool:
         """Tell whether an output is of as many images as were fed."""
         shape = shape_of(tensor)
         return not shape or len(shape) < self._rank or shape[0] in {self._batch, None}
 
-    def _inferred(self, size: Size | None) -> Any:
+    def _infer(self, size: Size | None) -> Any:
         """Import the skeleton with a size; ``None`` where TensorFlow finds a fault."""
         sides = iter(size or (None, None))
         shape = tf.TensorShape([next(sides) if s is None else s for s in self._shape])
@@ -247,7 +247,7 @@ class Trials:
 def best_fit(
     trials: Trials,
     sides: tuple[int | None, int | None],
-    wishes: Iterable[Fit] = (),
+    hints: Iterable[Fit] = (),
     first: Iterable[int] = (),
 ) -> Fit | None:
     """Choose the size that fits best.
@@ -261,9 +261,9 @@ def best_fit(
     Returns:
         ``None`` where none of the usual sizes fits.
     """
-    for wish in wishes:
-        if trials.faults(wish.size) is not None:
-            return wish
+    for hint in hints:
+        if trials.faults(hint.size) is not None:
+            return hint
     tried = {size: trials.faults(size) for size in _usual_sizes(sides)}
     found = {size: faults for size, faults in tried.items() if faults is not None}
     if not found:
@@ -273,7 +273,7 @@ def best_fit(
     if len(found) == 1:
         why = "as of the usual sizes it alone fits what follows"
         return Fit(best, why, "arithmetic")
-    others = listed(f"{size[1]} x {size[0]}" for size in found if size != best)
+    others = join_names(f"{size[1]} x {size[0]}" for size in found if size != best)
     same = len(found) > len(tried) // 2
     return Fit(best, "" if same else f"it from {others}, which fit too")
 
@@ -291,9 +291,9 @@ def _usual_sizes(sides: tuple[int | None, int | None]) -> list[Size]:
 def named_size(graph: Any, image: Any) -> Fit | None:
     """Find a size in the names of nodes: ``input_150x150``, ``image_128``."""
     texts = [image.op.name, *(op.name for op in graph.get_operations())]
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         for match in _SQUARE.finditer(text):
-            side = int(match["side"] or (match["alone"] if not place else 0) or 0)
+            side = int(match["side"] or (match["alone"] if not index else 0) or 0)
             if side in USUAL_SIDES and side >= _LEAST_NAMED:
                 why = f"the node {text!r} tells"
                 return Fit((side, side), why, "architecture")
@@ -308,7 +308,7 @@ def _skeleton(image: Any, outputs: Iterable[Any]) -> Any:
     """
     outputs = list(outputs)
     between = ancestors(outputs, fed=image) & descendants(image)
-    if len(between) > _MOST_NODES or any(map(_calls, between)):
+    if len(between) > _MOST_NODES or any(map(_calls_function, between)):
         return None
     made = v1.GraphDef(versions=image.graph.graph_def_versions)
     node = made.node.add(name=image.op.name, op="Placeholder")
@@ -330,7 +330,7 @@ def _skeleton(image: Any, outputs: Iterable[Any]) -> Any:
     return made
 
 
-def _calls(op: Any) -> bool:
+def _calls_function(op: Any) -> bool:
     """Tell whether an op calls a function, which a skeleton does not hold."""
     kinds = {value.WhichOneof("value") for value in op.node_def.attr.values()}
     return "func" in kinds or op.op_def is None
@@ -350,7 +350,7 @@ def _add_outside(made: Any, name: str, tensor: Any) -> None:
     node.attr["shape"].shape.CopyFrom(tensor.shape.as_proto())
 
 
-def _rests(op: Any) -> int:
+def _count_rests(op: Any) -> int:
     """Count the axes on which an op's stride or window leaves a rest."""
     if op.type not in _STRIDED:
         return 0
@@ -364,7 +364,7 @@ def _rests(op: Any) -> int:
     )
 
 
-def _leaves_rest(op: Any, axis: int, place: int, side: int, after: int) -> bool:
+def _leaves_rest(op: Any, axis: int, index: int, side: int, after: int) -> bool:
     """Tell whether an op's stride or window leaves a rest on an axis.
 
     Args:
@@ -378,7 +378,7 @@ def _leaves_rest(op: Any, axis: int, place: int, side: int, after: int) -> bool:
         if op.type == "AvgPool" and window >= _WHOLE_MAP and after > 1:
             return True
     else:
-        kernel = (shape_of(op.inputs[1]) or (1, 1))[place] or 1
+        kernel = (shape_of(op.inputs[1]) or (1, 1))[index] or 1
         window = 1 + op.get_attr("dilations")[axis] * (kernel - 1)
     padding = op.get_attr("padding")
     if padding == b"SAME":
@@ -425,19 +425,21 @@ def find_crop(
         return Crop(sidecar.resize or "stretch")
     if export.resize:
         why = f"{' and '.join(export.told_by)} of {export.tool} tells"
-        return _cropped(export.resize, export.crop_from, size, why)
+        return _make_crop(export.resize, export.crop_from, size, why)
     names = [op.name for op in graph.get_operations()]
     for tool, patterns, side in (
         (TEACHABLE, _TEACHABLE, None),
         (CUSTOM_VISION, _CUSTOM_VISION, CROP_FROM),
     ):
-        found = [_first(names, pattern) for pattern in patterns]
+        found = [_first_match(names, pattern) for pattern in patterns]
         if all(found):
-            return _cropped("crop", side, size, f"node {found[0]!r} is of {tool}")
+            return _make_crop("crop", side, size, f"node {found[0]!r} is of {tool}")
     return Crop()
 
 
-def _cropped(resize: Resize, side: int | None, size: tuple[int, int], why: str) -> Crop:
+def _make_crop(
+    resize: Resize, side: int | None, size: tuple[int, int], why: str
+) -> Crop:
     """Say how; what is larger than the square cannot be cut out of it."""
     side = side if side and max(size) <= side else None
     if resize != "crop":
@@ -448,7 +450,7 @@ def _cropped(resize: Resize, side: int | None, size: tuple[int, int], why: str) 
     )
 
 
-def _first(names: list[str], pattern: str) -> str | None:
+def _first_match(names: list[str], pattern: str) -> str | None:
     """Give the first name that has a pattern at its start or behind a slash."""
     compiled = re.compile(rf"(?:^|/){pattern}")
     return next((name for name in names if compiled.search(name)), None)
@@ -469,19 +471,19 @@ def sampling_of(graph: Any, signature: Signature) -> Sampling | None:
         return None
     image = graph.get_tensor_by_name(signature.input)
     found = {
-        _sampling(op)
+        _resizer_sampling(op)
         for op in descendants(image)
-        if op.type in RESIZERS and _size(op) == signature.inner_size
+        if op.type in RESIZERS and _resizer_size(op) == signature.inner_size
     }
     return found.pop() if len(found) == 1 else None
 
 
-def _size(op: Any) -> tuple[int, ...] | None:
+def _resizer_size(op: Any) -> tuple[int, ...] | None:
     value = constant(op.inputs[1])
     return None if value is None else tuple(map(int, value.reshape(-1)))
 
 
-def _sampling(op: Any) -> Sampling | None:
+def _resizer_sampling(op: Any) -> Sampling | None:
     if op.type != "ResizeBilinear":
         return None
     if op.get_attr("align_corners"):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelserver.runner.graphs.constants import constant
-from modelserver.runner.graphs.layers import normalised
+from modelserver.runner.graphs.layers import run_layers
 from modelserver.runner.graphs.pixels import follow_pixels
 from modelserver.runner.graphs.scaling import (
     CAFFE,
@@ -62,7 +62,7 @@ _SIDE, _FALL = 224.0, 0.52
 _SEED = 20261128
 
 
-def shared(distance: Any, side: float, colour: int) -> Array:
+def correlate(distance: Any, side: float, colour: int) -> Array:
     """Give the correlation of two pixels, for one principal colour.
 
     Args:
@@ -75,7 +75,7 @@ def shared(distance: Any, side: float, colour: int) -> Array:
     return correlation
 
 
-def variances(kernel: Any, side: float) -> Array:
+def filter_variances(kernel: Any, side: float) -> Array:
     """Give the variance of what each filter makes of photos of 0..255.
 
     Args:
@@ -92,13 +92,13 @@ def variances(kernel: Any, side: float) -> Array:
     total = np.zeros(filters)
     for colour, (deviation, mix) in enumerate(colours):
         taps = np.tensordot(kernel, mix, ([2], [0])).reshape(-1, filters)
-        alike = shared(distance, side, colour)
+        alike = correlate(distance, side, colour)
         total += deviation**2 * ((alike @ taps) * taps).sum(axis=0)
     varied: Array = np.maximum(total, 0)
     return varied
 
 
-def draw_fields(count: int, size: int, side: float, depth: int) -> Array:
+def draw_patches(count: int, size: int, side: float, depth: int) -> Array:
     """Draw patches with the moments of photos, 0..255 and a little beyond.
 
     Args:
@@ -112,11 +112,11 @@ def draw_fields(count: int, size: int, side: float, depth: int) -> Array:
     """
     draw = np.random.default_rng(_SEED)
     # On a torus of twice the sides, whose spectrum is its correlation's.
-    places = np.fft.fftfreq(2 * size) * 2 * size
-    distance = np.hypot(places[:, None], places)
+    positions = np.fft.fftfreq(2 * size) * 2 * size
+    distance = np.hypot(positions[:, None], positions)
     pixels = np.zeros((count, size, size, 3))
     for colour, deviation in enumerate(_DEVIATIONS):
-        power = np.fft.fft2(shared(distance, side, colour)).real
+        power = np.fft.fft2(correlate(distance, side, colour)).real
         noise = draw.standard_normal((count // 2, 2 * size, 2 * size))
         # Each with its opposite, so that few have the mean.
         noise = np.concatenate([noise, -noise])
@@ -170,7 +170,7 @@ class Verdict:
     why: str
 
 
-def trained_with(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None:
+def judge_training(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None:
     """Tell what pixels a network was trained with.
 
     Args:
@@ -184,9 +184,9 @@ def trained_with(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None
         stem = _stem(pixels)
         if stem is None:
             continue
-        verdict = _by_means(stem)
+        verdict = _judge_by_means(stem)
         # Where rule A can judge and finds no photos, rule B would only guess.
-        return _by_layers(stem) if verdict is None and thorough else verdict
+        return _judge_by_layers(stem) if verdict is None and thorough else verdict
     return None
 
 
@@ -240,7 +240,7 @@ def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
             yield name, scaling
 
 
-def _by_means(stem: _Stem) -> Verdict | None:
+def _judge_by_means(stem: _Stem) -> Verdict | None:
     """Rule A: the mean pixel by least squares, the gain by the variances."""
     # Of a pair, one for training and one for inference, only the latter stores.
     behind = (one.first for one in follow_pixels(stem.op.outputs[0]))
@@ -249,7 +249,7 @@ def _by_means(stem: _Stem) -> Verdict | None:
     if first is None or np.size(first.mean) != filters or filters < depth + 2:
         return None
     mean, deviation = np.ravel(first.mean), np.ravel(first.deviation)
-    made = variances(stem.kernel, stem.side)
+    made = filter_variances(stem.kernel, stem.side)
     alive = (made > 1e-6 * made.max()) & (deviation > 1e-6 * deviation.max())
     if alive.sum() < depth + 2 or not np.isfinite(mean).all():
         return None
@@ -261,10 +261,10 @@ def _by_means(stem: _Stem) -> Verdict | None:
     factor, shift = stem.pixels.factor, stem.pixels.shift
     gain = float(np.exp(ratio / 2) / np.mean(np.abs(factor)))
     pixel = (pixel - shift) / factor
-    return _judged(pixel, gain, residual, depth)
+    return _judge_distances(pixel, gain, residual, depth)
 
 
-def _judged(pixel: Any, gain: float, residual: float, depth: int) -> Verdict:
+def _judge_distances(pixel: Any, gain: float, residual: float, depth: int) -> Verdict:
     """Compare a mean pixel and a gain with those of each candidate."""
     distances = []
     for name, scaling in _candidates(depth):
@@ -288,17 +288,17 @@ def _judged(pixel: Any, gain: float, residual: float, depth: int) -> Verdict:
     if depth == _COLOURS and len(scaling.mean) == 1:
         tint = float(pixel[0] - pixel[2]) / scaling.scale[0]
     blue = None if tint is None or abs(tint) < _TINT else tint < 0
-    told = replace(scaling, why=why, source="statistics")
-    return Verdict(told, blue, why)
+    chosen = replace(scaling, why=why, source="statistics")
+    return Verdict(chosen, blue, why)
 
 
-def _by_layers(stem: _Stem) -> Verdict | None:
+def _judge_by_layers(stem: _Stem) -> Verdict | None:
     """Rule B: what photos' moments bring to the first normalisations."""
     depth = stem.kernel.shape[2]
-    fields = draw_fields(_PATCHES, _PATCH, stem.side, depth)
+    patches = draw_patches(_PATCHES, _PATCH, stem.side, depth)
     distances, near = [], _NEAR
     for name, scaling in _candidates(depth):
-        fed = (fields - np.asarray(scaling.mean)) * np.asarray(scaling.scale)
+        fed = (patches - np.asarray(scaling.mean)) * np.asarray(scaling.scale)
         here = fed * stem.pixels.factor + stem.pixels.shift
         found = _distance(stem, here)
         if found is None or not np.isfinite(found[0]):
@@ -312,8 +312,8 @@ def _by_layers(stem: _Stem) -> Verdict | None:
     )
     if best >= near or second - best <= _AHEAD:
         return Verdict(None, None, why)
-    told = replace(CANDIDATES[name], why=why, source="statistics")
-    return Verdict(told, None, why)
+    chosen = replace(CANDIDATES[name], why=why, source="statistics")
+    return Verdict(chosen, None, why)
 
 
 def _distance(stem: _Stem, values: Any) -> tuple[float, int] | None:
@@ -328,14 +328,16 @@ def _distance(stem: _Stem, values: Any) -> tuple[float, int] | None:
     found: list[float] = []
     depth = 0
     with np.errstate(all="ignore"):
-        for seen in normalised(stem.op, values):
-            depth = depth or seen.depth
+        for reached in run_layers(stem.op, values):
+            depth = depth or reached.depth
             if depth > _DEEPEST:
                 return None
-            flat = seen.values.reshape(-1, seen.values.shape[-1]).astype(np.float64)
+            flat = reached.values.reshape(-1, reached.values.shape[-1]).astype(
+                np.float64
+            )
             mean, variance = flat.mean(axis=0), flat.var(axis=0) + 1e-12
-            stored = np.ravel(seen.norm.deviation) ** 2 + 1e-12
-            gap = (mean - np.ravel(seen.norm.mean)) ** 2
+            stored = np.ravel(reached.norm.deviation) ** 2 + 1e-12
+            gap = (mean - np.ravel(reached.norm.mean)) ** 2
             apart = ((variance + gap) / stored + (stored + gap) / variance - 2) / 2
             found.append(float(np.median(np.log1p(np.maximum(apart, 0)))))
             if len(found) == _LAYERS:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DECODERS = ("DecodeJpeg", "DecodePng", "DecodeImage", "DecodeBmp", "DecodeGif")
 
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 # Ops whose second input is the size to which they resize the first.
 RESIZERS = frozenset(
     {
@@ -41,7 +42,7 @@ def ancestors(tensors: Iterable[Any], fed: Any = None) -> set[Any]:
         fed: a tensor that is fed, behind which nothing is needed.
     """
     stop = None if fed is None else fed.op
-    return _reached(
+    return _reach(
         (tensor.op for tensor in tensors),
         lambda op: (
             []
@@ -53,13 +54,13 @@ def ancestors(tensors: Iterable[Any], fed: Any = None) -> set[Any]:
 
 def descendants(tensor: Any) -> set[Any]:
     """Collect the ops that this tensor's value reaches, its own not included."""
-    return _reached(
+    return _reach(
         tensor.consumers(),
         lambda op: [user for output in op.outputs for user in output.consumers()],
     )
 
 
-def _reached(starts: Iterable[Any], neighbours: Any) -> set[Any]:
+def _reach(starts: Iterable[Any], neighbours: Any) -> set[Any]:
     """Collect what can be reached; a graph may hold loops and be deep."""
     seen = set(starts)
     waiting = list(seen)
@@ -83,7 +84,7 @@ def placeholders(graph: Any) -> Iterator[Any]:
             yield op
 
 
-def tensor_named(graph: Any, name: str) -> Any:
+def find_tensor(graph: Any, name: str) -> Any:
     """Give the tensor of that name, or a node's first one; ``None`` where none is."""
     full = name if ":" in name else f"{name}:0"
     try:
@@ -106,11 +107,17 @@ def shape_text(tensor: Any) -> str:
     return f"{tensor.dtype.name} [{sides}]"
 
 
-def listed(names: Iterable[str], limit: int = 5) -> str:
+def join_names(names: Iterable[str], limit: int = 5) -> str:
     """Join names for a sentence, at most ``limit`` of them."""
     known = list(names)
     more = f" and {len(known) - limit} more" if len(known) > limit else ""
     return ", ".join(known[:limit]) + more
+
+
+def list_tensors(tensors: Iterable[Any]) -> str:
+    """Join tensors' names with their shapes for a sentence, at most five; or "none"."""
+    found = join_names(f"{tensor.op.name} ({shape_text(tensor)})" for tensor in tensors)
+    return found or "none"
 
 
 def leaves(ops: Iterable[Any]) -> list[Any]:

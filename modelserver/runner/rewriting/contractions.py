@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelserver.runner.graphs.traversal import CONVOLUTIONS
 from modelserver.runner.rewriting.draft import (
     Draft,
     as_channels,
     attribute,
     canonical,
-    copied,
+    copy_node,
+    has_control_input,
     is_float,
     is_nhwc,
     new_node,
-    waits,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
 _SUMS = ("Add", "AddV2", "AddN")
 # FusedBatchNorm's default, for a graph that leaves it out.
 _EPSILON = 1e-4
@@ -59,13 +59,18 @@ class Affine:
     offset: Array
 
 
-def contraction(draft: Draft, name: str) -> Contraction | None:
+def find_contraction(draft: Draft, name: str) -> Contraction | None:
     """Give the contraction whose output this input is, ``None`` if it is none.
 
     It must be float32, channels last, and wait for nothing.
     """
-    node = draft.producer(name, *_CONVOLUTIONS, "MatMul")
-    if node is None or not is_float(node) or not is_nhwc(node) or waits(node):
+    node = draft.producer(name, *CONVOLUTIONS, "MatMul")
+    if (
+        node is None
+        or not is_float(node)
+        or not is_nhwc(node)
+        or has_control_input(node)
+    ):
         return None
     kernel = draft.constant(node.input[1])
     if kernel is None or kernel.size == 0:
@@ -78,7 +83,7 @@ def contraction(draft: Draft, name: str) -> Contraction | None:
     return Contraction(node, kernel, 4, kernel.shape[2] * kernel.shape[3])
 
 
-def _scaled_kernel(found: Contraction, scale: Array) -> Array:
+def _scale_kernel(found: Contraction, scale: Array) -> Array:
     """Scale each output channel of a kernel, rounding once."""
     kernel = found.kernel.astype(np.float64)
     if found.node.op == "MatMul" and attribute(found.node, "transpose_b").b:
@@ -105,12 +110,12 @@ def fold_chains(draft: Draft) -> int:
     return sum(
         _fold_chain(draft, node)
         for node in draft
-        if node.op in {*_CONVOLUTIONS, "MatMul"}
+        if node.op in {*CONVOLUTIONS, "MatMul"}
     )
 
 
 def _fold_chain(draft: Draft, node: Any) -> bool:
-    found = contraction(draft, node.name)
+    found = find_contraction(draft, node.name)
     if found is None:
         return False
     scale, offset = np.ones(found.channels), np.zeros(found.channels)
@@ -118,7 +123,7 @@ def _fold_chain(draft: Draft, node: Any) -> bool:
     last = node
     while True:
         user = draft.only_user(last.name)
-        step = None if user is None else affine(draft, user, last.name, found)
+        step = None if user is None else read_affine(draft, user, last.name, found)
         if step is None:
             break
         scale, offset = scale * step.scale, offset * step.scale + step.offset
@@ -127,21 +132,21 @@ def _fold_chain(draft: Draft, node: Any) -> bool:
     if [one.op for one in chain] in ([], ["BiasAdd"]):
         return False
     with np.errstate(over="ignore"):
-        kernel = _scaled_kernel(found, scale)
+        kernel = _scale_kernel(found, scale)
         bias = offset.astype(np.float32)
     if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
         return False
-    _put_folded(draft, found, kernel if (scale != 1).any() else None, bias, last)
+    _put_fold(draft, found, kernel if (scale != 1).any() else None, bias, last)
     for folded in chain[:-1]:
         draft.drop(folded.name)
     return True
 
 
-def _put_folded(
+def _put_fold(
     draft: Draft, found: Contraction, kernel: Array | None, bias: Array, last: Any
 ) -> None:
     """Put the contraction with its new kernel, and a ``BiasAdd`` for the chain."""
-    changed = copied(found.node)
+    changed = copy_node(found.node)
     if kernel is not None:
         name = draft.add_constant(f"{found.node.name}/folded_kernel", kernel)
         changed.input[1] = name
@@ -152,34 +157,36 @@ def _put_folded(
     draft.put(added)
 
 
-def affine(draft: Draft, node: Any, taken: str, found: Contraction) -> Affine | None:
+def read_affine(
+    draft: Draft, node: Any, tensor: str, found: Contraction
+) -> Affine | None:
     """Tell what a node does to each channel of the tensor that it takes.
 
     Args:
         draft: where the node stands.
-        node: a user of ``taken``.
+        node: a user of ``tensor``.
         taken: the name of a tensor with the shape of the contraction's output.
         found: the contraction that this comes of.
 
     Returns:
         ``None`` where it does anything but multiply and add one constant a channel.
     """
-    if not is_float(node) or waits(node) or not is_nhwc(node):
+    if not is_float(node) or has_control_input(node) or not is_nhwc(node):
         return None
-    place = [canonical(name) for name in node.input].index(taken)
+    index = [canonical(name) for name in node.input].index(tensor)
     read = _NORMS.get(node.op)
     if read is not None:
-        return read(draft, node, found) if place == 0 else None
+        return read(draft, node, found) if index == 0 else None
     if node.op not in {"Add", "AddV2", "BiasAdd", "Mul", "Sub"}:
         return None
-    constant = draft.constant(node.input[1 - place])
+    constant = draft.constant(node.input[1 - index])
     operand = as_channels(constant, found.rank, found.channels)
     if operand is None:
         return None
-    return _arithmetic(node.op, operand, swapped=place == 1)
+    return _read_arithmetic(node.op, operand, swapped=index == 1)
 
 
-def _arithmetic(op: str, operand: Array, *, swapped: bool) -> Affine:
+def _read_arithmetic(op: str, operand: Array, *, swapped: bool) -> Affine:
     """Read a multiplication, addition or subtraction of a constant."""
     ones = np.ones_like(operand)
     if op == "Mul":
@@ -189,44 +196,44 @@ def _arithmetic(op: str, operand: Array, *, swapped: bool) -> Affine:
     return Affine(ones, operand)
 
 
-def _fused_norm(draft: Draft, node: Any, found: Contraction) -> Affine | None:
+def _read_fused_norm(draft: Draft, node: Any, found: Contraction) -> Affine | None:
     """Read a fused batch norm that does not learn, of which only ``y`` is used."""
     learns = "is_training" not in node.attr or attribute(node, "is_training").b
     if learns or not _only_first_used(draft, node):
         return None
-    vectors = [_vector(draft, name, found) for name in node.input[1:5]]
+    vectors = [_read_vector(draft, name, found) for name in node.input[1:5]]
     epsilon = attribute(node, "epsilon").f if "epsilon" in node.attr else _EPSILON
-    return _normalising(vectors, epsilon)
+    return _norm_affine(vectors, epsilon)
 
 
 def _only_first_used(draft: Draft, node: Any) -> bool:
     """Tell whether a node's outputs but the first are neither fetched nor taken."""
-    others = {f"{node.name}:{place}" for place in range(1, 6)}
-    taken = {name for user in draft.users(node.name) for name in user.input}
-    return not others & (taken | draft.fetched)
+    others = {f"{node.name}:{index}" for index in range(1, 6)}
+    tensor = {name for user in draft.users(node.name) for name in user.input}
+    return not others & (tensor | draft.fetched)
 
 
-def _global_norm(draft: Draft, node: Any, found: Contraction) -> Affine | None:
+def _read_global_norm(draft: Draft, node: Any, found: Contraction) -> Affine | None:
     """Read a batch norm of the first TensorFlow, as Inception of 2015 has it."""
     mean, variance, beta, gamma = (
-        _vector(draft, name, found) for name in node.input[1:5]
+        _read_vector(draft, name, found) for name in node.input[1:5]
     )
     if not attribute(node, "scale_after_normalization").b:
         gamma = np.ones(found.channels)
-    return _normalising(
+    return _norm_affine(
         [gamma, beta, mean, variance], attribute(node, "variance_epsilon").f
     )
 
 
 _NORMS: dict[str, Callable[[Draft, Any, Contraction], Affine | None]] = {
-    "BatchNormWithGlobalNormalization": _global_norm,
-    "FusedBatchNorm": _fused_norm,
-    "FusedBatchNormV2": _fused_norm,
-    "FusedBatchNormV3": _fused_norm,
+    "BatchNormWithGlobalNormalization": _read_global_norm,
+    "FusedBatchNorm": _read_fused_norm,
+    "FusedBatchNormV2": _read_fused_norm,
+    "FusedBatchNormV3": _read_fused_norm,
 }
 
 
-def _normalising(vectors: list[Array | None], epsilon: float) -> Affine | None:
+def _norm_affine(vectors: list[Array | None], epsilon: float) -> Affine | None:
     """Turn gamma, beta, mean and variance into a scale and an offset."""
     gamma, beta, mean, variance = vectors
     if gamma is None or beta is None or mean is None or variance is None:
@@ -237,7 +244,7 @@ def _normalising(vectors: list[Array | None], epsilon: float) -> Affine | None:
     return Affine(scale, beta - mean * scale)
 
 
-def _vector(draft: Draft, name: str, found: Contraction) -> Array | None:
+def _read_vector(draft: Draft, name: str, found: Contraction) -> Array | None:
     """Read one number a channel; a lone one for all is not allowed here."""
     array = draft.constant(name)
     if array is None or array.shape != (found.channels,):
@@ -262,28 +269,28 @@ def move_biases(draft: Draft) -> int:
 
 
 def _move_bias(draft: Draft, node: Any) -> bool:
-    if waits(node):
+    if has_control_input(node):
         return False
-    for place in (0, 1):
-        total = draft.producer(node.input[place], *_SUMS)
-        constant = draft.constant(node.input[1 - place])
+    for index in (0, 1):
+        total = draft.producer(node.input[index], *_SUMS)
+        constant = draft.constant(node.input[1 - index])
         if total is None or constant is None or draft.only_user(total.name) is None:
             continue
-        if not is_float(total) or waits(total) or len(total.input) != 2:  # noqa: PLR2004 - a sum of two
+        if not is_float(total) or has_control_input(total) or len(total.input) != 2:  # noqa: PLR2004 - a sum of two
             continue
         for side, name in enumerate(total.input):
-            found = contraction(draft, name)
+            found = find_contraction(draft, name)
             if (
                 found is not None
                 and draft.only_user(found.node.name) is not None
                 and as_channels(constant, found.rank, found.channels) is not None
             ):
-                _put_moved(draft, node, total, side, node.input[1 - place])
+                _put_move(draft, node, total, side, node.input[1 - index])
                 return True
     return False
 
 
-def _put_moved(draft: Draft, node: Any, total: Any, side: int, bias: str) -> None:
+def _put_move(draft: Draft, node: Any, total: Any, side: int, bias: str) -> None:
     """Make the sum of the biased contraction and the other, under the node's name."""
     inputs = list(total.input)
     added = new_node(
@@ -291,5 +298,5 @@ def _put_moved(draft: Draft, node: Any, total: Any, side: int, bias: str) -> Non
     )
     inputs[side] = added.name
     draft.put(added)
-    draft.put(copied(total, name=node.name, input=inputs))
+    draft.put(copy_node(total, name=node.name, input=inputs))
     draft.drop(total.name)

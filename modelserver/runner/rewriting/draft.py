@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from modelserver.runner.graphs.traversal import node_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -18,11 +20,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 v1 = tf.compat.v1
-
-
-def node_of(name: str) -> str:
-    """Give the node's name in an input's: ``^a`` and ``a:1`` are of ``a``."""
-    return name.removeprefix("^").partition(":")[0]
 
 
 def canonical(name: str) -> str:
@@ -156,10 +153,10 @@ class Draft:
     def rewire(self, old: str, new: str) -> None:
         """Give the users of a node's first output another tensor in its place."""
         for user in self.users(old):
-            changed = copied(user)
-            for place, name in enumerate(user.input):
+            changed = copy_node(user)
+            for index, name in enumerate(user.input):
                 if canonical(name) == old:
-                    changed.input[place] = new
+                    changed.input[index] = new
             self.put(changed)
 
     def drop_unused(self) -> int:
@@ -188,14 +185,14 @@ class Draft:
 
     def _placeable(self, node: Any) -> Any:
         """Drop the wish to be placed beside a node that is gone."""
-        beside = (
+        colocations = (
             [name.decode() for name in attribute(node, "_class").list.s]
             if ("_class" in node.attr)
             else []
         )
-        if all(name.removeprefix("loc:@") in self.nodes for name in beside):
+        if all(name.removeprefix("loc:@") in self.nodes for name in colocations):
             return node
-        free = copied(node)
+        free = copy_node(node)
         del free.attr["_class"]
         return free
 
@@ -206,7 +203,7 @@ class Draft:
                 yield self.nodes[name]
 
 
-def copied(node: Any, **changed: Any) -> Any:
+def copy_node(node: Any, **changed: Any) -> Any:
     """Copy a node; ``changed`` are its fields other than ``attr``."""
     copy = v1.NodeDef()
     copy.CopyFrom(node)
@@ -244,7 +241,7 @@ def is_nhwc(node: Any) -> bool:
     return "data_format" not in node.attr or attribute(node, "data_format").s == b"NHWC"
 
 
-def waits(node: Any) -> bool:
+def has_control_input(node: Any) -> bool:
     """Tell whether a node waits for another (has a control edge)."""
     return any(name.startswith("^") for name in node.input)
 

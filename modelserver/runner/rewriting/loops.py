@@ -17,9 +17,9 @@ from modelserver.runner.rewriting.draft import (
     Draft,
     attribute,
     canonical,
-    copied,
+    copy_node,
+    has_control_input,
     v1,
-    waits,
 )
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def batch_resizers(draft: Draft) -> int:
             loops.setdefault(found.condition, []).append(found)
     count = 0
     for condition, results in loops.items():
-        if _exits_in_use(draft, condition) == {result.leave for result in results}:
+        if _used_exits(draft, condition) == {result.leave for result in results}:
             for result in results:
-                _put_batched(draft, result)
+                _put_batch_op(draft, result)
             count += 1
     return count
 
@@ -91,16 +91,16 @@ def _read_result(draft: Draft, gather: Any) -> _Result:
     switch = _node(draft, leave.input[0], "Switch")
     condition = canonical(switch.input[1])
     merge = _node(draft, switch.input[0], "Merge")
-    _check(_entered(draft, merge.input[0]) == f"{array}:1")
+    _check(_loop_input(draft, merge.input[0]) == f"{array}:1")
     again = _node(draft, merge.input[1], "NextIteration")
     write = _node(draft, again.input[0], "TensorArrayWriteV3")
-    _check(_entered(draft, write.input[0]) == array)
-    _check(_through(draft, write.input[3]) == f"{switch.name}:1")
+    _check(_loop_input(draft, write.input[0]) == array)
+    _check(_source(draft, write.input[3]) == f"{switch.name}:1")
     _check_counter(draft, write.input[1], condition)
-    batch, count = _runs_over(draft, condition)
+    batch, count = _find_batch(draft, condition)
     _check_array(draft, array, batch)
     _check_all(draft, gather.input[1], batch, array, leave.name)
-    value = _static(draft, write.input[2])
+    value = _constant(draft, write.input[2])
     resizer = None
     if value is None:
         resizer = _read_step(draft, write.input[2], condition, batch)
@@ -112,22 +112,22 @@ def _read_step(draft: Draft, name: str, condition: str, batch: str) -> Any:
     squeeze = _node(draft, name, "Squeeze")
     _check(list(attribute(squeeze, "squeeze_dims").list.i) == [0])
     resizer = _node(draft, squeeze.input[0], "ResizeBilinear")
-    _check(_static(draft, resizer.input[1]) is not None)
+    _check(_constant(draft, resizer.input[1]) is not None)
     expand = _node(draft, resizer.input[0], "ExpandDims")
-    _check(_is_number(_static(draft, expand.input[1]), 0))
+    _check(_is_number(_constant(draft, expand.input[1]), 0))
     read = _node(draft, expand.input[0], "TensorArrayReadV3")
     _check_counter(draft, read.input[1], condition)
-    array = _entered(draft, read.input[0])
-    scatter = _node(draft, _entered(draft, read.input[2]), "TensorArrayScatterV3")
+    array = _loop_input(draft, read.input[0])
+    scatter = _node(draft, _loop_input(draft, read.input[2]), "TensorArrayScatterV3")
     _check(canonical(scatter.input[0]) == array)
-    _check(_through(draft, scatter.input[2]) == batch)
+    _check(_source(draft, scatter.input[2]) == batch)
     _check(canonical(scatter.input[3]) == f"{array}:1")
     _check_array(draft, array, batch)
     _check_all(draft, scatter.input[1], batch)
     return resizer
 
 
-def _runs_over(draft: Draft, condition: str) -> tuple[str, str]:
+def _find_batch(draft: Draft, condition: str) -> tuple[str, str]:
     """Give the tensor over whose first axis a loop runs, and its count."""
     test = _node(
         draft, _node(draft, condition, "LoopCond").input[0], "Less", "LogicalAnd"
@@ -138,26 +138,26 @@ def _runs_over(draft: Draft, condition: str) -> tuple[str, str]:
     counts = []
     for less in tests:
         _check_merge(draft, less.input[0], condition)
-        counts.append(_entered(draft, less.input[1]))
-    batches = {_counted(draft, count) for count in counts}
+        counts.append(_loop_input(draft, less.input[1]))
+    batches = {_counted_tensor(draft, count) for count in counts}
     _check(len(batches) == 1)
     return batches.pop(), counts[0]
 
 
-def _counted(draft: Draft, name: str) -> str:
+def _counted_tensor(draft: Draft, name: str) -> str:
     """Give the tensor the length of whose first axis this is."""
     part = _node(draft, name, "StridedSlice")
-    bounds = [_static(draft, bound) for bound in part.input[1:4]]
+    bounds = [_constant(draft, bound) for bound in part.input[1:4]]
     _check(all(_is_number(b, n) for b, n in zip(bounds, (0, 1, 1), strict=True)))
     masks = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask")
     _check(attribute(part, "shrink_axis_mask").i == 1)
     _check(not any(attribute(part, mask).i for mask in masks))
-    return _through(draft, _node(draft, part.input[0], "Shape").input[0])
+    return _source(draft, _node(draft, part.input[0], "Shape").input[0])
 
 
 def _check_counter(draft: Draft, name: str, condition: str) -> None:
     """Check that this is the number of the step that runs."""
-    output = _through(draft, name)
+    output = _source(draft, name)
     _check(output.endswith(":1"))
     switch = _node(draft, output.removesuffix(":1"), "Switch")
     _check_merge(draft, switch.input[0], condition)
@@ -166,11 +166,11 @@ def _check_counter(draft: Draft, name: str, condition: str) -> None:
 def _check_merge(draft: Draft, name: str, condition: str) -> None:
     """Check that this is a loop's variable that runs 0, 1, 2 ..."""
     merge = _node(draft, name, "Merge")
-    _check(_is_number(_static(draft, _entered(draft, merge.input[0])), 0))
+    _check(_is_number(_constant(draft, _loop_input(draft, merge.input[0])), 0))
     again = _node(draft, merge.input[1], "NextIteration")
     add = _node(draft, again.input[0], "Add", "AddV2")
-    _check(_is_number(_static(draft, add.input[1]), 1))
-    output = _through(draft, add.input[0])
+    _check(_is_number(_constant(draft, add.input[1]), 1))
+    output = _source(draft, add.input[0])
     _check(output.endswith(":1"))
     switch = _node(draft, output.removesuffix(":1"), "Switch")
     _check(canonical(switch.input[0]) == merge.name)
@@ -181,7 +181,7 @@ def _check_array(draft: Draft, name: str, batch: str) -> None:
     """Check that an array of tensors has a place for each image and no more."""
     array = _node(draft, name, "TensorArrayV3")
     _check(not attribute(array, "dynamic_size").b)
-    _check(_counted(draft, array.input[0]) == batch)
+    _check(_counted_tensor(draft, array.input[0]) == batch)
 
 
 def _check_all(
@@ -189,11 +189,11 @@ def _check_all(
 ) -> None:
     """Check that these are the numbers of all images, 0, 1, 2 ..."""
     numbers = _node(draft, name, "Range")
-    _check(_is_number(_static(draft, numbers.input[0]), 0))
-    _check(_is_number(_static(draft, numbers.input[2]), 1))
+    _check(_is_number(_constant(draft, numbers.input[0]), 0))
+    _check(_is_number(_constant(draft, numbers.input[2]), 1))
     size = draft.producer(numbers.input[1], "TensorArraySizeV3")
     if size is None:
-        _check(_counted(draft, numbers.input[1]) == batch)
+        _check(_counted_tensor(draft, numbers.input[1]) == batch)
     else:
         _check([canonical(name) for name in size.input] == [array, leave])
 
@@ -205,31 +205,35 @@ def _check(holds: bool) -> None:  # noqa: FBT001 - the condition is the argument
 
 def _node(draft: Draft, name: str, *ops: str) -> Any:
     """Give the node that an input comes from, which must be of these ops."""
-    node = draft.producer(_through(draft, name), *ops)
-    if node is None or waits(node) or draft.is_kept(node.name):
+    node = draft.producer(_source(draft, name), *ops)
+    if node is None or has_control_input(node) or draft.is_kept(node.name):
         raise _NoMatchError
     return node
 
 
-def _entered(draft: Draft, name: str) -> str:
+def _loop_input(draft: Draft, name: str) -> str:
     """Give the tensor outside of a loop that an input inside is."""
-    return _through(draft, _node(draft, name, "Enter").input[0])
+    return _source(draft, _node(draft, name, "Enter").input[0])
 
 
-def _through(draft: Draft, name: str) -> str:
+def _source(draft: Draft, name: str) -> str:
     """Go back over nodes that only hand on what they take."""
     node = draft.producer(name, "Identity")
-    while node is not None and not waits(node) and not draft.is_kept(node.name):
+    while (
+        node is not None
+        and not has_control_input(node)
+        and not draft.is_kept(node.name)
+    ):
         name = node.input[0]
         node = draft.producer(name, "Identity")
     return canonical(name)
 
 
-def _static(draft: Draft, name: str) -> Array | None:
+def _constant(draft: Draft, name: str) -> Array | None:
     """Give a constant, or constant numbers that are packed, also inside a loop."""
     pack = draft.producer(name, "Pack")
     if pack is None:
-        return draft.value(_through(draft, name))
+        return draft.value(_source(draft, name))
     parts = [draft.value(part) for part in pack.input if part[0] != "^"]
     if any(part is None or part.shape != () for part in parts):
         return None
@@ -241,7 +245,7 @@ def _is_number(array: Array | None, number: int) -> bool:
     return array is not None and array.size == 1 and int(array.reshape(())) == number
 
 
-def _exits_in_use(draft: Draft, condition: str) -> set[str]:
+def _used_exits(draft: Draft, condition: str) -> set[str]:
     """Name the ways out of a loop that anything takes."""
     return {
         node.name
@@ -255,13 +259,13 @@ def _exits_in_use(draft: Draft, condition: str) -> set[str]:
     }
 
 
-def _put_batched(draft: Draft, result: _Result) -> None:
+def _put_batch_op(draft: Draft, result: _Result) -> None:
     """Put what does the whole batch in the place of what put its parts together."""
     name = result.gather.name
     if result.value is None:
-        size = _static(draft, result.resizer.input[1])
+        size = _constant(draft, result.resizer.input[1])
         constant = draft.add_constant(f"{name}/size", np.asarray(size, np.int32))
-        draft.put(copied(result.resizer, name=name, input=[result.batch, constant]))
+        draft.put(copy_node(result.resizer, name=name, input=[result.batch, constant]))
         return
     value = result.value[None]
     ones = draft.add_constant(f"{name}/ones", np.ones(result.value.ndim, np.int32))

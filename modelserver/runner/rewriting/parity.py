@@ -61,11 +61,11 @@ def sample_images(
     """
     sizes = (signature.size,) if signature.size else (*_ANY_SIZES, *more)
     random = np.random.default_rng(_SEED)
-    first, *others = (_scene(size, signature.channels, random) for size in sizes)
+    first, *others = (_paint_scene(size, signature.channels, random) for size in sizes)
     return [first, random.integers(0, 256, first.shape, np.uint8), *others]
 
 
-def _scene(
+def _paint_scene(
     size: tuple[int, int], channels: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Paint what has a photo's statistics: a sky, shapes with edges, shades, grain."""
@@ -109,12 +109,12 @@ def first_difference(
         be the same, or as good.
     """
     if signature.kind == "classification":
-        old, new = (_scores(one, signature, tolerance) for one in (before, after))
-        return _scores_difference(old, new, tolerance)
-    return _detections_difference(before, after, score_floor, tolerance)
+        old, new = (_read_scores(one, signature, tolerance) for one in (before, after))
+        return _compare_scores(old, new, tolerance)
+    return _compare_detections(before, after, score_floor, tolerance)
 
 
-def _scores(outputs: Outputs, signature: Signature, tolerance: Tolerance) -> Array:
+def _read_scores(outputs: Outputs, signature: Signature, tolerance: Tolerance) -> Array:
     """Give a classifier's scores; logits as probabilities, unless bits are compared."""
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
     if not signature.softmax or tolerance is EQUAL or not np.isfinite(scores).all():
@@ -124,7 +124,7 @@ def _scores(outputs: Outputs, signature: Signature, tolerance: Tolerance) -> Arr
     return shares
 
 
-def _scores_difference(old: Array, new: Array, tolerance: Tolerance) -> str | None:
+def _compare_scores(old: Array, new: Array, tolerance: Tolerance) -> str | None:
     """Compare a classifier's scores."""
     if old.shape != new.shape:
         return f"{old.size} scores became {new.size}"
@@ -143,7 +143,7 @@ def _scores_difference(old: Array, new: Array, tolerance: Tolerance) -> str | No
     return None
 
 
-def _detections(
+def _read_detections(
     outputs: Outputs, score_floor: float, margin: float
 ) -> tuple[Array, float]:
     """Give an image's detections as rows of score, class and box.
@@ -161,33 +161,37 @@ def _detections(
         rows = rows[: int(np.asarray(outputs["count"]).reshape(-1)[0])]
     rows = rows[np.isfinite(rows).all(axis=1)]
     rows = rows[rows[:, 0] >= score_floor - margin]
-    least = score_floor
+    lowest = score_floor
     if len(rows) == len(scores) > 0:
-        least = max(least, rows[:, 0].min())
-    return rows, least + margin
+        lowest = max(lowest, rows[:, 0].min())
+    return rows, lowest + margin
 
 
-def _detections_difference(
+def _compare_detections(
     before: Outputs, after: Outputs, score_floor: float, tolerance: Tolerance
 ) -> str | None:
     """Find each detection of either graph among the other's."""
     old, new = (
-        _detections(one, score_floor, tolerance.score) for one in (before, after)
+        _read_detections(one, score_floor, tolerance.score) for one in (before, after)
     )
-    for (rows, _), (others, least), what in ((old, new, "gone"), (new, old, "new")):
-        lone = [row for row in _unmatched(rows, others, tolerance) if row[0] >= least]
-        faint = sum(row[0] < tolerance.faint for row in lone)
-        if lone and (faint < len(lone) or faint > tolerance.others * len(rows)):
-            row = max(lone, key=lambda row: float(row[0]))
+    for (rows, _), (others, lowest), what in ((old, new, "gone"), (new, old, "new")):
+        unmatched = [
+            row for row in _find_unmatched(rows, others, tolerance) if row[0] >= lowest
+        ]
+        faint = sum(row[0] < tolerance.faint for row in unmatched)
+        if unmatched and (
+            faint < len(unmatched) or faint > tolerance.others * len(rows)
+        ):
+            row = max(unmatched, key=lambda row: float(row[0]))
             box = ", ".join(f"{side:.4f}" for side in row[2:])
             return f"class {row[1]:g}, score {row[0]:.6f}, box [{box}] is {what}"
     return None
 
 
-def _unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Array]:
+def _find_unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Array]:
     """Give the detections that have none near them; each is near one at most."""
     free = np.ones(len(others), bool)
-    lone = []
+    unmatched = []
     for row in rows:
         gap = np.abs(others - row)
         same = free & (gap[:, 0] <= tolerance.score) & (gap[:, 1] == 0)
@@ -195,5 +199,5 @@ def _unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Array]:
         if same.any():
             free[np.flatnonzero(same)[gap[same, 0].argmin()]] = False
         else:
-            lone.append(row)
-    return lone
+            unmatched.append(row)
+    return unmatched

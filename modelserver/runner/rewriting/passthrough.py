@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from modelserver.runner.graphs.traversal import node_of
 from modelserver.runner.rewriting.draft import (
     Draft,
     attribute,
     canonical,
-    copied,
+    copy_node,
+    has_control_input,
     is_float,
-    node_of,
-    waits,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _PASSING = frozenset(
 _MAX_FOLDED = 4_000_000  # numbers in a computed constant: no graph grows by much
 
 
-def strip_passing(draft: Draft) -> int:
+def strip_passthrough(draft: Draft) -> int:
     """Connect the users of a node that only hands its input on to that input.
 
     Exact because such a node's output is its input. A node that waits for another, or
@@ -51,7 +51,11 @@ def strip_passing(draft: Draft) -> int:
     _untie_checks(draft)
     count = 0
     for node in draft:
-        if node.op not in _PASSING or draft.is_kept(node.name) or waits(node):
+        if (
+            node.op not in _PASSING
+            or draft.is_kept(node.name)
+            or has_control_input(node)
+        ):
             continue
         users = draft.users(node.name)
         if users and not any(f"^{node.name}" in user.input for user in users):
@@ -77,14 +81,14 @@ def _untie_checks(draft: Draft) -> None:
                 for name in user.input
             ]
             draft.put(
-                copied(
+                copy_node(
                     user,
                     input=[n for n in inputs if n[0] != "^" or n[1:] not in taken],
                 )
             )
 
 
-def _squeezed(node: Any, array: Array) -> Array:
+def _squeeze(node: Any, array: Array) -> Array:
     axes = tuple(attribute(node, "squeeze_dims").list.i)
     return np.squeeze(array, axes or None)
 
@@ -102,7 +106,7 @@ _FOLDS: dict[str, Callable[..., Array]] = {
     "Rsqrt": lambda _, a: (1 / np.sqrt(a)).astype(a.dtype),
     "Sqrt": lambda _, a: np.sqrt(a),
     "Square": lambda _, a: a * a,
-    "Squeeze": _squeezed,
+    "Squeeze": _squeeze,
     "Sub": lambda _, a, b: a - b,
 }
 
@@ -122,11 +126,11 @@ def fold_constants(draft: Draft) -> int:
         before = count
         for node in draft:
             if node.op in _FOLDS and is_float(node) and not draft.is_kept(node.name):
-                count += _folded(draft, node)
+                count += _fold(draft, node)
     return count
 
 
-def _folded(draft: Draft, node: Any) -> bool:
+def _fold(draft: Draft, node: Any) -> bool:
     """Replace a node by its value, if its inputs are constants."""
     inputs = [draft.constant(name) for name in node.input]
     if any(array is None for array in inputs):
@@ -141,7 +145,7 @@ def _folded(draft: Draft, node: Any) -> bool:
         return False  # TensorFlow refuses it in its own words when it is run
     if value.dtype != np.float32 or value.size > _MAX_FOLDED:
         return False
-    constant = copied(node, op="Const", input=[])
+    constant = copy_node(node, op="Const", input=[])
     constant.attr.clear()
     constant.attr["dtype"].type = tf.float32.as_datatype_enum
     constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
@@ -165,11 +169,11 @@ def resize_bytes(draft: Draft) -> int:
         cast = draft.producer(node.input[0], "Cast")
         if (
             cast is None
-            or waits(cast)
+            or has_control_input(cast)
             or attribute(cast, "SrcT").type != tf.uint8.as_datatype_enum
         ):
             continue
-        changed = copied(node, input=[canonical(cast.input[0]), *node.input[1:]])
+        changed = copy_node(node, input=[canonical(cast.input[0]), *node.input[1:]])
         changed.attr["T"].type = tf.uint8.as_datatype_enum
         draft.put(changed)
         count += 1

@@ -11,7 +11,7 @@ from modelserver.runner.rewriting.loops import batch_resizers
 from modelserver.runner.rewriting.passthrough import (
     fold_constants,
     resize_bytes,
-    strip_passing,
+    strip_passthrough,
 )
 from modelserver.runner.rewriting.suppression import raise_thresholds
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # a graph is first run.
 _CLEANING: tuple[Callable[[Draft], int], ...] = (
     Draft.drop_unused,
-    strip_passing,
+    strip_passthrough,
     fold_constants,
 )
 # What makes a graph faster, and the words for it. A later one sees what an earlier one

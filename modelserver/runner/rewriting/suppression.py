@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from modelserver.runner.graphs.traversal import node_of
 from modelserver.runner.rewriting.draft import (
     Draft,
     canonical,
-    copied,
+    copy_node,
     is_float,
-    node_of,
 )
 
 if TYPE_CHECKING:
@@ -84,23 +84,23 @@ def raise_thresholds(draft: Draft, scores: str, floor: float) -> int:
     below = np.nextafter(np.float32(floor), np.float32(-1))
     count = 0
     for node in draft:
-        place = _threshold_of(draft, node)
-        if place is None or not _is_last(draft, node, canonical(scores)):
+        index = _threshold_input(draft, node)
+        if index is None or not _is_last(draft, node, canonical(scores)):
             continue
-        threshold = draft.value(node.input[place])
+        threshold = draft.value(node.input[index])
         if threshold is None or threshold.shape != () or threshold >= below:
             continue
         inputs = list(node.input)
-        waits_for = draft.nodes[canonical(inputs[place])].input
-        inputs[place] = draft.add_constant(
+        waits_for = draft.nodes[canonical(inputs[index])].input
+        inputs[index] = draft.add_constant(
             f"{node.name}/score_floor", np.asarray(below), waits_for
         )
-        draft.put(copied(node, input=inputs))
+        draft.put(copy_node(node, input=inputs))
         count += 1
     return count
 
 
-def _threshold_of(draft: Draft, node: Any) -> int | None:
+def _threshold_input(draft: Draft, node: Any) -> int | None:
     """Tell which input of a node is the score threshold of a hard suppression."""
     if node.op == "CombinedNonMaxSuppression":
         return 5
@@ -118,7 +118,7 @@ def _threshold_of(draft: Draft, node: Any) -> int | None:
 def _is_last(draft: Draft, node: Any, scores: str) -> bool:
     """Tell whether the answered scores are those that this suppression was given."""
     if node.op == "CombinedNonMaxSuppression":
-        return _answers(draft, node, scores)
+        return _reaches_scores(draft, node, scores)
     behind = {node.name}
     waiting = [node.name]
     while waiting:
@@ -130,7 +130,7 @@ def _is_last(draft: Draft, node: Any, scores: str) -> bool:
     )
 
 
-def _answers(draft: Draft, node: Any, scores: str) -> bool:
+def _reaches_scores(draft: Draft, node: Any, scores: str) -> bool:
     """Follow a combined suppression's outputs to the answered scores.
 
     Anything that is not known to treat each box by itself, or that computes with the
@@ -138,13 +138,13 @@ def _answers(draft: Draft, node: Any, scores: str) -> bool:
     """
     kinds: tuple[Kind, ...] = ("rows", "scores", "rows", "number")
     known: _Kinds = {
-        canonical(f"{node.name}:{place}"): kind for place, kind in enumerate(kinds)
+        canonical(f"{node.name}:{index}"): kind for index, kind in enumerate(kinds)
     }
     waiting = list(known)
     while waiting:
         tensor = waiting.pop()
-        for user, place in _uses(draft, tensor):
-            kind = _after(user, place, known[tensor])
+        for user, index in _uses(draft, tensor):
+            kind = _kind_after(user, index, known[tensor])
             if kind is None or known.get(user.name, kind) != kind:
                 return False
             if user.name not in known:
@@ -156,18 +156,18 @@ def _answers(draft: Draft, node: Any, scores: str) -> bool:
 def _uses(draft: Draft, tensor: str) -> Iterator[tuple[Any, int]]:
     """Give the nodes that take a tensor, and as which of their inputs."""
     for user in draft.users(node_of(tensor)):
-        for place, name in enumerate(user.input):
+        for index, name in enumerate(user.input):
             if canonical(name) == tensor:
-                yield user, place
+                yield user, index
 
 
-def _after(user: Any, place: int, kind: Kind) -> Kind | None:
+def _kind_after(user: Any, index: int, kind: Kind) -> Kind | None:
     """Tell what a user's output is, ``None`` where this is not known."""
     if user.op in {"Shape", "Size"}:
         return "number"
     if user.op in _MOVING:
-        joined = user.op == "ConcatV2" and place < len(user.input) - 1
-        return kind if place == 0 or joined else None
+        joined = user.op == "ConcatV2" and index < len(user.input) - 1
+        return kind if index == 0 or joined else None
     return kind if user.op in _EACH and kind != "scores" else None
 
 

@@ -105,9 +105,9 @@ def choose(assigned: AssignedCard) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     reason, device = "", None
     if gpus:
-        device, reason = _card(assigned, gpus)
+        device, reason = _inspect_card(assigned, gpus)
     elif assigned.gpu is not None:
-        reason = f"TensorFlow finds none: {_why_none()}"
+        reason = f"TensorFlow finds none: {_why_no_card()}"
     else:
         reason = assigned.missing
     if device is not None:
@@ -120,9 +120,9 @@ def choose(assigned: AssignedCard) -> Device:
     return Device(reason=reason)
 
 
-def _card(assigned: AssignedCard, gpus: list[Any]) -> tuple[Device | None, str]:
+def _inspect_card(assigned: AssignedCard, gpus: list[Any]) -> tuple[Device | None, str]:
     """Look at the card that is to be used; the second is why it cannot be."""
-    number = _number(assigned.gpu, len(gpus))
+    number = _card_number(assigned.gpu, len(gpus))
     try:
         details = tf.config.experimental.get_device_details(gpus[number])
     except (ValueError, tf.errors.OpError):
@@ -149,13 +149,13 @@ def _card(assigned: AssignedCard, gpus: list[Any]) -> tuple[Device | None, str]:
     return Device(words, number, note=note, memory_mb=assigned.memory_mb), ""
 
 
-def _number(gpu: str | None, count: int) -> int:
+def _card_number(gpu: str | None, count: int) -> int:
     """Find TensorFlow's number of a card among those that this process sees."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return min(seen.index(gpu), count - 1) if gpu in seen else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return min(visible.index(gpu), count - 1) if gpu in visible else 0
 
 
-def _why_none() -> str:
+def _why_no_card() -> str:
     """Say why TensorFlow lists no card, as far as that can be seen from here."""
     report = cuda.check()
     return (
@@ -193,11 +193,11 @@ class Faults:
     def __init__(self) -> None:
         self._strikes = 0
 
-    def went_well(self) -> None:
+    def reset(self) -> None:
         """Take note of a run that was answered."""
         self._strikes = 0
 
-    def told(self, error: Exception) -> RequestError:
+    def to_request_error(self, error: Exception) -> RequestError:
         """Give what a failed run is answered with; ``RunnerDied`` for a lost context.
 
         Whoever gets that must end this process: every later run would fail, too.
@@ -212,7 +212,7 @@ class Faults:
 
 
 @contextlib.contextmanager
-def at_load(device: Device) -> Iterator[None]:
+def translate_load_errors(device: Device) -> Iterator[None]:
     """Have what the card does to a load told as the card's, not the files'.
 
     Raises:
@@ -225,15 +225,15 @@ def at_load(device: Device) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         if _fault(error) or isinstance(error, _ODD):
-            raise _failed(device, error) from error
+            raise _device_failed(device, error) from error
         raise GraphError(f"TensorFlow refuses the graph: {error.message}") from error
     except GraphError as error:
         if isinstance(error.__cause__, OutOfMemory | RunnerDied):
-            raise _failed(device, error.__cause__) from error
+            raise _device_failed(device, error.__cause__) from error
         raise
 
 
-def _failed(device: Device, error: BaseException) -> DeviceFailed:
+def _device_failed(device: Device, error: BaseException) -> DeviceFailed:
     """Make a sentence of what the card did."""
     cause = error.__cause__ or error
     words = getattr(cause, "message", None) or str(cause)

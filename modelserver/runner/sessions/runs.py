@@ -86,10 +86,11 @@ class GraphRun:
         except tf.errors.ResourceExhaustedError as error:
             raise OutOfMemory from error
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            told = self._faults.told(error) if self._faults else RunFailed()
-            raise told from error
+            if self._faults is None:
+                raise RunFailed from error
+            raise self._faults.to_request_error(error) from error
         if self._faults is not None:
-            self._faults.went_well()
+            self._faults.reset()
         return split(arrays, self._signature, len(batch))[: len(frames)]
 
     def close(self) -> None:
@@ -113,14 +114,14 @@ def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
         return np.array([encode_png(frame) for frame in frames], dtype=object)
     batch = frames[0][None] if len(frames) == 1 else np.stack(frames)
     if signature.dtype == "uint8":
-        return _laid_out(batch, signature.layout)
+        return _to_layout(batch, signature.layout)
     feed = batch.astype(signature.dtype)
     feed -= np.asarray(signature.mean, signature.dtype)
     feed *= np.asarray(signature.scale, signature.dtype)
-    return _laid_out(feed, signature.layout)
+    return _to_layout(feed, signature.layout)
 
 
-def _laid_out(batch: NDArray[Any], layout: Layout) -> NDArray[Any]:
+def _to_layout(batch: NDArray[Any], layout: Layout) -> NDArray[Any]:
     """Bring images [N, height, width, channels] into a graph's layout."""
     if layout.endswith("CHW"):
         batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

@@ -20,10 +20,15 @@ from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
 from modelserver.runner.sessions import warm_up
 from modelserver.runner.sessions.batch_sizes import filled, run_sizes
-from modelserver.runner.sessions.devices import Device, Faults, at_load, choose
+from modelserver.runner.sessions.devices import (
+    Device,
+    Faults,
+    choose,
+    translate_load_errors,
+)
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun
-from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, spread
+from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, score_spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,10 +78,10 @@ class ModelSession:
         self.signature: Signature
         self._run: GraphRun | None = None
         self._reference: Reference
-        self._made: list[NDArray[np.uint8]] = []
+        self._samples: list[NDArray[np.uint8]] = []
         self._rewrites: tuple[str, ...] = ()
         self._sizes: tuple[int, ...] = ()
-        self._seen: set[tuple[int, ...]] = set()
+        self._seen_shapes: set[tuple[int, ...]] = set()
 
     def open(self, chosen: Callable[[bool], None] | None = None) -> None:
         """Read and check the graph, find what it takes and gives, and run it once.
@@ -92,7 +97,7 @@ class ModelSession:
         self._choose_device()
         if chosen is not None:
             chosen(self._device.on_gpu)
-        with at_load(self._device):
+        with translate_load_errors(self._device):
             self._open()
         self.load_ms = (time.perf_counter() - started) * 1000
 
@@ -118,7 +123,7 @@ class ModelSession:
         self.signature = graphs.find_signature(
             graph, job.kind, sidecar, export=job.export
         )
-        self._tell_repairs(repairs)
+        self._note_repairs(repairs)
         if self.signature.fill:
             graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
         self.notes = (*self.signature.guesses, *self.notes)
@@ -126,13 +131,13 @@ class ModelSession:
             self._note(f"{kept} suppressions, one a class, are run on the CPU")
         self._reference = Reference(self.signature, self._job.score_floor)
         if self._device.on_gpu:
-            self._ask_beside_gpu(graph)
+            self._ask_next_to_gpu(graph)
         faster = self._rewritten(graph_def, graph) if self._job.rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
-        self._tell_unsteady(draws=draws_numbers(graph_def))
+        self._find_unsteadiness(draws=draws_numbers(graph_def))
         self._check_device()
-        self._made, self._reference.samples = [], []
+        self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
         give_memory_back()
 
@@ -140,11 +145,11 @@ class ModelSession:
         """Settle slots and batch size, which differ between GPU and CPU."""
         device = self._device = choose(self._job.card)
         self.findings = device.findings(self._job.name)
-        self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _cores())
+        self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _count_cores())
         self.max_batch = self.max_batch or (_GPU_BATCH if device.on_gpu else 1)
         self._wanted_batch = self.max_batch
 
-    def _tell_repairs(self, repairs: Sequence[str]) -> None:
+    def _note_repairs(self, repairs: Sequence[str]) -> None:
         """Note what was repaired, for the log, ``/models`` and ``check``."""
         if repairs:
             sentence = f"the graph was repaired: {'; '.join(repairs)}"
@@ -170,9 +175,9 @@ class ModelSession:
             )
             difference: str | None = "a part of the graph is for so many images"
             if not signature.batch:
-                difference = self._opened_differs(graph, opened, signature)
+                difference = self._compare_opened(graph, opened, signature)
         except (*_ODD_NODES, GraphError, RequestError) as error:
-            difference = _why(error)
+            difference = _reason(error)
         if difference is None:
             self.signature = signature
             self._note(f"its batch, fixed at {count} images, was opened to any number")
@@ -186,7 +191,7 @@ class ModelSession:
         )
         return graph_def, graph
 
-    def _opened_differs(
+    def _compare_opened(
         self, graph: Any, opened: Any, signature: Signature
     ) -> str | None:
         """Run images alone and together, filled up and not, and compare."""
@@ -239,19 +244,19 @@ class ModelSession:
 
     def _images(self) -> list[NDArray[np.uint8]]:
         """Make the images that the graph is tried on; once, as it takes a while."""
-        if not self._made:
+        if not self._samples:
             more = _MORE_SIZES if self._device.on_gpu else ()
-            self._made = rewriting.sample_images(self.signature, more)
-        return self._made
+            self._samples = rewriting.sample_images(self.signature, more)
+        return self._samples
 
-    def _ask_beside_gpu(self, graph: Any) -> None:
+    def _ask_next_to_gpu(self, graph: Any) -> None:
         """Do so where there is a GPU, whose graphs need not run on the CPU."""
         try:
             self._ask(graph)
         except RequestError as error:
             self._note(
                 "the GPU's answers are not compared with the CPU's, which cannot run "
-                f"the graph: {_why(error)}"
+                f"the graph: {_reason(error)}"
             )
 
     def _try_sampling(self, graph: Any, run: GraphRun) -> None:
@@ -287,7 +292,7 @@ class ModelSession:
             faster = graphs.import_graph(made.graph_def)
             difference = self._difference(graph, faster)
         except Exception as error:  # noqa: BLE001 - a rewrite is no reason not to serve
-            difference = _why(error)
+            difference = _reason(error)
         if difference is not None:
             self._stay_plain(difference)
             return None
@@ -344,37 +349,42 @@ class ModelSession:
         try:
             self.run([image])
         except RequestError as error:
-            raise _unrunnable(image, error) from error
-        self.max_batch = self._most()
+            raise _unrunnable_error(image, error) from error
+        self.max_batch = self._batch_limit()
         if self.max_batch > 1 and not self._batches():
             self.max_batch = 1
 
     def _warm_up_sizes(self) -> None:
         """Run all sizes that batches have on a GPU, and find out which it can."""
         fill = self.signature.fill
-        sizes = (fill,) if fill else run_sizes(self._most())
+        sizes = (fill,) if fill else run_sizes(self._batch_limit())
         photos = self._photos()
         try:
-            fits = warm_up.fit(self.run, sizes, photos, self.slots)
+            fits = warm_up.find_sizes(self.run, sizes, photos, self.slots)
         except RequestError as error:
-            raise _unrunnable(photos[0], error) from error
+            raise _unrunnable_error(photos[0], error) from error
         # A batch that is filled may be larger than a run is to take.
-        self._sizes, self.max_batch = fits.sizes, min(fits.sizes[-1], self._most())
+        self._sizes, self.max_batch = (
+            fits.sizes,
+            min(fits.sizes[-1], self._batch_limit()),
+        )
         if fits.obstacle is not None:
             self._note(
                 f"a run takes {self.max_batch} images at most: more cannot be run here:"
-                f" {_why(fits.obstacle)}"
+                f" {_reason(fits.obstacle)}"
             )
         if self.max_batch > 1 and not self._batches():
             self._sizes, self.max_batch = fits.sizes[:1], 1
 
-    def _tell_unsteady(self, *, draws: bool) -> None:
+    def _find_unsteadiness(self, *, draws: bool) -> None:
         """Find a graph that answers the same photo differently from run to run."""
         image = self._photos()[0]
         try:
-            gap = spread(lambda: self.run([image])[0], self.signature, draws=draws)
+            gap = score_spread(
+                lambda: self.run([image])[0], self.signature, draws=draws
+            )
         except RequestError as error:
-            raise _unrunnable(image, error) from error
+            raise _unrunnable_error(image, error) from error
         if gap > MOST_SPREAD:
             sentence = (
                 f"its scores for one and the same photo differ by {gap:.2g} from run "
@@ -384,7 +394,7 @@ class ModelSession:
             fix = "export it for inference (training=False), or do not trust its scores"
             self._find("unsteady", sentence, fix)
 
-    def _most(self) -> int:
+    def _batch_limit(self) -> int:
         """Images that one run may take, as far as settings and shapes tell."""
         fill = self.signature.fill
         if fill:
@@ -399,7 +409,7 @@ class ModelSession:
     def _batches(self) -> bool:
         """Whether two images in one run are answered as each alone."""
         try:
-            mixed = warm_up.mixing(
+            mixed = warm_up.find_mixing(
                 self.run, self._photos(), self.signature, self._job.score_floor
             )
         except RequestError:
@@ -438,7 +448,7 @@ class ModelSession:
 
         It then looks for the best way to compute it, which takes seconds.
         """
-        return self._device.on_gpu and self._shape(frames) not in self._seen
+        return self._device.on_gpu and self._shape(frames) not in self._seen_shapes
 
     def _shape(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[int, ...]:
         return len(filled(frames, self._sizes)), *frames[0].shape
@@ -465,9 +475,9 @@ class ModelSession:
         return answers[: len(frames)]
 
     def _remember(self, shape: tuple[int, ...]) -> None:
-        if len(self._seen) >= _MOST_SHAPES:
-            self._seen.clear()
-        self._seen.add(shape)
+        if len(self._seen_shapes) >= _MOST_SHAPES:
+            self._seen_shapes.clear()
+        self._seen_shapes.add(shape)
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
@@ -482,7 +492,7 @@ def _path(job: Job, role: str, name: str) -> Path:
     return Held.of(path, job.held[role]) if role in job.held else path
 
 
-def _unrunnable(image: NDArray[np.uint8], error: RequestError) -> GraphError:
+def _unrunnable_error(image: NDArray[np.uint8], error: RequestError) -> GraphError:
     """Say that a graph cannot be run, in TensorFlow's words."""
     height, width = image.shape[:2]
     return GraphError(
@@ -503,12 +513,12 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Say what went wrong: in TensorFlow's words, where it refused a run."""
     cause = error.__cause__ if isinstance(error, RequestError) else error
     return f"{type(cause).__name__}: {str(cause)[:_REASON_CHARS]}"
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -39,7 +39,9 @@ class Fit(NamedTuple):
     obstacle: RequestError | None = None
 
 
-def fit(run: Runs, sizes: Sequence[int], images: Sequence[Image], slots: int) -> Fit:
+def find_sizes(
+    run: Runs, sizes: Sequence[int], images: Sequence[Image], slots: int
+) -> Fit:
     """Run each size of batch once, the largest first.
 
     So the device takes the memory that it needs at once, and finds the best way for
@@ -80,7 +82,7 @@ def _side_by_side(run: Runs, batch: Frames, slots: int) -> None:
                 pass
 
 
-def mixing(
+def find_mixing(
     run: Runs, images: Sequence[Image], signature: Signature, score_floor: float
 ) -> str | None:
     """Tell how two images of one run change each other's answers, if they do.
@@ -99,18 +101,18 @@ def mixing(
         RequestError: two images cannot be run.
     """
 
-    def apart(before: Outputs, after: Outputs, tolerance: Tolerance) -> str | None:
+    def compare(before: Outputs, after: Outputs, tolerance: Tolerance) -> str | None:
         return rewriting.first_difference(
             before, after, signature, score_floor, tolerance
         )
 
     together, again = run(images), run(images)
-    for place, image in enumerate(images):
-        if apart(again[place], together[place], rewriting.EQUAL) is not None:
+    for index, image in enumerate(images):
+        if compare(again[index], together[index], rewriting.EQUAL) is not None:
             return None
-        beside, alone = run([image] * len(images))[place], run([image])[0]
-        found = apart(beside, together[place], rewriting.EQUAL)
-        found = found or apart(alone, together[place], rewriting.NEAR)
+        beside, alone = run([image] * len(images))[index], run([image])[0]
+        found = compare(beside, together[index], rewriting.EQUAL)
+        found = found or compare(alone, together[index], rewriting.NEAR)
         if found is not None:
             return found
     return None
@@ -136,7 +138,7 @@ def draws_numbers(graph_def: Any) -> bool:
     return any(_DRAWING.search(node.op) for nodes in bodies for node in nodes)
 
 
-def spread(
+def score_spread(
     run: Callable[[], Outputs], signature: Signature, *, draws: bool = True
 ) -> float:
     """Run the same photo again and again, and tell how far its scores differ.
@@ -150,9 +152,9 @@ def spread(
         The largest difference of a score to the same score of the first run.
     """
     started = time.perf_counter()
-    first, gap = _scores(run(), signature), 0.0
+    first, gap = _read_scores(run(), signature), 0.0
     for _ in range((_MOST_RUNS if draws else _LEAST_RUNS) - 1):
-        other = _scores(run(), signature)
+        other = _read_scores(run(), signature)
         if other.shape != first.shape:
             return 1.0
         gap = max(gap, float(np.max(np.abs(other - first), initial=0.0)))
@@ -161,7 +163,7 @@ def spread(
     return gap
 
 
-def _scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
+def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
     """Give a run's scores as numbers that can be compared; a detector's by size."""
     scores = np.nan_to_num(np.asarray(outputs["scores"], np.float64).reshape(-1))
     if signature.kind == "detection":

@@ -21,7 +21,7 @@ from modelserver.core.signatures import read_sidecar
 from modelserver.engine.discovery import ModelFiles, discover
 from modelserver.engine.models import Loader
 from modelserver.runner import graphs
-from modelserver.runner.graphs.checks import bodies_of, check_structure
+from modelserver.runner.graphs.checks import check_structure, list_bodies
 from modelserver.runner.graphs.ops import ALLOWED
 from modelserver.runner.graphs.reader import read_graph_file
 from modelserver.runner.graphs.repairs import repair
@@ -102,7 +102,7 @@ def inspect(path: Path, task: Task[Any] | None = None) -> GraphReport:
         "ops": dict(ops.most_common()),
     }
     try:
-        bodies_of(graph_def)  # Refuses too many nodes.
+        list_bodies(graph_def)  # Refuses too many nodes.
         repairs = repair(graph_def)
         refused = _refused(check_structure(graph_def, len(data)))
         if refused:

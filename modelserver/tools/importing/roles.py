@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modelserver.core.errors import ConversionError
-from modelserver.runner.graphs.detectors import roles_by_place
+from modelserver.runner.graphs.detectors import roles_by_index
 from modelserver.tasks import CLASSIFICATION, DETECTION, TASKS, by_kind
 
 if TYPE_CHECKING:
@@ -91,5 +91,5 @@ def detections_by_position(original: SourceModel) -> dict[str, str]:
         if output not in named.values()
     }
     ranks = {place: original.ranks.get(output) for place, output in places.items()}
-    told = roles_by_place(ranks, named)
+    told = roles_by_index(ranks, named)
     return {role: places[place] for role, place in told.items()}

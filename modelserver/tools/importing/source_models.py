@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from modelserver.core.errors import ConversionError
 from modelserver.core.exports import Export
-from modelserver.runner.graphs.detectors import place_of
+from modelserver.runner.graphs.detectors import index_of
 
 v1 = tf.compat.v1
 
@@ -51,7 +51,7 @@ class SourceModel:
         found: dict[int, str] = {}
         for output, tensor in self.outputs.items():
             for name in (output, tensor):
-                place = place_of(name.partition(":")[0])
+                place = index_of(name.partition(":")[0])
                 if place is not None:
                     found.setdefault(place, output)
                     break
