@@ -1,16 +1,16 @@
-"""The entry of a model's own process: ``python -m modelserver.runner.child``.
+"""Run the process of one model: ``python -m modelserver.runner.child``.
 
-Started by ``ProcessRunner`` with two inherited descriptors: a socket for messages and
+``ProcessRunner`` starts it with two inherited descriptors: a socket for messages and
 the arena that images lie in. It loads one model under limits, answers with ``Facts`` or
-``LoadError``, then runs what it is told until the socket's other end is gone.
+``LoadError``, then runs each batch that arrives until the socket's other end is gone.
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
 group: the front decides when a runner ends. It obeys the socket at once, also during a
 load or a run, because the thread that watches it ends the process from outside both. If
 the front is gone the kernel ends it, also one that is stopped.
 
-What is to be logged goes through the socket, too; stdout and stderr are a pipe to the
-front, for what TensorFlow and graphs print.
+Log lines go through the socket, too; stdout and stderr are a pipe to the front, for the
+output of TensorFlow and of graphs.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Child:
             self._channel.send(data)
 
     def load(self) -> ModelSession | None:
-        """Receive the job, load it within its limits and tell how it went."""
+        """Receive the job, load it within its limits and report the result."""
         job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
         import_tensorflow(job.card.gpu)
         allowed = process_limits.load_limit(job)
@@ -119,10 +119,10 @@ class Child:
     def work(self, session: ModelSession) -> None:
         """Take runs from the socket, one at a time, until it closes.
 
-        It ends the process after a run that lost the card's context.
+        A run that lost the card's context ends the process.
 
-        Each slot's thread does this. Whoever holds the lock waits for a message and
-        then runs it itself, so a run changes no thread between socket and session.
+        Each slot's thread does this. The thread that holds the lock waits for a message
+        and then runs it itself, so a run changes no thread between socket and session.
         """
         while True:
             try:
@@ -183,7 +183,7 @@ class Child:
         return self._arena[frame.offset : end].reshape(frame.shape)
 
     def watch(self) -> None:
-        """Say now and then that this process lives, and end it with the socket.
+        """Send heartbeats, and end this process with the socket.
 
         Blocks. Ends the process as soon as the socket's other end is closed.
         """
@@ -196,7 +196,7 @@ class Child:
 
 
 def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadError:
-    """Tell why a load failed; ``allowed``: bytes that it was limited to, if it was."""
+    """Explain why a load failed; ``allowed``: its limit in bytes, if it had one."""
     full = isinstance(error, MemoryError) or isinstance(error.__cause__, OutOfMemory)
     if full and allowed is not None:
         reason = (
@@ -241,7 +241,7 @@ def main(socket_fd: int, arena_fd: int) -> None:
 
 
 def serve(child: Child) -> None:
-    """Load a model and run what comes, until the front closes the socket."""
+    """Load a model and run the batches that arrive, until the socket is closed."""
     threading.Thread(target=child.watch, name="watch", daemon=True).start()
     logging.basicConfig(handlers=[Sender(child)], level=logging.INFO)
     session = child.load()

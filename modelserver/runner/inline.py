@@ -1,6 +1,6 @@
-"""The runner that keeps the session in the calling process.
+"""Run a model's session in the calling process.
 
-For places that isolate by themselves, for small machines and for tests: a graph that
+For systems that isolate by themselves, for small machines and for tests: a graph that
 crashes takes the whole server with it. Otherwise use the process runner.
 """
 
@@ -39,7 +39,7 @@ class InlineRunner:
     """Runs a graph on threads of this process; see ``Runner`` for the promises.
 
     Args:
-        job: what to load.
+        job: the model to load.
         arena_bytes: memory for all images in flight.
     """
 
@@ -99,7 +99,7 @@ class InlineRunner:
             raise
 
     def _end(self, how: str) -> None:
-        """Tell the end once, whoever comes to it first."""
+        """Resolve ``ended`` once, for the first reason that is given."""
         with contextlib.suppress(InvalidStateError):
             self._ended.set_result(how)
 
@@ -116,12 +116,12 @@ class InlineRunner:
 def run_images(
     session: ModelSession, images: Sequence[NDArray[np.uint8]]
 ) -> list[ImageResult]:
-    """Run a session and tell how long it took."""
+    """Run a session on images of one shape, and measure the time."""
     first = session.is_first(images)
     started = time.perf_counter()
     outputs = session.run(images)
     run_ms = (time.perf_counter() - started) * 1000
-    return [ImageResult(one, run_ms, first) for one in outputs]
+    return [ImageResult(arrays, run_ms, first) for arrays in outputs]
 
 
 def import_tensorflow(gpu: str | None = None) -> None:
@@ -152,8 +152,8 @@ def open_session(
     """Import TensorFlow, load the job's graph and warm it up.
 
     Args:
-        job: what to load.
-        chosen: told whether it will run on a card, before anything is read.
+        job: the model to load.
+        chosen: called with whether it will run on a card, before anything is read.
 
     Raises:
         GraphError, SidecarError: the files are at fault.
@@ -173,7 +173,7 @@ def open_session(
 
 
 def facts(session: ModelSession) -> Facts:
-    """Return what loading a session found out."""
+    """Collect the facts that loading a session found out."""
     return Facts(
         signature=session.signature,
         device=session.device,

@@ -254,7 +254,7 @@ def test_remembered_shapes_do_not_fill_the_memory(opened, a_gpu, monkeypatch):
     session = opened(tiny_graphs.echo_detector(), max_batch=1)
     for side in range(1, 12):
         session.run([of((1, 2, 3), (side, 5))])
-        assert len(session._seen) <= 4
+        assert len(session._seen_shapes) <= 4
         assert not session.is_first([of((1, 2, 3), (side, 5))])
 
 
@@ -320,7 +320,7 @@ def test_a_cpu_is_spared_all_this(opened):
     """No size is filled up, nothing is resized before, nothing compared."""
     session = opened(tiny_graphs.resizing_detector(), max_batch=4)
     assert session.sampling is None
-    assert (session._sizes, session._seen) == ((), set())
+    assert (session._sizes, session._seen_shapes) == ((), set())
     assert not session.is_first([of((1, 2, 3))])
 
 

@@ -1,4 +1,4 @@
-"""Tell what a classifier's output means by the last ops that made it."""
+"""Read from its last ops whether an output holds probabilities, logits or features."""
 
 from __future__ import annotations
 
@@ -81,34 +81,34 @@ _EMBEDDING = ("embedding", "feature", "descriptor", "bottleneck")
 
 
 class Meaning(NamedTuple):
-    """What scores are: fields of ``Signature``, and a sentence where one is due."""
+    """How to read scores: fields of ``Signature``, and a sentence if one is due."""
 
     softmax: bool = False
     sigmoid: bool = False
     independent: bool = False
-    told: str = ""
+    guess: str = ""
 
 
 def maker(tensor: Any) -> Any:
-    """Give the op that made scores, behind those that only change their form."""
+    """Return the op that made scores, behind those that only change their form."""
     while tensor.op.type in FORMS or _selects_only_value(tensor.op):
         tensor = tensor.op.inputs[_index_through(tensor.op, tensor.value_index)]
     return tensor.op
 
 
 def output_through(tensor: Any, op: Any) -> Any:
-    """Give what becomes of a tensor in an op of ``FORMS`` that uses it."""
-    names = [one.name for one in op.inputs]
+    """Return the output of an op of ``FORMS`` that carries on one of its inputs."""
+    names = [operand.name for operand in op.inputs]
     return op.outputs[_index_through(op, names.index(tensor.name))]
 
 
-def _index_through(op: Any, place: int) -> int:
-    """Give where the other end of an input or output of an op of ``FORMS`` is."""
-    return place if op.type == "IdentityN" else 0
+def _index_through(op: Any, index: int) -> int:
+    """Return the index at the other end of an input or output of an op of ``FORMS``."""
+    return index if op.type == "IdentityN" else 0
 
 
 def _selects_only_value(op: Any) -> bool:
-    """Tell whether a slice takes the one value an image that there is."""
+    """Return whether a slice takes the one value an image that there is."""
     if op.type != "StridedSlice":
         return False
     shape = shape_of(op.inputs[0])
@@ -128,9 +128,9 @@ _MIXTURES = frozenset({"Add", "AddN", "AddV2", "Div", "Mul", "Pack", "RealDiv"})
 
 
 def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
-    """Tell between which values a tensor's elements are, by the last few ops.
+    """Return the range of a tensor's elements, by the last few ops.
 
-    A sigmoid is told however it is written: as one op, as a clipped line, with a tanh,
+    A sigmoid is recognised in each spelling: as one op, as a clipped line, with a tanh,
     or as 1 / (1 + exp(-x)).
     """
     op = maker(tensor)
@@ -146,7 +146,7 @@ def bounds(tensor: Any, depth: int = _DEPTH) -> _Range:
         return _UNKNOWN
     if op.type in _WITHIN:
         return bounds(op.inputs[0], depth - 1)
-    first, *others = (bounds(one, depth - 1) for one in op.inputs)
+    first, *others = (bounds(operand, depth - 1) for operand in op.inputs)
     return _combine_ranges(op.type, first, others)
 
 
@@ -159,24 +159,24 @@ def _combine_ranges(kind: str, first: _Range, others: list[_Range]) -> _Range:
     return _BINARY[kind](first, others[0])
 
 
-def _multiply(one: _Range, other: _Range) -> _Range:
+def _multiply(left: _Range, right: _Range) -> _Range:
     """Multiply two ranges; nothing times infinity is nothing."""
-    ends = [a * b if a and b else 0.0 for a in one for b in other]
+    ends = [a * b if a and b else 0.0 for a in left for b in right]
     return min(ends), max(ends)
 
 
 def _invert(divisor: _Range) -> _Range:
-    """Give the range of 1 / x; unknown where x can be 0."""
+    """Return the range of 1 / x; unknown if x can be 0."""
     low, high = divisor
     return (1 / high, 1 / low) if low * high > 0 else _UNKNOWN
 
 
-def _add(one: _Range, other: _Range) -> _Range:
-    return one[0] + other[0], one[1] + other[1]
+def _add(left: _Range, right: _Range) -> _Range:
+    return left[0] + right[0], left[1] + right[1]
 
 
-def _negate(one: _Range) -> _Range:
-    return -one[1], -one[0]
+def _negate(operand: _Range) -> _Range:
+    return -operand[1], -operand[0]
 
 
 _UNARY: dict[str, Callable[[_Range], _Range]] = {
@@ -186,16 +186,16 @@ _UNARY: dict[str, Callable[[_Range], _Range]] = {
 }
 _BINARY: dict[str, Callable[[_Range, _Range], _Range]] = {
     **dict.fromkeys(_SUMS, _add),
-    **dict.fromkeys(_QUOTIENTS, lambda one, other: _multiply(one, _invert(other))),
-    "Maximum": lambda one, other: (max(one[0], other[0]), max(one[1], other[1])),
-    "Minimum": lambda one, other: (min(one[0], other[0]), min(one[1], other[1])),
+    **dict.fromkeys(_QUOTIENTS, lambda left, right: _multiply(left, _invert(right))),
+    "Maximum": lambda left, right: (max(left[0], right[0]), max(left[1], right[1])),
+    "Minimum": lambda left, right: (min(left[0], right[0]), min(left[1], right[1])),
     "Mul": _multiply,
-    "Sub": lambda one, other: _add(one, _negate(other)),
+    "Sub": lambda left, right: _add(left, _negate(right)),
 }
 
 
 def meaning(tensor: Any, *, lone: bool, independent: bool | None) -> Meaning:
-    """Tell what the values of a classifier's output are.
+    """Determine how to read the values of a classifier's output.
 
     Args:
         tensor: the output.
@@ -203,7 +203,7 @@ def meaning(tensor: Any, *, lone: bool, independent: bool | None) -> Meaning:
         independent: the sidecar's word: whether the classes exclude each other.
 
     Raises:
-        GraphError: they are no scores of classes; the sentence says what they are.
+        GraphError: they are no class scores; the sentence says why.
     """
     op = maker(tensor)
     made = f"the output {tensor.name} comes from {op.type}"
@@ -221,7 +221,7 @@ def meaning(tensor: Any, *, lone: bool, independent: bool | None) -> Meaning:
 
 
 def _read_lone_value(tensor: Any, op: Any, made: str) -> Meaning:
-    """Tell whether a lone value is a probability, or a logit, else refuse it."""
+    """Read a lone value as a probability or a logit, else refuse it."""
     if op.type in {"Softmax", "LogSoftmax"} or _is_normalised(op):
         raise GraphError(
             f"the output {tensor.name} is a softmax over one value, which is 1 for "
@@ -231,7 +231,7 @@ def _read_lone_value(tensor: Any, op: Any, made: str) -> Meaning:
         return Meaning(independent=True)
     if _is_learnt(op):
         guess = f"{made} and has one value: taken for a logit, a sigmoid is applied"
-        return Meaning(sigmoid=True, independent=True, told=guess)
+        return Meaning(sigmoid=True, independent=True, guess=guess)
     raise GraphError(
         f"{made} and has one value an image, which is no probability of a class but a "
         "distance, an age or another measure; a classifier of one value ends in a "
@@ -240,28 +240,33 @@ def _read_lone_value(tensor: Any, op: Any, made: str) -> Meaning:
 
 
 def _read_values(tensor: Any, op: Any, made: str) -> Meaning:
-    """Tell what several values are."""
+    """Read several values as probabilities or logits."""
     if is_of_softmax(tensor) or _is_normalised(op):
         return Meaning()
     if op.type == "LogSoftmax" or _is_log_of_softmax(op):
-        return Meaning(softmax=True, told=f"{made}: the server takes its exponential")
+        return Meaning(softmax=True, guess=f"{made}: the server takes its exponential")
     if is_probability(tensor):
-        told = f"{made}: each class has a probability of its own, and none excludes"
-        return Meaning(independent=True, told=f"{told} another")
+        guess = f"{made}: each class has a probability of its own, and none excludes"
+        return Meaning(independent=True, guess=f"{guess} another")
     if _is_logit(op):
         name = tensor.name.lower()
-        if any(one in name for one in _MULTI_LABEL):
+        if any(word in name for word in _MULTI_LABEL):
             guess = f"{made}: by its name taken for logits of independent classes"
-            return Meaning(sigmoid=True, independent=True, told=guess)
+            return Meaning(sigmoid=True, independent=True, guess=guess)
         guess = f"{made}: taken for logits, a softmax is applied"
-        return Meaning(softmax=True, told=guess)
-    return Meaning(told=f"{made}: taken for probabilities")
+        return Meaning(softmax=True, guess=guess)
+    return Meaning(guess=f"{made}: taken for probabilities")
+
+
+def _varying(op: Any) -> list[Any]:
+    """Return an op's inputs that are not constant."""
+    return [operand for operand in op.inputs if constant(operand) is None]
 
 
 def _is_logit(op: Any) -> bool:
-    """Tell logits, ones that a constant moves or scales included."""
+    """Return whether an op makes logits, also if a constant moves or scales them."""
     while op.type in {"Div", "Mul", "RealDiv", "Sub"}:
-        moved = [one for one in op.inputs if constant(one) is None]
+        moved = _varying(op)
         if len(moved) != 1:
             return False
         op = maker(moved[0])
@@ -269,13 +274,13 @@ def _is_logit(op: Any) -> bool:
 
 
 def is_probability(tensor: Any) -> bool:
-    """Tell whether each value is within 0..1 whatever goes in."""
+    """Return whether each value is within 0..1 for every input."""
     low, high = bounds(tensor)
     return low >= -_SLACK and high <= 1 + _SLACK
 
 
 def is_of_softmax(tensor: Any, depth: int = _DEPTH) -> bool:
-    """Tell a softmax, a part of one, and an average of several or of many places."""
+    """Return whether values are a softmax, a part of one, or an average of several."""
     op = maker(tensor)
     if op.type == "Softmax":
         return True
@@ -285,17 +290,17 @@ def is_of_softmax(tensor: Any, depth: int = _DEPTH) -> bool:
         return is_of_softmax(op.inputs[0], depth - 1)
     if op.type not in _MIXTURES or len(op.inputs) > _MOST_MIXED:
         return False
-    mixed = {one.name: one for one in op.inputs if constant(one) is None}.values()
-    return bool(mixed) and all(is_of_softmax(one, depth - 1) for one in mixed)
+    mixed = {tensor.name: tensor for tensor in _varying(op)}.values()
+    return bool(mixed) and all(is_of_softmax(each, depth - 1) for each in mixed)
 
 
 def _is_normalised(op: Any) -> bool:
-    """Tell a softmax that is written out: values divided by their sum."""
+    """Return whether an op is a softmax written out: values divided by their sum."""
     return bool(op.type in _QUOTIENTS and maker(op.inputs[1]).type == "Sum")
 
 
 def _is_log_of_softmax(op: Any) -> bool:
-    """Tell a logarithm of a softmax, one with a small number added included."""
+    """Return whether an op is the logarithm of a softmax, or of one plus a constant."""
     if op.type != "Log":
         return False
     inner = maker(op.inputs[0])
@@ -304,14 +309,14 @@ def _is_log_of_softmax(op: Any) -> bool:
 
 
 def _is_learnt(op: Any) -> bool:
-    """Tell the sum of learnt weights, from which a lone logit comes."""
+    """Return whether an op sums learnt weights, as for a lone logit."""
     if op.type in {"_FusedConv2D", "_FusedMatMul"}:
         fused = {name.decode() for name in op.get_attr("fused_ops")}
         return fused <= {"BiasAdd", "FusedBatchNorm"}
     if op.type in _POOLS:
         return maker(op.inputs[0]).type in _LEARNT and _keeps_one_channel(op)
     if op.type in {"Add", "AddV2"}:
-        moved = [maker(one).type for one in op.inputs if constant(one) is None]
+        moved = [maker(operand).type for operand in _varying(op)]
         return len(moved) == 1 and moved[0] in _LEARNT
     return op.type in _LEARNT and not (
         op.type == "BiasAdd" and maker(op.inputs[0]).type not in _LEARNT
@@ -319,22 +324,22 @@ def _is_learnt(op: Any) -> bool:
 
 
 def _keeps_one_channel(op: Any) -> bool:
-    """Tell whether a pool is over the places of an image with one channel."""
+    """Return whether a pool averages an image with one channel."""
     shape = shape_of(op.inputs[0])
     return bool(shape is not None and shape[-1] == 1)
 
 
 def why_features(tensor: Any) -> str:
-    """Say why values are a network's features and no scores; empty where they may be.
+    """Explain why values are a network's features and no scores; empty if they may be.
 
-    Features are what a network without its last layer gives, and embeddings: vectors
-    of length one, or those that are named so.
+    Features are the output of a network without its last layer, and embeddings: vectors
+    of length one, or tensors that are named so.
     """
     op = maker(tensor)
     if is_unit_vector(op):
         return f"{tensor.name} is an embedding, a vector of length one"
     name = last_part(tensor.name).lower()
-    if any(one in name for one in _EMBEDDING) and op.type != "Softmax":
+    if any(word in name for word in _EMBEDDING) and op.type != "Softmax":
         return f"{tensor.name} is by its name an embedding"
     if op.type in _FEATURES and not is_probability(tensor):
         return f"{tensor.name} comes from {op.type}, as features within a network do"
@@ -342,12 +347,12 @@ def why_features(tensor: Any) -> str:
 
 
 def is_unit_vector(op: Any) -> bool:
-    """Tell values that are divided by the root of the sum of their squares."""
+    """Return whether values are divided by the root of the sum of their squares."""
     if op.type not in {"Mul", *_QUOTIENTS}:
         return False
     roots = {"Rsqrt", "Sqrt"}
-    for one in op.inputs:
-        root = maker(one)
+    for operand in op.inputs:
+        root = maker(operand)
         if root.type in {"Maximum", *_SUMS} and any(
             maker(each).type in roots for each in root.inputs
         ):
@@ -362,15 +367,15 @@ def is_unit_vector(op: Any) -> bool:
 def _sums_squares(tensor: Any, depth: int = _DEPTH) -> bool:
     op = maker(tensor)
     if op.type in {"Maximum", *_SUMS}:
-        return depth > 0 and any(_sums_squares(one, depth - 1) for one in op.inputs)
+        return depth > 0 and any(_sums_squares(each, depth - 1) for each in op.inputs)
     squares = {"Square", "Mul", "Pow"}
     return bool(op.type == "Sum" and maker(op.inputs[0]).type in squares)
 
 
 def values_per_image(tensor: Any, image: Any) -> int | None:
-    """Tell how many values an image an output has; ``None`` where that is not known.
+    """Return how many values an image an output has; ``None`` if that is not known.
 
-    A vector has one for each image of the batch where its length is the batch's, or
+    A vector has one for each image of the batch if its length is the batch's, or if
     neither is known; else it is one image's.
 
     Args:

@@ -1,9 +1,9 @@
-"""The ops that are computed when a graph's constants are folded, one array at a time.
+"""Compute ops on constants in NumPy, one array at a time.
 
-In NumPy, not in a session: a fold of the nine nodes above a normalisation takes 0.6 ms,
+In NumPy, not in a session: folding the nine nodes above a normalisation takes 0.6 ms,
 where a session on them takes 4 ms, and a hostile node can do no more than NumPy does.
-Each op here is deterministic, stateless and linear in what it reads and writes, except
-``MatMul``, whose products are counted (:func:`work_of`).
+Each op here is deterministic, stateless and linear in the elements that it reads and
+writes, except ``MatMul``, whose products are counted (:func:`work_of`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def compute(op: Any, inputs: list[Array]) -> list[Array]:
 
 
 def work_of(op: Any, inputs: list[Array]) -> tuple[int, int]:
-    """Tell, without computing, the most elements an op makes, and what it costs.
+    """Estimate, without computing, the most elements an op makes, and its cost.
 
     Returns:
         Elements of all outputs, at most; elements read, written and multiplied.
@@ -87,7 +87,7 @@ def _divide_no_nan(_op: Any, inputs: list[Array]) -> Array:
 
 
 def _strided_slice(op: Any, inputs: list[Array]) -> Any:
-    """Do what ``StridedSlice`` does, with its five masks."""
+    """Compute ``StridedSlice``, with its five masks."""
     value, *bounds = inputs
     begin, end, strides = (bound.tolist() for bound in bounds)
     masks = {
@@ -110,7 +110,7 @@ def _strided_slice(op: Any, inputs: list[Array]) -> Any:
 
 
 def _slice(_op: Any, inputs: list[Array]) -> Any:
-    """Do what ``Slice`` does: a size of -1 is all that is left."""
+    """Compute ``Slice``: a size of -1 takes the rest."""
     value, begin, size = inputs
     bounds = zip(begin.tolist(), size.tolist(), strict=True)
     parts = [slice(a, None if count < 0 else a + count) for a, count in bounds]
@@ -242,7 +242,7 @@ _ELEMENTWISE: dict[str, Compute] = {
     "Sin": _elementwise(np.sin),
     "Sqrt": _elementwise(np.sqrt),
     "Square": _elementwise(np.square),
-    "SquaredDifference": _elementwise(lambda one, other: np.square(one - other)),
+    "SquaredDifference": _elementwise(lambda left, right: np.square(left - right)),
     "Sub": _elementwise(np.subtract),
     "Tanh": _elementwise(np.tanh),
     "TruncateDiv": _divide,
@@ -284,7 +284,7 @@ FOLDED: dict[str, Compute] = {
     "Transpose": _elementwise(np.transpose),
     "Unpack": _unpack,
 }
-"""Op type to what computes it."""
+"""Op type to the function that computes it."""
 
 
 def _product(sides: Array) -> int:
@@ -298,8 +298,8 @@ def _range_size(_op: Any, inputs: list[Array]) -> int:
 
 def _gather_size(_op: Any, inputs: list[Array]) -> int:
     axis = int(inputs[2]) if len(inputs) > 2 else 0  # noqa: PLR2004 - Gather has no axis
-    one = inputs[0].size // max(1, inputs[0].shape[axis])
-    return int(inputs[1].size * one)
+    row = inputs[0].size // max(1, inputs[0].shape[axis])
+    return int(inputs[1].size * row)
 
 
 def _pad_size(_op: Any, inputs: list[Array]) -> int:

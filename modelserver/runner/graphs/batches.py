@@ -27,7 +27,7 @@ _SHAPE_ATTR = {"EnsureShape", "Placeholder", "PlaceholderV2", "PlaceholderWithDe
 
 
 def fixed_batch(graph: Any, image: str) -> int:
-    """Give the number of images that a graph's input wants, exactly; 1 where not more.
+    """Return the number of images that a graph's input wants, exactly; 1 if not more.
 
     Args:
         graph: a ``tf.Graph``.
@@ -76,7 +76,7 @@ def _open_attribute(node: Any, count: int) -> None:
 
 
 def _open_shape(op: Any, value: Shape, count: int) -> Shape | None:
-    """Give a shape without the batch's number, ``None`` where it does not hold it."""
+    """Return a shape without the batch's number, ``None`` if it does not hold it."""
     if value.ndim != 1 or not value.size or value[0] < count or value[0] % count:
         return None
     open_shape = np.array(value)
@@ -94,7 +94,7 @@ def _open_shape(op: Any, value: Shape, count: int) -> Shape | None:
 
 
 def _begins_first(op: Any) -> bool:
-    """Tell whether a slice takes its first axis from the start, not one place of it."""
+    """Return whether a slice takes its first axis from the start on."""
     begin = constant(op.inputs[1])
     starts = op.get_attr("begin_mask") & 1 or (
         begin is not None and not begin[:1].any()

@@ -1,4 +1,4 @@
-"""Check a graph from anyone before TensorFlow sees it, and refuse what it must not do.
+"""Check a graph from anyone before TensorFlow sees it, and refuse a harmful one.
 
 Some graphs end a process when they are imported, others fill its memory or write files
 when they run. Checked are the nodes of the graph and of its functions, which function
@@ -55,30 +55,30 @@ class Body:
     gradient: str = ""
 
     def locate(self, node: Any) -> str:
-        """Say where a node is, for a sentence."""
+        """Describe the position of a node, for a sentence."""
         where = f" of the function '{quote(self.name)}'" if self.name else ""
         return f"the node '{quote(node.name)}'{where}"
 
 
 def list_bodies(graph_def: Any) -> list[Body]:
-    """Give the graph's body, which comes first, and those of its functions.
+    """Return the graph's body, which comes first, and those of its functions.
 
     Raises:
         GraphError: there are too many nodes.
     """
     library = graph_def.library
     functions = library.function
-    count = len(graph_def.node) + sum(len(one.node_def) for one in functions)
+    count = len(graph_def.node) + sum(len(function.node_def) for function in functions)
     if count + len(functions) > MAX_NODES:
         raise GraphError(
             f"the graph has {count} nodes in {len(functions)} functions and itself; at "
             f"most {MAX_NODES} are read"
         )
-    gradients = {one.function_name: one.gradient_func for one in library.gradient}
+    gradients = {entry.function_name: entry.gradient_func for entry in library.gradient}
     bodies = [Body("", graph_def.node)]
     for function in functions:
         signature = function.signature
-        arguments = [one.attr.values() for one in function.arg_attr.values()]
+        arguments = [argument.attr.values() for argument in function.arg_attr.values()]
         bodies.append(
             Body(
                 signature.name,
@@ -124,7 +124,7 @@ def check_nodes(body: Body) -> None:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the attributes of a body's nodes hold.
+    """The contents of the attributes of a body's nodes.
 
     Attributes:
         tensor_bytes: memory that the constants declare to need.
@@ -136,10 +136,10 @@ class Contents:
 
 
 def read_contents(body: Body, functions: frozenset[str]) -> Contents:
-    """Add up what a body holds.
+    """Add up the contents of a body.
 
     Args:
-        body: whose nodes and attributes are looked at.
+        body: the nodes and attributes to read.
         functions: names of the library's functions, which nodes may have as their op.
 
     Raises:
@@ -201,7 +201,7 @@ def _check_shape(shape: Any) -> None:
 
 
 def _tensor_bytes(tensor: Any) -> int:
-    """Give the bytes that a tensor takes once it is made, by what it declares."""
+    """Return the bytes that a tensor takes once it is made, by its declaration."""
     each = _ELEMENT_BYTES.get(tensor.dtype)
     if each is None:
         kind = tensor.dtype
@@ -215,7 +215,7 @@ def _tensor_bytes(tensor: Any) -> int:
 
 
 def _element_bytes() -> Iterator[tuple[int, int]]:
-    """Give each value type and its elements' size; resources and variants have none."""
+    """Yield each value type and its elements' size; not resources and variants."""
     for number in DataType.values():
         try:
             dtype = tf.dtypes.as_dtype(number)
@@ -242,9 +242,9 @@ MAX_TIMES = 4
 
 
 def check_calls(bodies: Sequence[Body], size: int) -> None:
-    """Check that calls end, and that what they unfold to is in proportion.
+    """Check that calls end, and that unfolding them stays in proportion.
 
-    TensorFlow puts a copy of a function into every place that calls it, so a few
+    TensorFlow puts a copy of a function into every node that calls it, so a few
     functions that call each other twice make millions of nodes.
 
     Args:
@@ -287,7 +287,7 @@ def _index_by_name(bodies: Sequence[Body]) -> dict[str, Body]:
 
 def _sort_callees_first(contents: Mapping[str, Contents]) -> list[str]:
     """Order the bodies so that each comes after those it calls."""
-    sorter = TopologicalSorter({name: one.calls for name, one in contents.items()})
+    sorter = TopologicalSorter({name: body.calls for name, body in contents.items()})
     try:
         return list(sorter.static_order())
     except CycleError as error:
@@ -350,7 +350,7 @@ class RefusedOp(NamedTuple):
 
 
 class RepairedGraph(NamedTuple):
-    """A graph that was repaired where that was due, and checked.
+    """A graph that was repaired if that was due, and checked.
 
     Attributes:
         graph_def: the ``tf.compat.v1.GraphDef``, as it is run.
@@ -373,17 +373,17 @@ def read_checked_graph(path: Path, trusted: Collection[str] = ()) -> Any:
 def read_repaired_graph(path: Path, trusted: Collection[str] = ()) -> RepairedGraph:
     """Read a frozen graph's file, repair and check it before TensorFlow sees it.
 
-    What is checked is the repaired graph, which is what is run.
+    The repaired graph is checked, and it is the one that is run.
 
     Args:
         path: as for :func:`read_graph_def`.
         trusted: SHA-256 of files, in small hexadecimal letters, that may use any op.
-            What is compared is the hash of the very bytes that were parsed. All else
-            is checked in a trusted file too.
+            The hash is of the very bytes that were parsed. A trusted file is checked
+            for all else, too.
 
     Raises:
-        GraphError: says what is wrong, in words of printable ASCII where they are the
-            graph's, and what to do.
+        GraphError: names the fault and a remedy; words of the graph's are quoted in
+            printable ASCII.
     """
     graph_def, data = read_graph_file(path)
     list_bodies(graph_def)  # Refuses too many nodes, before any work is done on them.
@@ -419,7 +419,7 @@ def check_structure(graph_def: Any, size: int) -> list[Body]:
 def find_refused_op(bodies: Iterable[Body]) -> RefusedOp | None:
     """Find the first op that is not let in, in the graph or in any function.
 
-    A function that nothing calls counts too. ``None`` where all ops are let in.
+    A function that nothing calls counts too. ``None`` if all ops are let in.
     """
     bodies = list(bodies)
     known = ALLOWED | {body.name for body in bodies if body.name}

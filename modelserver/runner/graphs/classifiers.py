@@ -109,12 +109,12 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
         sigmoid=means.sigmoid,
         independent=means.independent,
         classes=classes,
-        guesses=guesses + ((means.told,) if means.told else ()),
+        guesses=guesses + ((means.guess,) if means.guess else ()),
     )
 
 
 def score_tensors(graph: Any, image: Any) -> list[Any]:
-    """Give the tensors that can be class scores.
+    """Return the tensors that can be class scores.
 
     Final softmaxes, else final sigmoids, else loose ends.
     """
@@ -169,7 +169,7 @@ def _restore_batch(tensor: Any) -> Any:
 
 
 def _find_named(graph: Any, output: str | DetectionOutputs) -> Any:
-    """Give the tensor that the sidecar names."""
+    """Return the tensor that the sidecar names."""
     if isinstance(output, DetectionOutputs):
         raise GraphError(
             "the sidecar's output names a detector's parts, but the file's name is a "
@@ -193,7 +193,7 @@ def _is_final_softmax(op: Any) -> bool:
 
 
 def _is_final_sigmoid(op: Any) -> bool:
-    """Tell a sigmoid that only a decision follows: not a gate, nor 100 * sigmoid."""
+    """Return whether only a decision follows a sigmoid: no gate, nor 100 * sigmoid."""
     ends = FORMS | _DECISIONS | _THRESHOLDS
     return op.type == "Sigmoid" and all(
         user.type in ends for user in descendants(op.outputs[0])
@@ -203,7 +203,7 @@ def _is_final_sigmoid(op: Any) -> bool:
 def _follow_to_answer(tensor: Any) -> Any:
     """Follow a final activation to the answer: its tail, or the average it is part of.
 
-    An average over places or of several networks is the one loose end with as many
+    An average over positions or over several networks is the one loose end with as many
     classes.
     """
     ends = [
@@ -223,7 +223,7 @@ def _is_mixture(tensor: Any) -> bool:
 def _follow_forms(tensor: Any) -> Any:
     """Follow scores through the ops that only change their form, to the last.
 
-    Not to where the batch's axis is lost, because then no batch could be run.
+    Stops before the batch's axis is lost, because then no batch could be run.
     """
     while True:
         users = tensor.consumers()
@@ -238,7 +238,7 @@ def _follow_forms(tensor: Any) -> Any:
 
 
 def _may_be_scores(tensor: Any) -> bool:
-    """Tell whether a tensor's dtype and shape can be class scores."""
+    """Return whether a tensor's dtype and shape can be class scores."""
     if not tensor.dtype.base_dtype.is_floating:
         return False
     shape = shape_of(tensor)
@@ -267,14 +267,14 @@ def _choose(found: list[Any]) -> tuple[Any, tuple[str, ...]]:
 
 
 def _why_no_scores(tensor: Any) -> str:
-    """Say why values are no class scores; empty where they may be."""
+    """Explain why values are no class scores; empty if they may be."""
     if is_probability(tensor) and maker(tensor).type != "Sigmoid":
         return ""
     return why_features(tensor) or why_measure(tensor)
 
 
 def _no_scores_error(graph: Any, image: Any, reason: str = "") -> GraphError:
-    """Say what the graph has instead of class scores."""
+    """Make the error for a graph without class scores, with its outputs."""
     reached = descendants(image)
     ends = leaves(op for op in graph.get_operations() if op in reached)
     why = f": {reason}" if reason else ""

@@ -1,4 +1,4 @@
-"""Evaluate the parts of a graph that have one value, whatever it is fed.
+"""Evaluate the parts of a graph that have one value for every input.
 
 A subgraph without a placeholder above it is constant: batch normalisation's
 ``Rsqrt(variance + epsilon) * gamma``, a mean behind ``Identity`` or ``Cast``, a
@@ -7,7 +7,7 @@ resizer's size. Control inputs carry no value and do not count. A training switc
 branch for training is dead. Random and stateful ops, loops and function calls are no
 constants.
 
-Nobody vouches for a graph: sizes are told from an op's inputs before it is computed, an
+Nobody vouches for a graph: sizes are read from an op's inputs before it is computed, an
 array may have ``MAX_BYTES``, and a graph ``MAX_WORK`` in all. A subgraph beyond that is
 no constant, which is no error here.
 """
@@ -53,11 +53,11 @@ _STEPS = 4
 
 
 def switch_value(op: Any) -> bool | float | None:
-    """Give the value for inference of a switch's placeholder, ``None`` if unknown.
+    """Return the value for inference of a switch's placeholder, ``None`` if unknown.
 
-    What a number does in a dropout comes before what it is called: people call what
-    they keep ``dropout``, too. A switch with a default keeps that (``None``) where
-    neither tells; one without must be fed, so there any flag is taken for training's.
+    The use of a number in a dropout comes before its name: people call the share that
+    they keep ``dropout``, too. A switch with a default keeps that (``None``) if neither
+    decides; one without must be fed, so there any flag is taken for training's.
     """
     tensor = op.outputs[0]
     if tensor.shape.rank not in {None, 0}:
@@ -77,18 +77,18 @@ def switch_value(op: Any) -> bool | float | None:
 
 
 def _rule_applies(pattern: str, dtypes: str, name: str, kind: str) -> bool:
-    """Tell whether a rule is about a switch of this name and dtype."""
+    """Return whether a rule is about a switch of this name and dtype."""
     return bool(re.match(dtypes, kind) and re.search(pattern, name))
 
 
 def _telling_name(name: str) -> str:
-    """Give a node's own name, or that of its scope where its own says nothing."""
+    """Return a node's own name, or that of its scope if its own is a generic one."""
     scope, _, last = name.rpartition("/")
     return scope.rpartition("/")[2] if scope and _NAMELESS.fullmatch(last) else last
 
 
 def _dropout_value(tensor: Any, steps: int) -> float | None:
-    """Tell by what a dropout does with a number whether it is kept or dropped.
+    """Return whether a dropout keeps or drops the share that a number gives.
 
     ``tf.nn.dropout`` adds random numbers to the share that is kept and rounds down, or
     compares them with the share that is dropped.
@@ -98,7 +98,7 @@ def _dropout_value(tensor: Any, steps: int) -> float | None:
     """
     for user in tensor.consumers() if steps else ():
         inputs = list(user.inputs)
-        others = [one for one in inputs if one is not tensor]
+        others = [other for other in inputs if other is not tensor]
         if user.type in {"Add", "AddV2"} and any(map(_is_random, others)):
             return 1.0
         if user.type in {"GreaterEqual", "Greater"} and _is_random(inputs[0]):
@@ -114,17 +114,17 @@ def _dropout_value(tensor: Any, steps: int) -> float | None:
 
 
 def _is_random(tensor: Any, steps: int = _STEPS) -> bool:
-    """Tell whether a tensor is made of uniform random numbers."""
+    """Return whether a tensor is made of uniform random numbers."""
     op = tensor.op
     if "RandomUniform" in op.type:
         return True
     return op.type in {"Add", "AddV2", "Mul", "Sub", *_CARRIERS} and any(
-        _is_random(one, steps - 1) for one in (op.inputs if steps else ())
+        _is_random(operand, steps - 1) for operand in (op.inputs if steps else ())
     )
 
 
 def _is_one(tensor: Any) -> bool:
-    """Tell whether a tensor is the constant 1."""
+    """Return whether a tensor is the constant 1."""
     try:
         value = tf.get_static_value(tensor) if tensor.op.type == "Const" else None
     except (TypeError, ValueError):
@@ -147,7 +147,7 @@ _LOOPS = {
 
 
 class _Life(Enum):
-    """What is known of an op: its value is fixed, it varies, or it never runs."""
+    """The state of an op: its value is fixed, it varies, or it never runs."""
 
     FIXED = 1
     VARIES = 2
@@ -158,9 +158,9 @@ _FIXED, _VARIES, _DEAD = _Life
 
 
 def constant(tensor: Any) -> Array | None:
-    """Give the value of a tensor that hangs on no placeholder, else ``None``.
+    """Return the value of a tensor that hangs on no placeholder, else ``None``.
 
-    What was evaluated is kept as long as the graph is. One thread may read a graph at a
+    Evaluated values are kept as long as the graph is. One thread may read a graph at a
     time.
 
     Args:
@@ -176,12 +176,12 @@ def constant(tensor: Any) -> Array | None:
 
 
 def is_dead(tensor: Any) -> bool:
-    """Tell whether a training switch keeps a tensor from ever being computed."""
+    """Return whether a training switch keeps a tensor from ever being computed."""
     return _folder(tensor.graph).life(tensor) is _DEAD
 
 
 def _read_stored(op: Any) -> Array | None:
-    """Read a constant's own value; what is malformed fails when it is run."""
+    """Read a constant's own value; a malformed one fails when it is run."""
     try:
         value: Array = tf.make_ndarray(op.get_attr("value"))
     except (TypeError, ValueError):
@@ -193,7 +193,7 @@ _FOLDERS: WeakKeyDictionary[Any, _Folder] = WeakKeyDictionary()
 
 
 def _folder(graph: Any) -> _Folder:
-    """Give what is known of a graph's constants; names no op, so it keeps no graph."""
+    """Return the folder of a graph; it names its ops only, so it keeps no graph."""
     if graph not in _FOLDERS:
         _FOLDERS[graph] = _Folder()
     return _FOLDERS[graph]
@@ -205,7 +205,7 @@ class _Folder:
     Attributes:
         lives: by op's name.
         taken: the output that a ``Switch`` hands on, by its name.
-        values: an op's outputs by its name, ``None`` where they cannot be computed.
+        values: an op's outputs by its name, ``None`` if they cannot be computed.
         work_left: of ``MAX_WORK``.
     """
 
@@ -216,20 +216,20 @@ class _Folder:
         self.work_left = MAX_WORK
 
     def value(self, tensor: Any) -> Array | None:
-        """Give a tensor's value, ``None`` where it varies."""
+        """Return a tensor's value, ``None`` if it varies."""
         if self.life(tensor) is not _FIXED:
             return None
         self._evaluate(tensor.op)
         return self._value_of(tensor)
 
     def life(self, tensor: Any) -> _Life:
-        """Tell what is known of a tensor."""
+        """Return the state of a tensor."""
         if tensor.op.name not in self.lives:
             self._judge_all(tensor.op)
         return self._life(tensor)
 
     def _life(self, tensor: Any) -> _Life:
-        """Tell it where its op was judged; of a cycle, which only loops have, never."""
+        """Return a judged op's state; a cycle, which only loops have, varies."""
         op = tensor.op
         life = self.lives.get(op.name, _VARIES)
         way_taken = self.way_taken.get(op.name, tensor.value_index)
@@ -275,7 +275,7 @@ class _Folder:
         return _FIXED if fixed else _VARIES
 
     def _judge_switch(self, op: Any, data: _Life, predicate: _Life) -> _Life:
-        """Tell which way a branch goes, where that is fixed."""
+        """Find the way that a branch takes, if it is fixed."""
         way = self.value(op.inputs[1]) if predicate is _FIXED else None
         if way is None or way.size != 1:
             return _VARIES
@@ -299,13 +299,13 @@ class _Folder:
             waiting += missing if op.name not in self.values else []
 
     def _operands(self, op: Any) -> list[Any]:
-        """Give the tensors whose values an op's own is computed from."""
+        """Return the tensors whose values an op's own is computed from."""
         if op.type == "Const" or _is_source(op):
             return []
         if op.type == "Switch":
             return [op.inputs[0]]
         if op.type == "Merge":
-            return [one for one in op.inputs if self._life(one) is not _DEAD]
+            return [each for each in op.inputs if self._life(each) is not _DEAD]
         return list(op.inputs)
 
     def _compute(self, op: Any) -> list[Array] | None:
@@ -334,14 +334,14 @@ class _Folder:
 
 
 def _ops_above(op: Any) -> list[Any]:
-    """Give the ops that one hangs on; a loop's are not asked, nor a shape's."""
+    """Return the ops that one hangs on; a loop's are not asked, nor a shape's."""
     if op.type in _LOOPS:
         return []
     return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
 
 
 def _is_source(op: Any) -> bool:
-    """Tell whether an op's value hangs on no other: constants, switches, shapes."""
+    """Return whether an op's value hangs on no other: constants, switches, shapes."""
     if op.type == "Const":
         return _is_number(op.outputs[0].dtype)
     if op.type in _SHAPES:
@@ -350,7 +350,7 @@ def _is_source(op: Any) -> bool:
 
 
 def _is_default(op: Any) -> bool:
-    """Tell whether an op passes on a number that nobody feeds."""
+    """Return whether an op passes on a number that nobody feeds."""
     default = op.type == "PlaceholderWithDefault"
     return bool(default and op.outputs[0].shape.rank == 0)
 
@@ -361,7 +361,7 @@ def _is_number(dtype: Any) -> bool:
 
 
 def _own_values(op: Any) -> list[Array] | None:
-    """Give the values of an op that knows itself."""
+    """Return the values of an op that knows itself."""
     if op.type == "Const":
         shape = op.outputs[0].shape
         if not shape.is_fully_defined() or (

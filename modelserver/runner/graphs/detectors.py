@@ -71,7 +71,7 @@ _EXPORTS: tuple[_Export, ...] = (
 
 
 def index_of(node: str) -> int | None:
-    """Return the place that a node's name tells; ``None`` where it tells none."""
+    """Return the index in a node's name; ``None`` if there is none."""
     match = _INDEX.fullmatch(node)
     return int(match[1] or 0) if match else None
 
@@ -79,16 +79,16 @@ def index_of(node: str) -> int | None:
 def roles_by_index(
     ranks: Mapping[int, int | None], named: Collection[str] = ()
 ) -> dict[str, int]:
-    """Tell which place has which role.
+    """Match the outputs of an export without names to their roles.
 
     Args:
-        ranks: place to the number of axes of the tensor there. Where some outputs were
-            dropped, or have a name of their own, their places are not there.
+        ranks: index to the number of axes of the tensor there. If some outputs were
+            dropped, or have a name of their own, their indexes are missing.
         named: roles whose outputs have names of their own.
 
     Returns:
-        Role to place, which together with ``named`` has boxes, scores and classes at
-        least; empty where no set of keys fits, or two fit that mean different things.
+        Role to index, which together with ``named`` has boxes, scores and classes at
+        least; empty if no set of keys fits, or two fit that mean different things.
     """
     whole = [rank for _, rank in sorted(ranks.items())]
     for export in _EXPORTS:
@@ -106,7 +106,7 @@ def roles_by_index(
 def _match_roles(
     indexes: Mapping[int, int], export: _Export, named: Collection[str]
 ) -> dict[str, int]:
-    """Give role to place, for an export whose keys have these places."""
+    """Return role to index, for an export whose keys have these indexes."""
     keys = {export[number][0]: index for number, index in indexes.items()}
     return {
         role: keys[key]
@@ -132,12 +132,12 @@ _Outputs = tuple[dict[str, Any], tuple[str, ...]]
 
 
 def has_detections(graph: Any) -> bool:
-    """Tell whether the graph has all outputs of a detector, by name or order."""
+    """Return whether the graph has all outputs of a detector, by name or order."""
     return _find_all(graph)[0].keys() >= set(REQUIRED)
 
 
 def _find_all(graph: Any) -> _Outputs:
-    """Find the outputs by name, else by order, else by what others call them."""
+    """Find the outputs by name, else by order, else by the names of other tools."""
     guesses: tuple[str, ...] = ()
     found = _find_by_name(graph)
     if not found.keys() >= set(REQUIRED):
@@ -164,13 +164,13 @@ def _find_by_suppression(graph: Any) -> _Outputs | None:
 
 
 def conventions(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
-    """Tell how a detector writes its boxes and where it counts its classes from.
+    """Return a detector's order of box sides and the id of its first class.
 
     Args:
-        outputs: as ``find_outputs`` gave them.
+        outputs: as ``find_outputs`` returned them.
 
     Returns:
-        The order, and the first class where the graph tells it.
+        The order, and the first class if the graph shows it.
     """
     boxes = outputs["boxes"]
     if last_part(boxes.name) == _CUSTOM_VISION["boxes"]:
@@ -179,7 +179,7 @@ def conventions(outputs: dict[str, Any]) -> tuple[BoxOrder, int | None]:
 
 
 def has_boxes(graph: Any) -> bool:
-    """Tell whether the graph names a detector's boxes, whatever else it lacks."""
+    """Return whether the graph names a detector's boxes."""
     return REQUIRED[0] in _find_by_name(graph)
 
 
@@ -192,7 +192,7 @@ def find_outputs(graph: Any, sidecar: Sidecar) -> _Outputs:
 
     Returns:
         Role (``boxes``, ``scores``, ``classes``, perhaps ``count``) to tensor, and a
-        sentence for what was guessed.
+        sentence for each guess.
 
     Raises:
         GraphError: a role has no tensor or one of a wrong shape.
@@ -211,7 +211,7 @@ def find_outputs(graph: Any, sidecar: Sidecar) -> _Outputs:
 
 
 def _find_by_sidecar(graph: Any, output: str | DetectionOutputs) -> dict[str, Any]:
-    """Give the tensors that the sidecar names."""
+    """Return the tensors that the sidecar names."""
     if isinstance(output, str):
         raise GraphError(
             "the sidecar's output is one name, but the file's name is a detector's: "
@@ -262,7 +262,7 @@ def _find_by_order(graph: Any, named: Collection[str] = ()) -> _Outputs:
         and op.outputs
         and not op.outputs[0].consumers()
     }
-    ranks = {index: one.shape.rank for index, one in ends.items()}
+    ranks = {index: tensor.shape.rank for index, tensor in ends.items()}
     roles = roles_by_index(ranks, named)
     if not roles:
         return {}, ()
@@ -288,7 +288,7 @@ def _check(role: str, tensor: Any) -> None:
 
 
 def _incomplete_error(graph: Any, missing: list[str]) -> GraphError:
-    """Say which outputs are missing, what is there, and what to do."""
+    """Make the error for missing outputs, with those that are there and a remedy."""
     ends = leaves(graph.get_operations())
     task = other_task(graph)
     return GraphError(

@@ -1,8 +1,8 @@
-"""Weigh what tells how a graph wants its pixels; the first evidence that speaks wins.
+"""Weigh the evidence for how a graph wants its pixels; the first that speaks wins.
 
 In this order: the sidecar, arithmetic in the graph, the export's other files, a known
-architecture's node names, the network's own statistics, and the commonest habit. What
-a later one says against the winner is told, so that nobody needs to trust the order.
+architecture's node names, the network's own statistics, and the commonest habit. If a
+later one contradicts the winner, that is reported, so nobody needs to trust the order.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CLEARLY = 0.25
 
 @dataclass(frozen=True)
 class ScalingChoice:
-    """What a graph is fed, what decided it, and a sentence for each guess."""
+    """How a graph is fed, the evidence that won, and a sentence for each guess."""
 
     scaling: Scaling
     evidence: Evidence | None
@@ -56,13 +56,13 @@ class ScalingChoice:
 
 @dataclass(frozen=True)
 class ScalingClues:
-    """What a scaling is told from.
+    """The sources of evidence for a scaling.
 
     Attributes:
         image: the input.
-        ends: what ``follow_pixels`` gave for it.
-        sidecar: what the operator says.
-        export: what the files of the export tell.
+        ends: of the walk by ``follow_pixels``.
+        sidecar: the operator's word.
+        export: facts from the files of the export.
         kind: the task.
     """
 
@@ -111,9 +111,9 @@ def choose_scaling(clues: ScalingClues) -> ScalingChoice:
 
 
 def _candidates(clues: ScalingClues) -> Iterator[Scaling]:
-    """Give what each evidence says, the strongest first; all fit the input.
+    """Return the scaling of each evidence, the strongest first; all fit the input.
 
-    The network's statistics are asked after these.
+    The network's statistics come after these.
     """
     for scaling in (
         _from_sidecar(clues),
@@ -128,7 +128,7 @@ def _candidates(clues: ScalingClues) -> Iterator[Scaling]:
 
 
 def _from_sidecar(clues: ScalingClues) -> Scaling | None:
-    """Give what the operator says."""
+    """Return the scaling that the sidecar gives."""
     if not clues.sidecar.scaling:
         return None
     mean, scale = clues.sidecar.scaling
@@ -142,7 +142,7 @@ def _from_sidecar(clues: ScalingClues) -> Scaling | None:
 
 
 def _from_export(export: Export) -> Scaling | None:
-    """Give what the files beside the graph tell."""
+    """Return the scaling that the files next to the graph give."""
     if export.mean is None or export.scale is None:
         return None
     why = f"{join_names(export.told_by)} of {export.tool} tells"
@@ -150,7 +150,7 @@ def _from_export(export: Export) -> Scaling | None:
 
 
 def _from_names(clues: ScalingClues) -> Scaling | None:
-    """Give what the input's name and those of a known architecture tell."""
+    """Return the scaling of the input's name or of a known architecture."""
     if clues.kind == "classification":
         return known_architecture(clues.image.tensor.graph)
     if last_part(clues.image.tensor.name) in _RAW_INPUTS:
@@ -160,7 +160,7 @@ def _from_names(clues: ScalingClues) -> Scaling | None:
 
 
 def _default_scaling(kind: Kind) -> Scaling:
-    """Give what is commonest where nothing tells.
+    """Return the commonest scaling, for a graph without evidence.
 
     Of thirteen real classifiers that came to this, eleven wanted 0..1, two [-1, 1].
     """
@@ -170,17 +170,17 @@ def _default_scaling(kind: Kind) -> Scaling:
 
 
 def _apply_order(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Scaling:
-    """Settle the order of the channels, and turn the numbers where it is another.
+    """Choose the order of the channels, and turn the numbers if it is another.
 
-    The sidecar overrules the winner's own order. Where the winner has none, files of
-    the export may tell it, and beside a sidecar's numbers all but the statistics.
+    The sidecar overrules the winner's own order. If the winner has none, files of the
+    export may give it, and next to a sidecar's numbers all but the statistics.
     """
     own = winner.bgr
     if own is None:
         may = {"export files"}
         if winner.source == "sidecar":
             may |= {"arithmetic", "architecture"}
-        orders = (one.bgr for one in later if one.source in may)
+        orders = (scaling.bgr for scaling in later if scaling.source in may)
         own = next((bgr for bgr in orders if bgr is not None), None)
     bgr = bool(own) if sidecar.channels is None else sidecar.channels == "bgr"
     if winner.source != "sidecar" and bgr != bool(winner.bgr):
@@ -193,20 +193,20 @@ def _apply_order(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Sca
 def _contradictions(
     chosen: Scaling, winner: Scaling, later: list[Scaling]
 ) -> Iterator[str]:
-    """Say what later evidence clearly says otherwise."""
-    for one in later:
-        if winner.source == "arithmetic" and one.source == "architecture":
+    """Describe later evidence that clearly contradicts the winner."""
+    for other in later:
+        if winner.source == "arithmetic" and other.source == "architecture":
             # A known network behind arithmetic is fed by that arithmetic.
             continue
-        if _differ(chosen, one):
-            yield f"{one.source} would feed {formula(one)}: {one.why}"
-        elif one.bgr is not None and one.bgr != bool(chosen.bgr):
-            order = "blue first (BGR)" if one.bgr else "red first (RGB)"
-            yield f"{one.source} would feed {order}: {one.why}"
+        if _differ(chosen, other):
+            yield f"{other.source} would feed {formula(other)}: {other.why}"
+        elif other.bgr is not None and other.bgr != bool(chosen.bgr):
+            order = "blue first (BGR)" if other.bgr else "red first (RGB)"
+            yield f"{other.source} would feed {order}: {other.why}"
 
 
 def _tint_sentence(verdict: Verdict) -> str:
-    """Say that the mean pixel is that of the other order."""
+    """Describe a mean pixel that is that of the other order."""
     order, key = ("blue", '"bgr"') if verdict.blue_first else ("red", "3")
     return (
         f"statistics: {verdict.why}, which looks as if {order} were fed first; if "
@@ -215,7 +215,7 @@ def _tint_sentence(verdict: Verdict) -> str:
 
 
 def _former_formula(clues: ScalingClues, chosen: Scaling) -> str:
-    """Say how the last version fed it, where it is fed otherwise now."""
+    """Return the formula of the last version, if this one feeds the graph otherwise."""
     if chosen.source == "sidecar" or clues.sidecar.channels is not None:
         return ""
     tensor = clues.image.tensor
@@ -228,14 +228,14 @@ def _former_formula(clues: ScalingClues, chosen: Scaling) -> str:
 
 
 def _differ(one: Scaling, other: Scaling) -> bool:
-    """Tell whether black or white is fed clearly otherwise."""
+    """Return whether black or white is fed clearly otherwise."""
     ends = np.array([_black_and_white(one), _black_and_white(other)])
     spread = min(abs(ends[:, 1] - ends[:, 0]))
     return bool((abs(ends[0] - ends[1]) > _CLEARLY * max(spread, 1e-9)).any())
 
 
 def _black_and_white(scaling: Scaling) -> tuple[float, float]:
-    """Give what black and white become, on average of the channels."""
+    """Return the values of black and white as fed, on average of the channels."""
     mean, scale = np.broadcast_arrays(
         np.asarray(scaling.mean, np.float64), np.asarray(scaling.scale, np.float64)
     )

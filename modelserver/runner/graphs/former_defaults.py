@@ -1,8 +1,8 @@
-"""Tell how the last version would have fed a graph, to name what is fed otherwise now.
+"""Find how release 0.1 would have fed a graph, to name a scaling that changed.
 
-It read plain constants only, knew nothing of batch normalisations, mean images or the
-order of channels, and fed what it knew nothing of [-1, 1]. This module goes when a
-version has been out that knows better.
+It read plain constants only, ignored batch normalisations, mean images and the order of
+channels, and fed [-1, 1] to a graph without evidence. This module goes once release 0.2
+has been out for a while.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _TO_BYTES, _OF_UNIT, _OF_UNIT_SHIFT, _BELOW_UNIT = 100.0, 0.1, 10.0, -0.5
 
 
 def former_scaling(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scaling:
-    """Give the scaling that the last version chose, without a sidecar.
+    """Return the scaling that release 0.1 chose, without a sidecar.
 
     Args:
         graph: a ``tf.Graph``.
-        ends: what ``follow_pixels`` gave.
+        ends: of the walk by ``follow_pixels``.
         kind: the task.
         raw: the input has a name of the Object Detection API.
     """
@@ -45,7 +45,7 @@ def former_scaling(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> 
 
 
 def _from_arithmetic(ends: list[Pixels]) -> Scaling | None:
-    """Read the range by what was understood of the arithmetic."""
+    """Read the range off the arithmetic that release 0.1 understood."""
     for pixels in ends:
         numbers = pixels.formerly or (pixels.factor, pixels.shift)
         factor, shift = (float(np.max(np.abs(number))) for number in numbers)

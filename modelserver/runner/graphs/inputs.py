@@ -66,7 +66,7 @@ class ImageInput:
     """How a graph takes its image; the fields are those of ``Signature``.
 
     Attributes:
-        sides: height and width as far as the graph tells.
+        sides: height and width as far as the graph fixes them.
     """
 
     tensor: Any
@@ -89,10 +89,10 @@ def find_image(graph: Any, sidecar: Sidecar, needed: set[Any] | None = None) -> 
     Args:
         graph: a ``tf.Graph``.
         sidecar: its ``input`` wins.
-        needed: the ops that the outputs need, where those are known already.
+        needed: the ops that the outputs need, if those are known already.
 
     Raises:
-        GraphError: there is none, or there are several and no name tells which.
+        GraphError: there is none, or there are several and no name decides.
     """
     if sidecar.input is not None:
         tensor = find_tensor(graph, sidecar.input)
@@ -113,7 +113,7 @@ def find_image(graph: Any, sidecar: Sidecar, needed: set[Any] | None = None) -> 
 
 
 def several_images_error(ops: Iterable[Any]) -> GraphError:
-    """Say that a graph takes more than one image."""
+    """Make the error for a graph that takes more than one image."""
     return GraphError(
         f"the graph has several image inputs: {join_names(op.name for op in ops)}; a "
         "model is served with one photo. Export it with one, or, where the others are "
@@ -126,7 +126,7 @@ def _plain_name(op: Any) -> str:
 
 
 def _candidates(graph: Any, needed: set[Any] | None) -> list[Any]:
-    """Give the placeholder ops that can be the image's; at least one."""
+    """Return the placeholder ops that can be the image's; at least one."""
     ops = [op for op in placeholders(graph) if needed is None or op in needed]
     images = [op for op in ops if is_image(op)]
     images = images or [op for op in ops if _is_flat(op)]
@@ -147,7 +147,7 @@ def _candidates(graph: Any, needed: set[Any] | None) -> list[Any]:
 
 
 def is_image(op: Any) -> bool:
-    """Tell whether a placeholder op takes numbers with an image's axes, or a file."""
+    """Return whether a placeholder op takes numbers with an image's axes, or a file."""
     tensor = op.outputs[0]
     if tensor.dtype.base_dtype.name == "string":
         return any(user.type in DECODERS for user in descendants(tensor)) or (
@@ -160,7 +160,7 @@ def is_image(op: Any) -> bool:
 
 
 def _may_be_image(op: Any) -> bool:
-    """Tell whether it could be one: numbers of unknown shape, and no known switch."""
+    """Return whether it could be one: numbers of unknown shape, and no known switch."""
     tensor = op.outputs[0]
     return (
         tensor.dtype.base_dtype.name in _NUMBERS
@@ -170,13 +170,13 @@ def _may_be_image(op: Any) -> bool:
 
 
 def _is_flat(op: Any) -> bool:
-    """Tell whether it takes an image's numbers without an image's axes."""
+    """Return whether it takes an image's numbers without an image's axes."""
     tensor = op.outputs[0]
     return tensor.dtype.base_dtype.name in _NUMBERS and looks_flat(tensor)
 
 
 def _is_decoded_constant(op: Any) -> bool:
-    """Tell whether it is the example photo that Inception of 2015 holds in its place.
+    """Return whether it is the example photo that Inception of 2015 holds in its place.
 
     There ``DecodeJpeg/contents`` is a constant, over which the photo's file is fed.
     """
@@ -188,12 +188,12 @@ def _is_decoded_constant(op: Any) -> bool:
 
 
 def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageInput:
-    """Tell how a tensor takes its image.
+    """Describe how a tensor takes its image.
 
     Args:
-        tensor: what ``find_image`` gave.
-        ends: what ``follow_pixels`` gave for it.
-        sidecar: its ``channels`` and ``size`` win where the graph leaves them open.
+        tensor: as ``find_image`` returned it.
+        ends: of the walk by ``follow_pixels`` from it.
+        sidecar: its ``channels`` and ``size`` win if the graph leaves them open.
 
     Raises:
         GraphError: no image can be fed there, or the sidecar contradicts the graph.
@@ -283,7 +283,7 @@ def _filters(ends: list[Pixels]) -> list[Any]:
 def _channels(
     tensor: Any, depth: int | None, ends: list[Pixels], sidecar: Sidecar
 ) -> tuple[int, tuple[str, ...]]:
-    """Tell the number of channels: by the shape, the sidecar, the first filter."""
+    """Find the number of channels: by the shape, the sidecar, the first filter."""
     asked = 3 if sidecar.channels == "bgr" else sidecar.channels
     known = depth or _filter_depth(ends)
     if known is not None and known not in CHANNELS:
@@ -311,7 +311,7 @@ def _filter_depth(ends: list[Pixels]) -> int | None:
 def _size(
     tensor: Any, sides: tuple[int | None, int | None], sidecar: Sidecar
 ) -> tuple[int, int] | None:
-    """Tell ``(height, width)``: what the graph fixes, then what the sidecar says."""
+    """Return ``(height, width)``: the graph's if it fixes them, else the sidecar's."""
     asked = sidecar.height_width
     if asked is not None:
         if any(

@@ -1,7 +1,7 @@
 """Read batch normalisations, and run a network's first layers in NumPy up to them.
 
-What a normalisation stored, the mean and the deviation of its input in training, tells
-more than what it does with gamma and beta on top. It may be one op or several.
+The stored mean and deviation of a normalisation's input in training are better evidence
+than its arithmetic with gamma and beta on top. It may be one op or several.
 
 The run takes chains only: one layer behind the other, of the kinds that stand between
 an image and the first normalisations. It stops at any other op, and where it would cost
@@ -39,10 +39,10 @@ class Normalisation:
 
     Attributes:
         mean, deviation: of its input, as it stored them.
-        factor, shift: what it does, gamma and beta included: ``value * factor +
+        factor, shift: its arithmetic, gamma and beta included: ``value * factor +
             shift``.
         order: which channels of the graph's input they belong to, in order; ``None``
-            where all are as they came.
+            if all are as they came.
     """
 
     mean: Any
@@ -53,20 +53,20 @@ class Normalisation:
 
 
 def read_fused(op: Any) -> Normalisation | None:
-    """Read a normalisation of one op; ``None`` where it is none, or is for training."""
+    """Read a normalisation of one op; ``None`` if it is none, or is for training."""
     if op.type in _FUSED and not op.get_attr("is_training"):
-        gamma, beta, mean, variance = (constant(one) for one in op.inputs[1:5])
+        gamma, beta, mean, variance = (constant(tensor) for tensor in op.inputs[1:5])
         epsilon = op.get_attr("epsilon")
     elif op.type == _GLOBAL:
-        mean, variance, beta, gamma = (constant(one) for one in op.inputs[1:5])
+        mean, variance, beta, gamma = (constant(tensor) for tensor in op.inputs[1:5])
         epsilon = op.get_attr("variance_epsilon")
         if not op.get_attr("scale_after_normalization") and gamma is not None:
             gamma = np.ones_like(gamma)
     else:
         return None
-    if any(one is None or not one.size for one in (gamma, beta, mean, variance)):
+    if any(array is None or not array.size for array in (gamma, beta, mean, variance)):
         return None
-    mean, beta, gamma = (np.asarray(one, np.float64) for one in (mean, beta, gamma))
+    mean, beta, gamma = (np.asarray(array, np.float64) for array in (mean, beta, gamma))
     deviation = np.sqrt(np.maximum(np.asarray(variance, np.float64) + epsilon, 1e-30))
     factor = gamma / deviation
     return Normalisation(mean, deviation, factor, beta - mean * factor)
@@ -77,10 +77,10 @@ def read_unfused(scale: Any, shift: Any) -> Normalisation | None:
 
     Args:
         scale: the tensor ``k``.
-        shift: what is added.
+        shift: the tensor that is added.
 
     Returns:
-        ``None`` where the tensors were folded, so that gamma and beta cannot be told
+        ``None`` if the tensors were folded, so that gamma and beta cannot be told
         from the statistics, or are of something else.
     """
     roots = [op for op in _nearby_ops(scale) if op.type == "Rsqrt"]
@@ -90,11 +90,11 @@ def read_unfused(scale: Any, shift: Any) -> Normalisation | None:
     # mean * k, where k may stand before or behind gamma.
     factors = {op.outputs[0].ref() for op in [*_nearby_ops(scale), scale.op]}
     means = [
-        other
+        right
         for op in _nearby_ops(shift)
         if op.type == "Mul"
-        for one, other in (op.inputs, reversed(op.inputs))
-        if one.ref() in factors and other.ref() not in factors
+        for left, right in (op.inputs, reversed(op.inputs))
+        if left.ref() in factors and right.ref() not in factors
     ]
     mean = constant(means[0]) if len(means) == 1 else None
     if inverse is None or mean is None or not inverse.all():
@@ -113,7 +113,7 @@ def _negated(tensor: Any) -> bool:
 
 
 def _nearby_ops(tensor: Any) -> Iterator[Any]:
-    """Give the ops from which a constant is made, nearest first, some of them."""
+    """Return the ops from which a constant is made, nearest first, some of them."""
     waiting = [tensor.op]
     reached: set[Any] = set()
     while waiting and len(reached) < _NEAR:
@@ -123,7 +123,7 @@ def _nearby_ops(tensor: Any) -> Iterator[Any]:
         reached.add(op)
         yield op
         if op.type in _PASSING or op.type in {"Add", "AddV2", "Sub"}:
-            waiting += [one.op for one in op.inputs]
+            waiting += [tensor.op for tensor in op.inputs]
 
 
 # Products of all convolutions, about 0.3 s of one core.
@@ -143,7 +143,7 @@ _SUMS = frozenset({"Add", "AddV2", "BiasAdd", "Sub"})
 
 
 class NormalisationInput(NamedTuple):
-    """A normalisation, and what reached it.
+    """A normalisation, and the values that reached it.
 
     Attributes:
         norm: its stored mean and deviation, a number a channel.
@@ -157,11 +157,11 @@ class NormalisationInput(NamedTuple):
 
 
 def run_layers(start: Any, values: Array) -> Iterator[NormalisationInput]:
-    """Run the chain of layers from a convolution on, and give each normalisation.
+    """Run the chain of layers from a convolution on, and yield each normalisation.
 
     Args:
         start: the convolution's op.
-        values: float32 ``[N, height, width, channels]``, what it is fed.
+        values: float32 ``[N, height, width, channels]``, its feed.
     """
     run = _Run(values)
     op: Any = start
@@ -175,7 +175,7 @@ def run_layers(start: Any, values: Array) -> Iterator[NormalisationInput]:
 
 
 def _next(tensor: Any) -> Any:
-    """Give the one op that uses a tensor's values; ``None`` where it branches."""
+    """Return the one op that uses a tensor's values; ``None`` if it branches."""
     users = [op for op in tensor.consumers() if op.type not in {"Shape", "NoOp"}]
     return users[0] if len(users) == 1 else None
 
@@ -192,7 +192,7 @@ class _Run:
         self._scaled: tuple[Array, Any] | None = None
 
     def apply(self, op: Any) -> bool:
-        """Apply one op; ``False`` where the chain ends for us."""
+        """Apply one op; ``False`` if the chain ends for us."""
         if op.type in _SAME:
             return True
         if op.type in CONVOLUTIONS:
@@ -219,22 +219,22 @@ class _Run:
 
     def _affine(self, op: Any) -> bool:
         """Add or multiply a constant, and notice a normalisation taken apart."""
-        known = [constant(one) for one in op.inputs]
-        unknown = [index for index, one in enumerate(known) if one is None]
+        known = [constant(tensor) for tensor in op.inputs]
+        unknown = [index for index, value in enumerate(known) if value is None]
         if len(unknown) != 1 or (op.type == "Sub" and unknown[0]):
             return False
-        other = op.inputs[1 - unknown[0]]
+        operand = op.inputs[1 - unknown[0]]
         value = np.asarray(known[1 - unknown[0]], np.float32)
         if value.size not in {1, self.values.shape[-1]}:
             return False
         value = value.reshape(-1)
         if op.type == "Mul":
-            self._scaled = (self.values, other)
+            self._scaled = (self.values, operand)
             self.values = self.values * value
             return True
         if self._scaled is not None:
             before, scale = self._scaled
-            norm = read_unfused(scale, other)
+            norm = read_unfused(scale, operand)
             if norm is not None:
                 self._normalise(norm, before)
             self._scaled = None
@@ -282,7 +282,7 @@ class _Run:
     def _windows(
         self, height: int, width: int, rows: int, columns: int
     ) -> Array | None:
-        """Give the windows that lie within the patch; ``None`` where none does."""
+        """Return the windows that lie within the patch; ``None`` if none does."""
         if min(self.values.shape[1] - height, self.values.shape[2] - width) < 0:
             return None
         windows = np.lib.stride_tricks.sliding_window_view(

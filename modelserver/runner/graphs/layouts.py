@@ -1,7 +1,7 @@
-"""Which of an input's axes are an image's height, width and channels.
+"""Find which of an input's axes are an image's height, width and channels.
 
 Most graphs take ``[N, height, width, channels]``. Others have the channels first, as
-exports by way of ONNX do, or none at all where the image is gray, or take all numbers
+exports by way of ONNX do, or none at all if the image is gray, or take all numbers
 of an image in a row.
 """
 
@@ -46,10 +46,10 @@ class Axes:
 
     Attributes:
         layout: as the signature has it.
-        sides: height and width, ``None`` where they are open.
-        depth: of the channels, ``None`` where it is open.
-        batch: images it takes; 0 where that is open.
-        guesses: a sentence for what nothing tells.
+        sides: height and width, ``None`` if they are open.
+        depth: of the channels, ``None`` if it is open.
+        batch: images it takes; 0 if that is open.
+        guesses: a sentence for each guess.
     """
 
     layout: Layout
@@ -60,12 +60,12 @@ class Axes:
 
 
 def read_axes(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
-    """Tell how an input is laid out, ``None`` where it is no image's.
+    """Read how an input is laid out, ``None`` if it is no image's.
 
     Args:
         tensor: the input.
         shape: its own, or one that is guessed.
-        sidecar: its size and channels tell how long a row is laid out.
+        sidecar: its size and channels decide how long a row is laid out.
     """
     if len(shape) == BATCH:
         first = 2 if _is_channels_first(shape) else 1
@@ -83,7 +83,7 @@ def read_axes(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
 
 
 def _read_three_axes(tensor: Any, shape: Shape) -> Axes | None:
-    """Tell three axes apart: one image, or a batch of gray ones."""
+    """Distinguish the kinds of three axes: one image, or a batch of gray ones."""
     if shape[2] in {None, *CHANNELS}:
         return Axes("HWC", _sides(shape, 0), shape[2], 1)
     if _is_channels_first(shape):
@@ -92,17 +92,17 @@ def _read_three_axes(tensor: Any, shape: Shape) -> Axes | None:
 
 
 def turns_channels(tensor: Any) -> bool:
-    """Tell whether a graph itself brings the channels of its input to the end."""
+    """Return whether a graph itself brings the channels of its input to the end."""
     op = _first_reshaper(tensor)
     made = None if op is None else shape_of(op.outputs[0])
     return bool(op and op.type == "Transpose" and made and made[-1] in CHANNELS)
 
 
 def channel_axis(tensor: Any) -> int | None:
-    """Tell where an input's channels stand, counted from its last axis.
+    """Return the position of an input's channels, counted from its last axis.
 
     Returns:
-        ``None`` where it has no axis for them.
+        ``None`` if it has no axis for them.
     """
     shape = shape_of(tensor)
     if shape is None or tensor.dtype.name == "string":
@@ -116,7 +116,7 @@ def channel_axis(tensor: Any) -> int | None:
 
 
 def looks_flat(tensor: Any) -> bool:
-    """Tell whether an input without an image's axes takes one, in rows or gray."""
+    """Return whether an input without an image's axes takes one, in rows or gray."""
     shape = shape_of(tensor)
     if shape is None or len(shape) != _ROWS:
         return False
@@ -126,10 +126,10 @@ def looks_flat(tensor: Any) -> bool:
 
 
 def find_row(tensor: Any) -> Shape | None:
-    """Tell by what follows that an input of unknown shape takes rows.
+    """Find out from its users whether an input of unknown shape takes rows.
 
     Returns:
-        ``[N, numbers of an image]``; ``None`` where nothing says so.
+        ``[N, numbers of an image]``; ``None`` if nothing says so.
     """
     op = _first_reshaper(tensor)
     made = _image_sides(_reshaped(tensor)) if op and op.type == "Reshape" else None
@@ -152,7 +152,7 @@ def _sides(shape: Shape, first: int) -> Sides:
 
 
 def _is_channels_first(shape: Shape) -> bool:
-    """Tell it by the depths that an image can have."""
+    """Return whether the first axis has a depth that an image can have."""
     if len(shape) == ONE_IMAGE:
         return shape[0] == max(CHANNELS) and shape[2] not in {None, *CHANNELS}
     open_sides = shape[2] is None and shape[3] is None
@@ -161,7 +161,7 @@ def _is_channels_first(shape: Shape) -> bool:
 
 
 def _read_gray(tensor: Any, layout: Layout, sides: Sides, batch: int) -> Axes | None:
-    """Take an input without an axis for channels for gray, where something says so."""
+    """Read an input without an axis for channels as gray, if there is a sign of it."""
     height, width = sides
     made = _reshaped(tensor)
     square = height == width and (height or 0) >= _LEAST_SIDE
@@ -175,7 +175,7 @@ def _read_gray(tensor: Any, layout: Layout, sides: Sides, batch: int) -> Axes | 
 
 
 def _has_depth(made: Shape) -> bool:
-    """Tell whether a shape is that of gray images with their channel."""
+    """Return whether a shape is that of gray images with their channel."""
     return len(made) == BATCH and 1 in {made[1], made[3]}
 
 
@@ -184,7 +184,7 @@ def _is_named_image(tensor: Any) -> bool:
 
 
 def _read_row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
-    """Take the numbers of a row for an image's, where something says which."""
+    """Read the numbers of a row as an image's, if there is a sign of its sides."""
     batch, length = shape
     asked = sidecar.height_width
     if asked is not None and length is not None:
@@ -204,7 +204,7 @@ def _read_row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
 
 
 def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | None:
-    """Find the height, width and channels of a row, and what tells them."""
+    """Find the height, width and channels of a row, and the evidence for them."""
     length = shape[1]
     made = _image_sides(_reshaped(tensor))
     fits = made is not None and length in {None, math.prod(made)}
@@ -221,14 +221,14 @@ def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | 
 
 
 def _row_layout(tensor: Any) -> Layout:
-    """Tell whether a row has one channel after the other, or one pixel."""
+    """Return whether a row has one channel after the other, or one pixel."""
     made = _reshaped(tensor)
     first = made is not None and len(made) == BATCH and _is_channels_first(made)
     return "flat_CHW" if first and made and made[1] != 1 else "flat"
 
 
 def _image_sides(made: Shape | None) -> tuple[int, int, int] | None:
-    """Give the height, width and channels of what a row is laid out to."""
+    """Return the height, width and channels of the shape that a row gets."""
     if made is None or None in made[1:]:
         return None
     _, *rest = made
@@ -243,13 +243,13 @@ def _image_sides(made: Shape | None) -> tuple[int, int, int] | None:
 
 
 def _reshaped(tensor: Any) -> Shape | None:
-    """Give the shape of the first op that lays an input out anew."""
+    """Return the shape of the first op that lays an input out anew."""
     op = _first_reshaper(tensor)
     return None if op is None else shape_of(op.outputs[0])
 
 
 def _first_reshaper(tensor: Any) -> Any:
-    """Find the first op that lays an input out anew; ``None`` where there is none."""
+    """Find the first op that lays an input out anew; ``None`` if there is none."""
     for _ in range(_STEPS):
         users = [op for op in tensor.consumers() if op.type in _PASSED | _RESHAPERS]
         if not users or users[0].type in _RESHAPERS:

@@ -1,7 +1,7 @@
-"""The ops that a graph may use, by what they are for.
+"""List the ops that a graph may use, by purpose.
 
 A graph for images computes: it takes numbers, gives numbers, and touches nothing else.
-So ops are let in by name, whatever is not named here is refused, and a new TensorFlow
+So ops are let in by name, all others are refused, and a new TensorFlow
 brings no new risk. Statefulness is no guide: ``ReadFile``, ``ImmutableConst``,
 ``Abort`` and ``PyFuncStateless`` are stateless to TensorFlow, while tensor arrays,
 ``Assert``, tables and random numbers are stateful and common in detectors.
@@ -187,12 +187,12 @@ CATEGORIES: dict[str, frozenset[str]] = {
     "tables and text": frozenset(_TABLES_AND_TEXT.split()),
     "clock": frozenset(_CLOCK.split()),
 }
-"""The ops let in, by what they are for; each is in one category."""
+"""The ops let in, by purpose; each is in one category."""
 
 ALLOWED: frozenset[str] = frozenset().union(*CATEGORIES.values())
 """All ops that an untrusted graph may use."""
 
 
 def is_registered(op: str) -> bool:
-    """Tell whether this TensorFlow has an op, let in or not."""
+    """Return whether this TensorFlow has an op, let in or not."""
     return op_def_registry.get(op) is not None

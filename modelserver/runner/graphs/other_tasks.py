@@ -1,4 +1,4 @@
-"""Tell what a graph does whose outputs are neither class scores nor detections."""
+"""Recognise graphs of other tasks, whose outputs are neither scores nor detections."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WHOLE_NUMBERS = frozenset({"ArgMax", "Cast"})
 
 
 class Heads(NamedTuple):
-    """What a detector without post-processing gives: its boxes and the rest."""
+    """The outputs of a detector without post-processing: its boxes and the rest."""
 
     boxes: Any
     others: tuple[Any, ...]
@@ -58,30 +58,30 @@ _BOX_NAME, _SCORE_NAME, _POINT_NAME, _MEASURE_NAME = map(
 def raw_heads(graph: Any) -> Heads | None:
     """Find the outputs of a detector that neither decodes boxes nor drops overlaps.
 
-    Boxes are told by their four numbers a row, or by their name beside one of scores.
+    Boxes are known by their four numbers a row, or by their name next to one of scores.
     A graph that has a non-maximum suppression is none: its outputs have other names.
     """
     if any("NonMaxSuppression" in op.type for op in graph.get_operations()):
         return None
     ends = leaves(graph.get_operations())
     for boxes in ends:
-        others = tuple(one for one in ends if one is not boxes)
+        others = tuple(end for end in ends if end is not boxes)
         if _has_rows_of_four(boxes) and others:
             return Heads(boxes, others)
-        scores = any(_SCORE_NAME.search(one.op.name.lower()) for one in others)
+        scores = any(_SCORE_NAME.search(other.op.name.lower()) for other in others)
         if scores and _is_named_boxes(boxes):
             return Heads(boxes, others)
     return None
 
 
 def _has_rows_of_four(tensor: Any) -> bool:
-    """Tell [N, boxes, 4]."""
+    """Return whether a tensor is [N, boxes, 4]."""
     shape = shape_of(tensor)
     return bool(shape and len(shape) == 3 and shape[2] == _SIDES and shape[1] != 1)  # noqa: PLR2004 - batch, boxes, sides
 
 
 def _is_named_boxes(tensor: Any) -> bool:
-    """Tell boxes by name; four numbers an image are one box, and no head."""
+    """Return whether a name is boxes'; four numbers an image are one box, no head."""
     shape = shape_of(tensor)
     if not _BOX_NAME.search(tensor.op.name.lower()):
         return False
@@ -89,7 +89,7 @@ def _is_named_boxes(tensor: Any) -> bool:
 
 
 def no_post_processing_sentence(heads: Heads) -> str:
-    """Say that a graph is a detector without its post-processing, and what to do."""
+    """Describe a detector without its post-processing, and the remedy."""
     return (
         "the graph is a detector without post-processing: it gives "
         f"{list_tensors([heads.boxes])} for boxes and {list_tensors(heads.others)} "
@@ -101,14 +101,14 @@ def no_post_processing_sentence(heads: Heads) -> str:
 
 
 def other_task(graph: Any) -> str:
-    """Say what a graph does that is neither a classifier nor a detector.
+    """Describe the task of a graph that is neither a classifier nor a detector.
 
     Returns:
-        A part of a sentence; empty where nothing tells.
+        A part of a sentence; empty if the task is unknown.
     """
     ops = graph.get_operations()
     ends = leaves(ops)
-    points = [one for one in ends if _POINT_NAME.search(one.op.name.lower())]
+    points = [end for end in ends if _POINT_NAME.search(end.op.name.lower())]
     if points or _are_points(ends):
         found = list_tensors(points or ends)
         return f"it finds keypoints ({found}), which no app here answers"
@@ -122,16 +122,16 @@ def other_task(graph: Any) -> str:
     if masks:
         return _pixels_sentence(masks[0])
     side = _input_side(graph)
-    for one in ends:
-        reason = _describe_output(one, side)
+    for end in ends:
+        reason = _describe_output(end, side)
         if reason:
             return reason
     return ""
 
 
 def _are_points(ends: list[Any]) -> bool:
-    """Tell heatmaps beside offsets, which have two numbers a point and place."""
-    shapes = [shape_of(one) for one in ends]
+    """Return whether there are heatmaps next to offsets of two numbers a point."""
+    shapes = [shape_of(end) for end in ends]
     maps = [shape for shape in shapes if shape and len(shape) == 4 and shape[3]]  # noqa: PLR2004 - [N, H, W, points]
     return any(
         one[3] * 2 == other[3] and one[3] > 1 and one[:3] == other[:3]  # type: ignore[operator]
@@ -141,18 +141,18 @@ def _are_points(ends: list[Any]) -> bool:
 
 
 def _input_side(graph: Any) -> int:
-    """Give the longest side of what the graph is fed, 0 where it is not known."""
+    """Return the longest side of the graph's inputs, 0 if it is not known."""
     shapes = [shape_of(op.outputs[0]) for op in placeholders(graph)]
     images = [shape[-3:-1] for shape in shapes if shape and len(shape) in {3, 4}]
     return max((side or 0 for shape in images for side in shape), default=0)
 
 
 def _describe_output(tensor: Any, full: int) -> str:
-    """Say what an output is by its rank and the op that made it.
+    """Describe an output by its rank and the op that made it.
 
     Args:
         tensor: the output.
-        full: the longest side of the image, 0 where it is not known.
+        full: the longest side of the image, 0 if it is not known.
     """
     shape = shape_of(tensor) or ()
     made = maker(tensor).type
@@ -175,8 +175,8 @@ def _describe_output(tensor: Any, full: int) -> str:
 def _describe_map(
     tensor: Any, shape: tuple[int | None, ...], made: str, full: int
 ) -> str:
-    """Say what [N, H, W, channels] is: a grid, features, an image, or a mask."""
-    side = max((one or 0 for one in shape[1:3]), default=0)
+    """Describe [N, H, W, channels]: a grid, features, an image, or a mask."""
+    side = max((length or 0 for length in shape[1:3]), default=0)
     small = 0 < side * _CELLS <= full
     if made in _FEATURES and shape[3] != 3:  # noqa: PLR2004 - colours
         return (
@@ -209,7 +209,7 @@ def _pixels_sentence(tensor: Any) -> str:
 
 
 def why_measure(tensor: Any) -> str:
-    """Say that values are measures by their name; empty where it does not tell."""
+    """Explain that values are measures by their name; empty if they may be others."""
     name = "/".join(tensor.op.name.lower().split("/")[-2:])
     for pattern, what in ((_POINT_NAME, "keypoints"), (_MEASURE_NAME, "a measure")):
         if pattern.search(name):

@@ -1,9 +1,9 @@
-"""Follow the pixels through a graph: what becomes of them before the network begins.
+"""Follow the pixels through a graph to the ops where its network begins.
 
 Exports normalise in the graph in many spellings: a batch normalisation on the pixels,
 fused or taken apart, a mean image, colours split, shifted one by one and joined in
-another order. What is known of the pixels at each place is a factor and a shift a
-channel, the order of the channels, and the first normalisation that they met.
+another order. At each tensor the walk knows a factor and a shift a channel, the order
+of the channels, and the first normalisation that the pixels met.
 """
 
 from __future__ import annotations
@@ -66,22 +66,22 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class Pixels:
-    """What has become of the pixels of an image on their way through a graph.
+    """The pixels of an image on their way through a graph.
 
     Attributes:
         factor, shift: a value is now ``value * factor + shift``; a number or one a
             channel, in the order in which the channels stand here.
         order: which channels of the input stand here, from the first on; ``None``
-            where all do, as they came.
-        axis: of the channels, counted from the last, -1; ``None`` where there is none.
+            if all do, as they came.
+        axis: of the channels, counted from the last, -1; ``None`` if there is none.
         first: the first normalisation that stored a mean and a deviation.
         sides: ``(height, width)`` of a mean image that was subtracted.
         resizes: a resizer has been passed.
-        resized: ``(height, width)`` after the first resizer, ``None`` before it or
-            where that size is computed.
+        resized: ``(height, width)`` after the first resizer, ``None`` before it or if
+            that size is computed.
         end: the op that first does something else with them.
         scaled_by: the constant tensor that they were last multiplied by.
-        formerly: factor and shift where the last version stopped reading.
+        formerly: factor and shift at the op where release 0.1 stopped reading.
     """
 
     factor: Any = 1.0
@@ -98,7 +98,7 @@ class Pixels:
 
 
 class _Walk:
-    """One walk; ``known`` holds what each tensor reached makes of the pixels."""
+    """A walk; ``known`` holds the pixels at each tensor that was reached."""
 
     def __init__(self, image: Any) -> None:
         self.known: dict[Any, Pixels] = {image.ref(): Pixels(axis=channel_axis(image))}
@@ -114,12 +114,12 @@ class _Walk:
             for op in dict.fromkeys(tensor.consumers()):
                 if op.type not in _SHAPES:
                     self._pass(op, tensor, self.known[tensor.ref()])
-        return [*self.ends, *(replace(one, end=op) for op, one in self.joins.items())]
+        return [*self.ends, *(replace(px, end=op) for op, px in self.joins.items())]
 
     def _pass(self, op: Any, tensor: Any, pixels: Pixels) -> None:
         """Go on behind an op, or end there."""
         if op.type in _JOINERS:
-            merged = _join(op, [self.known.get(one.ref()) for one in op.inputs])
+            merged = _join(op, [self.known.get(operand.ref()) for operand in op.inputs])
             self.joins[op] = pixels
             if merged is None:
                 return
@@ -131,19 +131,21 @@ class _Walk:
             self.ends.append(replace(pixels, end=op))
             return
         if not _former_version_read(op):
-            was = pixels.formerly or (pixels.factor, pixels.shift)
-            carried = [one and replace(one, formerly=was) for one in carried]
-        for output, one in zip(op.outputs, carried, strict=False):
-            if one and output.ref() not in self.known and not is_dead(output):
-                self.known[output.ref()] = one
+            former = pixels.formerly or (pixels.factor, pixels.shift)
+            carried = [made and replace(made, formerly=former) for made in carried]
+        for output, made in zip(op.outputs, carried, strict=False):
+            if made and output.ref() not in self.known and not is_dead(output):
+                self.known[output.ref()] = made
                 self.waiting.append(output)
 
 
 def _former_version_read(op: Any) -> bool:
-    """Tell whether the last version understood an op, for a note of what changed."""
+    """Return whether release 0.1 understood an op, to note a change."""
     if op.type in _AFFINE:
         plain = [
-            one.shape.num_elements() for one in op.inputs if one.op.type == "Const"
+            operand.shape.num_elements()
+            for operand in op.inputs
+            if operand.op.type == "Const"
         ]
         return bool(plain in ([1], [_COLOURS]))
     if op.type in _NEWLY_CARRIED:
@@ -171,13 +173,13 @@ def follow_pixels(image: Any) -> list[Pixels]:
 
 
 def inner_size(ends: Iterable[Pixels]) -> tuple[int, int] | None:
-    """Give the one constant ``(height, width)`` to which a graph resizes its image.
+    """Return the one constant ``(height, width)`` to which a graph resizes its image.
 
     Args:
-        ends: what ``follow_pixels`` gave.
+        ends: of the walk by ``follow_pixels``.
 
     Returns:
-        ``None`` where some use of the image comes before a resizer, where the size is
+        ``None`` if some use of the image comes before a resizer, if the size is
         computed from the image's own (``keep_aspect_ratio_resizer``), or they differ.
     """
     sizes = {pixels.resized for pixels in ends}
@@ -185,16 +187,20 @@ def inner_size(ends: Iterable[Pixels]) -> tuple[int, int] | None:
 
 
 def _carry(op: Any, tensor: Any, pixels: Pixels) -> list[Pixels | None] | None:
-    """Tell what the pixels are in each output, ``None`` where this is an end."""
-    places = {place for place, one in enumerate(op.inputs) if one is tensor}
+    """Return the pixels in each output, ``None`` if this is an end."""
+    positions = {
+        position for position, operand in enumerate(op.inputs) if operand is tensor
+    }
     made: Any = None
     if op.type in _AFFINE:
-        made = _after_affine(op, places.pop(), pixels) if len(places) == 1 else None
+        made = (
+            _after_affine(op, positions.pop(), pixels) if len(positions) == 1 else None
+        )
     elif op.type in _PARTS:
-        made = _after_part(op, places, pixels)
-    elif places == {0}:
+        made = _after_part(op, positions, pixels)
+    elif positions == {0}:
         made = _after_op(op, pixels)
-    elif places <= set(_CARRIERS.get(op.type, ())):
+    elif positions <= set(_CARRIERS.get(op.type, ())):
         made = pixels
     if made is None or isinstance(made, list):
         return made
@@ -222,7 +228,7 @@ def _after_op(op: Any, pixels: Pixels) -> Pixels | None:
 
 
 def _after_resizer(pixels: Pixels, size: Any) -> Pixels:
-    """Note the size of the first resizer, where it is constant."""
+    """Note the size of the first resizer, if it is constant."""
     value = constant(size)
     if value is None or value.shape != (2,):
         return replace(pixels, resizes=True)
@@ -230,7 +236,7 @@ def _after_resizer(pixels: Pixels, size: Any) -> Pixels:
 
 
 def _axis_after(op: Any, pixels: Pixels) -> int | None:
-    """Tell where the channels are after a reshape, by what it makes."""
+    """Return the axis of the channels after a reshape, by its output."""
     shape = shape_of(op.outputs[0])
     if shape is None:
         return pixels.axis
@@ -240,24 +246,24 @@ def _axis_after(op: Any, pixels: Pixels) -> int | None:
 
 
 def _after_transpose(op: Any, pixels: Pixels) -> Pixels | None:
-    """Tell where the channels are after their axes changed places."""
+    """Follow the axis of the channels through a transposition."""
     axes = constant(op.inputs[1])
     if axes is None:
         return None
     if pixels.axis is None:
         return pixels
-    places = axes.tolist()
-    source = len(places) + pixels.axis
-    if source not in places:
+    order = axes.tolist()
+    source = len(order) + pixels.axis
+    if source not in order:
         return None
-    return replace(pixels, axis=places.index(source) - len(places))
+    return replace(pixels, axis=order.index(source) - len(order))
 
 
 def _channels(value: Any, tensor: Any, axis: int | None) -> Any:
-    """Give a constant's mean for each channel, and the sides where it is an image.
+    """Return a constant's mean for each channel, and the sides if it is an image.
 
     Returns:
-        ``None`` where its shape is neither a number's, a channel's nor an image's.
+        ``None`` if its shape is neither a number's, a channel's nor an image's.
     """
     value = np.asarray(value, np.float64)
     if not np.isfinite(value).all():
@@ -269,27 +275,27 @@ def _channels(value: Any, tensor: Any, axis: int | None) -> Any:
         return None
     full = value.reshape((1,) * (rank - value.ndim) + value.shape)
     channel = None if axis is None else rank + axis
-    others = [side for place, side in enumerate(full.shape) if place != channel]
+    others = [side for position, side in enumerate(full.shape) if position != channel]
     spatial = [side for side in others if side > 1]
     if len(spatial) not in {0, 2} or (channel is not None and channel < 0):
         return None
-    over = tuple(place for place in range(rank) if place != channel)
+    over = tuple(position for position in range(rank) if position != channel)
     sides = (spatial[0], spatial[1]) if spatial else None
     return full.mean(axis=over).reshape(-1), sides
 
 
-def _after_affine(op: Any, place: int, pixels: Pixels) -> Pixels | None:
+def _after_affine(op: Any, position: int, pixels: Pixels) -> Pixels | None:
     """Apply an addition or multiplication of a constant."""
-    other = op.inputs[1 - place]
+    other = op.inputs[1 - position]
     value = constant(other)
     axis = pixels.axis
     if op.type == "BiasAdd" and op.get_attr("data_format") == b"NCHW":
         value = None if value is None else value.reshape(-1, 1, 1)
-    found = None if value is None else _channels(value, op.inputs[place], axis)
+    found = None if value is None else _channels(value, op.inputs[position], axis)
     if found is None:
         return None
     number, sides = found
-    if op.type in {"Div", "RealDiv"} and (place == 1 or not number.all()):
+    if op.type in {"Div", "RealDiv"} and (position == 1 or not number.all()):
         return None
     factor, shift = pixels.factor, pixels.shift
     if op.type in _ADDITIONS:
@@ -297,7 +303,7 @@ def _after_affine(op: Any, place: int, pixels: Pixels) -> Pixels | None:
     elif op.type == "Mul":
         factor, shift = factor * number, shift * number
     elif op.type == "Sub":
-        sign = 1.0 if place == 0 else -1.0
+        sign = 1.0 if position == 0 else -1.0
         factor, shift = factor * sign, sign * (shift - number)
     else:
         factor, shift = factor / number, shift / number
@@ -338,7 +344,7 @@ def _after_normalisation(norm: Normalisation, pixels: Pixels) -> Pixels:
 
 
 def _in_input_units(norm: Normalisation, pixels: Pixels) -> Normalisation:
-    """Say a normalisation's mean and deviation in the units in which the graph is fed.
+    """Convert a normalisation's mean and deviation to the units that the graph is fed.
 
     They stay in the order in which the channels reach it.
     """
@@ -360,7 +366,7 @@ _PARTS = frozenset(
 
 
 def _count_channels(tensor: Any, pixels: Pixels) -> int:
-    """Tell how many channels stand here."""
+    """Count the channels of a tensor."""
     if pixels.order is not None:
         return len(pixels.order)
     shape = shape_of(tensor)
@@ -368,25 +374,25 @@ def _count_channels(tensor: Any, pixels: Pixels) -> int:
     return known or _COLOURS
 
 
-def _select(pixels: Pixels, places: list[int], count: int) -> Pixels:
-    """Give the pixels of some of the channels, in the order of ``places``."""
+def _select(pixels: Pixels, channels: list[int], count: int) -> Pixels:
+    """Return the pixels of some of the channels, in this order."""
     order = pixels.order or tuple(range(count))
     factor, shift = (
-        np.broadcast_to(number, (count,))[places]
+        np.broadcast_to(number, (count,))[channels]
         for number in (pixels.factor, pixels.shift)
     )
     return replace(
         pixels,
-        order=tuple(order[place] for place in places),
+        order=tuple(order[channel] for channel in channels),
         factor=factor,
         shift=shift,
     )
 
 
-def _after_part(op: Any, places: set[int], pixels: Pixels) -> Any:
+def _after_part(op: Any, positions: set[int], pixels: Pixels) -> Any:
     """Follow an op that turns the channels, takes some or parts them."""
     image = op.inputs[1 if op.type == "Split" else 0]
-    if places != {1 if op.type == "Split" else 0}:
+    if positions != {1 if op.type == "Split" else 0}:
         return None
     rank = image.shape.rank
     rank = 4 if rank is None else rank
@@ -403,12 +409,14 @@ def _after_part(op: Any, places: set[int], pixels: Pixels) -> Any:
     except (IndexError, TypeError, ValueError):
         return None  # channels that there are not: the run says so
     if op.type == "Unpack":
-        return [replace(one, axis=None) for one in made]
+        return [replace(part, axis=None) for part in made]
     return made
 
 
 def _is_zero_elsewhere(numbers: Any, axis: int) -> bool:
-    return all(one == 0 for place, one in enumerate(numbers) if place != axis)
+    return all(
+        number == 0 for position, number in enumerate(numbers) if position != axis
+    )
 
 
 def _follow_reverse(op: Any, channel: int, rank: int, channels: Any) -> Any:
@@ -447,11 +455,11 @@ def _follow_split(op: Any, channel: int, rank: int, channels: Any) -> Any:
 
 
 def _follow_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
-    """Follow ``Slice`` where it cuts channels only."""
+    """Follow ``Slice`` if it cuts channels only."""
     begin, size = constant(op.inputs[1]), constant(op.inputs[2])
     if begin is None or size is None or len(begin) != rank:
         return None
-    rest = [one + 1 for one in size.tolist()]
+    rest = [count + 1 for count in size.tolist()]
     if not _is_zero_elsewhere(begin.tolist(), channel) or not _is_zero_elsewhere(
         rest, channel
     ):
@@ -461,9 +469,9 @@ def _follow_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
 
 
 def _follow_strided_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
-    """Follow ``StridedSlice`` where it takes all pixels, turned or not."""
-    bounds: list[Any] = [constant(one) for one in op.inputs[1:]]
-    if any(one is None for one in bounds) or op.get_attr("shrink_axis_mask"):
+    """Follow ``StridedSlice`` if it takes all pixels, turned or not."""
+    bounds: list[Any] = [constant(tensor) for tensor in op.inputs[1:]]
+    if any(bound is None for bound in bounds) or op.get_attr("shrink_axis_mask"):
         return None
     begin, end, strides = bounds
     masks = {
@@ -471,18 +479,18 @@ def _follow_strided_slice(op: Any, channel: int, rank: int, channels: Any) -> An
         for name in ("begin", "end", "ellipsis", "new_axis")
     }
     axis, picked = 0, channels
-    for place, step in enumerate(strides.tolist()):
-        flags = {name for name, mask in masks.items() if mask >> place & 1}
+    for position, step in enumerate(strides.tolist()):
+        flags = {name for name, mask in masks.items() if mask >> position & 1}
         if "new_axis" in flags:
             continue
         if "ellipsis" in flags:
-            later = masks["new_axis"] >> (place + 1)
-            named = len(strides) - place - 1 - later.bit_count()
+            later = masks["new_axis"] >> (position + 1)
+            named = len(strides) - position - 1 - later.bit_count()
             axis = rank - named
             continue
         if axis == channel:
-            first = None if "begin" in flags else int(begin[place])
-            last = None if "end" in flags else int(end[place])
+            first = None if "begin" in flags else int(begin[position])
+            last = None if "end" in flags else int(end[position])
             picked = channels[first:last:step]
         elif abs(step) != 1 or flags != {"begin", "end"}:
             return None
@@ -504,31 +512,31 @@ _FOLLOWERS = {
 
 
 def _join(op: Any, known: list[Pixels | None]) -> Pixels | None:
-    """Join channels again; ``None`` where something else is among them."""
+    """Join channels again; ``None`` if something else is among them."""
     axis: Any = op.get_attr("axis") if op.type == "Pack" else None
     if op.type != "Pack":
-        place = 0 if op.type == "Concat" else len(known) - 1
-        value = constant(op.inputs[place])
+        position = 0 if op.type == "Concat" else len(known) - 1
+        value = constant(op.inputs[position])
         axis = None if value is None else int(value)
-        known = [*known[:place], *known[place + 1 :]]
-    parts = [one for one in known if one is not None]
+        known = [*known[:position], *known[position + 1 :]]
+    parts = [part for part in known if part is not None]
     rank = op.outputs[0].shape.rank
     if axis is None or rank is None or len(parts) < len(known):
         return None
     wanted = None if op.type == "Pack" else axis % rank - rank
-    if any(one.axis != wanted or one.order is None for one in parts):
+    if any(part.axis != wanted or part.order is None for part in parts):
         return None
     numbers: dict[str, list[Any]] = {"factor": [], "shift": []}
-    for one in parts:
+    for part in parts:
         for name, all_of_it in numbers.items():
             all_of_it.append(
-                np.broadcast_to(getattr(one, name), (len(one.order or ()),))
+                np.broadcast_to(getattr(part, name), (len(part.order or ()),))
             )
     return replace(
         parts[0],
         factor=np.concatenate(numbers["factor"]),
         shift=np.concatenate(numbers["shift"]),
-        order=sum((one.order or () for one in parts), ()),
+        order=sum((part.order or () for part in parts), ()),
         axis=axis % rank - rank,
         scaled_by=None,
     )

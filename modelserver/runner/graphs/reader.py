@@ -1,7 +1,7 @@
 """Read a frozen graph from its file and give it to TensorFlow.
 
-Both refuse with a sentence for the operator: what the file is instead of a frozen
-graph and what to do. TensorFlow's own words go to the log, shortened in the sentence.
+Both refuse with a sentence for the operator: the kind of the file and a remedy.
+TensorFlow's own words go to the log, shortened in the sentence.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def read_graph_def(path: Path) -> Any:
 
 
 def read_graph_file(path: Path) -> GraphFile:
-    """Read a frozen graph's file. What the graph holds is not checked.
+    """Read a frozen graph's file. The graph itself is not checked.
 
     Args:
         path: a binary ``GraphDef``; a regular file of less than 2 GiB.
@@ -95,7 +95,7 @@ def read_graph_file(path: Path) -> GraphFile:
         A graph with at least one node, and its bytes.
 
     Raises:
-        GraphError: it cannot be read or is something else; says what and what to do.
+        GraphError: it cannot be read or is another kind of file; names it and a remedy.
     """
     data = _read_bytes(path)
     _refuse_other_files(path, data)
@@ -128,7 +128,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _refuse_other_kinds(path: Path, status: os.stat_result) -> None:
-    """Refuse what is no file, or too large a one."""
+    """Refuse anything but a regular file, and too large a one."""
     if not stat.S_ISREG(status.st_mode):
         raise GraphError(f"{path.name} is not a regular file")
     if status.st_size > MAX_GRAPH_BYTES:
@@ -138,7 +138,7 @@ def _refuse_other_kinds(path: Path, status: os.stat_result) -> None:
 
 
 def _refuse_other_files(path: Path, data: bytes) -> None:
-    """Refuse what is known by its first bytes."""
+    """Refuse files of other kinds by their first bytes."""
     if not data.strip():
         raise GraphError(f"{path.name} is empty; copy the graph again")
     start = data[:256].lstrip().lower()
@@ -155,7 +155,7 @@ def _refuse_other_files(path: Path, data: bytes) -> None:
 
 
 def _is_saved_model(data: bytes) -> bool:
-    """Tell whether these bytes are a ``saved_model.pb`` with a graph in it."""
+    """Return whether these bytes are a ``saved_model.pb`` with a graph in it."""
     saved_model = SavedModel()
     return _parse(saved_model, data) and any(
         meta.graph_def.node for meta in saved_model.meta_graphs
@@ -163,7 +163,7 @@ def _is_saved_model(data: bytes) -> bool:
 
 
 def _parse(message: Any, data: bytes) -> bool:
-    """Parse ``data`` into ``message``; ``False`` where it is none."""
+    """Parse ``data`` into ``message``; ``False`` if it is none."""
     try:
         message.ParseFromString(data)
     except DecodeError:
@@ -201,7 +201,7 @@ def _explain(text: str) -> str:
 
 
 def quote(text: str) -> str:
-    """Make a graph's word fit for a log line, JSON and a page.
+    """Make a word of a graph fit for a log line, JSON and a page.
 
     Returns:
         At most 200 printable ASCII characters; anything else is escaped as Python

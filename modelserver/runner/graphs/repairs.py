@@ -1,13 +1,13 @@
-"""Repair what freezing and other machines left in a graph, by kind.
+"""Repair leftovers of training and of other machines in a graph, by kind.
 
 A frozen graph was written on one machine for another: it may name devices that are not
 here, stand next to nodes that freezing took away, or refer to variables that freezing
-turned into constants. None of that changes what the network computes, and TensorFlow
+turned into constants. None of that changes the network's results, and TensorFlow
 refuses all of it. The server alone decides where a model runs, and runs it for
 inference, where nothing is assigned.
 
-What a repair leaves is checked afterwards like any other graph, so a repair never lets
-in what is refused otherwise.
+A repaired graph is checked like any other, so a repair never lets in anything that is
+refused otherwise.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def repair(graph_def: Any) -> tuple[str, ...]:
 
 
 def _describe(repairs: Counter[tuple[str, str]]) -> tuple[str, ...]:
-    """Write the repairs, each kind with how often and on what it was done."""
+    """Describe the repairs, each kind with its number and its ops."""
     kinds: dict[str, Counter[str]] = {}
     for (kind, what), count in repairs.items():
         kinds.setdefault(kind, Counter())[what] += count
@@ -87,7 +87,7 @@ def _describe_counts(things: Counter[str]) -> str:
 
 
 def _all_nodes(graph_def: Any) -> Iterator[Any]:
-    """Give the graph's nodes and each function's."""
+    """Return the graph's nodes and each function's."""
     yield graph_def.node
     for function in graph_def.library.function:
         yield function.node_def
@@ -96,8 +96,8 @@ def _all_nodes(graph_def: Any) -> Iterator[Any]:
 def _drop_waits(nodes: Any) -> Iterator[tuple[str, str]]:
     """Let no node wait for one that is gone.
 
-    Not a ``NoOp`` that nobody waits for: it is there to wait, and what it waits for was
-    cut off.
+    A ``NoOp`` that nobody waits for is left alone: it is there to wait, and the nodes
+    that it waits for were cut off.
     """
     names = {node.name for node in nodes}
     used = {name.removeprefix("^") for node in nodes for name in node.input}
@@ -169,7 +169,7 @@ def _drop_device_attributes(owner: Any) -> Iterator[tuple[str, str]]:
 
 
 def _drop_colocations(nodes: Any) -> Iterator[tuple[str, str]]:
-    """Drop the wish to be placed beside a node that is gone."""
+    """Drop a colocation with a node that is gone."""
     names = {node.name for node in nodes}
     for node in nodes:
         if _COLOCATION not in node.attr:
@@ -186,22 +186,22 @@ def _drop_colocations(nodes: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_there(colocation: bytes, names: set[str]) -> bool:
-    """Tell whether an entry of ``_class`` names a node that is there, or none."""
+    """Return whether an entry of ``_class`` names a node that is there, or none."""
     text = colocation.decode("utf-8", "replace")
     return not text.startswith(_COLOCATED) or text.removeprefix(_COLOCATED) in names
 
 
 def _drop_unknown_attributes(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Drop attributes that this TensorFlow's op has not, which it would pass over.
+    """Drop attributes that this TensorFlow's op lacks, which it would ignore.
 
     A newer TensorFlow's op may have one more, whose default leaves the op as it was:
-    such defaults are false, zero or empty. One that says more is told apart.
+    such defaults are false, zero or empty. Another value is reported apart.
     """
     known: dict[str, set[str] | None] = {}
     for node in nodes:
         if node.op not in known:
             op_def = op_def_registry.get(node.op)
-            known[node.op] = op_def and {one.name for one in op_def.attr}
+            known[node.op] = op_def and {attribute.name for attribute in op_def.attr}
         names = known[node.op]
         if names is None:
             continue
@@ -213,7 +213,7 @@ def _drop_unknown_attributes(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_empty(value: Any) -> bool:
-    """Tell whether an attribute is false, zero or empty."""
+    """Return whether an attribute is false, zero or empty."""
     kind = value.WhichOneof("value")
     if kind == "list":
         return not value.list.ListFields()
@@ -258,18 +258,19 @@ _HANDS_ON = {
 
 
 def drop_assignments(graph_def: Any) -> Iterator[tuple[str, str]]:
-    """Take assignments out, in place, and what else only a variable could do.
+    """Take out assignments, in place, and other ops that need a variable.
 
-    One that nobody reads becomes its value's rank, so that whoever waits for it still
-    waits for its value, and a branch that is not taken stays so. One that is read
-    becomes what is read, the sum or the value, where its variable is a constant; where
-    that cannot be told, as for a scatter, it stays, and is refused with its name.
+    One that nobody reads becomes its value's rank, so that a node that waits for it
+    still waits for its value, and a branch that is not taken stays so. One that is read
+    becomes the result of the reading, the sum or the value, if its variable is a
+    constant; if the result is unknown, as for a scatter, it stays, and is refused with
+    its name.
 
     Args:
         graph_def: any ``tf.compat.v1.GraphDef`` of a bounded number of nodes.
 
     Yields:
-        What was done, and to which op.
+        The kind of repair, and the op that it was done to.
     """
     nodes = {node.name: node for node in graph_def.node}
     users: defaultdict[str, list[str]] = defaultdict(list)
@@ -295,10 +296,10 @@ def drop_assignments(graph_def: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_variable(node: Any, nodes: dict[str, Any]) -> bool:
-    """Tell whether a node's first input comes from a variable that was not frozen."""
-    seen: set[str] = set()
-    while node is not None and node.input and node.name not in seen:
-        seen.add(node.name)
+    """Return whether a node's first input comes from a variable that was not frozen."""
+    visited: set[str] = set()
+    while node is not None and node.input and node.name not in visited:
+        visited.add(node.name)
         node = nodes.get(node.input[0].partition(":")[0])
         if node is not None and node.op in _VARIABLES:
             return True
@@ -308,7 +309,7 @@ def _is_variable(node: Any, nodes: dict[str, Any]) -> bool:
 
 
 def _split_inputs(node: Any) -> tuple[list[str], list[str]]:
-    """Give what a node computes with, and what it only waits for."""
+    """Return a node's data inputs and its control inputs."""
     waits = [name for name in node.input if name.startswith("^")]
     return [name for name in node.input if not name.startswith("^")], waits
 
@@ -325,12 +326,12 @@ def _turn_into(node: Any, op: str, inputs: list[str], **attrs: int) -> None:
 
 
 def _type_attribute(node: Any, name: str) -> int:
-    """Give a type attribute; 0, which is none, where there is none."""
+    """Return a type attribute; 0, which is none, if there is none."""
     return int(node.attr[name].type) if name in node.attr else 0
 
 
 def _replace_by_rank(node: Any) -> bool:
-    """Turn an assignment into the rank of what it assigned."""
+    """Turn an assignment into the rank of its value."""
     data, waits = _split_inputs(node)
     dtype = _type_attribute(node, _TYPES[node.op])
     if len(data) > 1 and dtype:
@@ -339,7 +340,7 @@ def _replace_by_rank(node: Any) -> bool:
 
 
 def _replace_by_value(node: Any) -> bool:
-    """Turn an assignment to a constant into what reading it gives."""
+    """Turn an assignment to a constant into the result of reading it."""
     data, waits = _split_inputs(node)
     dtype = _type_attribute(node, "T")
     if len(data) != 2 or not dtype:  # noqa: PLR2004 - the variable and the value
@@ -360,7 +361,7 @@ def _replace_by_identity(node: Any) -> bool:
 
 
 def _replace_by_true(node: Any) -> None:
-    """Say that a constant is an initialized variable."""
+    """Turn a question whether a constant is initialized into ``True``."""
     _, waits = _split_inputs(node)
     _turn_into(node, "Const", waits, dtype=types_pb2.DT_BOOL)
     value = node.attr["value"].tensor

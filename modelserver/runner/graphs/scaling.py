@@ -1,6 +1,6 @@
-"""Tell how a graph wants its pixels scaled: by its own arithmetic, or by its names.
+"""Read how a graph wants its pixels scaled from its own arithmetic or its names.
 
-:mod:`modelserver.runner.graphs.evidence` weighs them against what else is known.
+:mod:`modelserver.runner.graphs.evidence` weighs them against the other evidence.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is fed: ``(pixel - mean) * scale`` for pixels 0..255.
+    """A scaling of pixels 0..255: ``(pixel - mean) * scale`` is fed.
 
     Attributes:
         mean, scale: one number or one a channel, in the order of the channels fed.
-        bgr: the channels are fed as blue, green, red; ``None`` where that is not told.
+        bgr: the channels are fed as blue, green, red; ``None`` if that is not known.
         size: side in pixels of the square that the architecture is used with.
-        why: how this is known, for a sentence; empty where nothing was guessed.
-        source: which evidence says it.
+        why: how this is known, for a sentence; empty if nothing was guessed.
+        source: the kind of evidence.
     """
 
     mean: tuple[float, ...]
@@ -114,7 +114,7 @@ _ARCHITECTURES: tuple[
 
 
 def known_architecture(graph: Any) -> Scaling | None:
-    """Recognise an architecture by its node names; ``None`` where none matches."""
+    """Recognise an architecture by its node names; ``None`` if none matches."""
     names = "\n".join(op.name for op in graph.get_operations())
     for pattern, what, (mean, scale), bgr, side in _ARCHITECTURES:
         match = re.search(pattern, names, re.MULTILINE)
@@ -135,7 +135,7 @@ def known_layers(graph: Any) -> Scaling | None:
 
     Exports to TensorFlow Lite and back keep layers only. Those of slim and of Keras,
     which all public weights come from, take [-1, 1]; PyTorch's keep their batch
-    normalisations, which tell by themselves.
+    normalisations, which are evidence themselves.
     """
     kinds = Counter(op.type for op in graph.get_operations())
     what = _SEPARABLE.get(kinds["DepthwiseConv2dNative"])
@@ -148,14 +148,14 @@ def known_layers(graph: Any) -> Scaling | None:
 def inner_scaling(ends: list[Pixels]) -> Scaling | None:
     """Read the range and the order that a graph's own arithmetic on the pixels expects.
 
-    A first normalisation's stored mean and deviation tell the range; other arithmetic
-    tells it by what it makes 0, and by what it divides by.
+    A first normalisation's stored mean and deviation show the range; other arithmetic
+    shows it by the values that become 0, and by the divisor.
 
     Args:
-        ends: what ``follow_pixels`` gave.
+        ends: of the walk by ``follow_pixels``.
 
     Returns:
-        ``None`` where the graph does no arithmetic on them, or none that tells.
+        ``None`` if the graph does no arithmetic on them, or none that shows a range.
     """
     for pixels in ends:
         if pixels.first is not None:
@@ -186,7 +186,7 @@ _UNIT_DEVIATION, _SYMMETRIC_DEVIATION = (0.15, 0.4), (0.3, 0.8)
 
 
 def _range_by_statistics(mean: Any, deviation: Any) -> Scaling | None:
-    """Tell the range by the mean and deviation of what it was trained with."""
+    """Find the range by the mean and deviation of the pixels in training."""
     middle, width = float(np.mean(mean)), float(np.mean(deviation))
     if middle > _OF_BYTES:
         return RAW
@@ -206,11 +206,11 @@ _HALF, _BELOW = (0.2, 0.8), (-1.05, -0.95)
 
 
 def _range_by_arithmetic(zero: Any, deviation: Any) -> Scaling | None:
-    """Tell the range by what becomes 0, and what is divided by.
+    """Find the range by the values that become 0, and the divisor.
 
     Args:
         zero: the values that become 0, one a channel.
-        deviation: what they are divided by.
+        deviation: the divisor.
     """
     middle, width = float(np.mean(zero)), float(np.max(deviation))
     if not np.isfinite(middle + width) or (middle, width) == (0.0, 1.0):
@@ -237,7 +237,7 @@ _APART, _LEVELS = 0.1, 4.0
 def _blue_first(
     mean: Any, deviation: Any, order: tuple[int, ...] | None, found: Scaling
 ) -> bool | None:
-    """Tell whether blue is fed first, by the means: photos have more red than blue.
+    """Return whether blue is fed first, by the means: photos have more red than blue.
 
     Args:
         mean, deviation: in the order in which the channels reach the normalisation.
@@ -245,7 +245,7 @@ def _blue_first(
         found: the range.
 
     Returns:
-        ``None`` where the means are flat, or not of three channels.
+        ``None`` if the means are flat, or not of three channels.
     """
     positions = order or (0, 1, 2)
     if mean.size != len(positions) or sorted(positions) != [0, 1, 2]:

@@ -1,4 +1,4 @@
-"""Find out what a graph takes and gives: the signature that the server works by."""
+"""Find a graph's inputs and outputs: the signature that the server works by."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ _CLASSIFIER_RANKS = (2, 4)
 def find_signature(
     graph: Any, kind: Kind, sidecar: Sidecar | None, *, export: Export | None = None
 ) -> Signature:
-    """Find a graph's inputs and outputs, by names, shapes and what its nodes do.
+    """Find a graph's inputs and outputs, by names, shapes and ops.
 
     The graph is read only, so any thread may call this. Each guess is logged.
 
     Args:
         graph: a ``tf.Graph``, as ``import_graph`` gives it.
         kind: which task the file's name says it does.
-        sidecar: what the operator says; wins over every guess.
-        export: what the files beside the graph tell of it; wins over names and habits.
+        sidecar: the operator's word; wins over every guess.
+        export: facts from the files next to the graph; win over names and habits.
 
     Raises:
-        GraphError: something is missing or contradicts the sidecar; the message says
-            what, and what to do.
+        GraphError: something is missing or contradicts the sidecar; the message names
+            it and a remedy.
     """
     sidecar, export = sidecar or Sidecar(), export or Export()
     find = _find_detector if kind == "detection" else _find_classifier
@@ -196,7 +196,7 @@ def _refuse_raw_heads(graph: Any) -> None:
 
 
 def _is_classifier(graph: Any) -> bool:
-    """Tell whether a graph without a detector's outputs would serve as a classifier."""
+    """Return whether a graph would serve as a classifier, and not as a detector."""
     if detectors.has_detections(graph):
         return False
     try:
@@ -210,7 +210,7 @@ def _is_classifier(graph: Any) -> bool:
 def _find_feeds(
     image: Any, needed: set[Any]
 ) -> tuple[dict[str, bool | float], tuple[str, ...]]:
-    """Find what else must be fed: ``is_training``, ``keep_prob`` and their like.
+    """Find the other tensors to feed: ``is_training``, ``keep_prob`` and their like.
 
     Args:
         image: the image's tensor.
@@ -248,7 +248,7 @@ def _find_feeds(
 
 
 def _feed_default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
-    """Feed a switch whose default is training's, and say what it is left at else.
+    """Feed a switch whose default is training's, and report a default that is kept.
 
     Args:
         op: a placeholder with a constant default.
@@ -270,7 +270,7 @@ def _feed_default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
 
 
 def _collect_needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
-    """Collect what a run needs, and refuse what no run can give."""
+    """Collect the ops that a run needs, and refuse those that no run can compute."""
     needed = ancestors(outputs, fed=image)
     if image.op not in needed:
         raise GraphError(
@@ -290,7 +290,7 @@ def _collect_needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
 def _find_size(
     image: ImageInput, ends: list[Pixels], outputs: Iterable[Any], facts: ScalingClues
 ) -> SizeChoice:
-    """Settle the size that is fed, where neither graph nor sidecar fixes it."""
+    """Choose the size that is fed, if neither graph nor sidecar fixes it."""
     resizes = inner_size(ends) or any(pixels.resizes for pixels in ends)
     if image.size is not None:
         asked = facts.sidecar.height_width
@@ -305,7 +305,7 @@ def _find_size(
 def _size_hints(
     image: ImageInput, ends: list[Pixels], facts: ScalingClues
 ) -> Iterator[Fit]:
-    """Give the sizes that something tells: a mean image, files, names."""
+    """Yield the sizes that a mean image, files or names suggest."""
     for pixels in ends:
         if pixels.sides is not None:
             why = "a constant as large is subtracted from it"
@@ -325,7 +325,7 @@ def _size_hints(
 def _find_batch(
     image: ImageInput, outputs: dict[str, Any], *, lone: bool = False
 ) -> int:
-    """Tell how many images a run takes: the least that any static shape allows.
+    """Return how many images a run takes: the least that any static shape allows.
 
     Args:
         image: the input.
@@ -333,7 +333,7 @@ def _find_batch(
         lone: each has one value an image, so that a vector has the batch's axis.
 
     Returns:
-        0 where no shape sets a limit.
+        0 if no shape sets a limit.
     """
     counts = [image.batch]
     for role, tensor in outputs.items():

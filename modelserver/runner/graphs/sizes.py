@@ -1,9 +1,9 @@
 """Find the size of image that a graph is fed, and how a photo is brought to it.
 
-Optimizing for inference drops a placeholder's shape, and so do old exporters. What
-follows still tells: a dense layer takes so many numbers, a pooling window is as large
-as the map it is for. So the usual sides are tried by shape inference, on a copy of the
-graph without its weights; nothing is run.
+Optimizing for inference drops a placeholder's shape, and so do old exporters. The
+layers that follow still show it: a dense layer takes so many numbers, a pooling window
+is as large as the map it is for. So the usual sides are tried by shape inference, on a
+copy of the graph without its weights; nothing is run.
 
 Some tools train on the middle square of a photo rather than on a stretched one, and
 some graphs resize the photo themselves; both are recognised here.
@@ -82,8 +82,8 @@ class Fit:
 
     Attributes:
         size: height and width.
-        why: what speaks for it, for a sentence; empty where others fit as well.
-        source: which evidence that is.
+        why: the evidence, for a sentence; empty if others fit as well.
+        source: the kind of evidence.
     """
 
     size: Size
@@ -96,9 +96,9 @@ class SizeChoice:
     """The size that a graph is fed with.
 
     Attributes:
-        size: height and width; ``None`` where it takes any.
-        sizing: what decided it; ``None`` where the graph itself fixes or takes any.
-        guesses: a sentence where it was not told.
+        size: height and width; ``None`` if it takes any.
+        sizing: the evidence; ``None`` if the graph itself fixes or takes any.
+        guesses: a sentence if it was guessed.
     """
 
     size: Size | None
@@ -120,19 +120,19 @@ _SHAPES: dict[str, Callable[[int], tuple[int | None, ...]]] = {
 def choose_size(
     image: ImageInput, outputs: Iterable[Any], *, kind: Kind, hints: Iterable[Fit]
 ) -> SizeChoice:
-    """Settle the size where neither the graph nor the sidecar fixes one.
+    """Choose the size if neither the graph nor the sidecar fixes one.
 
     Args:
         image: the input, whose graph does not resize it to a known size.
-        outputs: what is fetched.
+        outputs: the tensors that are fetched.
         kind: a detector that can be run on any size takes any.
-        wishes: sizes that files, names or constants tell, the surest first.
+        hints: sizes that files, names or constants suggest, the surest first.
 
     Raises:
-        GraphError: none of the usual sizes fits what follows.
+        GraphError: none of the usual sizes fits the layers that follow.
     """
     trials = _make_trials(image, outputs, kind)
-    hints = [one for one in hints if _agrees(one.size, image.sides)]
+    hints = [hint for hint in hints if _agrees(hint.size, image.sides)]
     if not trials.possible:
         fit = next(iter(hints), None)
         if fit is None and kind == "detection":
@@ -171,7 +171,7 @@ def _make_trials(image: ImageInput, outputs: Iterable[Any], kind: Kind) -> Trial
 
 
 def _agrees(size: Size, sides: tuple[int | None, int | None]) -> bool:
-    """Tell whether a size has the sides that are known."""
+    """Return whether a size has the sides that are known."""
     return all(known in {None, side} for side, known in zip(size, sides, strict=True))
 
 
@@ -180,7 +180,7 @@ class Trials:
 
     Args:
         image: the placeholder's tensor.
-        outputs: what is fetched.
+        outputs: the tensors that are fetched.
         shape: as it is fed; ``None`` for its height and its width.
         batch: images that are fed.
         rank: from which on an output's first axis is the batch.
@@ -206,14 +206,14 @@ class Trials:
 
     @property
     def possible(self) -> bool:
-        """Whether shapes can be inferred at all, whatever the size is."""
+        """Whether shapes can be inferred at all, for any size."""
         return self._skeleton is not None and self._infer(None) is not None
 
     def faults(self, size: Size) -> int | None:
-        """Tell how well a size fits.
+        """Measure how well a size fits.
 
         Returns:
-            How many strides and windows leave a rest; ``None`` where it does not fit,
+            How many strides and windows leave a rest; ``None`` if it does not fit,
             or the time for trying is over.
         """
         if time.monotonic() > self._ends:
@@ -226,12 +226,12 @@ class Trials:
         return sum(map(_count_rests, graph.get_operations()))
 
     def _has_batch(self, tensor: Any) -> bool:
-        """Tell whether an output is of as many images as were fed."""
+        """Return whether an output is of as many images as were fed."""
         shape = shape_of(tensor)
         return not shape or len(shape) < self._rank or shape[0] in {self._batch, None}
 
     def _infer(self, size: Size | None) -> Any:
-        """Import the skeleton with a size; ``None`` where TensorFlow finds a fault."""
+        """Import the skeleton with a size; ``None`` if TensorFlow finds a fault."""
         sides = iter(size or (None, None))
         shape = tf.TensorShape([next(sides) if s is None else s for s in self._shape])
         self._skeleton.node[0].attr["shape"].shape.CopyFrom(shape.as_proto())
@@ -255,11 +255,11 @@ def best_fit(
     Args:
         trials: of the graph.
         sides: the height and the width that are known.
-        wishes: sizes that something tells; the first that fits is taken.
+        hints: sizes that something suggests; the first that fits is taken.
         first: sides that come before others that fit as well.
 
     Returns:
-        ``None`` where none of the usual sizes fits.
+        ``None`` if none of the usual sizes fits.
     """
     for hint in hints:
         if trials.faults(hint.size) is not None:
@@ -279,7 +279,7 @@ def best_fit(
 
 
 def _usual_sizes(sides: tuple[int | None, int | None]) -> list[Size]:
-    """Give squares, or what goes with a side that is known, a square first."""
+    """Return squares, or the sides to go with a known one, a square first."""
     height, width = sides
     if height is None and width is None:
         return [(side, side) for side in USUAL_SIDES]
@@ -301,10 +301,10 @@ def named_size(graph: Any, image: Any) -> Fit | None:
 
 
 def _skeleton(image: Any, outputs: Iterable[Any]) -> Any:
-    """Copy what lies between an image and the outputs, without its weights.
+    """Copy the nodes between an image and the outputs, without their weights.
 
     Returns:
-        A ``GraphDef``, ``None`` where it is too large or calls functions.
+        A ``GraphDef``, ``None`` if it is too large or calls functions.
     """
     outputs = list(outputs)
     between = ancestors(outputs, fed=image) & descendants(image)
@@ -331,13 +331,13 @@ def _skeleton(image: Any, outputs: Iterable[Any]) -> Any:
 
 
 def _calls_function(op: Any) -> bool:
-    """Tell whether an op calls a function, which a skeleton does not hold."""
+    """Return whether an op calls a function, which a skeleton does not hold."""
     kinds = {value.WhichOneof("value") for value in op.node_def.attr.values()}
     return "func" in kinds or op.op_def is None
 
 
 def _add_outside(made: Any, name: str, tensor: Any) -> None:
-    """Add what hangs on no image: a constant of few numbers, or its shape alone."""
+    """Add an input that needs no image: a few constant numbers, or its shape alone."""
     node = made.node.add(name=name, op="Placeholder")
     node.attr["dtype"].type = tensor.dtype.base_dtype.as_datatype_enum
     numbers = tensor.shape.num_elements()
@@ -365,12 +365,12 @@ def _count_rests(op: Any) -> int:
 
 
 def _leaves_rest(op: Any, axis: int, index: int, side: int, after: int) -> bool:
-    """Tell whether an op's stride or window leaves a rest on an axis.
+    """Return whether an op's stride or window leaves a rest on an axis.
 
     Args:
         axis: of the map.
-        place: 0 for its height, 1 for its width.
-        side, after: of the map and of what becomes of it; 0 where not known.
+        index: 0 for its height, 1 for its width.
+        side, after: of the map and of the op's output; 0 if not known.
     """
     stride = op.get_attr("strides")[axis]
     if op.type in {"MaxPool", "AvgPool"}:
@@ -402,7 +402,7 @@ class Crop(NamedTuple):
 
     Attributes:
         resize, crop_from: as in ``Signature``.
-        guesses: a sentence, where it was guessed.
+        guesses: a sentence, if it was guessed.
     """
 
     resize: Resize = "stretch"
@@ -413,13 +413,13 @@ class Crop(NamedTuple):
 def find_crop(
     graph: Any, size: tuple[int, int] | None, sidecar: Sidecar, export: Export
 ) -> Crop:
-    """Tell how a classifier's uploads are brought to its size.
+    """Find how a classifier's uploads are brought to its size.
 
     Args:
         graph: a ``tf.Graph``.
         size: (height, width) that it takes, ``None`` for any.
         sidecar: its word wins.
-        export: what the files beside the graph tell.
+        export: facts from the files next to the graph.
     """
     if sidecar.resize or size is None:
         return Crop(sidecar.resize or "stretch")
@@ -440,7 +440,7 @@ def find_crop(
 def _make_crop(
     resize: Resize, side: int | None, size: tuple[int, int], why: str
 ) -> Crop:
-    """Say how; what is larger than the square cannot be cut out of it."""
+    """Make a crop; a part larger than the square cannot be cut out of it."""
     side = side if side and max(size) <= side else None
     if resize != "crop":
         return Crop(resize)
@@ -451,21 +451,21 @@ def _make_crop(
 
 
 def _first_match(names: list[str], pattern: str) -> str | None:
-    """Give the first name that has a pattern at its start or behind a slash."""
+    """Return the first name that has a pattern at its start or behind a slash."""
     compiled = re.compile(rf"(?:^|/){pattern}")
     return next((name for name in names if compiled.search(name)), None)
 
 
 def sampling_of(graph: Any, signature: Signature) -> Sampling | None:
-    """Tell how a graph's own resizer samples the image.
+    """Find how a graph's own resizer samples the image.
 
     Args:
         graph: a ``tf.Graph``; it is only read.
         signature: of that graph.
 
     Returns:
-        ``None`` where the graph does not resize whatever it is fed to one size, or not
-        by a plain bilinear resizer, or where it is not plain which one it is.
+        ``None`` if the graph does not resize every image to one size, or not by a plain
+        bilinear resizer, or if several resizers differ.
     """
     if signature.size is not None or signature.inner_size is None:
         return None

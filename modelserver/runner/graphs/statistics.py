@@ -1,11 +1,12 @@
-"""Read off a network's own normalisations what pixels it was trained with.
+"""Infer from a network's own normalisations which pixels it was trained with.
 
 A batch normalisation keeps the mean and the variance of its input in training. Right
-behind the first convolution they tell, in closed form, the mean pixel of the training
+behind the first convolution they show, in closed form, the mean pixel of the training
 pictures and how large a step of one level was (rule A). Behind an activation or a few
-layers more, what photos' second moments make of each candidate is compared with what
-was kept (rule B). Networks that were trained on something other than photos, documents
-or digits or X-rays, can be misread, so this is the weakest evidence but for the habit.
+layers more, the moments of photos in each candidate's range, run through the layers,
+are compared with the stored ones (rule B). Networks that were trained on documents,
+digits or X-rays rather than photos can be misread, so only the habit is weaker
+evidence.
 
 The second moments were measured on 64 photos of COCO's val2017, pixels 0..255, reduced
 to 48, 96 and 224 a side. No photo is kept and none is made: the first layers are run on
@@ -63,7 +64,7 @@ _SEED = 20261128
 
 
 def correlate(distance: Any, side: float, colour: int) -> Array:
-    """Give the correlation of two pixels, for one principal colour.
+    """Return the correlation of two pixels, for one principal colour.
 
     Args:
         distance: between them, in pixels.
@@ -76,7 +77,7 @@ def correlate(distance: Any, side: float, colour: int) -> Array:
 
 
 def filter_variances(kernel: Any, side: float) -> Array:
-    """Give the variance of what each filter makes of photos of 0..255.
+    """Return the variance of each filter's output on photos of 0..255.
 
     Args:
         kernel: ``[height, width, 3 or 1, filters]``, red first.
@@ -157,11 +158,11 @@ _LARGEST = 1e9
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the statistics say.
+    """The result of the statistics.
 
     Attributes:
-        scaling: how it was trained; ``None`` where they are silent.
-        blue_first: what the mean pixel says of the order: a hint only.
+        scaling: how it was trained; ``None`` if they are silent.
+        blue_first: which order the mean pixel suggests: a hint only.
         why: with the numbers.
     """
 
@@ -171,14 +172,14 @@ class Verdict:
 
 
 def judge_training(ends: list[Pixels], *, thorough: bool = True) -> Verdict | None:
-    """Tell what pixels a network was trained with.
+    """Infer which pixels a network was trained with.
 
     Args:
-        ends: what ``follow_pixels`` gave for its image.
-        thorough: ask rule B where rule A does not apply, for up to half a second more.
+        ends: of the walk by ``follow_pixels`` from its image.
+        thorough: try rule B if rule A does not apply, for up to half a second more.
 
     Returns:
-        ``None`` where no normalisation tells anything.
+        ``None`` if there is no such normalisation.
     """
     for pixels in ends:
         stem = _stem(pixels)
@@ -197,7 +198,7 @@ class _Stem:
     Attributes:
         op: its op.
         kernel: ``[height, width, channels, filters]``, in the order fed.
-        pixels: what reaches it.
+        pixels: at its input.
         side: of the image that it is fed, in pixels.
     """
 
@@ -234,7 +235,7 @@ def _stem(pixels: Pixels) -> _Stem | None:
 
 
 def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
-    """Give the candidates for so many channels."""
+    """Return the candidates for so many channels."""
     for name, scaling in CANDIDATES.items():
         if max(len(scaling.mean), len(scaling.scale)) <= depth:
             yield name, scaling
@@ -243,7 +244,7 @@ def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
 def _judge_by_means(stem: _Stem) -> Verdict | None:
     """Rule A: the mean pixel by least squares, the gain by the variances."""
     # Of a pair, one for training and one for inference, only the latter stores.
-    behind = (one.first for one in follow_pixels(stem.op.outputs[0]))
+    behind = (pixels.first for pixels in follow_pixels(stem.op.outputs[0]))
     first = next((norm for norm in behind if norm is not None), None)
     depth, filters = stem.kernel.shape[2:]
     if first is None or np.size(first.mean) != filters or filters < depth + 2:
@@ -293,7 +294,7 @@ def _judge_distances(pixel: Any, gain: float, residual: float, depth: int) -> Ve
 
 
 def _judge_by_layers(stem: _Stem) -> Verdict | None:
-    """Rule B: what photos' moments bring to the first normalisations."""
+    """Apply rule B: compare photos' moments with the first normalisations'."""
     depth = stem.kernel.shape[2]
     patches = draw_patches(_PATCHES, _PATCH, stem.side, depth)
     distances, near = [], _NEAR
@@ -317,7 +318,7 @@ def _judge_by_layers(stem: _Stem) -> Verdict | None:
 
 
 def _distance(stem: _Stem, values: Any) -> tuple[float, int] | None:
-    """Give how far what was stored is from what values make of it.
+    """Return the distance between stored moments and those that values lead to.
 
     Over channels the median of log(1 + the symmetric Kullback-Leibler divergence): an
     activation may have left some of them dead. Over the normalisations the mean.

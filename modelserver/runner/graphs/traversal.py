@@ -1,4 +1,4 @@
-"""Walk a graph: what a tensor needs, what needs it, and what it is called."""
+"""Walk a graph along its edges, and write its names and shapes for sentences."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RESIZERS = frozenset(
 
 
 def node_of(name: str) -> str:
-    """Give the node's name in a tensor's: ``input:0`` and ``^input`` are ``input``."""
+    """Return the node's name in a tensor's: ``input`` of ``input:0`` and ``^input``."""
     return name.removeprefix("^").partition(":")[0]
 
 
 def last_part(name: str) -> str:
-    """Give a name without its scopes and output number: ``a/b:0`` is ``b``."""
+    """Return a name without its scopes and output number: ``a/b:0`` is ``b``."""
     return node_of(name).rpartition("/")[2]
 
 
@@ -38,7 +38,7 @@ def ancestors(tensors: Iterable[Any], fed: Any = None) -> set[Any]:
     """Collect the ops that a run of these tensors needs, their own ops included.
 
     Args:
-        tensors: what is fetched.
+        tensors: the tensors that are fetched.
         fed: a tensor that is fed, behind which nothing is needed.
     """
     stop = None if fed is None else fed.op
@@ -62,17 +62,17 @@ def descendants(tensor: Any) -> set[Any]:
 
 def _reach(starts: Iterable[Any], neighbours: Any) -> set[Any]:
     """Collect what can be reached; a graph may hold loops and be deep."""
-    seen = set(starts)
-    waiting = list(seen)
+    visited = set(starts)
+    waiting = list(visited)
     while waiting:
-        fresh = [op for op in neighbours(waiting.pop()) if op not in seen]
-        seen.update(fresh)
+        fresh = [op for op in neighbours(waiting.pop()) if op not in visited]
+        visited.update(fresh)
         waiting.extend(fresh)
-    return seen
+    return visited
 
 
 def placeholders(graph: Any) -> Iterator[Any]:
-    """Give the placeholder ops that someone has to feed, or may, in graph order.
+    """Return the placeholder ops that someone has to feed, or may, in graph order.
 
     A default that is computed, such as the bottleneck that retraining puts between two
     halves of a network, makes a placeholder a mere joint: it is left out.
@@ -85,7 +85,7 @@ def placeholders(graph: Any) -> Iterator[Any]:
 
 
 def find_tensor(graph: Any, name: str) -> Any:
-    """Give the tensor of that name, or a node's first one; ``None`` where none is."""
+    """Return the tensor of that name, or a node's first one; ``None`` if none is."""
     full = name if ":" in name else f"{name}:0"
     try:
         return graph.get_tensor_by_name(full)
@@ -94,7 +94,7 @@ def find_tensor(graph: Any, name: str) -> Any:
 
 
 def shape_of(tensor: Any) -> tuple[int | None, ...] | None:
-    """Give a static shape, ``None`` for what is not known: a side, or the rank."""
+    """Return a static shape, ``None`` for an unknown side or rank."""
     return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
 
 
@@ -121,7 +121,7 @@ def list_tensors(tensors: Iterable[Any]) -> str:
 
 
 def leaves(ops: Iterable[Any]) -> list[Any]:
-    """Give the floats that come out of those ops of which nobody uses any output."""
+    """Return the floats that come out of those ops of which nobody uses any output."""
     return [
         output
         for op in ops

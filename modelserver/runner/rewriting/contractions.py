@@ -1,7 +1,7 @@
-"""Fold what stands behind a convolution or matrix product into its kernel and bias.
+"""Fold arithmetic behind a convolution or matrix product into its kernel and bias.
 
 TensorFlow runs a convolution, a ``BiasAdd`` and an activation as one fused op; it does
-not fuse a multiplication by a constant, nor an ``Add`` in the ``BiasAdd``'s place.
+not fuse a multiplication by a constant, nor an ``Add`` instead of the ``BiasAdd``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Affine:
 
 
 def find_contraction(draft: Draft, name: str) -> Contraction | None:
-    """Give the contraction whose output this input is, ``None`` if it is none.
+    """Return the contraction whose output this input is, ``None`` if it is none.
 
     It must be float32, channels last, and wait for nothing.
     """
@@ -129,7 +129,7 @@ def _fold_chain(draft: Draft, node: Any) -> bool:
         scale, offset = scale * step.scale, offset * step.scale + step.offset
         chain.append(user)
         last = user
-    if [one.op for one in chain] in ([], ["BiasAdd"]):
+    if [step.op for step in chain] in ([], ["BiasAdd"]):
         return False
     with np.errstate(over="ignore"):
         kernel = _scale_kernel(found, scale)
@@ -160,16 +160,16 @@ def _put_fold(
 def read_affine(
     draft: Draft, node: Any, tensor: str, found: Contraction
 ) -> Affine | None:
-    """Tell what a node does to each channel of the tensor that it takes.
+    """Read the arithmetic of a node on each channel of the tensor that it takes.
 
     Args:
-        draft: where the node stands.
+        draft: the graph of the node.
         node: a user of ``tensor``.
-        taken: the name of a tensor with the shape of the contraction's output.
-        found: the contraction that this comes of.
+        tensor: the name of a tensor with the shape of the contraction's output.
+        found: the contraction that the tensor is computed from.
 
     Returns:
-        ``None`` where it does anything but multiply and add one constant a channel.
+        ``None`` if it does anything but multiply and add one constant a channel.
     """
     if not is_float(node) or has_control_input(node) or not is_nhwc(node):
         return None
@@ -207,7 +207,7 @@ def _read_fused_norm(draft: Draft, node: Any, found: Contraction) -> Affine | No
 
 
 def _only_first_used(draft: Draft, node: Any) -> bool:
-    """Tell whether a node's outputs but the first are neither fetched nor taken."""
+    """Return whether a node's outputs but the first are neither fetched nor taken."""
     others = {f"{node.name}:{index}" for index in range(1, 6)}
     tensor = {name for user in draft.users(node.name) for name in user.input}
     return not others & (tensor | draft.fetched)

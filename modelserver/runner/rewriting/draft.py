@@ -23,7 +23,7 @@ v1 = tf.compat.v1
 
 
 def canonical(name: str) -> str:
-    """Give an input's name as GraphDefs write it: the first output without ``:0``."""
+    """Return an input's name as GraphDefs write it: the first output without ``:0``."""
     return name.removesuffix(":0")
 
 
@@ -35,8 +35,9 @@ class Draft:
 
     Args:
         graph_def: a valid ``tf.compat.v1.GraphDef``.
-        fed, fetched: names of the tensors that a run is fed with and gives. Their nodes
-            keep their names; what is fed is no constant, whatever its node is.
+        fed, fetched: names of the tensors that a run feeds and fetches. Their nodes
+            keep their names; a tensor that is fed is no constant, even if its node is
+            one.
 
     Attributes:
         nodes: by name, in the graph's order. Change them by ``put`` and ``drop`` only.
@@ -82,18 +83,18 @@ class Draft:
         self._count(self.nodes.pop(name), -1)
 
     def users(self, name: str) -> list[Any]:
-        """Give the nodes that take an output of this node, or wait for it."""
+        """Return the nodes that take an output of this node, or wait for it."""
         return [self.nodes[user] for user, uses in self._users[name].items() if uses]
 
     def is_kept(self, name: str) -> bool:
-        """Tell whether the node is fed or fetched, so that it must keep its name."""
+        """Return whether the node is fed or fetched, so that it must keep its name."""
         return name in self._kept
 
     def only_user(self, name: str) -> Any | None:
-        """Give the node that alone takes the first output of this one.
+        """Return the only node that takes the first output of this one.
 
-        ``None`` where it is fed or fetched, used twice, waited for, or where another of
-        its outputs is used: then its value must stay as it is.
+        ``None`` if it is fed or fetched, used twice, waited for, or if another of its
+        outputs is used: then its value must stay as it is.
         """
         uses = +self._users[name]
         if self.is_kept(name) or sum(uses.values()) != 1:
@@ -103,14 +104,14 @@ class Draft:
         return user if takes_first else None
 
     def producer(self, name: str, *ops: str) -> Any | None:
-        """Give the node whose first output this input is, if it is one of ``ops``."""
+        """Return the node whose first output this input is, if it is one of ``ops``."""
         node = self.nodes.get(canonical(name))
         return node if node is not None and node.op in ops else None
 
     def constant(self, name: str) -> Array | None:
-        """Give the value of an input that is a ``Const``'s, ``None`` if it is not.
+        """Return the value of an input that is a ``Const``'s, ``None`` if it is not.
 
-        What is fed, and what waits for another node, is none.
+        A value that is fed, or that waits for another node, is no constant.
         """
         node = self.producer(name, "Const")
         if node is None or node.name in self._fed or node.input:
@@ -118,40 +119,40 @@ class Draft:
         return self.value(name)
 
     def value(self, name: str) -> Array | None:
-        """Give a ``Const``'s value, also where it waits for another node."""
+        """Return a ``Const``'s value, even if it waits for another node."""
         node = self.producer(name, "Const")
         if node is None or node.name in self._fed:
             return None
         array: Array = tf.make_ndarray(attribute(node, "value").tensor)
         return array
 
-    def fresh_name(self, wish: str) -> str:
-        """Give a name that no node has yet."""
+    def fresh_name(self, base: str) -> str:
+        """Return a name that no node has yet."""
         number = 0
-        name = wish
+        name = base
         while name in self.nodes:
             number += 1
-            name = f"{wish}_{number}"
+            name = f"{base}_{number}"
         return name
 
     def add_constant(
-        self, wish: str, array: Array, waits_for: Iterable[str] = ()
+        self, base: str, array: Array, waits_for: Iterable[str] = ()
     ) -> str:
         """Add a ``Const`` and give its name.
 
         Args:
-            wish: its name, if that is free.
+            base: its name, if that is free.
             array: its value.
             waits_for: its control inputs; inside a loop it must have one.
         """
-        node = v1.NodeDef(name=self.fresh_name(wish), op="Const", input=waits_for)
+        node = v1.NodeDef(name=self.fresh_name(base), op="Const", input=waits_for)
         node.attr["dtype"].type = tf.as_dtype(array.dtype).as_datatype_enum
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
         self.put(node)
         return str(node.name)
 
     def rewire(self, old: str, new: str) -> None:
-        """Give the users of a node's first output another tensor in its place."""
+        """Replace a node's first output by another tensor in all its users."""
         for user in self.users(old):
             changed = copy_node(user)
             for index, name in enumerate(user.input):
@@ -160,9 +161,9 @@ class Draft:
             self.put(changed)
 
     def drop_unused(self) -> int:
-        """Remove what no fetched tensor needs; give how many nodes that were.
+        """Remove the nodes that no fetched tensor needs; return how many.
 
-        What is fed stays. Waiting for a node (a control edge) is needing it.
+        Fed nodes stay. A node needs those that it waits for (control edges), too.
         """
         needed = set(self._kept & self.nodes.keys())
         waiting = list(needed)
@@ -176,7 +177,7 @@ class Draft:
         return len(unused)
 
     def graph_def(self) -> Any:
-        """Give the graph as a new ``GraphDef`` with the functions it had."""
+        """Return the graph as a new ``GraphDef`` with the functions it had."""
         made = v1.GraphDef(
             versions=self._graph_def.versions, library=self._graph_def.library
         )
@@ -184,7 +185,7 @@ class Draft:
         return made
 
     def _placeable(self, node: Any) -> Any:
-        """Drop the wish to be placed beside a node that is gone."""
+        """Drop a colocation with a node that is gone."""
         colocations = (
             [name.decode() for name in attribute(node, "_class").list.s]
             if ("_class" in node.attr)
@@ -197,7 +198,7 @@ class Draft:
         return free
 
     def __iter__(self) -> Iterator[Any]:
-        """Give the nodes that are there now; some may be gone by their turn."""
+        """Return the nodes that are there now; some may be gone by their turn."""
         for name in list(self.nodes):
             if name in self.nodes:
                 yield self.nodes[name]
@@ -224,7 +225,7 @@ def new_node(name: str, op: str, inputs: Iterable[str], like: Any) -> Any:
 
 
 def attribute(node: Any, name: str) -> Any:
-    """Give a node's attribute, empty where it has none.
+    """Return a node's attribute, empty if it has none.
 
     Looking into ``node.attr`` for one that is missing would add it to the node.
     """
@@ -232,22 +233,22 @@ def attribute(node: Any, name: str) -> Any:
 
 
 def is_float(node: Any) -> bool:
-    """Tell whether a node computes in float32."""
+    """Return whether a node computes in float32."""
     return bool(attribute(node, "T").type == tf.float32.as_datatype_enum)
 
 
 def is_nhwc(node: Any) -> bool:
-    """Tell whether a node has the channels last, which is the default."""
+    """Return whether a node has the channels last, which is the default."""
     return "data_format" not in node.attr or attribute(node, "data_format").s == b"NHWC"
 
 
 def has_control_input(node: Any) -> bool:
-    """Tell whether a node waits for another (has a control edge)."""
+    """Return whether a node waits for another (has a control edge)."""
     return any(name.startswith("^") for name in node.input)
 
 
 def as_channels(array: Array | None, rank: int, count: int) -> Array | None:
-    """Give a constant operand as one float64 a channel, ``None`` if it is none.
+    """Return a constant operand as one float64 a channel, ``None`` if it is none.
 
     Args:
         array: the operand, of any shape.

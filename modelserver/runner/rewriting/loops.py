@@ -1,4 +1,4 @@
-"""Resize a whole batch at once where TensorFlow 1 loops over its images.
+"""Resize a whole batch at once if TensorFlow 1 loops over its images.
 
 The Object Detection API of TensorFlow 1 gives its resizer to ``tf.map_fn``: a loop of
 some thirty nodes that cuts the batch into images, copies each, resizes it and copies
@@ -34,7 +34,7 @@ class _NoMatchError(Exception):
 
 @dataclass(frozen=True)
 class _Result:
-    """What a loop collects of its steps.
+    """A tensor that a loop collects from its steps.
 
     Attributes:
         gather: the node that puts the steps' results together.
@@ -42,8 +42,8 @@ class _Result:
         condition: the name of the loop's ``LoopCond``.
         batch: the tensor whose images the loop runs over.
         count: the tensor that holds how many they are.
-        resizer: the ``ResizeBilinear`` in the loop, if this is what it gives.
-        value: a constant that every step gives instead.
+        resizer: the ``ResizeBilinear`` in the loop, if its output is collected.
+        value: a constant that every step gives, otherwise.
     """
 
     gather: Any
@@ -85,7 +85,7 @@ def batch_resizers(draft: Draft) -> int:
 
 
 def _read_result(draft: Draft, gather: Any) -> _Result:
-    """Read the loop backwards from where its results are put together."""
+    """Read the loop backwards from the node that puts its results together."""
     array = canonical(gather.input[0])
     leave = _node(draft, gather.input[2], "Exit")
     switch = _node(draft, leave.input[0], "Switch")
@@ -128,7 +128,7 @@ def _read_step(draft: Draft, name: str, condition: str, batch: str) -> Any:
 
 
 def _find_batch(draft: Draft, condition: str) -> tuple[str, str]:
-    """Give the tensor over whose first axis a loop runs, and its count."""
+    """Return the tensor over whose first axis a loop runs, and its count."""
     test = _node(
         draft, _node(draft, condition, "LoopCond").input[0], "Less", "LogicalAnd"
     )
@@ -145,7 +145,7 @@ def _find_batch(draft: Draft, condition: str) -> tuple[str, str]:
 
 
 def _counted_tensor(draft: Draft, name: str) -> str:
-    """Give the tensor the length of whose first axis this is."""
+    """Return the tensor the length of whose first axis this is."""
     part = _node(draft, name, "StridedSlice")
     bounds = [_constant(draft, bound) for bound in part.input[1:4]]
     _check(all(_is_number(b, n) for b, n in zip(bounds, (0, 1, 1), strict=True)))
@@ -178,7 +178,7 @@ def _check_merge(draft: Draft, name: str, condition: str) -> None:
 
 
 def _check_array(draft: Draft, name: str, batch: str) -> None:
-    """Check that an array of tensors has a place for each image and no more."""
+    """Check that a tensor array has one element for each image and no more."""
     array = _node(draft, name, "TensorArrayV3")
     _check(not attribute(array, "dynamic_size").b)
     _check(_counted_tensor(draft, array.input[0]) == batch)
@@ -204,7 +204,7 @@ def _check(holds: bool) -> None:  # noqa: FBT001 - the condition is the argument
 
 
 def _node(draft: Draft, name: str, *ops: str) -> Any:
-    """Give the node that an input comes from, which must be of these ops."""
+    """Return the node that an input comes from, which must be of these ops."""
     node = draft.producer(_source(draft, name), *ops)
     if node is None or has_control_input(node) or draft.is_kept(node.name):
         raise _NoMatchError
@@ -212,12 +212,12 @@ def _node(draft: Draft, name: str, *ops: str) -> Any:
 
 
 def _loop_input(draft: Draft, name: str) -> str:
-    """Give the tensor outside of a loop that an input inside is."""
+    """Return the tensor outside of a loop that an input inside is."""
     return _source(draft, _node(draft, name, "Enter").input[0])
 
 
 def _source(draft: Draft, name: str) -> str:
-    """Go back over nodes that only hand on what they take."""
+    """Follow ``Identity`` nodes back to their source."""
     node = draft.producer(name, "Identity")
     while (
         node is not None
@@ -230,7 +230,7 @@ def _source(draft: Draft, name: str) -> str:
 
 
 def _constant(draft: Draft, name: str) -> Array | None:
-    """Give a constant, or constant numbers that are packed, also inside a loop."""
+    """Return a constant, or constant numbers that are packed, also inside a loop."""
     pack = draft.producer(name, "Pack")
     if pack is None:
         return draft.value(_source(draft, name))
@@ -241,7 +241,7 @@ def _constant(draft: Draft, name: str) -> Array | None:
 
 
 def _is_number(array: Array | None, number: int) -> bool:
-    """Tell whether a constant is this one number."""
+    """Return whether a constant is this one number."""
     return array is not None and array.size == 1 and int(array.reshape(())) == number
 
 
@@ -260,7 +260,7 @@ def _used_exits(draft: Draft, condition: str) -> set[str]:
 
 
 def _put_batch_op(draft: Draft, result: _Result) -> None:
-    """Put what does the whole batch in the place of what put its parts together."""
+    """Put an op on the whole batch in place of the node that gathered its parts."""
     name = result.gather.name
     if result.value is None:
         size = _constant(draft, result.resizer.input[1])

@@ -1,4 +1,4 @@
-"""Whether a rewritten graph answers as the untouched one does."""
+"""Compare a rewritten graph's answers with those of the untouched one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sample_images(
 
     Returns:
         uint8 [height, width, channels] each, the same at every call: a scene and noise,
-        of the graph's size, and a second size where it takes any.
+        of the graph's size, and a second size if it takes any.
     """
     sizes = (signature.size,) if signature.size else (*_ANY_SIZES, *more)
     random = np.random.default_rng(_SEED)
@@ -68,7 +68,7 @@ def sample_images(
 def _paint_scene(
     size: tuple[int, int], channels: int, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Paint what has a photo's statistics: a sky, shapes with edges, shades, grain."""
+    """Paint a scene with a photo's statistics: a sky, shapes with edges, grain."""
     rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
     y, x = rows[..., None] / size[0], columns[..., None] / size[1]
     image = 200 - 90 * y + 20 * np.sin(5 * x + np.arange(channels))
@@ -103,19 +103,21 @@ def first_difference(
         tolerance: how far they may be apart.
 
     Returns:
-        ``None`` where they agree, else the first difference, for the log. A detection
-        as near to the floor as scores may differ may be missing; detections are
-        compared as a set, as equal scores have no order. A classifier's best class must
-        be the same, or as good.
+        ``None`` if they agree, else the first difference, for the log. A detection
+        whose score is as near to the floor as scores may differ may be missing;
+        detections are compared as a set, as equal scores have no order. A classifier's
+        best class must be the same, or as good.
     """
     if signature.kind == "classification":
-        old, new = (_read_scores(one, signature, tolerance) for one in (before, after))
+        old, new = (
+            _read_scores(outputs, signature, tolerance) for outputs in (before, after)
+        )
         return _compare_scores(old, new, tolerance)
     return _compare_detections(before, after, score_floor, tolerance)
 
 
 def _read_scores(outputs: Outputs, signature: Signature, tolerance: Tolerance) -> Array:
-    """Give a classifier's scores; logits as probabilities, unless bits are compared."""
+    """Return a classifier's scores; logits as probabilities, but for ``EQUAL``."""
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
     if not signature.softmax or tolerance is EQUAL or not np.isfinite(scores).all():
         return scores
@@ -146,12 +148,12 @@ def _compare_scores(old: Array, new: Array, tolerance: Tolerance) -> str | None:
 def _read_detections(
     outputs: Outputs, score_floor: float, margin: float
 ) -> tuple[Array, float]:
-    """Give an image's detections as rows of score, class and box.
+    """Return an image's detections as rows of score, class and box.
 
     Returns:
         Those that are near the floor or above, and the score from which on a detection
-        that the other graph found must be among them: where all places are taken, one
-        near the lowest may have been crowded out.
+        that the other graph found must be among them: if all rows are taken, one near
+        the lowest may have been crowded out.
     """
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1, 1)
     classes = np.asarray(outputs["classes"], np.float64).reshape(-1, 1)
@@ -172,7 +174,8 @@ def _compare_detections(
 ) -> str | None:
     """Find each detection of either graph among the other's."""
     old, new = (
-        _read_detections(one, score_floor, tolerance.score) for one in (before, after)
+        _read_detections(outputs, score_floor, tolerance.score)
+        for outputs in (before, after)
     )
     for (rows, _), (others, lowest), what in ((old, new, "gone"), (new, old, "new")):
         unmatched = [
@@ -189,7 +192,7 @@ def _compare_detections(
 
 
 def _find_unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Array]:
-    """Give the detections that have none near them; each is near one at most."""
+    """Return the detections that have none near them; each is near one at most."""
     free = np.ones(len(others), bool)
     unmatched = []
     for row in rows:

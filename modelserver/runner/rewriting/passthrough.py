@@ -1,4 +1,4 @@
-"""Take out nodes that hand their input on, and compute what is constant."""
+"""Remove nodes that return their input, and compute constant nodes."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def strip_passthrough(draft: Draft) -> int:
 
 
 def _untie_checks(draft: Draft) -> None:
-    """Make those that wait for a ``CheckNumerics`` wait for what it checks instead.
+    """Make nodes that wait for a ``CheckNumerics`` wait for its input instead.
 
-    Exact because it gives what it takes; and who takes a value anyway, waits for it.
+    Exact because it returns its input; a node that takes a value waits for it anyway.
     """
     for check in [node for node in draft if node.op == "CheckNumerics"]:
         source = draft.nodes[node_of(check.input[0])]
@@ -154,7 +154,7 @@ def _fold(draft: Draft, node: Any) -> bool:
 
 
 def resize_bytes(draft: Draft) -> int:
-    """Give a bilinear resizer the bytes of a photo, not their copy as floats.
+    """Return a bilinear resizer the bytes of a photo, not their copy as floats.
 
     ``ResizeBilinear`` turns each pixel that it needs into a float32 itself, so its
     output is the same to the bit; the copy is four times the photo.

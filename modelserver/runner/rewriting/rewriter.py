@@ -46,7 +46,7 @@ class Rewritten:
     Attributes:
         graph_def: a ``tf.compat.v1.GraphDef`` of its own, with the same inputs and
             outputs by name.
-        notes: a few words for each rewrite that makes it faster; none where the graph
+        notes: a few words for each rewrite that makes it faster; none if the graph
             may as well be run as it was.
     """
 
@@ -59,14 +59,14 @@ def rewrite(
 ) -> Rewritten:
     """Rewrite a graph so that it runs faster and answers the same.
 
-    Pure: the graph given is not changed. What is not known for sure to be equal is left
-    as it is; ``first_difference`` is the check on real outputs.
+    Pure: the graph given is not changed. A node is left as it is unless the change is
+    known to be equal; ``first_difference`` is the check on real outputs.
 
     Args:
         graph_def: a valid ``tf.compat.v1.GraphDef`` that ``signature`` is of.
-        signature: what is fed and fetched keeps its name and its value.
+        signature: tensors that it feeds and fetches keep their names and values.
         score_floor: detections below it may be dropped; 0 for none.
-        on_gpu: leave out what would move work from there to the CPU.
+        on_gpu: leave out rewrites that would move work from there to the CPU.
 
     Raises:
         ValueError, TypeError, KeyError, IndexError: a node is not as its op says.

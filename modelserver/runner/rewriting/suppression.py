@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Kind = Literal["scores", "rows", "number"]
-"""What a tensor behind a suppression holds: the scores as they were fed to it; other
-values of each box; or how many boxes there are."""
+"""The contents of a tensor behind a suppression: the scores as they were fed to it;
+other values of each box; or how many boxes there are."""
 
 _Kinds = dict[str, Kind]
 
@@ -65,15 +65,15 @@ def raise_thresholds(draft: Draft, scores: str, floor: float) -> int:
     """Raise the score threshold of suppressions to just below a floor.
 
     Exact for every detection at or above the floor: in hard suppression a box is only
-    suppressed by one with a higher score, so what is below the floor cannot change what
-    is above. What is below becomes padding. Only done where the scores that are
-    answered are those that the suppression was given, and where what comes behind
-    treats each box by itself: read off the graph for ``CombinedNonMaxSuppression``,
-    known for what the Object Detection API of TensorFlow 1 exports, which filters,
-    suppresses each class, sorts, cuts and pads. Soft suppression is left alone.
+    suppressed by one with a higher score, so boxes below the floor cannot change those
+    above it. They become padding. Only done if the scores that are answered are those
+    that the suppression was given, and if the ops behind it treat each box by itself:
+    read off the graph for ``CombinedNonMaxSuppression``, known for the exports of
+    TensorFlow 1's Object Detection API, which filter, suppress each class, sort, cut
+    and pad. Soft suppression is left alone.
 
     Args:
-        draft: what to change.
+        draft: the graph to change.
         scores: the fetched tensor of scores.
         floor: the lowest score that is answered.
 
@@ -101,7 +101,7 @@ def raise_thresholds(draft: Draft, scores: str, floor: float) -> int:
 
 
 def _threshold_input(draft: Draft, node: Any) -> int | None:
-    """Tell which input of a node is the score threshold of a hard suppression."""
+    """Return which input of a node is the score threshold of a hard suppression."""
     if node.op == "CombinedNonMaxSuppression":
         return 5
     if not is_float(node) or not _OBJECT_DETECTION.search(node.name):
@@ -116,7 +116,7 @@ def _threshold_input(draft: Draft, node: Any) -> int | None:
 
 
 def _is_last(draft: Draft, node: Any, scores: str) -> bool:
-    """Tell whether the answered scores are those that this suppression was given."""
+    """Return whether the answered scores are those that this suppression was given."""
     if node.op == "CombinedNonMaxSuppression":
         return _reaches_scores(draft, node, scores)
     behind = {node.name}
@@ -154,7 +154,7 @@ def _reaches_scores(draft: Draft, node: Any, scores: str) -> bool:
 
 
 def _uses(draft: Draft, tensor: str) -> Iterator[tuple[Any, int]]:
-    """Give the nodes that take a tensor, and as which of their inputs."""
+    """Return the nodes that take a tensor, and as which of their inputs."""
     for user in draft.users(node_of(tensor)):
         for index, name in enumerate(user.input):
             if canonical(name) == tensor:
@@ -162,7 +162,7 @@ def _uses(draft: Draft, tensor: str) -> Iterator[tuple[Any, int]]:
 
 
 def _kind_after(user: Any, index: int, kind: Kind) -> Kind | None:
-    """Tell what a user's output is, ``None`` where this is not known."""
+    """Return the kind of a user's output, ``None`` if it is not known."""
     if user.op in {"Shape", "Size"}:
         return "number"
     if user.op in _MOVING:
@@ -215,6 +215,6 @@ def keep_suppression_on_cpu(graph_def: Any) -> int:
 
 
 def _scope(name: str) -> str:
-    """Give the scope of the suppression that a node belongs to, empty for none."""
+    """Return the scope of the suppression that a node belongs to, empty for none."""
     found = _SUPPRESSION.match(name)
     return found["scope"] if found else ""

@@ -3,8 +3,8 @@
 session    reads a graph, chooses how it is run, and runs it
 devices    the card that it was assigned or the CPU; errors of a card
 reference  the answers of the untouched graph on the CPU, to compare other ways with
-warm_up    the first runs: what fits the device, what mixes, what is unsteady
-runs       a graph in a session: what goes in and out of TensorFlow
+warm_up    the first runs: batch sizes, images that affect each other, random scores
+runs       a graph in a session, its feed and its outputs
 """
 
 from modelserver.runner.sessions.devices import choose

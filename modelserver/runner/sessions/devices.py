@@ -1,7 +1,7 @@
 """Choose the card that a model was assigned or the CPU, and tell a card's errors apart.
 
 ``cuda.fault`` reads the words of an error on a card: its memory did not do, or its
-context is lost. The second half says what follows for a run and for a load.
+context is lost. The second half turns that into the errors of a run and of a load.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ v1 = tf.compat.v1
 
 
 class Device(NamedTuple):
-    """What a model runs on.
+    """The card or CPU that a model runs on.
 
     Attributes:
         name: in words, such as ``CPU`` or ``GPU 0: NVIDIA H200``.
         number: TensorFlow's of the card; ``None`` for the CPU.
-        reason: why it is the CPU though there is a card; empty where that is as wanted.
-        note: what is worth to know of the card.
+        reason: why it is the CPU though there is a card; empty if that is as wanted.
+        note: a sentence about the card that an operator should know.
         memory_mb: MiB of the card that may be taken; 0 for no limit.
     """
 
@@ -55,7 +55,7 @@ class Device(NamedTuple):
         return self.number is not None
 
     def findings(self, model: str) -> tuple[Finding, ...]:
-        """Say what is worth an operator's look."""
+        """List the findings for an operator."""
         if self.reason:
             fix = "python -m modelserver doctor gpu shows what is missing; docs/gpu.md"
             return (found("gpu-unused", model, self.reason, fix),)
@@ -85,9 +85,9 @@ class Device(NamedTuple):
         return config
 
     def pin(self, graph: Any) -> None:
-        """Have a graph run on this card, where the process sees several.
+        """Have a graph run on this card if the process sees several.
 
-        TensorFlow takes its first card for whatever names none.
+        TensorFlow takes its first card for a node that names none.
         """
         if self.number:
             for op in graph.get_operations():
@@ -97,7 +97,7 @@ class Device(NamedTuple):
 
 
 def choose(assigned: AssignedCard) -> Device:
-    """Take the card that a model was given if TensorFlow can use it, else the CPU.
+    """Take the card that a model was assigned if TensorFlow can use it, else the CPU.
 
     Raises:
         DeviceFailed: a card is required and cannot be used.
@@ -156,7 +156,7 @@ def _card_number(gpu: str | None, count: int) -> int:
 
 
 def _why_no_card() -> str:
-    """Say why TensorFlow lists no card, as far as that can be seen from here."""
+    """Explain why TensorFlow lists no card, as far as this process can see."""
     report = cuda.check()
     return (
         report.sentence
@@ -187,7 +187,7 @@ class Faults:
     """Tells failed runs on a card apart. Thread-safe.
 
     Three runs in a row that fail in a way that sound graphs do not are a lost context,
-    whatever they say.
+    whichever words they use.
     """
 
     def __init__(self) -> None:
@@ -198,9 +198,9 @@ class Faults:
         self._strikes = 0
 
     def to_request_error(self, error: Exception) -> RequestError:
-        """Give what a failed run is answered with; ``RunnerDied`` for a lost context.
+        """Turn a failed run's error into a request's; ``RunnerDied`` for a lost card.
 
-        Whoever gets that must end this process: every later run would fail, too.
+        On ``RunnerDied`` this process must end: every later run would fail, too.
         """
         kind = _fault(error)
         if kind == "memory":
@@ -213,7 +213,7 @@ class Faults:
 
 @contextlib.contextmanager
 def translate_load_errors(device: Device) -> Iterator[None]:
-    """Have what the card does to a load told as the card's, not the files'.
+    """Report a card's fault during a load as the card's, not the files'.
 
     Raises:
         DeviceFailed: the card is full, lost or cannot be used at the moment.
@@ -234,7 +234,7 @@ def translate_load_errors(device: Device) -> Iterator[None]:
 
 
 def _device_failed(device: Device, error: BaseException) -> DeviceFailed:
-    """Make a sentence of what the card did."""
+    """Describe a card's fault during a load in a sentence."""
     cause = error.__cause__ or error
     words = getattr(cause, "message", None) or str(cause)
     if isinstance(error, OutOfMemory) or _fault(cause) == "memory":

@@ -1,4 +1,4 @@
-"""What a graph answers where it is run in full, to compare other ways with."""
+"""Keep the answers of the untouched graph, to compare other ways to run it with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Sample(NamedTuple):
-    """An image, uint8 [height, width, channels], and what a graph answers to it."""
+    """An image, uint8 [height, width, channels], and a graph's answer to it."""
 
     image: Image
     answer: Outputs
@@ -36,7 +36,7 @@ class Reference:
         score_floor: detections below it are never answered; 0 for none.
 
     Attributes:
-        samples: what was asked and answered; none until :meth:`ask`.
+        samples: images and their answers; none until :meth:`ask`.
         sampling: how images are resized before they are fed; see ``Facts``.
     """
 
@@ -75,7 +75,7 @@ class Reference:
         return difference
 
     def fed(self, image: Image) -> Image:
-        """Give an image as it is fed."""
+        """Return an image as it is fed."""
         size = self.signature.inner_size
         if self.sampling is None or size is None:
             return image
@@ -84,10 +84,10 @@ class Reference:
     def difference(
         self, run: Runs, tolerance: rewriting.Tolerance = rewriting.EQUAL
     ) -> str | None:
-        """Tell where another way to run the graph first answers otherwise.
+        """Find the first difference to the answers of another way to run the graph.
 
-        To the last bits images are compared as they are, as those differ already where
-        they are resized before.
+        With ``EQUAL`` images are compared as they are, because resizing them before the
+        graph already changes the last bits.
 
         Raises:
             RequestError: it cannot be run.

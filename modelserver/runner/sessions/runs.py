@@ -1,4 +1,4 @@
-"""A graph that can be run, and what goes in and out of it."""
+"""Run a graph in TensorFlow: turn images into its feed, and split its outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class GraphRun:
 
     Args:
         graph: a ``tf.Graph``, which this finalizes.
-        signature: what is fed and fetched.
+        signature: of the graph; names the tensors that are fed and fetched.
         config: the session's ``ConfigProto``.
         callers_thread: run each op in the thread that calls.
         faults: tells a card's errors apart; ``None`` on a CPU.
@@ -99,7 +99,7 @@ class GraphRun:
 
 
 def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:
-    """Turn images into what the graph is fed.
+    """Turn images into a graph's feed.
 
     A single uint8 image is passed on as a view, without a copy.
 
@@ -135,7 +135,7 @@ def _to_layout(batch: NDArray[Any], layout: Layout) -> NDArray[Any]:
 def split(
     arrays: Sequence[NDArray[np.generic]], signature: Signature, count: int
 ) -> list[Mapping[str, NDArray[np.generic]]]:
-    """Give each image its part of a run's outputs.
+    """Return each image its part of a run's outputs.
 
     A graph that takes one image may answer without a batch axis, or with one of 1;
     the tasks take both. For several images the first axis must be the batch.

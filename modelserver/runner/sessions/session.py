@@ -64,7 +64,7 @@ class ModelSession:
     """A loaded graph, ready to run. ``run`` is thread-safe; ``close`` must come last.
 
     Args:
-        job: what to load.
+        job: the model to load.
     """
 
     def __init__(self, job: Job) -> None:
@@ -84,13 +84,13 @@ class ModelSession:
         self._seen_shapes: set[tuple[int, ...]] = set()
 
     def open(self, chosen: Callable[[bool], None] | None = None) -> None:
-        """Read and check the graph, find what it takes and gives, and run it once.
+        """Read and check the graph, find its inputs and outputs, and run it once.
 
         Args:
-            chosen: told whether it will run on a card, before anything is read.
+            chosen: called with whether it will run on a card, before anything is read.
 
         Raises:
-            GraphError, SidecarError: with what is wrong and what to do.
+            GraphError, SidecarError: with the fault and a remedy.
             DeviceFailed: the card cannot be used now.
         """
         started = time.perf_counter()
@@ -103,12 +103,12 @@ class ModelSession:
 
     @property
     def device(self) -> str:
-        """What it runs on, in words: ``CPU`` or ``GPU 0: NVIDIA H200``."""
+        """The device in words: ``CPU`` or ``GPU 0: NVIDIA H200``."""
         return self._device.name
 
     @property
     def device_reason(self) -> str:
-        """Why it runs on the CPU though there is a card; empty where it does not."""
+        """Why it runs on the CPU though there is a card; empty if it does not."""
         return self._device.reason
 
     def _open(self) -> None:
@@ -150,14 +150,14 @@ class ModelSession:
         self._wanted_batch = self.max_batch
 
     def _note_repairs(self, repairs: Sequence[str]) -> None:
-        """Note what was repaired, for the log, ``/models`` and ``check``."""
+        """Note the repairs, for the log, ``/models`` and ``check``."""
         if repairs:
             sentence = f"the graph was repaired: {'; '.join(repairs)}"
             self._note(sentence)
             self._find("repaired", sentence)
 
     def _keep_suppression(self, graph_def: Any) -> int:
-        """Keep suppressions of one class each off a GPU, unless told not to."""
+        """Keep suppressions of one class each off a GPU, if the job says so."""
         if not self._device.on_gpu or not self._job.suppression_on_cpu:
             return 0
         return rewriting.keep_suppression_on_cpu(graph_def)
@@ -165,7 +165,7 @@ class ModelSession:
     def _with_any_batch(
         self, graph_def: Any, graph: Any, sidecar: Sidecar | None
     ) -> tuple[Any, Any]:
-        """Open a batch that is fixed, if that is answered alike; else fill it."""
+        """Open a batch that is fixed, if the answers stay the same; else fill it."""
         count = self.signature.fill
         try:
             made = graphs.open_batch(graph_def, graph, self.signature.input)
@@ -225,13 +225,13 @@ class ModelSession:
         )
 
     def _cpu_config(self) -> Any:
-        """Configure a session on the CPU, which computes in full, whatever serves."""
+        """Configure a session that computes on the CPU, in full precision."""
         config = self._device.config()
         config.device_count["GPU"] = 0
         return config
 
     def _ask(self, graph: Any) -> None:
-        """Learn on the CPU what the untouched graph answers, and how it resizes."""
+        """Run the untouched graph on the CPU for its answers, and try its resizing."""
         config = self._cpu_config()
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         run = self._start(graph, config)
@@ -250,7 +250,7 @@ class ModelSession:
         return self._samples
 
     def _ask_next_to_gpu(self, graph: Any) -> None:
-        """Do so where there is a GPU, whose graphs need not run on the CPU."""
+        """Do so if there is a GPU, whose graphs need not run on the CPU."""
         try:
             self._ask(graph)
         except RequestError as error:
@@ -275,7 +275,7 @@ class ModelSession:
             )
 
     def _rewritten(self, graph_def: Any, graph: Any) -> Any | None:
-        """Give the rewritten graph, if it is faster and answers the same.
+        """Return the rewritten graph, if it is faster and answers the same.
 
         On a CPU its session is the one that serves, and is left open.
         """
@@ -395,7 +395,7 @@ class ModelSession:
             self._find("unsteady", sentence, fix)
 
     def _batch_limit(self) -> int:
-        """Images that one run may take, as far as settings and shapes tell."""
+        """Return the most images that a run may take by settings and shapes."""
         fill = self.signature.fill
         if fill:
             # They cost no more than one.
@@ -403,7 +403,7 @@ class ModelSession:
         return min(self._wanted_batch, self.signature.batch or self._wanted_batch)
 
     def _photos(self) -> list[NDArray[np.uint8]]:
-        """Give two photo-like images of the shape that is served, or is usual."""
+        """Return two photo-like images of the shape that is served, or is usual."""
         return [self._reference.fed(image) for image in self._images()[:2]]
 
     def _batches(self) -> bool:
@@ -426,7 +426,7 @@ class ModelSession:
         return mixed is None
 
     def _check_device(self) -> None:
-        """Compare what a GPU answers with what the CPU does."""
+        """Compare a GPU's answers with the CPU's."""
         if not self._device.on_gpu:
             return
         difference = self._reference.difference(self.run, rewriting.NEAR)
@@ -444,7 +444,7 @@ class ModelSession:
         return self._reference.sampling
 
     def is_first(self, frames: Sequence[NDArray[np.uint8]]) -> bool:
-        """Tell whether a GPU meets this shape of batch for the first time.
+        """Return whether a GPU meets this shape of batch for the first time.
 
         It then looks for the best way to compute it, which takes seconds.
         """
@@ -493,7 +493,7 @@ def _path(job: Job, role: str, name: str) -> Path:
 
 
 def _unrunnable_error(image: NDArray[np.uint8], error: RequestError) -> GraphError:
-    """Say that a graph cannot be run, in TensorFlow's words."""
+    """Make the error for a graph that cannot be run, in TensorFlow's words."""
     height, width = image.shape[:2]
     return GraphError(
         f"The graph cannot be run on a {width} x {height} image: "
@@ -502,10 +502,10 @@ def _unrunnable_error(image: NDArray[np.uint8], error: RequestError) -> GraphErr
 
 
 def give_memory_back() -> None:
-    """Give the system back the memory that loading used: a quarter of a process.
+    """Give the memory that loading used back to the system: a quarter of a process.
 
     Loading holds a graph several times over, in objects that refer to each other; and
-    glibc keeps what is freed for itself.
+    glibc keeps freed memory for itself.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -514,7 +514,7 @@ def give_memory_back() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Say what went wrong: in TensorFlow's words, where it refused a run."""
+    """Describe an error: in TensorFlow's words, if it refused a run."""
     cause = error.__cause__ if isinstance(error, RequestError) else error
     return f"{type(cause).__name__}: {str(cause)[:_REASON_CHARS]}"
 

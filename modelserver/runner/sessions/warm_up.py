@@ -1,6 +1,6 @@
-"""Find out by running a graph what fits its device, what mixes and what is unsteady.
+"""Find out by first runs which batches fit, whether images mix, and random scores.
 
-All functions are given what runs some images of one shape, and know no TensorFlow.
+All functions take a callable that runs images of one shape, and know no TensorFlow.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def find_sizes(
         slots: runs side by side.
 
     Raises:
-        RequestError: why the smallest size cannot be run, where none can.
+        RequestError: why the smallest size cannot be run, if none can.
     """
     ran: list[int] = []
     obstacle: RequestError | None = None
@@ -85,11 +85,12 @@ def _side_by_side(run: Runs, batch: Frames, slots: int) -> None:
 def find_mixing(
     run: Runs, images: Sequence[Image], signature: Signature, score_floor: float
 ) -> str | None:
-    """Tell how two images of one run change each other's answers, if they do.
+    """Describe how two images of one run change each other's answers, if they do.
 
-    Beside another image, one must be answered to the last bits as beside itself, which
-    is the same computation; and about as it is alone, which may be computed otherwise.
-    A graph that answers the same differently at once says nothing about this.
+    Next to another image, one must be answered to the last bits as next to itself,
+    which is the same computation; and about as it is alone, which may be computed
+    otherwise. A graph that gives another answer to the same batch at once says nothing
+    about this.
 
     Args:
         run: takes two images.
@@ -119,7 +120,7 @@ def find_mixing(
 
 
 MOST_SPREAD = 1e-3
-"""How much scores, 0..1, may differ between runs: far above what order of sums does."""
+"""How much scores, 0..1, may differ between runs: far more than the order of sums."""
 
 # Two runs at least. A dropout of few units may drop the same ones twice, so where
 # numbers are drawn what is quick is run on for a while.
@@ -129,24 +130,25 @@ _DRAWING = re.compile(r"Random|Multinomial|TruncatedNormal|DropoutV|RNGUniform")
 
 
 def draws_numbers(graph_def: Any) -> bool:
-    """Tell whether some op of a graph or of its functions draws random numbers.
+    """Return whether some op of a graph or of its functions draws random numbers.
 
     Args:
         graph_def: a ``tf.compat.v1.GraphDef``.
     """
-    bodies = (graph_def.node, *(one.node_def for one in graph_def.library.function))
+    functions = graph_def.library.function
+    bodies = (graph_def.node, *(function.node_def for function in functions))
     return any(_DRAWING.search(node.op) for nodes in bodies for node in nodes)
 
 
 def score_spread(
     run: Callable[[], Outputs], signature: Signature, *, draws: bool = True
 ) -> float:
-    """Run the same photo again and again, and tell how far its scores differ.
+    """Run the same photo again and again, and measure how far its scores differ.
 
     Args:
-        run: runs the graph on one photo; twice, and more often where that is quick.
+        run: runs the graph on one photo; twice, and more often if that is quick.
         signature: of the graph; logits are compared as probabilities.
-        draws: it may draw random numbers; else two runs tell enough.
+        draws: it may draw random numbers; else two runs are enough.
 
     Returns:
         The largest difference of a score to the same score of the first run.
@@ -164,7 +166,7 @@ def score_spread(
 
 
 def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
-    """Give a run's scores as numbers that can be compared; a detector's by size."""
+    """Return a run's scores as numbers that can be compared; a detector's by size."""
     scores = np.nan_to_num(np.asarray(outputs["scores"], np.float64).reshape(-1))
     if signature.kind == "detection":
         return np.sort(scores)
