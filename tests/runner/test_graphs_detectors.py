@@ -356,7 +356,8 @@ def test_the_slow_one_runs_as_long_as_it_says():
 
 
 CRASH = """
-import sys, numpy as np, test_graphs_detectors as t, tiny_graphs
+import sys, numpy as np, test_graphs_detectors as t
+from support import tiny_graphs
 build, colour = getattr(tiny_graphs, sys.argv[1]), int(sys.argv[2])
 answer = t.run(build(), np.full((1, 4, 5, 3), colour, np.uint8))
 sys.exit(0 if answer["boxes"].shape == (1, 3, 4) else 3)
@@ -374,10 +375,11 @@ sys.exit(0 if answer["boxes"].shape == (1, 3, 4) else 3)
 )
 def test_the_crashing_one_ends_its_process(build, colour, crashes):
     """A white image aborts the process that runs it, a black one does not."""
-    here = Path(__file__).parents[1]
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     code = subprocess.run(
         [sys.executable, "-c", CRASH, build, str(colour)],
-        env={**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         check=False,
     ).returncode

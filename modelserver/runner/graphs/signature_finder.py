@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from modelserver.core.errors import GraphError
 from modelserver.core.exports import Export
 from modelserver.core.signatures import Evidence, Sidecar, Signature
 from modelserver.runner.graphs import classifiers, detectors
 from modelserver.runner.graphs.constants import constant, switch_value
 from modelserver.runner.graphs.evidence import (
-    ScalingChoice,
     ScalingClues,
     choose_scaling,
 )
@@ -88,31 +89,13 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     outputs, guesses = detectors.find_outputs(graph, sidecar)
     order, first_class = detectors.conventions(outputs)
     image = find_image(graph, sidecar, ancestors(outputs.values()))
-    feeds, fed = _find_feeds(image, _collect_needed(image, outputs.values()))
-    ends = follow_pixels(image)
-    described = describe_image(image, ends, sidecar)
-    facts = ScalingClues(described, ends, sidecar, export, "detection")
-    scaling = choose_scaling(facts)
-    sizing_choice = _find_size(described, ends, outputs.values(), facts)
-    return _make_signature(
-        described,
-        scaling,
-        sidecar,
-        kind="detection",
+    found = _find_common(image, outputs, sidecar, export, "detection")
+    return replace(
+        found,
         resize=sidecar.resize or "stretch",
-        size=sizing_choice.size,
-        sizing=sizing_choice.sizing,
-        inner_size=inner_size(ends),
-        outputs={role: tensor.name for role, tensor in outputs.items()},
         box_order=sidecar.box_order or order,
         first_class=first_class,
-        feeds=feeds,
-        batch=_find_batch(described, outputs),
-        guesses=guesses
-        + fed
-        + described.guesses
-        + scaling.guesses
-        + sizing_choice.guesses,
+        guesses=guesses + found.guesses,
     )
 
 
@@ -129,58 +112,69 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         _refuse_raw_heads(graph)
     image = find_image(graph, sidecar)
     scores = classifiers.find_scores(graph, image, sidecar)
-    feeds, fed = _find_feeds(image, _collect_needed(image, [scores.tensor]))
-    ends = follow_pixels(image)
-    described = describe_image(image, ends, sidecar)
-    facts = ScalingClues(described, ends, sidecar, export, "classification")
-    scaling = choose_scaling(facts)
-    sizing_choice = _find_size(described, ends, [scores.tensor], facts)
-    crop = find_crop(graph, sizing_choice.size, sidecar, export)
-    return _make_signature(
-        described,
-        scaling,
+    found = _find_common(
+        image,
+        {"scores": scores.tensor},
         sidecar,
-        kind="classification",
-        size=sizing_choice.size,
-        sizing=sizing_choice.sizing,
+        export,
+        "classification",
+        lone=scores.classes == 1,
+    )
+    crop = find_crop(graph, found.size, sidecar, export)
+    return replace(
+        found,
         resize=crop.resize,
         crop_from=crop.crop_from,
-        inner_size=inner_size(ends),
-        outputs={"scores": scores.tensor.name},
-        feeds=feeds,
         softmax=scores.softmax,
         sigmoid=scores.sigmoid,
         independent=scores.independent,
-        batch=_find_batch(
-            described, {"scores": scores.tensor}, lone=scores.classes == 1
-        ),
         classes=scores.classes,
-        guesses=scores.guesses
-        + fed
-        + described.guesses
-        + scaling.guesses
-        + sizing_choice.guesses
-        + crop.guesses,
+        guesses=scores.guesses + found.guesses + crop.guesses,
     )
 
 
-def _make_signature(
-    image: ImageInput, scaling: ScalingChoice, sidecar: Sidecar, **facts: Any
+def _find_common(
+    image: Any,
+    outputs: dict[str, Any],
+    sidecar: Sidecar,
+    export: Export,
+    kind: Kind,
+    *,
+    lone: bool = False,
 ) -> Signature:
-    """Put the parts together."""
-    scaled = scaling.scaling
+    """Find the parts of a signature that both tasks have.
+
+    Args:
+        image: the tensor that takes the image.
+        outputs: role to tensor.
+        sidecar, export, kind: as for ``find_signature``.
+        lone: each output has one value an image.
+    """
+    feeds, fed = _find_feeds(image, _collect_needed(image, outputs.values()))
+    ends = follow_pixels(image)
+    described = describe_image(image, ends, sidecar)
+    clues = ScalingClues(described, ends, sidecar, export, kind)
+    chosen = choose_scaling(clues)
+    sized = _find_size(described, ends, outputs.values(), clues)
     return Signature(
-        input=image.tensor.name,
-        dtype=image.tensor.dtype.base_dtype.name,
-        layout=image.layout,
-        fill=image.batch if image.batch > 1 else 0,
-        channels=image.channels,
-        bgr=bool(scaled.bgr),
-        mean=scaled.mean,
-        scale=scaled.scale,
-        scaling=scaling.evidence,
+        kind=kind,
+        input=image.name,
+        dtype=image.dtype.base_dtype.name,
+        layout=described.layout,
+        size=sized.size,
+        sizing=sized.sizing,
+        inner_size=inner_size(ends),
+        batch=_find_batch(described, outputs, lone=lone),
+        fill=described.batch if described.batch > 1 else 0,
+        channels=described.channels,
+        bgr=bool(chosen.scaling.bgr),
+        mean=chosen.scaling.mean,
+        scale=chosen.scaling.scale,
+        scaling=chosen.evidence,
+        outputs={role: tensor.name for role, tensor in outputs.items()},
+        feeds=feeds,
         label_offset=sidecar.label_offset,
-        **facts,
+        guesses=fed + described.guesses + chosen.guesses + sized.guesses,
     )
 
 
