@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.support import results
 from benchmarks.support.servers import Server, started
 from modelserver.core.settings import Settings
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.tasks import by_kind
 from modelserver.tools import bench
 from modelserver.tools.bench import Round, Sample

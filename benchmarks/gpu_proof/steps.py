@@ -28,7 +28,7 @@ from benchmarks.support.servers import ROOT, Server, wait
 from modelserver.client import Client
 from modelserver.core.contract import DETECT
 from modelserver.engine.runners.cards import survey
-from modelserver.engine.runners.environment import of_cards
+from modelserver.engine.runners.environment import card_variables
 from modelserver.tools import bench
 from modelserver.tools.doctor.gpu import gpu_report
 
@@ -228,7 +228,7 @@ def full(plan: Plan, found: Found) -> None:
     folder = plan.folder("full", ("model", plan.detector))
     # Of several cards a server takes one that is not full, and CUDA's own order may be
     # another than the server's.
-    card = next((of_cards(card.gpu) for card in survey().cards), {})
+    card = next((card_variables(card.gpu) for card in survey().cards), {})
     with contextlib.ExitStack() as later:
         held = later.enter_context(contextlib.ExitStack())
         found.facts["taken"] = held.enter_context(holding(_FULL_MIB, card))

@@ -26,7 +26,7 @@ from benchmarks.gpu_proof.plans import MIB
 from modelserver.core import cuda
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.engine.runners.cards import memory_by_process, survey
-from modelserver.engine.runners.environment import show
+from modelserver.engine.runners.environment import show_cards
 from modelserver.runner.inline import import_tensorflow, open_session
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _timed(method: Callable[..., Any], name: str, took: dict[str, float]) -> Any
 def _job(kind: Kind, graph: str, *, rewrite: bool, batch: int) -> Job:
     """Say what to load, on the first card that may be used; on the CPU without one."""
     found = survey().cards[:1]
-    show(found)
+    show_cards(found)
     assigned = AssignedCard()
     if found:
         assigned = AssignedCard(found[0].gpu, found[0].words, required=True)

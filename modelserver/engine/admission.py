@@ -1,9 +1,9 @@
-"""How many requests the front handles at a time, and how models share that number.
+"""The number of requests that the front handles at a time, and each model's share.
 
 A request that waits for its model holds one of the front's threads. Were all of them
 held by one model's queue, the others' requests would wait too, and so would health
-checks. So some threads are kept for what never waits, and half of the others for the
-models in equal parts; the rest is for whoever comes first.
+checks. So some threads are kept for requests that never wait, and half of the others
+for the models in equal parts; the rest is for the requests that come first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPARE_THREADS = 16
 
 
 def threads(settings: Settings) -> int:
-    """Return how many threads the front has.
+    """Return the number of threads of the front.
 
     Shedding load needs far more threads than runs: a request that is refused still
     needs a thread to be refused in. Enough is two models with all slots and queues
@@ -40,13 +40,13 @@ class Shares:
     """Counts the requests that are with each model. Thread-safe.
 
     Half of the room is shared among the models in equal parts. A model with fewer
-    requests than its part is never refused. What is beyond the parts is for all, so
+    requests than its part is never refused. The room beyond the parts is for all, so
     that all together never have more than the room while there are the same models.
-    Where there are more models than room there are no parts.
+    If there are more models than room there are no parts.
 
     Args:
         room: requests that may be with all models together.
-        models: how many models there are at present.
+        models: returns the present number of models.
     """
 
     def __init__(self, room: int, models: Callable[[], int]) -> None:
@@ -66,10 +66,10 @@ class Shares:
 
     @contextlib.contextmanager
     def one(self, model: str) -> Iterator[None]:
-        """Count a request to a model that is served, for as long as it is there.
+        """Count a request to a model that is served, until it ends.
 
         Raises:
-            Overloaded: the model's share is in use, and so is what is for all.
+            Overloaded: the model's share is in use, and so is the room for all.
         """
         with self._lock:
             if not self._has_room(model):

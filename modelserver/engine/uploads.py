@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PREFIX = "modelserver-upload-"
 OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
-# What a filesystem or a kernel without unnamed files answers to O_TMPFILE.
+# Answers to O_TMPFILE of a filesystem or a kernel without unnamed files.
 NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 FULL = {errno.ENOSPC, errno.EDQUOT}
 HAS_UNNAMED = hasattr(os, "O_TMPFILE")
@@ -38,8 +38,8 @@ class Spool:
 
     Args:
         folder: ``UPLOAD_FOLDER``.
-        unnamed: try files without a name first. ``False`` is what a system without
-            them comes down to.
+        unnamed: try files without a name first; ``False`` as on a system without
+            them.
     """
 
     def __init__(self, folder: Path, *, unnamed: bool = HAS_UNNAMED) -> None:
@@ -47,15 +47,14 @@ class Spool:
         self._unnamed = unnamed
 
     def sweep(self) -> int:
-        """Create the folder if it is missing, and remove what crashed processes left.
+        """Create the folder if it is missing, and remove crashed processes' leftovers.
 
         Only files of this module's naming that no process holds are removed: an
-        upload under way is locked for as long as it is open. The lock tells that
-        for sure where a process id would not, with ids used again or two containers
-        that share the folder.
+        upload under way is locked for as long as it is open. Unlike a process id, the
+        lock is certain even if ids are used again or two containers share the folder.
 
         Returns:
-            How many files were removed.
+            The number of files that were removed.
 
         Raises:
             StorageUnavailable: the folder cannot be created or read.
@@ -88,7 +87,7 @@ class Spool:
             raise _storage_error(err) from err
 
     def _make_folder(self) -> None:
-        """Make the folder, for this user alone; one that is there stays as it is."""
+        """Make the folder, for this user alone; an existing one stays as it is."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -106,11 +105,9 @@ class Spool:
         path = self.folder / f"{PREFIX}{secrets.token_hex(16)}"
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
-        with suppress(
-            OSError
-        ):  # no locks here: a leftover may be swept early, unharmed
+        with suppress(OSError):  # no locks here: it may be swept early, unharmed
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Upload(descriptor, None if _removed(path) else path)
+        return Upload(descriptor, None if _remove(path) else path)
 
 
 class Upload(io.FileIO):
@@ -121,7 +118,7 @@ class Upload(io.FileIO):
 
     Args:
         descriptor: an empty file, open for reading and writing; owned from here on.
-        path: its name where that could not be removed yet; removed on ``close``.
+        path: its name if that could not be removed yet; removed on ``close``.
     """
 
     def __init__(self, descriptor: int, path: Path | None = None) -> None:
@@ -133,7 +130,7 @@ class Upload(io.FileIO):
         """Write all of the bytes.
 
         Returns:
-            How many, which is all.
+            Their number, which is all.
 
         Raises:
             StorageFull: no space or no quota left.
@@ -152,7 +149,7 @@ class Upload(io.FileIO):
     def data(self) -> mmap.mmap | memoryview:
         """Return the content, read-only and not copied.
 
-        To be called once all is written. Valid until ``close``.
+        Call it once all is written. Valid until ``close``.
 
         Returns:
             The mapped file; an empty ``memoryview`` for an empty one.
@@ -175,13 +172,13 @@ class Upload(io.FileIO):
             if mapped is not None:
                 mapped.close()
         except BufferError:
-            # A decoder that outlived its request still looks at it; the memory goes
-            # when that one is done.
+            # A decoder that outlived its request still reads it; the memory is freed
+            # once that is done.
             pass
         finally:
             super().close()
             if path is not None:
-                _removed(path)
+                _remove(path)
 
 
 def _remove_leftover(path: Path) -> bool:
@@ -199,13 +196,13 @@ def _remove_leftover(path: Path) -> bool:
     except OSError:
         return False
     else:
-        return _removed(path)
+        return _remove(path)
     finally:
         os.close(descriptor)
 
 
-def _removed(path: Path) -> bool:
-    """Remove a file; ``False`` where the system does not let go of it."""
+def _remove(path: Path) -> bool:
+    """Remove a file; return ``False`` if the system does not let go of it."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -214,5 +211,5 @@ def _removed(path: Path) -> bool:
 
 
 def _storage_error(err: OSError) -> StorageFull | StorageUnavailable:
-    """Tell a full disk from one that cannot be written."""
+    """Return the error for a full disk, or for one that cannot be written."""
     return StorageFull() if err.errno in FULL else StorageUnavailable()

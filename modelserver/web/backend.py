@@ -14,7 +14,7 @@ from modelserver.core.metrics import Metrics
 from modelserver.engine import discovery, self_test
 from modelserver.engine.catalogue import Registry, State
 from modelserver.engine.catalogue.hot_folder import HotFolder
-from modelserver.engine.models import Loader, Model
+from modelserver.engine.loader import Loader
 from modelserver.engine.runners import cards, probe
 from modelserver.engine.service import Service
 from modelserver.engine.uploads import Spool
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.settings import Settings
     from modelserver.engine.discovery import Discovery
+    from modelserver.engine.models import Model
     from modelserver.engine.service import Evaluation
     from modelserver.tasks import Task
 

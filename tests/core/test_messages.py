@@ -175,16 +175,16 @@ def test_runs_are_timed_in_the_order_they_were_sent():
     """Only as many as there are slots can run; the next one waits its turn."""
     with Wire() as wire:
         runner = wire.runner
-        assert [task.key for task in runner._signs().tasks] == ["import"]
+        assert [activity.key for activity in runner._signs().activities] == ["import"]
         runner._note(LoadStarted())
-        assert [task.key for task in runner._signs().tasks] == ["load"]
+        assert [activity.key for activity in runner._signs().activities] == ["load"]
         runner._start_up, runner._slots = None, 2
         for _ in range(3):
             runner.run([])
-        assert [task.key for task in runner._signs().tasks] == [0, 1]
+        assert [activity.key for activity in runner._signs().activities] == [0, 1]
         runner._take(0)
-        assert [task.key for task in runner._signs().tasks] == [1, 2]
-        assert runner._signs().tasks[0].limit_s == 60.0
+        assert [activity.key for activity in runner._signs().activities] == [1, 2]
+        assert runner._signs().activities[0].limit_s == 60.0
 
 
 def test_a_load_on_a_gpu_has_a_limit_of_its_own():
@@ -192,14 +192,14 @@ def test_a_load_on_a_gpu_has_a_limit_of_its_own():
     with Wire() as wire:
         runner = wire.runner
         runner._note(LoadStarted(on_gpu=True))
-        (task,) = runner._signs().tasks
-        assert (task.key, task.limit_s) == ("load", 600.0)
-        assert "GPU_LOAD_TIMEOUT_S" in task.sentence
-        assert "CUDA_CACHE_PATH" in task.sentence
-        runner._child._verdict = task.sentence
-        assert runner._crashed().from_outside
+        (activity,) = runner._signs().activities
+        assert (activity.key, activity.limit_s) == ("load", 600.0)
+        assert "GPU_LOAD_TIMEOUT_S" in activity.sentence
+        assert "CUDA_CACHE_PATH" in activity.sentence
+        runner._child._verdict = activity.sentence
+        assert runner._crash().from_outside
         runner._start_up = runner._loading
-        assert not runner._crashed().from_outside
+        assert not runner._crash().from_outside
 
 
 def test_an_import_that_is_told_twice_starts_no_load_anew():
@@ -208,7 +208,7 @@ def test_an_import_that_is_told_twice_starts_no_load_anew():
         runner = wire.runner
         runner._start_up = None
         runner._note(LoadStarted())
-        assert runner._signs().tasks == []
+        assert runner._signs().activities == []
 
 
 def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):

@@ -331,107 +331,107 @@ class TestPlacement:
     def test_a_model_goes_to_the_card_with_most_free_memory(self):
         """Not to the next one by turns."""
         placed = placement(*some(2, 9, 5))
-        assert placed.take("a", GIB).number == 1
+        assert placed.assign("a", GIB).number == 1
 
     def test_loads_side_by_side_count_what_the_others_are_about_to_take(self):
         """Nothing of it can be measured yet."""
         placed = placement(*some(10, 9))
-        taken = [placed.take(name, 2 * GIB).number for name in "abcd"]
+        taken = [placed.assign(name, 2 * GIB).number for name in "abcd"]
         assert taken == [0, 1, 0, 1]
 
     def test_what_is_loaded_is_measured(self):
         """Whatever was expected of it."""
         those, free = some(10, 9)
         placed = placement(those, free)
-        assert placed.take("a", 8 * GIB).number == 0
-        placed.loaded("a", those[0])
-        assert placed.take("b", GIB).number == 0
+        assert placed.assign("a", 8 * GIB).number == 0
+        placed.confirm("a", those[0])
+        assert placed.assign("b", GIB).number == 0
         free["GPU-0"] = 3
-        assert placed.take("c", GIB).number == 1
+        assert placed.assign("c", GIB).number == 1
 
     def test_a_model_stays_over_reloads(self):
         """The new version beside the old one, wherever there is more room by then."""
         those, free = some(10, 9)
         placed = placement(those, free)
-        assert placed.take("a", GIB).number == 0
-        placed.loaded("a", those[0])
+        assert placed.assign("a", GIB).number == 0
+        placed.confirm("a", those[0])
         free["GPU-0"] = 1
-        assert placed.take("a", GIB).number == 0
-        placed.loaded("a", those[0])
-        placed.left("a", those[0])
-        assert placed.take("a", GIB).number == 0
+        assert placed.assign("a", GIB).number == 0
+        placed.confirm("a", those[0])
+        placed.release("a", those[0])
+        assert placed.assign("a", GIB).number == 0
 
     def test_a_reload_that_its_card_fails_tries_another(self):
         """Where another program has filled it, say; the old version serves there."""
         those, free = some(10, 9)
         placed = placement(those, free)
-        assert placed.take("a", GIB).number == 0
-        placed.loaded("a", those[0])
+        assert placed.assign("a", GIB).number == 0
+        placed.confirm("a", those[0])
         for number in (0, 1, 0, 1):
-            assert placed.take("a", GIB).number == number
-            placed.failed("a", those[number])
-        assert placed.take("a", GIB).number == 0
-        placed.failed("a", those[0])
-        assert placed.take("a", GIB).number == 1
-        placed.loaded("a", those[1])
-        placed.left("a", those[0])
-        assert placed.take("a", GIB).number == 1
+            assert placed.assign("a", GIB).number == number
+            placed.fail("a", those[number])
+        assert placed.assign("a", GIB).number == 0
+        placed.fail("a", those[0])
+        assert placed.assign("a", GIB).number == 1
+        placed.confirm("a", those[1])
+        placed.release("a", those[0])
+        assert placed.assign("a", GIB).number == 1
 
     def test_an_old_version_that_ends_leaves_what_the_new_one_is_about_to_take(self):
         """They need not be on one card."""
         those, free = some(10, 9)
         placed = placement(those, free)
-        placed.take("a", GIB)
-        placed.loaded("a", those[0])
-        placed.take("a", GIB)
-        placed.failed("a", those[0])
-        assert placed.take("a", 5 * GIB).number == 1
-        placed.left("a", those[0])
+        placed.assign("a", GIB)
+        placed.confirm("a", those[0])
+        placed.assign("a", GIB)
+        placed.fail("a", those[0])
+        assert placed.assign("a", 5 * GIB).number == 1
+        placed.release("a", those[0])
         free["GPU-0"] = 6
-        assert placed.take("b", GIB).number == 0
+        assert placed.assign("b", GIB).number == 0
 
     def test_a_model_that_died_comes_back_where_it_was_if_there_is_room(self):
         """Else it goes where there is."""
         those, free = some(10, 9)
         placed = placement(those, free)
-        placed.take("a", GIB)
-        placed.loaded("a", those[0])
-        placed.left("a", those[0])
+        placed.assign("a", GIB)
+        placed.confirm("a", those[0])
+        placed.release("a", those[0])
         free["GPU-1"] = 20
-        assert placed.take("a", GIB).number == 0
-        placed.left("a", those[0])
+        assert placed.assign("a", GIB).number == 0
+        placed.release("a", those[0])
         free["GPU-0"] = 0
-        assert placed.take("a", GIB).number == 1
+        assert placed.assign("a", GIB).number == 1
 
     def test_a_removed_model_frees_its_share(self):
         """Neither its turn nor what it was expected to take stays."""
         placed = placement(*some(10, 9))
-        placed.left("a", placed.take("a", 5 * GIB))
-        assert placed.take("b", GIB).number == 0
+        placed.release("a", placed.assign("a", 5 * GIB))
+        assert placed.assign("b", GIB).number == 0
 
     def test_a_model_whose_card_failed_it_tries_another(self):
         """And the first again once all have failed."""
         placed = placement(*some(10, 9))
         for number in (0, 1, 0):
-            card = placed.take("a", GIB)
+            card = placed.assign("a", GIB)
             assert card.number == number
-            placed.failed("a", card)
-        assert placed.take("b", GIB).number == 0
+            placed.fail("a", card)
+        assert placed.assign("b", GIB).number == 0
 
     def test_where_memory_is_not_told_turns_are_taken(self):
         """By how many models a card has, so a removed one's turn is free again."""
         those, free = some(None, 4)
         placed = placement(those, free)
-        taken = [placed.take(name, GIB).number for name in "abc"]
+        taken = [placed.assign(name, GIB).number for name in "abc"]
         assert taken == [0, 1, 0]
-        placed.left("b", those[1])
-        assert placed.take("d", GIB).number == 1
+        placed.release("b", those[1])
+        assert placed.assign("d", GIB).number == 1
 
     def test_without_cards_there_is_nothing_to_take(self):
         """And nothing to leave."""
         placed = Placement(())
-        assert placed.take("a", GIB) is None
-        for done in (placed.loaded, placed.left, placed.failed):
+        assert placed.assign("a", GIB) is None
+        for done in (placed.confirm, placed.release, placed.fail):
             done("a", None)
 
     def test_what_a_model_is_expected_to_take(self):
@@ -447,9 +447,9 @@ class TestOneProcess:
         """CUDA shows no second MIG instance."""
         those, _ = some(1, 1)
         half = Card("MIG-1", "GPU 0 MIG 0", "x", 0, mig=True)
-        assert environment.together(those) == tuple(those)
-        assert environment.together([half, *those]) == (half,)
-        assert environment.together([those[0], half]) == (those[0],)
+        assert environment.usable_together(those) == tuple(those)
+        assert environment.usable_together([half, *those]) == (half,)
+        assert environment.usable_together([those[0], half]) == (those[0],)
 
     def test_they_are_named_before_tensorflow_is_imported(self, monkeypatch):
         """Later it would look at them no more."""
@@ -458,11 +458,11 @@ class TestOneProcess:
 
         those, _ = some(1, 1)
         monkeypatch.setattr(os, "environ", {})
-        environment.show(those)
+        environment.show_cards(those)
         tensorflow = "tensorflow" in sys.modules
         assert ("CUDA_VISIBLE_DEVICES" in os.environ) is not tensorflow
         monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-        environment.show(those)
+        environment.show_cards(those)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-0,GPU-1"
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 

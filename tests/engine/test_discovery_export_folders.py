@@ -177,7 +177,7 @@ def test_a_model_of_another_format_is_named_with_its_import_line(tmp_path, files
     assert what in one.sentence
     assert one.fix.startswith("python -m modelserver import '")
     assert one.fix.endswith("--name 'my cat'")
-    assert one.told in found.hint
+    assert one.advice in found.hint
     assert str(tmp_path) not in found.hint
 
 

@@ -33,7 +33,7 @@ def toolkit(tmp_path, monkeypatch):
 def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypatch):
     """Warnings are where TensorFlow says why it uses none."""
     monkeypatch.setattr(cuda, "has_wheels", lambda: True)
-    environ = environment.of_child("GPU-abc")
+    environ = environment.make_environ("GPU-abc")
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
     assert environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
@@ -47,23 +47,23 @@ def test_nvidias_own_variables_reach_a_process_with_a_card(monkeypatch):
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_CACHE_MAXSIZE", raising=False)
-    environ = environment.of_child("0")
+    environ = environment.make_environ("0")
     assert own.items() <= environ.items()
     assert environ["CUDA_CACHE_MAXSIZE"] == str(4 << 30)
     monkeypatch.setenv("CUDA_CACHE_MAXSIZE", "5")
-    assert environment.of_child("0")["CUDA_CACHE_MAXSIZE"] == "5"
+    assert environment.make_environ("0")["CUDA_CACHE_MAXSIZE"] == "5"
 
 
 def test_without_wheels_a_systems_cuda_stays(toolkit, monkeypatch):
     """Then it is all there is."""
     monkeypatch.setattr(cuda, "has_wheels", lambda: False)
-    assert environment.of_child("0")["LD_LIBRARY_PATH"] == toolkit
+    assert environment.make_environ("0")["LD_LIBRARY_PATH"] == toolkit
 
 
 def test_a_process_without_a_card_is_as_ever(toolkit, monkeypatch):
     """Nothing about cards is touched, and the token is not handed on."""
     monkeypatch.setenv("API_TOKEN", "secret")
-    environ = environment.of_child(None)
+    environ = environment.make_environ(None)
     assert environ["LD_LIBRARY_PATH"] == toolkit
     assert environ["TF_CPP_MIN_LOG_LEVEL"] == "2"
     assert not {"CUDA_VISIBLE_DEVICES", "API_TOKEN"} & environ.keys()
@@ -72,7 +72,7 @@ def test_a_process_without_a_card_is_as_ever(toolkit, monkeypatch):
 def test_the_operators_log_level_is_obeyed(monkeypatch):
     """With a card, too."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    assert environment.of_child("0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    assert environment.make_environ("0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
 
 
 @pytest.mark.parametrize(("gpu", "times"), [("0", 1), (None, 0)])

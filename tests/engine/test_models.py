@@ -11,7 +11,7 @@ from modelserver import decoder
 from modelserver.core import errors
 from modelserver.core.findings import found
 from modelserver.engine import discovery
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.engine.runners.cards import Survey
 from modelserver.runner.sessions import ModelSession
 from modelserver.tasks import DETECTION, by_kind
@@ -136,7 +136,7 @@ def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
 @pytest.fixture
 def narrow(monkeypatch):
     """No room beside that of MAX_PIXELS_IN_FLIGHT."""
-    monkeypatch.setattr("modelserver.engine.models._FITTED_BYTES", 0)
+    monkeypatch.setattr("modelserver.engine.loader._RESIZED_BYTES", 0)
 
 
 def test_images_in_flight_have_a_budget(narrow, loaded):
@@ -261,14 +261,14 @@ def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
         raise errors.GraphError("no")
 
     outcomes = [fails, breaks]
-    monkeypatch.setattr("modelserver.engine.models.ProcessRunner", opens)
+    monkeypatch.setattr("modelserver.engine.loader.ProcessRunner", opens)
     loader = Loader(make_settings(GPU_MEMORY_MB=7), Survey((), ("no driver",)))
     monkeypatch.setattr(loader, "_placement", Placed())
     for _ in range(2):
         with pytest.raises(errors.ModelError):
             loader(files)
-    assert calls == ["take", "failed", "take", "left"]
-    assert (jobs[0].gpu, jobs[0].no_gpu, jobs[0].gpu_memory_mb) == (
+    assert calls == ["assign", "fail", "assign", "release"]
+    assert (jobs[0].card.gpu, jobs[0].card.missing, jobs[0].card.memory_mb) == (
         None,
         "no driver",
         7,
@@ -279,7 +279,7 @@ def test_a_closed_model_gives_its_share_back_once(loaded):
     """However often it is closed."""
     calls = []
     model = loaded(tiny_graphs.classifier())
-    model._closed = lambda: calls.append("left")
+    model._on_close = lambda: calls.append("released")
     model.close()
     model.close()
-    assert calls == ["left"]
+    assert calls == ["released"]

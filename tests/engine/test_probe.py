@@ -44,10 +44,10 @@ def tensorflow(tmp_path, monkeypatch):
             (package / path.relative_to(real)).symlink_to(path)
     (package / "runner" / "sessions.py").write_text(SESSIONS)
 
-    def of_child(gpu):
+    def make_environ(gpu):
         return {**os.environ, "PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": gpu}
 
-    monkeypatch.setattr(probe, "of_child", of_child)
+    monkeypatch.setattr(probe, "make_environ", make_environ)
     # The folder in which it is started goes before all others.
     monkeypatch.chdir(tmp_path)
     return lambda what: monkeypatch.setenv("FAKE_TENSORFLOW", what)

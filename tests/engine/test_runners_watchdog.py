@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.engine.runners.watchdog import SILENCE_S, Signs, Task, Watchdog
+from modelserver.engine.runners.watchdog import SILENCE_S, Activity, Signs, Watchdog
 from support.app_client import SECONDS
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ class Looked:
         self.signs = self.signs._replace(**signs)
         for _ in range(int(seconds)):
             self.now += 1
-            if reason := self.dog.verdict():
+            if reason := self.dog.check():
                 return reason
         return None
 
@@ -45,28 +45,28 @@ def looked():
 
 
 def run(number=1, limit_s=60.0):
-    return Task(number, limit_s, f"run {number} took too long")
+    return Activity(number, limit_s, f"run {number} took too long")
 
 
 def test_a_task_that_takes_too_long_is_told_by_its_sentence(looked):
     """Counted from the first look at it, so never too early."""
-    assert looked.after(61, tasks=[run()]) is None
+    assert looked.after(61, activities=[run()]) is None
     assert looked.after(1) == "run 1 took too long"
 
 
 def test_each_task_has_a_time_of_its_own(looked):
     """However many come one after the other, or overlap."""
     for number in range(20):
-        assert looked.after(30, tasks=[run(number), run(number + 1)]) is None
-    assert looked.after(10, tasks=[run(20), run(21)]) is None
-    assert looked.after(30, tasks=[run(20), run(22)]) == "run 20 took too long"
+        assert looked.after(30, activities=[run(number), run(number + 1)]) is None
+    assert looked.after(10, activities=[run(20), run(21)]) is None
+    assert looked.after(30, activities=[run(20), run(22)]) == "run 20 took too long"
 
 
 def test_a_task_that_waits_behind_another_is_not_counted(looked):
     """Only what the runner says is running is."""
-    assert looked.after(50, tasks=[run(1)]) is None
-    assert looked.after(50, tasks=[run(2)]) is None
-    assert looked.after(12, tasks=[run(2)]) == "run 2 took too long"
+    assert looked.after(50, activities=[run(1)]) is None
+    assert looked.after(50, activities=[run(2)]) is None
+    assert looked.after(12, activities=[run(2)]) == "run 2 took too long"
 
 
 def test_silence_is_told_only_of_one_that_should_speak(looked):
@@ -78,7 +78,7 @@ def test_silence_is_told_only_of_one_that_should_speak(looked):
 
 def test_what_lies_unread_is_an_excuse_but_not_for_ever(looked):
     """It may be the answer; a process that chatters on is ended nevertheless."""
-    assert looked.after(119, tasks=[run()], unread=True) is None
+    assert looked.after(119, activities=[run()], unread=True) is None
     assert looked.after(3) == "run 1 took too long"
     looked = Looked()
     assert looked.after(2 * SILENCE_S, heard_s=looked.now, unread=True) is None
@@ -87,7 +87,7 @@ def test_what_lies_unread_is_an_excuse_but_not_for_ever(looked):
 
 def test_a_front_that_stood_still_holds_nothing_against_the_process(looked):
     """After a stop of our own, all times start anew."""
-    assert looked.after(30, tasks=[run()], heard_s=looked.now + 30) is None
+    assert looked.after(30, activities=[run()], heard_s=looked.now + 30) is None
     looked.now += 3600
     assert looked.after(SILENCE_S) is None
     assert looked.after(60, heard_s=looked.now + 60) == "run 1 took too long"
@@ -143,7 +143,7 @@ def test_no_task_is_ended_before_its_time(steps):
     for number, seconds in steps:
         looked.now += seconds
         began = {number: began.get(number, looked.now)}
-        looked.signs = looked.signs._replace(tasks=[run(number, 5.0)])
-        reason = looked.dog.verdict()
+        looked.signs = looked.signs._replace(activities=[run(number, 5.0)])
+        reason = looked.dog.check()
         took = looked.now - began[number]
         assert (reason is not None) == (took > 5.0)

@@ -175,7 +175,7 @@ def test_a_model_that_gets_it_wrong_does_not_serve(kind, expected, words, golden
 
 def test_an_answer_that_is_gone_by_now_is_the_models_failure(golden, monkeypatch):
     """It was there when the folder was looked at."""
-    from modelserver.engine.models import Loader
+    from modelserver.engine.loader import Loader
 
     load = Loader.__call__
 

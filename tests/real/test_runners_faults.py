@@ -266,4 +266,4 @@ def test_without_threads_nothing_stays(which, opened, monkeypatch):
 )
 def test_every_end_has_a_name(code, words):
     """Real-time signals, too."""
-    assert child_process.ended_by(code) == words
+    assert child_process.name_end(code) == words

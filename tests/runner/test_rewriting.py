@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from modelserver.core.errors import GraphError
 from modelserver.engine.discovery import discover
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.runner import rewriting, sessions
 from modelserver.runner.graphs import find_signature, import_graph
 from modelserver.runner.rewriting import rewrite

@@ -10,7 +10,7 @@ from modelserver.client.results import ModelInfo
 from modelserver.core import cuda
 from modelserver.core.cuda import Build, Library, Report
 from modelserver.engine.runners.cards import Card, Memory, Survey
-from modelserver.engine.runners.probe import Told
+from modelserver.engine.runners.probe import ProbeResult
 from modelserver.tools.cli import doctor as command
 from modelserver.tools.cli import main, predict
 from modelserver.tools.doctor import gpu
@@ -34,7 +34,7 @@ SOLVER = Library(
 )
 FOUND = Library(name="libcudnn.so.9", needed=True, package="nvidia-cudnn-cu12")
 NCCL = Library(name="libnccl.so.2", needed=False, package="nvidia-nccl-cu12")
-USED = Told(("GPU 0: NVIDIA L4",))
+USED = ProbeResult(("GPU 0: NVIDIA L4",))
 
 
 class Machine:
@@ -118,24 +118,26 @@ def nothing(machine):
 
 def cpu_wheel(machine):
     machine.build, machine.libraries = CPU, []
-    machine.told = {L4.gpu: Told(reason="TensorFlow finds none: built for the CPU.")}
+    machine.told = {
+        L4.gpu: ProbeResult(reason="TensorFlow finds none: built for the CPU.")
+    }
 
 
 def no_tensorflow(machine):
     machine.build, machine.libraries = Build(), []
-    machine.told = {L4.gpu: Told(reason="No module named tensorflow")}
+    machine.told = {L4.gpu: ProbeResult(reason="No module named tensorflow")}
 
 
 def library_missing(machine):
     machine.libraries[2] = FOUND
-    machine.told = {L4.gpu: Told(reason="TensorFlow finds none: libcudnn.so.9.")}
+    machine.told = {L4.gpu: ProbeResult(reason="TensorFlow finds none: libcudnn.so.9.")}
 
 
 def library_broken(machine):
     machine.libraries[2] = machine.with_(
         FOUND, how="broken", path="x", detail="file too short"
     )
-    machine.told = {L4.gpu: Told(reason="TensorFlow finds none.")}
+    machine.told = {L4.gpu: ProbeResult(reason="TensorFlow finds none.")}
 
 
 def no_permission(machine):
@@ -160,7 +162,9 @@ def unwanted(machine):
 
 
 def refused(machine):
-    machine.told = {L4.gpu: Told(reason="compute capability 5.2 is below; none runs.")}
+    machine.told = {
+        L4.gpu: ProbeResult(reason="compute capability 5.2 is below; none runs.")
+    }
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_what_is_missing_is_said_with_its_remedy(machine, harm, first, remedy):
 )
 def test_the_drivers_words_get_their_advice(machine, words, remedy):
     """It says what failed; what to do is known for what is met often."""
-    machine.told = {L4.gpu: Told(reason=f"TensorFlow finds none: {words}.")}
+    machine.told = {L4.gpu: ProbeResult(reason=f"TensorFlow finds none: {words}.")}
     (problem,) = machine.ask().problems
     assert words in problem
     assert remedy in problem
@@ -232,7 +236,7 @@ def test_each_card_is_asked_for_itself(machine):
     instance = Card("MIG-2", "GPU 1 MIG 0", "A100 MIG 1g.5gb", 1, "GPU-2", mig=True)
     machine.survey = Survey((L4, instance))
     machine.memory[instance.gpu] = None
-    machine.told[instance.gpu] = Told(reason="it is full.")
+    machine.told[instance.gpu] = ProbeResult(reason="it is full.")
     report = machine.ask()
     assert report.ok
     assert report.problems == ("GPU 1 MIG 0: A100 MIG 1g.5gb: it is full.",)

@@ -1,4 +1,4 @@
-"""Which models lie in ``MODEL_FOLDER``, told from file names.
+"""Finds the models in ``MODEL_FOLDER`` by their file names.
 
     detection        <prefix>.frozen.pb   <prefix>.label_map.pbtxt
     classification   <prefix>.pb          <prefix>.pbtxt or <prefix>.labels.txt
@@ -9,8 +9,8 @@
     either           <prefix>/, a folder that holds one export as its tool wrote it
 
 Both kinds may share a folder: each app sees its own kind's files only. Nothing is read
-here but what a digest needs and what tells a label map from other text, and nothing
-that is not a regular file is ever opened.
+here but the bytes for a digest and the beginnings of text files that may be label maps,
+and only regular files are ever opened.
 All functions may be called from any thread.
 """
 

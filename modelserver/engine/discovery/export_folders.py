@@ -1,7 +1,7 @@
 """A folder that holds one export as its tool wrote it, which is a model of its name.
 
-Told from file names; of a text file that may be a label map its beginning is read, and
-of Custom Vision's manifest whether the model detects or classifies.
+Files are chosen by their names; of a text file that may be a label map the beginning
+is read, and of Custom Vision's manifest whether the model detects or classifies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
     from modelserver.tasks.export_files import Ranks
 
-# More files than any export has: what lies beyond is not looked at.
+# More files than any export has; further ones are not read.
 _MAX_FILES = 1000
 _PEEKED_BYTES = 4096
 _LABEL_MAP = re.compile(rb"\s*(#[^\n]*\n\s*)*item\s*:?\s*[{<]")
@@ -42,12 +42,12 @@ _EXPECTED: Ranks = (("{name}.expected.json",),)
 
 @dataclass
 class Found:
-    """What a folder holds for an app.
+    """The model that a folder holds for an app.
 
     Attributes:
-        files: the model; ``None`` where there is none of the app's kind.
+        files: the model; ``None`` if there is none of the app's kind.
         warnings: a sentence for each file that needs the operator's eye.
-        held: why a file that is there cannot be used now; empty where all can.
+        held: why a file that is there cannot be used now; empty if all can.
     """
 
     files: ModelFiles | None = None
@@ -67,21 +67,21 @@ class _Folder(NamedTuple):
         return self.root / self.name
 
     def of_rank(self, patterns: tuple[str, ...]) -> list[str]:
-        """Give the entries that one of the patterns fits."""
-        wanted = tuple(_escaped(one, self.name) for one in patterns)
-        return [entry for entry in self.entries if _fits(entry, wanted)]
+        """Return the entries that match one of the patterns."""
+        wanted = tuple(_fill_in(pattern, self.name) for pattern in patterns)
+        return [entry for entry in self.entries if _matches(entry, wanted)]
 
-    def read(self, entry: str, most: int) -> bytes:
-        """Read a file's beginning; nothing of one that cannot be read."""
+    def read(self, entry: str, limit: int) -> bytes:
+        """Read a file's beginning; nothing if it cannot be read."""
         try:
             with os.fdopen(open_file(self.root, f"{self.name}/{entry}"), "rb") as file:
-                return file.read(most)
+                return file.read(limit)
         except (OSError, NotFollowed):
             return b""
 
 
-def _escaped(pattern: str, name: str) -> str:
-    """Put a model's name into a pattern, where it stands for itself only."""
+def _fill_in(pattern: str, name: str) -> str:
+    """Put a model's name into a pattern, in which it stands for itself only."""
     plain = re.sub(r"([*?[])", r"[\1]", name.lower())
     return pattern.replace("{name}", plain)
 
@@ -99,7 +99,9 @@ def entries_of(root: Path, name: str) -> tuple[str, ...]:
         found = os.listdir(descriptor)  # noqa: PTH208
     finally:
         os.close(descriptor)
-    return tuple(sorted(one for one in found if not one.startswith("."))[:_MAX_FILES])
+    return tuple(
+        sorted(entry for entry in found if not entry.startswith("."))[:_MAX_FILES]
+    )
 
 
 def look_into(
@@ -111,25 +113,24 @@ def look_into(
         root: the model folder.
         name: the folder's, as it is written.
         entries: the names of the files in it.
-        task: whose model it is to be.
+        task: of the app.
         model: the model's name, as clients send it.
     """
     folder, found = _Folder(root, name, entries), Found()
-    told = _told(folder)
-    graph = _graph(folder, task, told, found)
+    export = _read_manifest(folder)
+    graph = _find_graph(folder, task, export, found)
     if graph is None:
         return found
     problems = [graph.problem]
-    ranks = task.label_files(graph.name, told.kind, told.labels)
-    labels = _one(folder, ranks, problems, "label map")
-    sidecar = _one(folder, _SIDECARS, problems, "sidecar")
-    image, expected = (
-        _one(folder, ranks, problems, "golden file") for ranks in (_IMAGES, _EXPECTED)
-    )
-    golden = (image, expected) if image and expected else (None, None)
+    ranks = task.label_files(graph.name, export.kind, export.labels)
+    labels = _choose(folder, ranks, problems, "label map")
+    sidecar = _choose(folder, _SIDECARS, problems, "sidecar")
+    image = _choose(folder, _IMAGES, problems, "golden file")
+    expected = _choose(folder, _EXPECTED, problems, "golden file")
     names = {"labels": labels, "sidecar": sidecar}
-    names |= dict(zip(("image", "expected"), golden, strict=True))
-    usable = {role: _usable(folder, one, found) for role, one in names.items()}
+    if image and expected:
+        names |= {"image": image, "expected": expected}
+    usable = {role: _usable(folder, file, found) for role, file in names.items()}
     if labels is None:
         found.warnings.append(
             f"The model {model!r} has no label map in its folder; its class ids are "
@@ -141,7 +142,7 @@ def look_into(
         task.kind,
         folder.path / graph.name,
         **usable,
-        facts=tuple(folder.path / one for one in facts if one in entries),
+        facts=tuple(folder.path / file for file in facts if file in entries),
         inside=True,
         problem=next(filter(None, problems), ""),
     )
@@ -149,56 +150,56 @@ def look_into(
 
 
 class _Graph(NamedTuple):
-    """The graph of a folder, and what is wrong about it."""
+    """The graph of a folder, and the problem with it, if any."""
 
     name: str
     problem: str
 
 
-def _graph(
-    folder: _Folder, task: Task[Any], told: exports.Export, found: Found
+def _find_graph(
+    folder: _Folder, task: Task[Any], export: exports.Export, found: Found
 ) -> _Graph | None:
-    """Choose the graph; ``None`` where the folder holds none that can be used."""
+    """Choose the graph; ``None`` if the folder holds none that can be used."""
     problems: list[str] = []
-    ranks, never = task.graph_files(told.kind), _never(task)
-    name = _one(folder, ranks, problems, "graph", never)
+    ranks, never = task.graph_files(export.kind), _never(task)
+    name = _choose(folder, ranks, problems, "graph", never)
     if name is None or _usable(folder, name, found) is None:
         return None
     return _Graph(name, "".join(problems))
 
 
-def _told(folder: _Folder) -> exports.Export:
-    """Read the manifest of an export, where there is one that can be read."""
+def _read_manifest(folder: _Folder) -> exports.Export:
+    """Read the manifest of an export, if there is one that can be read."""
     if exports.MANIFEST not in folder.entries:
         return exports.Export()
     data = folder.read(exports.MANIFEST, exports.MAX_BYTES)
     try:
         return exports.read({exports.MANIFEST: data}) or exports.Export()
-    except ModelError:  # said where the model is loaded
+    except ModelError:  # the load of the model says so
         return exports.Export()
 
 
-def _one(
+def _choose(
     folder: _Folder,
     ranks: Ranks,
     problems: list[str],
-    what: str,
+    role: str,
     never: tuple[str, ...] = (),
 ) -> str | None:
     """Choose the one file of the first rank that is there.
 
-    Two of a rank are a problem: which is meant would be a guess.
+    Two of a rank are a problem: to choose one would be a guess.
     """
     for patterns in ranks:
         found = [
             entry
             for entry in folder.of_rank(patterns)
-            if not _fits(entry, never) and _is_meant(folder, entry, what)
+            if not _matches(entry, never) and _has_role(folder, entry, role)
         ]
         if len(found) > 1:
             two = " and ".join(map(repr, found[:2]))
             problems.append(
-                f"The folder {folder.name!r} holds two files that may be its {what}: "
+                f"The folder {folder.name!r} holds two files that may be its {role}: "
                 f"{two}. Leave the right one there."
             )
         if found:
@@ -206,19 +207,19 @@ def _one(
     return None
 
 
-def _is_meant(folder: _Folder, entry: str, what: str) -> bool:
-    """Tell whether a file with a fitting name is what it is looked for as."""
-    if what == "label map" and entry.lower().endswith(".pbtxt"):
+def _has_role(folder: _Folder, entry: str, role: str) -> bool:
+    """Check whether a file with a matching name has the role that it is wanted for."""
+    if role == "label map" and entry.lower().endswith(".pbtxt"):
         return _LABEL_MAP.match(folder.read(entry, _PEEKED_BYTES)) is not None
     return not is_folder(folder.path / entry)
 
 
-def _fits(entry: str, patterns: tuple[str, ...]) -> bool:
+def _matches(entry: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(entry.lower(), pattern) for pattern in patterns)
 
 
 def _usable(folder: _Folder, entry: str | None, found: Found) -> Path | None:
-    """Give a file's path, or say why it cannot be used."""
+    """Return a file's path, or note why it cannot be used."""
     if entry is None:
         return None
     try:
@@ -226,7 +227,7 @@ def _usable(folder: _Folder, entry: str | None, found: Found) -> Path | None:
     except FileNotFoundError:
         return None
     except (NotFollowed, OSError) as err:
-        why = err if isinstance(err, NotFollowed) else _unread(err)
+        why = err if isinstance(err, NotFollowed) else _say_unreadable(err)
         sentence = f"'{folder.name}/{entry}' {why}."
         found.warnings.append(sentence)
         found.held = found.held or sentence
@@ -234,19 +235,21 @@ def _usable(folder: _Folder, entry: str | None, found: Found) -> Path | None:
     return folder.path / entry
 
 
-def _unread(err: OSError) -> str:
+def _say_unreadable(err: OSError) -> str:
     return f"is skipped: it cannot be read ({err.strerror})"
 
 
 def _never(task: Task[Any]) -> tuple[str, ...]:
-    """Give the names that end as a task's graphs do and are none of its."""
+    """Return the names that end as a task's graphs do and are none of its."""
     others = endings_of_others(task)
     return *task.no_graphs(), *(f"*{e}" if e[0] == "." else e for e in others)
 
 
 def graphs_of(entries: tuple[str, ...], task: Task[Any]) -> Iterator[str]:
-    """Give the files that by their names are graphs of a task."""
+    """Yield the files that by their names are graphs of a task."""
     ranks = task.graph_files(None)
     for entry in entries:
-        if not _fits(entry, _never(task)) and any(_fits(entry, rank) for rank in ranks):
+        if not _matches(entry, _never(task)) and any(
+            _matches(entry, rank) for rank in ranks
+        ):
             yield entry

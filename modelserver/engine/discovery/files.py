@@ -1,4 +1,4 @@
-"""The files of one model, and what tells one version of them from another."""
+"""The files of one model, and the stamps that tell their versions apart."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ModelFiles:
 
     Attributes:
         name: the prefix in Unicode's composed form (NFC), as clients send it.
-        kind: which app serves it.
+        kind: of the app that serves it.
         graph: the frozen graph.
-        labels: the label map, ``None`` where there is none.
-        sidecar: ``<prefix>.json``, ``None`` where there is none.
+        labels: the label map, ``None`` if there is none.
+        sidecar: ``<prefix>.json``, ``None`` if there is none.
         image: a photo that the model must get right before it serves.
-        expected: what it must see in it; both are there or neither.
-        facts: what the tool that made it wrote down beside it; see ``exports``.
+        expected: the answer to it; both are there or neither.
+        facts: files of the tool that made it, next to it; see ``exports``.
         inside: they lie in a folder of the model's name, not in the model folder.
         problem: why they cannot be served together, though each may be whole.
     """
@@ -76,21 +76,21 @@ class ModelFiles:
     def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
         """Name, size, mtime_ns and inode of each file, to see a change cheaply.
 
-        They are of what each name leads to. A file that is gone has -1 for each. Where
-        files were added, two discoveries differ in ``ModelFiles`` itself.
+        They are of the file that each name leads to. A file that is gone has -1 for
+        each. If files were added, two discoveries differ in ``ModelFiles`` itself.
         """
         return tuple(_stamp(path) for path in self.paths)
 
     @property
     def stamp(self) -> object:
-        """What differs once any of the files was added, changed or taken away."""
+        """Differs once any of the files was added, changed or taken away."""
         return self.paths, self.fingerprint, self.problem
 
     @contextmanager
     def opened(self) -> Iterator[ModelFiles]:
-        """Open what is loaded once, all of one version; closed with the context.
+        """Open the files to load once, all of one version; closed with the context.
 
-        Gives the same files, whose paths read what was opened; golden ones are read
+        Yields the same files, whose paths read the opened ones; golden files are read
         when the model is warm. A volume whose link is moved to another version
         meanwhile gives all of the old one or all of the new.
 
@@ -102,20 +102,20 @@ class ModelFiles:
             raise ModelError(self.problem)
         for _ in range(_TRIES):
             with ExitStack() as stack:
-                held = {path: self._held(path, stack) for path in self._loaded}
+                held = {path: self._hold(path, stack) for path in self._to_load}
                 if all(map(self._leads_to, held.values())):
                     yield self._with(held)
                     return
         raise ModelError("its files keep changing")
 
     @property
-    def _loaded(self) -> tuple[Path, ...]:
-        """The files that the model is made of."""
+    def _to_load(self) -> tuple[Path, ...]:
+        """The files that are loaded: all but the golden ones."""
         found = (self.graph, self.labels, self.sidecar, *self.facts)
         return tuple(path for path in found if path is not None)
 
     def _with(self, held: dict[Path, Held]) -> ModelFiles:
-        """Put paths that were opened in the place of the names."""
+        """Replace the paths by those that were opened."""
         return replace(
             self,
             graph=held[self.graph],
@@ -124,13 +124,13 @@ class ModelFiles:
             facts=tuple(held[path] for path in self.facts),
         )
 
-    def _held(self, path: Path, stack: ExitStack) -> Held:
+    def _hold(self, path: Path, stack: ExitStack) -> Held:
         descriptor = self._open(path)
         stack.callback(os.close, descriptor)
         return Held.of(path, descriptor)
 
     def _leads_to(self, held: Held) -> bool:
-        """Tell whether a name still leads to the file that was opened by it."""
+        """Check whether a name still leads to the file that was opened by it."""
         try:
             now = held.stat()
         except OSError:
@@ -138,7 +138,7 @@ class ModelFiles:
         return os.path.samestat(now, os.fstat(held.descriptor))
 
     def _open(self, path: Path) -> int:
-        """Open a file; its links are followed by the rules of ``following``."""
+        """Open a file; its links are followed by the rules of ``links``."""
         try:
             if isinstance(path, Held):
                 return open_at_once(path)
@@ -149,7 +149,7 @@ class ModelFiles:
             raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err
 
     def digest(self) -> str:
-        """Hash what the model is made of, golden files apart: 64 hex digits.
+        """Hash the files of the model but the golden ones: 64 hex digits.
 
         Raises:
             ModelError: a file is gone or cannot be read, or there is a problem.
@@ -169,7 +169,7 @@ class ModelFiles:
         return total.hexdigest()
 
     def export(self) -> Export | None:
-        """Read what the tool that made the model wrote down beside it.
+        """Read the files that the tool that made the model wrote next to it.
 
         Raises:
             ModelError: a file cannot be read or is none of its kind.
@@ -177,7 +177,7 @@ class ModelFiles:
         return exports.read({path.name: self._beginning(path) for path in self.facts})
 
     def identity(self, digest: str) -> tuple[str, ...]:
-        """Return what differs once any file's name or content does.
+        """Return a value that differs once any file's name or content does.
 
         Args:
             digest: of these files, as :meth:`digest` gave it.
@@ -190,23 +190,23 @@ class ModelFiles:
         return (digest, *(self._sha256(path) for path in golden), *names)
 
     def _beginning(self, path: Path) -> bytes:
-        """Read a small file; of a larger one a byte more than it may have."""
+        """Read a small file; of a larger one, a byte more than it may have."""
         return b"".join(self._chunks(path, exports.MAX_BYTES + 1))
 
     def _sha256(self, path: Path) -> str:
-        """A file's SHA-256 as hex digits, read a MiB at a time."""
+        """Return a file's SHA-256 as hex digits, read a MiB at a time."""
         digest = hashlib.sha256()
         for chunk in self._chunks(path):
             digest.update(chunk)
         return digest.hexdigest()
 
-    def _chunks(self, path: Path, most: int | None = None) -> Iterator[bytes]:
-        """Give a file's bytes a MiB at a time, perhaps not all of them."""
+    def _chunks(self, path: Path, limit: int | None = None) -> Iterator[bytes]:
+        """Yield a file's bytes, at most ``limit`` or all, a MiB at a time."""
         with os.fdopen(self._open(path), "rb", buffering=0) as file:
             try:
-                while chunk := file.read(min(_CHUNK_BYTES, most or _CHUNK_BYTES)):
+                while chunk := file.read(min(_CHUNK_BYTES, limit or _CHUNK_BYTES)):
                     yield chunk
-                    if most is not None and (most := most - len(chunk)) <= 0:
+                    if limit is not None and (limit := limit - len(chunk)) <= 0:
                         return
             except OSError as err:
                 raise ModelError(f"{path.name} cannot be read: {err.strerror}") from err

@@ -15,7 +15,7 @@ _KERAS = (".keras", ".h5", ".hdf5")
 _SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 _TFJS = "model.json"
 _TEXT_GRAPHS = ("graph.pbtxt", "graph_def.pbtxt")
-# Of other frameworks: what each is, for a sentence. Nothing here imports them.
+# Of other frameworks, in words for a sentence. Nothing here imports them.
 _OTHERS = {
     ".tflite": "a TensorFlow Lite model",
     ".onnx": "an ONNX model",
@@ -23,9 +23,9 @@ _OTHERS = {
     ".pth": "a PyTorch model",
 }
 _PEEKED_BYTES = 1 << 16
-# Each look at the model folder reads so many files of a folder; one of annotations may
+# Each scan of the model folder reads so many files of a folder; one of annotations may
 # hold thousands.
-_MOST_PEEKED = 16
+_MAX_PEEKED = 16
 
 
 class Foreign(NamedTuple):
@@ -33,8 +33,8 @@ class Foreign(NamedTuple):
 
     Attributes:
         path: the file or folder to give to ``import``.
-        what: what it is, in words.
-        name: what the model could be called; empty where ``import`` takes none such.
+        what: its format, in words.
+        name: a name for the model; empty if ``import`` does not take its format.
     """
 
     path: Path
@@ -43,17 +43,17 @@ class Foreign(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What it is, for the log."""
+        """Its format, for the log."""
         return f"{self.path.name} is {self.what}, no frozen graph"
 
     @property
     def fix(self) -> str:
-        """What to do."""
+        """The step to take."""
         return self._fix(str(self.path))
 
     @property
-    def told(self) -> str:
-        """What it is and what to do, for clients: without the machine's own paths."""
+    def advice(self) -> str:
+        """Format and step, for clients: without the machine's own paths."""
         return f"{self.sentence}: {self._fix('/'.join(self.path.parts[-2:]))}"
 
     def _fix(self, source: str) -> str:
@@ -63,19 +63,19 @@ class Foreign(NamedTuple):
         return f"python -m modelserver import {quoted} --name {name}"
 
 
-def in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None:
-    """Tell which model of another format a folder holds, if it holds one."""
+def find_in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None:
+    """Find the model of another format that a folder holds, if any."""
     folder = root / name
-    if any(one in entries for one in _SAVED_MODEL):
+    if any(file in entries for file in _SAVED_MODEL):
         return Foreign(folder, "a SavedModel", name)
     for inner in entries:
-        if any(is_regular(folder / inner / one) for one in _SAVED_MODEL):
+        if any(is_regular(folder / inner / file) for file in _SAVED_MODEL):
             return Foreign(folder / inner, "a SavedModel", name)
     if "tensorflowjs_model.pb" in entries:
         return Foreign(folder, "a TensorFlow.js model of its first format", "")
-    described = [entry for entry in entries if entry.lower().endswith(".json")]
+    jsons = [entry for entry in entries if entry.lower().endswith(".json")]
     if _TFJS in entries or any(
-        _describes_tfjs(root, f"{name}/{entry}") for entry in described[:_MOST_PEEKED]
+        _describes_tfjs(root, f"{name}/{entry}") for entry in jsons[:_MAX_PEEKED]
     ):
         return Foreign(folder, "a TensorFlow.js model", name)
     for entry in entries:
@@ -84,8 +84,8 @@ def in_folder(root: Path, name: str, entries: tuple[str, ...]) -> Foreign | None
     return None
 
 
-def as_file(root: Path, entry: str) -> Foreign | None:
-    """Tell which model of another format a file of the model folder is, if any."""
+def from_file(root: Path, entry: str) -> Foreign | None:
+    """Return a file of the model folder as a model of another format, if it is one."""
     path, stem = root / entry, entry.partition(".")[0]
     if entry in _SAVED_MODEL:
         return Foreign(path, "a SavedModel", root.resolve().name)
@@ -102,7 +102,7 @@ def as_file(root: Path, entry: str) -> Foreign | None:
 
 
 def _describes_tfjs(root: Path, name: str) -> bool:
-    """Tell whether a file is a TensorFlow.js model's description, by its beginning."""
+    """Check by its beginning whether a file describes a TensorFlow.js model."""
     if not name.lower().endswith(".json"):
         return False
     try:

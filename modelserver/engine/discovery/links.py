@@ -1,8 +1,8 @@
 """From a name in the model folder to the file it leads to, link by link.
 
 Kubernetes volumes, Hugging Face snapshots and DVC are made of links. One is followed
-where it belongs to root or to the server's own user, and so does what it leads to:
-nobody else can have a server with more rights read a file for them. Each step is
+if it and its target belong to root or to the server's own user: nobody else can have a
+server with more rights read a file for them. Each step is
 checked on a descriptor that stays open while it is taken, so nothing can change in
 between.
 """
@@ -24,7 +24,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class NotFollowed(Exception):
-    """A name leads to what is not used; the words say why, and go after the name."""
+    """A name leads to a file that is not used; the text, after the name, says why."""
 
 
 def owners() -> frozenset[int]:
@@ -52,16 +52,16 @@ def open_folder(root: Path, name: str) -> int:
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a name leads to a folder; one that leads nowhere does not.
+    """Check whether a name leads to a folder; one that leads nowhere does not.
 
-    Unlike ``Path.is_dir`` until Python 3.14, it raises for no error of the system's: a
-    link may lead where the server may not look.
+    Unlike ``Path.is_dir`` until Python 3.14, it raises for no error of the system: a
+    link may lead to a place that the server may not read.
     """
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_regular(path: Path) -> bool:
-    """Tell whether a name leads to a regular file, as :func:`is_folder`."""
+    """Check whether a name leads to a regular file, as :func:`is_folder`."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
@@ -75,19 +75,19 @@ def _follow(root: Path, name: str, *, folder: bool) -> int:
                 continue
             target = _target(at, part or ".")
             if target is None and not parts:
-                return _opened(at, part or ".", linked=links > 0, folder=folder)
+                return _open_end(at, part or ".", linked=links > 0, folder=folder)
             if target is not None:
                 links += 1
                 if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
                 parts = [*target.split("/"), *parts]
                 part = "/" if target.startswith("/") else "."
-            at = _stepped(at, part)
+            at = _step(at, part)
     finally:
         os.close(at)
 
 
-def _stepped(at: int, part: str) -> int:
+def _step(at: int, part: str) -> int:
     """Open the next folder on the way, in place of the one before."""
     following = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=at)
     os.dup2(following, at, inheritable=False)
@@ -96,7 +96,7 @@ def _stepped(at: int, part: str) -> int:
 
 
 def _target(at: int, part: str) -> str | None:
-    """Return where a link leads; ``None`` for what is none.
+    """Return a link's target; ``None`` for an entry that is no link.
 
     Raises:
         NotFollowed: it is another user's.
@@ -113,8 +113,8 @@ def _target(at: int, part: str) -> str | None:
         os.close(entry)
 
 
-def _opened(at: int, part: str, *, linked: bool, folder: bool) -> int:
-    """Open what the way ends in, once it is known to be harmless to open."""
+def _open_end(at: int, part: str, *, linked: bool, folder: bool) -> int:
+    """Open the end of the path, once it is known to be harmless to open."""
     with ExitStack() as stack:
         entry = os.open(part, _LOOK, dir_fd=at)
         stack.callback(os.close, entry)
@@ -132,7 +132,7 @@ def _opened(at: int, part: str, *, linked: bool, folder: bool) -> int:
 def _check(status: os.stat_result, *, linked: bool, folder: bool) -> None:
     right = stat.S_ISDIR if folder else stat.S_ISREG
     if not right(status.st_mode):
-        what = "folder" if folder else "regular file"
-        raise NotFollowed(f"is skipped: it is not a {what}")
+        wanted = "folder" if folder else "regular file"
+        raise NotFollowed(f"is skipped: it is not a {wanted}")
     if linked and status.st_uid not in owners():
         raise NotFollowed("is refused: it is a link to what belongs to another user")

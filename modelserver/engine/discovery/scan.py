@@ -1,6 +1,6 @@
-"""Looking into a folder: which files make a model, and which cannot be used.
+"""Scans a folder: finds the files that make a model, and those that cannot be used.
 
-What lies in the model folder itself comes first, by the names of the contract; then
+The files in the model folder itself come first, by the names of the contract; then
 each folder in it that holds one export.
 """
 
@@ -39,14 +39,14 @@ _COMMON: tuple[tuple[str, Role | None], ...] = (
     (".json", "sidecar"),
 )
 _BESIDE: frozenset[Role] = frozenset({"facts", "sidecar", "image", "expected"})
-# Deleted, or what it leads to is: that is no file that cannot be used.
+# The file or its target was deleted: that is no file that cannot be used.
 _GONE = "is skipped: it is a link to nothing"
 _UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".bak")
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What one look at a folder found.
+    """The result of one scan of a folder.
 
     Attributes:
         models: sorted by name.
@@ -54,9 +54,9 @@ class Discovery:
         readable: whether the folder could be read at all.
         held: models of which a file is there and cannot be used, such as one that is
             not readable or too large, with a sentence about it. A version that serves
-            goes on: what is there now is not what was meant to replace it.
+            goes on: the files that are there now were not meant to replace it.
         foreign: models of other formats, which ``import`` turns into graphs.
-        hint: where there is no model, what lies there and what is missing.
+        hint: if there is no model: the files that lie there and those that miss.
     """
 
     models: tuple[ModelFiles, ...]
@@ -68,8 +68,11 @@ class Discovery:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What to log: the warnings, and what to do about other formats' models."""
-        return (*self.warnings, *(f"{one.sentence}: {one.fix}" for one in self.foreign))
+        """Sentences for the log: the warnings, and advice on other formats' models."""
+        return (
+            *self.warnings,
+            *(f"{model.sentence}: {model.fix}" for model in self.foreign),
+        )
 
 
 class _Part(NamedTuple):
@@ -91,7 +94,7 @@ class _Part(NamedTuple):
 
 
 def hint(*tasks: Task[Any]) -> str:
-    """Say what to put into an empty model folder, without naming the folder."""
+    """Say which files an empty model folder needs, without naming the folder."""
     pairs = (f"NAME{one.graph_ending} and NAME{one.labels_ending}" for one in tasks)
     return f"put {', or '.join(pairs)} into the model folder"
 
@@ -99,7 +102,7 @@ def hint(*tasks: Task[Any]) -> str:
 def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
     """Find the models of some tasks in a folder, and in each folder that it holds.
 
-    Never raises for what the folder holds or for its absence: that is a warning.
+    Never raises for the folder's content or for its absence: that is a warning.
 
     Args:
         folder: ``MODEL_FOLDER``.
@@ -111,28 +114,28 @@ def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
         warning = f"{why}; {hint(*tasks)}."
         return Discovery((), (warning,), readable=False, hint=hint(*tasks))
-    looks = [_Look(folder, task, paths) for task in tasks]
+    scans = [_Scan(folder, task, paths) for task in tasks]
     models = sorted(
-        (files for look in looks for files in look.models()),
+        (files for scan in scans for files in scan.models()),
         key=lambda files: (files.name, files.kind),
     )
-    warnings = dict.fromkeys(word for look in looks for word in look.warnings)
-    missing = "" if models else looks[0].missing(tasks)
+    warnings = dict.fromkeys(word for scan in scans for word in scan.warnings)
+    missing = "" if models else scans[0].missing(tasks)
     if not models:
         what = f"{' or '.join(task.kind for task in tasks)} model"
         warnings[f"There is no {what} in {str(folder)!r}; {missing}."] = None
-    held = {look.key(name): why for look in looks for name, why in look.held.items()}
+    held = {scan.key(name): why for scan in scans for name, why in scan.held.items()}
     return Discovery(
         tuple(models),
         tuple(warnings),
         held=held,
-        foreign=tuple(looks[0].foreign()),
+        foreign=tuple(scans[0].foreign()),
         hint=missing,
     )
 
 
-class _Look:
-    """One look at a model folder."""
+class _Scan:
+    """One scan of a model folder for the models of a task."""
 
     def __init__(self, folder: Path, task: Task[Any], paths: list[Path]) -> None:
         self._folder = folder
@@ -165,8 +168,10 @@ class _Look:
             and (part := _part(path, self._task, self._folder))
         ]
         self.held.update({part.name: part.warning for part in parts if part.held})
-        flat = {one.name: one for one in _models(parts, self._task, self.warnings)}
-        self.warnings += self._nobodys_labels(flat.values())
+        flat = {
+            files.name: files for files in _models(parts, self._task, self.warnings)
+        }
+        self.warnings += self._unclaimed_labels(flat.values())
         yield from flat.values()
         for name, found in self._in_folders(self._task):
             if name in flat:
@@ -181,9 +186,9 @@ class _Look:
             if found.files is not None:
                 yield found.files
 
-    def _nobodys_labels(self, models: Iterable[ModelFiles]) -> Iterator[str]:
-        """Name labels that an export tool wrote, beside a graph that has none."""
-        if all(one.labels for one in models):
+    def _unclaimed_labels(self, models: Iterable[ModelFiles]) -> Iterator[str]:
+        """Name labels that an export tool wrote, next to a graph that has none."""
+        if all(files.labels for files in models):
             return
         for path in self._paths:
             if path.name in _LOOSE_LABELS:
@@ -196,7 +201,7 @@ class _Look:
     def _in_folders(
         self, task: Task[Any]
     ) -> Iterator[tuple[str, export_folders.Found]]:
-        """Give what each folder holds for an app, by the model's name."""
+        """Yield the model that each folder holds for an app, by its name."""
         known: dict[str, str] = {}
         for folder, entries in self._inside.items():
             name = unicodedata.normalize("NFC", folder)
@@ -218,25 +223,25 @@ class _Look:
             if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
                 continue
             if path.name not in self._inside:
-                one = foreign.as_file(self._folder, path.name)
+                model = foreign.from_file(self._folder, path.name)
             elif self._holds_graph(path.name):
-                one = None
+                model = None
             else:
-                one = foreign.in_folder(
+                model = foreign.find_in_folder(
                     self._folder, path.name, self._inside[path.name]
                 )
-            if one is not None:
-                yield one
+            if model is not None:
+                yield model
 
     def _holds_graph(self, name: str) -> bool:
         entries = self._inside[name]
         return any(any(export_folders.graphs_of(entries, t)) for t in TASKS.values())
 
     def missing(self, served: Sequence[Task[Any]]) -> str:
-        """Say what lies in a folder without a model, and the one step that lacks."""
+        """Describe a folder without a model, and the step that is missing."""
         steps = [*self._of_others(served), *self._misnamed(served)]
-        steps += [one.told for one in self.foreign()]
-        return "; ".join((*steps[:_MOST_STEPS], hint(*served)))
+        steps += [model.advice for model in self.foreign()]
+        return "; ".join((*steps[:_MAX_STEPS], hint(*served)))
 
     def _of_others(self, served: Sequence[Task[Any]]) -> Iterator[str]:
         """Name the models that other apps serve."""
@@ -244,10 +249,10 @@ class _Look:
             if other in served or not other.app:
                 continue
             parts = [_part(path, other, self._folder) for path in self._paths]
-            names = {one.name for one in _models(filter(None, parts), other, [])}
+            names = {files.name for files in _models(filter(None, parts), other, [])}
             names |= {name for name, found in self._in_folders(other) if found.files}
             if names:
-                listed = ", ".join(map(repr, sorted(names)[:_MOST_STEPS]))
+                listed = ", ".join(map(repr, sorted(names)[:_MAX_STEPS]))
                 yield (
                     f"what lies there is for {other.kind}: {listed}; start "
                     f"'python {other.app}' for it"
@@ -267,13 +272,13 @@ class _Look:
 
 
 _LOOSE_LABELS = ("labels.txt", "retrained_labels.txt", "output_labels.txt")
-_MOST_STEPS = 3
+_MAX_STEPS = 3
 
 
 def _models(
     parts: Iterable[_Part], task: Task[Any], warnings: list[str]
 ) -> Iterator[ModelFiles]:
-    """Put the parts together by name; what does not fit is said in ``warnings``."""
+    """Put the parts together by name; add a warning for each that does not fit."""
     groups: dict[str, dict[Role, list[_Part]]] = defaultdict(lambda: defaultdict(list))
     for part in parts:
         groups[part.name][part.role].append(part)
@@ -302,7 +307,7 @@ def _models(
 def _orphans(
     name: str, labels: Path | None, group: Iterable[Role], task: Task[Any]
 ) -> Iterator[str]:
-    """A sentence for each file of a model whose graph is not there at all."""
+    """Yield a sentence for each file of a model whose graph is not there at all."""
     graph = name + task.graph_ending
     if labels is not None:
         yield f"The label map {labels.name!r} has no graph {graph!r} beside it."
@@ -313,7 +318,7 @@ def _orphans(
 
 
 def _choose(parts: list[_Part], warnings: list[str]) -> Path | None:
-    """The one file to use for a role, where there is one that can be used."""
+    """Return the one file to use for a role, if there is one that can be used."""
     warnings.extend(part.warning for part in parts if part.refusal)
     usable = [part for part in parts if not part.refusal]
     # The composed spelling first: it is the one that a client can see in the name.
@@ -327,7 +332,7 @@ def _choose(parts: list[_Part], warnings: list[str]) -> Path | None:
 
 
 def _labels(chosen: dict[Role, Path | None], warnings: list[str]) -> Path | None:
-    """The label map of a model that may have one in each format."""
+    """Return the label map of a model that may have one in each format."""
     labels, names = chosen.get("labels"), chosen.get("names")
     if labels and names:
         warnings.append(f"{names.name!r} is skipped: {labels.name!r} is used.")
@@ -337,7 +342,7 @@ def _labels(chosen: dict[Role, Path | None], warnings: list[str]) -> Path | None
 def _golden(
     name: str, chosen: dict[Role, Path | None], warnings: list[str]
 ) -> tuple[Path, Path] | tuple[None, None]:
-    """The golden image and its answer, where there are both."""
+    """Return the golden image and its answer, if both are there."""
     image, expected = chosen.get("image"), chosen.get("expected")
     if image and expected:
         return image, expected
@@ -348,7 +353,7 @@ def _golden(
 
 
 def _suffixes(task: Task[Any]) -> list[tuple[str, Role | None]]:
-    """Give the ends of file names that tell their roles, the longest first."""
+    """Return the ends of file names and their roles, the longest first."""
     own: list[tuple[str, Role | None]] = [
         (task.graph_ending, "graph"),
         (task.labels_ending, "labels"),
@@ -360,7 +365,7 @@ def _suffixes(task: Task[Any]) -> list[tuple[str, Role | None]]:
 
 
 def _part(path: Path, task: Task[Any], root: Path) -> _Part | None:
-    """What a directory entry is to a model of a task, ``None`` for nothing."""
+    """Return a directory entry as a part of a task's model, ``None`` if it is none."""
     name = path.name
     unfinished = (end for end in _UNFINISHED if name.endswith(end))
     finished = name.removesuffix(next(unfinished, ""))
@@ -378,7 +383,7 @@ def _part(path: Path, task: Task[Any], root: Path) -> _Part | None:
 
 
 def _bad_name(name: str, prefix: str, suffix: str) -> str | None:
-    """Why a file is not used, told from its name."""
+    """Return why a file is not used, by its name."""
     if not prefix.strip():
         return f"is skipped: there is no name before {suffix!r}"
     if name.startswith("."):
@@ -393,7 +398,7 @@ def _bad_name(name: str, prefix: str, suffix: str) -> str | None:
 
 
 def _bad_file(path: Path, role: Role, root: Path) -> str | None:
-    """Why a file is not used, told from what it is."""
+    """Return why a file is not used, by its type, owner and size."""
     try:
         descriptor = open_file(root, path.name)
         try:

@@ -1,4 +1,4 @@
-"""A model's process as the front sees it: started, heard, ended, told apart."""
+"""A model's process as the front sees it: its start, socket, output and end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from concurrent.futures import Future
 
 from modelserver.core.channels import Channel
 from modelserver.core.process_limits import private_bytes
-from modelserver.engine.runners.environment import of_child
+from modelserver.engine.runners.environment import make_environ
 from modelserver.engine.runners.output import Output
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _CLOSE_S, _KILL_S = 2.0, 3.0
 
 
 class ChildProcess:
-    """A model's process, with its socket and what it prints. Thread-safe once started.
+    """A model's process, with its socket and output. Thread-safe once started.
 
     Args:
         name: the model's.
@@ -56,7 +56,7 @@ class ChildProcess:
         """Start it with the arena's descriptor, in a session of its own.
 
         Args:
-            arena: the memory that images lie in.
+            arena: the memory that the images are in.
             held: files that the job opened, for it to read; it inherits them.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
@@ -95,7 +95,7 @@ class ChildProcess:
                 stdout=printing,
                 stderr=printing,
                 pass_fds=(*descriptors, *held),
-                env=of_child(self._gpu),
+                env=make_environ(self._gpu),
                 start_new_session=True,
             )
         except BaseException as error:  # noqa: BLE001 - for the thread that waits
@@ -103,7 +103,7 @@ class ChildProcess:
             return
         started.set_result(process)
         self._gone.wait()
-        # Nobody else waits any more for one that hung in the kernel.
+        # Nobody else waits any more for a process that hung in the kernel.
         process.wait()
 
     def send(self, data: bytes) -> None:
@@ -121,14 +121,14 @@ class ChildProcess:
 
         Raises:
             EOFError, OSError: the process is gone.
-            ValueError: it sent what is no message.
+            ValueError: it sent something that is no message.
         """
         if self._channel is None:
             raise OSError("the process was not started")
         return self._channel.receive()
 
     def has_sent(self) -> bool:
-        """Whether something of it waits to be read."""
+        """Check whether something that it sent waits to be read."""
         try:
             return self._channel is not None and self._channel.has_more()
         except (OSError, ValueError):  # closed meanwhile
@@ -143,17 +143,17 @@ class ChildProcess:
         self._verdict = self._verdict or reason
 
     def kill(self, reason: str) -> None:
-        """End it at once, also one that is stopped; the first reason is kept."""
+        """End it at once, even if it is stopped; the first reason is kept."""
         self.blame(reason)
         process = self._process
         if process is not None and process.poll() is None:
-            # Its group, which it leads: whatever it may have started goes, too.
+            # Its group, which it leads: processes that it may have started go, too.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
     @property
     def verdict(self) -> str:
-        """Why it was killed by us; empty where it was not."""
+        """Why the front killed it; empty if it did not."""
         return self._verdict
 
     def reap(self) -> str:
@@ -162,11 +162,11 @@ class ChildProcess:
         if process is None:
             return "never started"
         try:
-            return self._reaped(process)
+            return self._wait_or_kill(process)
         finally:
             self._gone.set()
 
-    def _reaped(self, process: subprocess.Popen[bytes]) -> str:
+    def _wait_or_kill(self, process: subprocess.Popen[bytes]) -> str:
         try:
             code = process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -180,7 +180,7 @@ class ChildProcess:
                     process.pid,
                 )
                 return "an end that cannot be seen"
-        how = ended_by(code)
+        how = name_end(code)
         return f"{how}: {self._verdict}" if self._verdict else how
 
     def hang_up(self) -> None:
@@ -192,13 +192,13 @@ class ChildProcess:
                 ours.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of what is left of it, once it was reaped. Idempotent."""
+        """Close the socket and the output, once it was reaped. Idempotent."""
         if self._channel is not None:
             self._channel.close()
         self.output.join(_CLOSE_S)
 
 
-def ended_by(code: int) -> str:
+def name_end(code: int) -> str:
     """Name a signal or an exit code as ``Popen.returncode`` gives it."""
     if code >= 0:
         return f"exit code {code}"

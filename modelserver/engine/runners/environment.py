@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# TensorFlow's levels: 1 shows warnings, which is where it says why it uses no card; 2
-# shows errors only. What is printed is limited to so many lines a minute anyway.
+# TensorFlow's levels: 1 shows warnings, among them why it uses no card; 2 shows errors
+# only. The lines that are logged in a minute are limited anyway (``output``).
 _WARNINGS, _ERRORS = "1", "2"
-# What the driver keeps of compiled kernels, at most: its own default is a quarter of
-# it, which TensorFlow may fill on a card that is newer than its kernels.
+# Compiled kernels that the driver keeps, at most: its own default is a quarter of it,
+# which TensorFlow may fill on a card that is newer than its kernels.
 _CACHE_BYTES = str(4 << 30)
 # Cards are counted as nvidia-smi counts them, not by speed.
 _ORDER = "PCI_BUS_ID"
 
 
-def of_child(gpu: str | None) -> dict[str, str]:
+def make_environ(gpu: str | None) -> dict[str, str]:
     """Make a child's environment: this package importable, one card visible.
 
     Args:
         gpu: the cards that it may see, as ``CUDA_VISIBLE_DEVICES`` names them; with
-            ``None`` what concerns cards stays as it is.
+            ``None`` the variables about cards stay as they are.
     """
     environ = dict(os.environ)
     package = str(Path(modelserver.__file__).parent.parent)
@@ -42,7 +42,7 @@ def of_child(gpu: str | None) -> dict[str, str]:
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS if gpu is None else _WARNINGS)
     environ.pop("API_TOKEN", None)
     if gpu is not None:
-        environ |= of_cards(gpu)
+        environ |= card_variables(gpu)
         environ.setdefault("CUDA_CACHE_MAXSIZE", _CACHE_BYTES)
         search, dropped = cuda.without_cuda(environ.get("LD_LIBRARY_PATH", ""))
         if dropped and cuda.has_wheels():
@@ -55,8 +55,8 @@ def of_child(gpu: str | None) -> dict[str, str]:
     return environ
 
 
-def of_cards(gpus: str) -> dict[str, str]:
-    """Give the variables that name the cards to CUDA and TensorFlow.
+def card_variables(gpus: str) -> dict[str, str]:
+    """Return the variables that name the cards to CUDA and TensorFlow.
 
     The last one is a belt: without it one op that runs before the session is made would
     take a card's whole memory.
@@ -68,7 +68,7 @@ def of_cards(gpus: str) -> dict[str, str]:
     }
 
 
-def together(cards: Sequence[Card]) -> tuple[Card, ...]:
+def usable_together(cards: Sequence[Card]) -> tuple[Card, ...]:
     """Return the cards that one process can use side by side.
 
     Of MIG's instances CUDA shows a process the first one only.
@@ -79,8 +79,8 @@ def together(cards: Sequence[Card]) -> tuple[Card, ...]:
     return tuple(card for card in cards if not card.mig)
 
 
-def show(cards: Sequence[Card]) -> None:
-    """Have this process see these cards, in their order, once it imports TensorFlow."""
+def show_cards(cards: Sequence[Card]) -> None:
+    """Let this process see these cards, in this order, once it imports TensorFlow."""
     if cards and "tensorflow" not in sys.modules:
-        os.environ.update(of_cards(",".join(card.gpu for card in cards)))
+        os.environ.update(card_variables(",".join(card.gpu for card in cards)))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _WARNINGS)

@@ -1,8 +1,8 @@
 """Asks a TensorFlow process whether it uses a card.
 
-``python -m modelserver.engine.runners.probe GPU WORDS``. What TensorFlow does is known
-only once it is imported, and the front never imports it. A process that is asked and
-gone costs some seconds, and leaves nothing on the card.
+``python -m modelserver.engine.runners.probe GPU WORDS``. TensorFlow chooses its
+devices only once it is imported, and the front never imports it. A process that is
+asked and then ends costs some seconds, and leaves nothing on the card.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from modelserver.core import cuda
 from modelserver.core.errors import DeviceFailed
 from modelserver.core.messages import AssignedCard
-from modelserver.engine.runners.environment import of_child
+from modelserver.engine.runners.environment import make_environ
 from modelserver.engine.runners.output import add_words
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ _TIMEOUT_S = 100.0
 _SHOWN = 3
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What the process tells on its last line of stdout.
+class ProbeResult(msgspec.Struct, frozen=True):
+    """The answer of the process, on its last line of stdout.
 
     Attributes:
         names: of the cards that TensorFlow uses, in words.
-        reason: why it uses one of them not; empty where it uses all.
+        reason: why it does not use the card; empty if it does.
     """
 
     names: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 def ask(cards: Sequence[Card], timeout_s: float = _TIMEOUT_S) -> str:
-    """Return why TensorFlow uses none of the cards; empty where it uses one.
+    """Return why TensorFlow uses none of the cards; empty if it uses one.
 
     Blocks for some seconds. The cards are tried one after the other, all of them within
     the time.
@@ -52,15 +52,15 @@ def ask(cards: Sequence[Card], timeout_s: float = _TIMEOUT_S) -> str:
     reasons = []
     end = time.monotonic() + timeout_s
     for card in cards:
-        told = ask_one(card, max(1.0, end - time.monotonic()))
-        if told.names:
+        result = ask_one(card, max(1.0, end - time.monotonic()))
+        if result.names:
             return ""
-        reasons.append(told.reason)
+        reasons.append(result.reason)
     return " ".join(dict.fromkeys(reasons))
 
 
-def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
-    """Have a process of its own try a card as a model's process would."""
+def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> ProbeResult:
+    """Try a card in a process of its own, as a model's process would."""
     command = [
         sys.executable,
         "-m",
@@ -73,12 +73,12 @@ def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=of_child(card.gpu),
+            env=make_environ(card.gpu),
             timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Told(
+        return ProbeResult(
             reason=f"TensorFlow did not tell its cards within {timeout_s:.0f} s."
         )
     lines = done.stderr.decode("utf-8", "replace").splitlines()
@@ -86,17 +86,17 @@ def ask_one(card: Card, timeout_s: float = _TIMEOUT_S) -> Told:
     words = warned[:_SHOWN]
     last = (done.stdout.splitlines() or [b""])[-1]
     with contextlib.suppress(msgspec.DecodeError):
-        told = msgspec.json.decode(last, type=Told)
-        if told.reason:
-            told = Told(told.names, add_words(told.reason, words))
-        return told
+        result = msgspec.json.decode(last, type=ProbeResult)
+        if result.reason:
+            result = ProbeResult(result.names, add_words(result.reason, words))
+        return result
     ended = f"A TensorFlow process that was to use {card.words} ended with "
     ended += f"{done.returncode} and told nothing."
-    return Told(reason=add_words(ended, words or lines[-_SHOWN:]))
+    return ProbeResult(reason=add_words(ended, words or lines[-_SHOWN:]))
 
 
 def main(gpu: str, words: str) -> None:
-    """Try a card and print what came of it."""
+    """Try a card and print the result."""
     from modelserver.runner.inline import import_tensorflow  # noqa: PLC0415 - only here
 
     import_tensorflow(gpu)
@@ -105,10 +105,12 @@ def main(gpu: str, words: str) -> None:
 
     try:
         device = choose(AssignedCard(gpu, words, required=True))
-        told = Told((device.name,))
+        result = ProbeResult((device.name,))
     except DeviceFailed as error:
-        told = Told(reason=str(error).partition("no GPU is used. ")[2] or str(error))
-    sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        result = ProbeResult(
+            reason=str(error).partition("no GPU is used. ")[2] or str(error)
+        )
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
 
 
 if __name__ == "__main__":

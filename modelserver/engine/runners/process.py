@@ -46,7 +46,7 @@ from modelserver.core.messages import (
 from modelserver.core.process_limits import MIB, load_limit, serving_limit
 from modelserver.engine.runners.child_process import ChildProcess
 from modelserver.engine.runners.output import add_words, explain_fallback
-from modelserver.engine.runners.watchdog import Signs, Task, Watchdog
+from modelserver.engine.runners.watchdog import Activity, Signs, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ _JOIN_S = 2.0
 # TensorFlow is read from disk, by several processes at once on a fresh machine.
 _IMPORT_S = 300.0
 # One run more than the child has slots lies in its socket, so that a slot that gets
-# free starts at once and does not wait for the front to hear of it.
+# free starts it at once and does not wait for the front.
 _AHEAD = 1
 _REASON_CHARS = 500
 _COMPILES = (
@@ -107,12 +107,14 @@ class ProcessRunner:
         self._slots = 0
         self._heard_s: float | None = None
         self._memory_limit = load_limit(job)
-        self._importing = Task(
+        self._importing = Activity(
             "import", _IMPORT_S, f"TensorFlow was not imported after {_IMPORT_S:g} s"
         )
-        self._loading = _load("(LOAD_TIMEOUT_S)", load_timeout_s)
-        self._compiling = _load("(GPU_LOAD_TIMEOUT_S)", gpu_load_timeout_s, _COMPILES)
-        self._start_up: Task | None = self._importing
+        self._loading = _load_activity("(LOAD_TIMEOUT_S)", load_timeout_s)
+        self._compiling = _load_activity(
+            "(GPU_LOAD_TIMEOUT_S)", gpu_load_timeout_s, _COMPILES
+        )
+        self._start_up: Activity | None = self._importing
         self._watchdog = Watchdog(
             f"watch-{job.name}",
             self._signs,
@@ -151,7 +153,7 @@ class ProcessRunner:
         return facts
 
     def _load(self) -> Facts:
-        """Send the job and wait for what loading it finds out."""
+        """Send the job and wait for the facts that its load finds out."""
         try:
             self._child.send(msgspec.msgpack.encode(self._job))
             reply = self._decoder.decode(self._child.receive())
@@ -159,32 +161,32 @@ class ProcessRunner:
                 self._note(reply)
                 reply = self._decoder.decode(self._child.receive())
         except (EOFError, OSError) as error:
-            raise self._crashed() from error
+            raise self._crash() from error
         except (msgspec.DecodeError, ValueError) as error:
             raise ModelCrashed("The model's process sent nonsense.") from error
         if isinstance(reply, LoadError):
-            raise self._refused(reply)
+            raise self._refusal(reply)
         if not isinstance(reply, Facts):
             raise ModelCrashed("The model's process sent no facts first.")
         return explain_fallback(reply, self._child.output.about_cards)
 
-    def _refused(self, reply: LoadError) -> ModelError:
-        """Return what is told of a child that could not load its model."""
+    def _refusal(self, reply: LoadError) -> ModelError:
+        """Return the error of a child that could not load its model."""
         if reply.kind == "files":
             return GraphError(reply.reason)
-        # It ends by itself; what TensorFlow printed is there once it has.
+        # It ends by itself; all that TensorFlow printed is there once it has.
         self._child.reap()
         self._child.output.join(_JOIN_S)
         return DeviceFailed(add_words(reply.reason, self._child.output.about_cards))
 
-    def _crashed(self) -> ModelError:
-        """Return what is told of a child that died before it was ready."""
+    def _crash(self) -> ModelError:
+        """Return the error of a child that died before it was ready."""
         how = self._child.reap()
         self._log_last()
         if verdict := self._child.verdict:
             return ModelCrashed(
                 f"The model's process was ended while loading it: {verdict}.",
-                # Of the files it had seen nothing yet, or what it did may be kept.
+                # It had not read the files yet, or its compiled kernels are kept.
                 from_outside=self._start_up in {self._importing, self._compiling},
             )
         output = self._child.output
@@ -201,7 +203,7 @@ class ProcessRunner:
         )
 
     def _note(self, reply: LoadStarted | Heartbeat | LogLine) -> None:
-        """Take what answers nothing."""
+        """Handle a message that answers no request."""
         if isinstance(reply, Heartbeat):
             self._heard_s = time.monotonic() if self._heard_s is not None else None
         elif isinstance(reply, LogLine):
@@ -210,15 +212,15 @@ class ProcessRunner:
             self._start_up = self._compiling if reply.on_gpu else self._loading
 
     def _signs(self) -> Signs:
-        """Return what the watchdog looks at."""
-        tasks = [self._start_up] if self._start_up is not None else []
+        """Return the signs that the watchdog judges."""
+        activities = [self._start_up] if self._start_up is not None else []
         with self._lock:
             running = list(islice(self._pending, self._slots))
         limit_s = self._run_timeout_s
         sentence = f"a run took longer than {limit_s:g} s (RUN_TIMEOUT_S)"
-        tasks += [Task(number, limit_s, sentence) for number in running]
+        activities += [Activity(number, limit_s, sentence) for number in running]
         return Signs(
-            tasks,
+            activities,
             self._heard_s,
             unread=self._child.has_sent(),
             memory=self._child.memory(),
@@ -247,13 +249,13 @@ class ProcessRunner:
         return future
 
     def _receive(self) -> None:
-        """Hand each reply to whom it belongs, until the child is gone."""
+        """Give each reply to the future that waits for it, until the child is gone."""
         try:
             while True:
                 self._settle(self._decoder.decode(self._child.receive()))
         except (EOFError, OSError):
             pass
-        except Exception:  # a thread's edge: whatever it sent, its end must be told
+        except Exception:  # a thread's edge: its end must be told in any case
             log.exception("%s: its process sent nonsense", self._job.name)
             self._child.kill("it sent nonsense")
         how = self._child.reap()
@@ -269,19 +271,19 @@ class ProcessRunner:
 
     def _settle(self, reply: Reply) -> None:
         if isinstance(reply, RunResult):
-            answers = [
+            results = [
                 ImageResult(
-                    {role: array.unpack() for role, array in one.items()},
+                    {role: array.unpack() for role, array in arrays.items()},
                     reply.run_ms,
                     reply.first,
                 )
-                for one in reply.outputs
+                for arrays in reply.outputs
             ]
-            self._take(reply.number).set_result(answers)
+            self._take(reply.number).set_result(results)
         elif isinstance(reply, RunError):
             reason = reply.reason[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
-            self._take(reply.number).set_exception(_answer(reply))
+            self._take(reply.number).set_exception(_run_error(reply))
             if reply.lost:
                 # It ends itself, too, unless even that hangs.
                 self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
@@ -295,7 +297,7 @@ class ProcessRunner:
             return self._pending.pop(number)
 
     def _log_last(self) -> None:
-        """Log what the process printed last, which often is why it died."""
+        """Log the last lines that the process printed, which often say why it died."""
         self._child.output.join(_JOIN_S)
         if last := self._child.output.last:
             fields = {"model": self._job.name, "line": last}
@@ -313,14 +315,14 @@ class ProcessRunner:
         self._arena.close()
 
 
-def _answer(reply: RunError) -> RequestError:
-    """Return what whoever waits for a failed run is told."""
+def _run_error(reply: RunError) -> RequestError:
+    """Return the error for the callers of a failed run."""
     if reply.lost:
         return RunnerDied()
     return OutOfMemory() if reply.out_of_memory else RunFailed()
 
 
-def _load(setting: str, limit_s: float, more: str = "") -> Task:
-    """Make the task of loading, which a setting limits."""
+def _load_activity(setting: str, limit_s: float, more: str = "") -> Activity:
+    """Make the activity of loading, which a setting limits."""
     sentence = f"it was not ready after {limit_s:g} s {setting}{more}"
-    return Task("load", limit_s, sentence)
+    return Activity("load", limit_s, sentence)

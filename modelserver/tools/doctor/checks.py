@@ -24,7 +24,7 @@ from modelserver.core.pixels import encode_png
 from modelserver.engine import model_findings, self_test
 from modelserver.engine.discovery import discover
 from modelserver.engine.evaluations import examine
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.tasks import TASKS, by_kind, labels
 from modelserver.tools.doctor.reports import FolderReport, ModelReport, Photo, Timing

@@ -19,7 +19,7 @@ from modelserver.core.findings import override
 from modelserver.core.pixels import encode_png
 from modelserver.core.signatures import read_sidecar
 from modelserver.engine.discovery import ModelFiles, discover
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.runner import graphs
 from modelserver.runner.graphs.checks import check_structure, list_bodies
 from modelserver.runner.graphs.ops import ALLOWED

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelserver.core.errors import ModelError, RequestError
 from modelserver.engine.discovery import discover
-from modelserver.engine.models import Loader
+from modelserver.engine.loader import Loader
 from modelserver.tasks import TASKS, labels
 from modelserver.tools.doctor.checks import answers_of
 from modelserver.tools.doctor.reports import ModelTries, Try
