@@ -51,6 +51,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "size-guessed": ("warning", "nothing tells which size of image the graph takes"),
     "white-on-black": ("warning", "a network for small gray images, such as digits"),
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
+    "scores-outside": ("warning", "scores are not from 0 to 1, or no numbers"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
     "gpu-failed": ("error", "the card that the model was given cannot be used now"),

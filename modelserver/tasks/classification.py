@@ -11,6 +11,7 @@ import numpy as np
 from modelserver.core import contract
 from modelserver.core.contract import Class, Classified
 from modelserver.tasks import export_files, matching
+from modelserver.tasks.confidences import confidences
 from modelserver.tasks.task import WHOLE, Box, Metadata, Task, node_of
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 # A class that excludes no other is an answer from here on.
 LEAST = 0.5
-# By how much a probability of low precision may be outside 0..1.
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ def parse(
         top: how many classes to return.
 
     Raises:
-        ValueError: there is no score, or none that is a number, or a lone one that is
-            no probability.
+        ValueError: there is no score, or one that is no probability.
     """
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
     scores = probabilities(scores, softmax=softmax, sigmoid=sigmoid)
@@ -87,12 +85,10 @@ def parse(
         Classification(
             ids[index],
             labels.name(ids[index]),
-            # A finding tells of scores that are a guess, and may be beyond.
-            float(np.clip(scores[index], 0, 1)),
+            float(scores[index]),
             holds=not independent or bool(scores[index] >= LEAST),
         )
         for index in best
-        if np.isfinite(scores[index])
     ]
 
 
@@ -102,37 +98,34 @@ def probabilities(
     """Make probabilities of one image's scores.
 
     Args:
-        scores: of any shape; what is no number becomes minus infinity.
+        scores: of any shape; a logit may be infinite, unless a softmax's is above all.
         softmax, sigmoid: as of ``parse``; without either they are probabilities.
 
     Raises:
-        ValueError: none is a number.
+        ValueError: there is none, or one that is a NaN or more than 1e-3 outside 0..1.
     """
-    finite = np.isfinite(scores)
-    if not finite.any():
-        raise ValueError(f"none of its {scores.size} scores is a number")
-    scores = np.where(finite, scores, -np.inf)
+    if not scores.size:
+        raise ValueError("it gave no scores")
     if softmax:
-        powers = np.exp(scores - scores.max())
-        return np.asarray(powers / powers.sum())
-    if not sigmoid:
-        return scores
-    # exp(-x) is infinite for logits below -709, whose probability is 0.
-    with np.errstate(over="ignore"):
-        each: NDArray[np.float64] = 1 / (1 + np.exp(-scores))
-    return np.where(finite, each, scores)
+        # An infinite best one leaves a NaN, which is told as such.
+        with np.errstate(invalid="ignore"):
+            scores = np.exp(scores - scores.max())
+            scores = scores / scores.sum()
+    elif sigmoid:
+        # exp(-x) is infinite for logits below -709, whose probability is 0.
+        with np.errstate(over="ignore"):
+            scores = 1 / (1 + np.exp(-scores))
+    return confidences(scores)
 
 
 def _of_one_value(
     labels: LabelMap, offset: int, scores: NDArray[np.float64]
 ) -> tuple[Sequence[int], NDArray[np.float64]]:
     """Give the ids and probabilities that a lone probability stands for."""
-    value = float(np.clip(scores[0], 0, 1))
-    if abs(value - scores[0]) > _ROUNDING:
-        raise ValueError(f"its one score, {scores[0]:g}, is no probability")
     # Label maps bring protobuf, without which tasks are known and files are found.
     from modelserver.tasks.labels import pair  # noqa: PLC0415
 
+    value = float(scores[0])
     ids = pair(labels, offset)
     return ids, np.array([1 - value, value])[-len(ids) :]
 

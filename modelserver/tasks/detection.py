@@ -12,6 +12,7 @@ from modelserver.core import contract
 from modelserver.core.contract import Detection
 from modelserver.core.messages import Mark
 from modelserver.tasks import export_files, matching
+from modelserver.tasks.confidences import ROUNDING, confidences
 from modelserver.tasks.options import MOST
 from modelserver.tasks.task import WHOLE, Box, Metadata, Task
 
@@ -45,30 +46,31 @@ def parse(
 
     Args:
         outputs: ``boxes`` [N, 4] ymin xmin ymax xmax, ``scores`` [N], ``classes`` [N],
-            perhaps ``count``; leading axes of 1 are taken too. Rows past ``count`` and
-            rows that hold a NaN or an infinity are no detections.
+            perhaps ``count``; leading axes of 1 are taken too. Rows past ``count`` or
+            whose box or class is no number are no detections.
         least: what confidence a detection must have at least, compared as float32.
         window: ymin xmin ymax xmax of what the graph was shown, in the photo's
             normalised coordinates; other than all of it where the photo was cropped or
             padded for the graph.
 
     Raises:
-        ValueError: the arrays' shapes do not fit together.
+        ValueError: the arrays' shapes do not fit together; or a row's score is a NaN,
+            or at least ``least`` and more than 1e-3 outside 0..1.
     """
-    scores = np.asarray(outputs["scores"], np.float32).reshape(-1)
+    scores = np.array(outputs["scores"], np.float32).reshape(-1)
     boxes = np.asarray(outputs["boxes"], np.float32).reshape(-1, 4)
     classes = np.asarray(outputs["classes"], np.float64).reshape(-1)
     if not len(scores) == len(boxes) == len(classes):
         raise ValueError(
             f"{len(boxes)} boxes, {len(scores)} scores and {len(classes)} classes"
         )
-    rows = np.flatnonzero(scores >= np.float32(least))
-    if "count" in outputs:
-        rows = rows[rows < _whole(outputs["count"])]
-    sound = np.isfinite(scores[rows]) & (np.abs(classes[rows]) < _MAX_CLASS)
+    scores = scores[: counted(outputs)]
+    # Below are padding and what nobody asked for; a NaN is neither.
+    rows = np.flatnonzero(~(scores < np.float32(least or -ROUNDING)))
+    scores[rows] = confidences(scores[rows])
+    sound = np.abs(classes[rows]) < _MAX_CLASS
     rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
-    # Rows become Python objects one by one, which for the millions that a graph can
-    # give would take the front's time from everybody.
+    # For the millions that a graph can give, objects would take the front's time.
     rows = rows[np.argsort(-scores[rows], kind="stable")[:MOST]]
     corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
     sides = [shortest(column) for column in corners.T]
@@ -79,6 +81,24 @@ def parse(
             ids, shortest(scores[rows]), zip(*sides, strict=True), strict=True
         )
     ]
+
+
+def counted(outputs: Mapping[str, NDArray[np.generic]]) -> int | None:
+    """Return how many of an image's rows count, by ``num_detections``.
+
+    Returns:
+        ``None`` for all: there is no such number, or a NaN.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if "count" not in outputs:
+        return None
+    values = np.asarray(outputs["count"], np.float64).reshape(-1)
+    if not values.size:
+        raise ValueError("num_detections is empty")
+    value = float(values[0])
+    return max(0, int(value)) if np.isfinite(value) else None
 
 
 def detections_of(
@@ -163,15 +183,6 @@ def in_pixels(one: Detection, size: tuple[int, int]) -> Detection:
         round(side * whole, 3) for side, whole in zip(one.box, size * 2, strict=True)
     )
     return Detection(one.class_id, one.label, one.confidence, (x1, y1, x2, y2))
-
-
-def _whole(count: NDArray[np.generic]) -> int:
-    """Return ``num_detections`` as a count of rows; a NaN cuts nothing."""
-    values = np.asarray(count, np.float64).reshape(-1)
-    if not values.size:
-        raise ValueError("num_detections is empty")
-    value = float(values[0])
-    return max(0, int(value)) if np.isfinite(value) else np.iinfo(np.int64).max
 
 
 # The Object Detection API's exporter writes the first; *.frozen.pb is the contract's.

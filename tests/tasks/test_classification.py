@@ -50,35 +50,63 @@ def test_logits_get_a_softmax():
 
 def test_top_limits_the_answer():
     """Five by default."""
-    assert len(parse(scores(*range(9)), numbered(), 0)) == 5
-    assert len(parse(scores(*range(9)), numbered(), 0, top=1)) == 1
+    nine = scores(*np.linspace(0, 1, 9))
+    assert len(parse(nine, numbered(), 0)) == 5
+    assert len(parse(nine, numbered(), 0, top=1)) == 1
 
 
-def test_a_score_that_is_no_number_never_wins():
-    """NaN and infinity are passed over."""
-    best = parse(scores(np.nan, 0.5, np.inf), LABELS, 1)
-    assert [one.label for one in best] == ["dog"]
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 87, 7.5, 1.0011, -0.5])
+def test_a_score_that_is_no_probability_is_an_error(bad):
+    """Whether it is the best one or another: percent, logits or broken numbers."""
+    for values in ((bad, 0.5), (0.5, bad, 0.2)):
+        with pytest.raises(ValueError, match="is no probability"):
+            parse(scores(*values), LABELS, 1)
 
 
-def test_no_number_at_all_is_an_error():
+def test_a_score_that_rounding_took_out_is_clipped():
+    """By a thousandth at most."""
+    best = parse(scores(-0.0005, 1.0005, 0.25), LABELS, 1)
+    assert [one.confidence for one in best] == [1, 0.25, 0]
+
+
+def test_a_logit_may_be_anything_that_has_a_probability():
+    """A class that was masked out has minus infinity, and 0; a NaN has none."""
+    masked = parse(scores(-np.inf, 3, 2), LABELS, 1, softmax=True)
+    assert [one.label for one in masked] == ["dog", "okapi", "cat"]
+    assert masked[-1].confidence == 0
+    sure = parse(scores(np.inf, -np.inf, 0), LABELS, 1, sigmoid=True, independent=True)
+    assert [one.confidence for one in sure] == [1, 0.5, 0]
+    for values, how in (
+        ((np.nan, 1), {"softmax": True}),
+        ((np.inf, 1), {"softmax": True}),
+        ((-np.inf, -np.inf), {"softmax": True}),
+        ((np.nan, 1), {"sigmoid": True}),
+    ):
+        with pytest.raises(ValueError, match="nan, is no probability"):
+            parse(scores(*values), LABELS, 1, **how)
+
+
+def test_no_score_at_all_is_an_error():
     """There is no class to name."""
-    with pytest.raises(ValueError, match="none of its 2 scores"):
-        parse(scores(np.nan, np.nan), LABELS, 1)
+    with pytest.raises(ValueError, match="no scores"):
+        parse(scores(), LABELS, 1)
 
 
-@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.booleans())
-def test_confidences_are_always_finite(values, softmax):
-    """Whatever the graph gives."""
-    if not np.isfinite(np.array(values, np.float32)).any():
-        return
+@given(
+    st.lists(st.floats(width=32), min_size=1, max_size=20),
+    st.sampled_from([{}, {"softmax": True}, {"sigmoid": True}]),
+)
+def test_confidences_are_always_from_0_to_1(values, how):
+    """Whatever the graph gives, where it is not an error."""
     try:
-        found = parse(scores(*values), numbered(), 0, softmax=softmax)
+        found = parse(scores(*values), numbered(), 0, **how)
     except ValueError:
-        assert len(values) == 1  # a lone value must be a probability
+        given = np.array(values, np.float32)
+        assert not np.isfinite(given).all() or not how
+        assert not ((given >= 0) & (given <= 1)).all()
         return
     assert found
-    for one in found:
-        assert np.isfinite(one.confidence)
+    assert all(0 <= one.confidence <= 1 for one in found)
 
 
 CATS_DOGS = LabelMap({3: "cats", 7: "dogs"})

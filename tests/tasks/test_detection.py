@@ -79,8 +79,7 @@ def test_boxes_are_clipped_to_the_photo():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_no_numbers_are_no_detections(bad):
-    """A NaN or an infinity in score, class or box drops that row only."""
-    assert len(parse(outputs([bad, 0.9]), LABELS)) == 1
+    """A NaN or an infinity in class or box drops that row only."""
     assert len(parse(outputs([0.9, 0.9], classes=[bad, 1]), LABELS)) == 1
     rows = [[bad, 0, 1, 1], [0, 0, 1, 1]]
     assert len(parse(outputs([0.9, 0.9], boxes=rows), LABELS)) == 1
@@ -109,13 +108,42 @@ def test_the_json_is_the_contracts():
     )
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 7.5, 87, 1.0011])
+def test_a_score_that_is_no_confidence_is_an_error(bad):
+    """A NaN, percent or a logit makes the model's whole answer doubtful."""
+    for scores in ([bad, 0.9], [0.9, bad], [bad]):
+        with pytest.raises(ValueError, match="is no probability"):
+            parse(outputs(scores), LABELS, 0.5)
+
+
+def test_a_score_that_would_not_be_answered_is_none_of_our_business():
+    """It is past the count, or below what is asked for, as padding is."""
+    assert len(parse(outputs([0.9, np.nan, 7.5], count=1), LABELS)) == 1
+    for padding in (-1, -np.inf, -3e38):
+        assert len(parse(outputs([0.9, padding]), LABELS)) == 1
+        assert len(parse(outputs([0.9, padding]), LABELS, 0.5)) == 1
+
+
+def test_a_score_that_rounding_took_out_is_clipped():
+    """And the arrays that it came in stay as they are."""
+    arrays = outputs([1.0005, -0.0005])
+    arrays["scores"].flags.writeable = False
+    assert [one.confidence for one in parse(arrays, LABELS)] == [1, 0]
+    assert [one.confidence for one in parse(arrays, LABELS, 0.5)] == [1]
+
+
 @given(hnp.arrays(np.float32, 20, elements=st.floats(width=32)))
 def test_whatever_a_graph_answers_is_plain_json(values):
-    """Any scores, classes and boxes give a document without NaN."""
+    """Any scores, classes and boxes give a document without NaN, or an error."""
     arrays = outputs(values, classes=values, boxes=np.tile(values[:, None], 4))
-    found = parse(arrays, LABELS)
+    try:
+        found = parse(arrays, LABELS)
+    except ValueError:
+        assert not (values <= 1).all()
+        return
     json.dumps(msgspec.to_builtins(found), allow_nan=False)
-    assert all(0 <= side <= 1 for one in found for side in one.box)
+    for one in found:
+        assert all(0 <= value <= 1 for value in (one.confidence, *one.box))
 
 
 @given(st.floats(0, 1, width=32))

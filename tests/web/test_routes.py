@@ -379,7 +379,6 @@ def test_a_model_slower_than_the_deadline_is_504(folder, serving):
 @pytest.mark.parametrize(
     ("graph", "count"),
     [
-        (tiny_graphs.nan_scores_detector, 1),
         (tiny_graphs.high_class_ids_detector, 3),
         (tiny_graphs.count_too_big_detector, 3),
         (tiny_graphs.no_count_detector, 3),
@@ -426,6 +425,33 @@ def test_odd_classifiers_answer(graph, folder, serving):
     assert response.status_code == 200, client.get("/models").text
     if graph is not tiny_graphs.gray_classifier:
         assert response.json == {"class": "2"}
+
+
+@pytest.mark.parametrize(
+    ("graph", "kind", "message"),
+    [
+        (tiny_graphs.nan_scores_detector, "detection", "no numbers (NaN)"),
+        (tiny_graphs.percent_detector, "detection", "they are percent"),
+        (tiny_graphs.logits_detector, "detection", "seem to be logits"),
+        (tiny_graphs.percent_classifier, "classification", "they are percent"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_scores_that_are_no_confidences_are_refused(
+    graph, kind, message, folder, serving
+):
+    """For each photo, and a finding says so before the first one, with a remedy."""
+    name, route = "m.pb", "/classify"
+    if kind == "detection":
+        name, route = "m.frozen.pb", "/detect"
+    tiny_graphs.write(folder / name, graph())
+    client = serving(kind)
+    said = expect(post(client, route, "m", photo()), 500, "bad-model-output")
+    assert "is no probability" in said
+    findings = client.get("/models/m").json["findings"]
+    (found,) = [one for one in findings if one["code"] == "scores-outside"]
+    assert found["level"] == "warning"
+    assert message in found["message"] + found["fix"]
 
 
 def test_every_error_class_is_documented_and_explained(detector):

@@ -135,7 +135,7 @@ class ModelSession:
         faster = self._rewritten(graph_def, graph) if self._job.rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
-        self._find_unsteadiness(draws=draws_numbers(graph_def))
+        self._find_odd_scores(draws=draws_numbers(graph_def))
         self._check_device()
         self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
@@ -376,13 +376,17 @@ class ModelSession:
         if self.max_batch > 1 and not self._batches():
             self._sizes, self.max_batch = fits.sizes[:1], 1
 
-    def _find_unsteadiness(self, *, draws: bool) -> None:
-        """Find a graph that answers the same photo differently from run to run."""
+    def _find_odd_scores(self, *, draws: bool) -> None:
+        """Find scores that differ from run to run, or are no probabilities."""
         image = self._photos()[0]
+        answers: list[Mapping[str, NDArray[np.generic]]] = []
+
+        def run() -> Mapping[str, NDArray[np.generic]]:
+            answers[:] = self.run([image])
+            return answers[0]
+
         try:
-            gap = score_spread(
-                lambda: self.run([image])[0], self.signature, draws=draws
-            )
+            gap = score_spread(run, self.signature, draws=draws)
         except RequestError as error:
             raise _unrunnable_error(image, error) from error
         if gap > MOST_SPREAD:
@@ -393,6 +397,9 @@ class ModelSession:
             )
             fix = "export it for inference (training=False), or do not trust its scores"
             self._find("unsteady", sentence, fix)
+        odd = warm_up.odd_scores(answers[0], self.signature)
+        if odd is not None:
+            self._find("scores-outside", odd.message, odd.fix)
 
     def _batch_limit(self) -> int:
         """Return the most images that a run may take by settings and shapes."""

@@ -1,10 +1,11 @@
-"""Find out by first runs which batches fit, whether images mix, and random scores.
+"""Find out by first runs which batches fit, whether images mix, and odd scores.
 
 All functions take a callable that runs images of one shape, and know no TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ import numpy as np
 from modelserver.core.errors import RequestError
 from modelserver.runner import rewriting
 from modelserver.runner.sessions.batch_sizes import filled
+from modelserver.tasks import detection
+from modelserver.tasks.confidences import ROUNDING, confidences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,3 +177,51 @@ def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
         scores = np.exp(scores - scores.max(initial=-np.inf))
         scores /= scores.sum() or 1.0
     return scores
+
+
+class OddScores(NamedTuple):
+    """What is wrong with a graph's scores, and what to do about it."""
+
+    message: str
+    fix: str
+
+
+_REFUSED = "a photo whose answer would hold one is refused (bad-model-output)"
+_RENAMED = 'or name the tensor that has probabilities as "output" in the sidecar'
+
+
+def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
+    """Tell whether a run's scores are numbers that are no probabilities.
+
+    Args:
+        outputs: of one image. Of a detector's, rows past its count do not matter, nor
+            does a number below zero that all padding has.
+        signature: of the graph; logits of a classifier are made probabilities.
+    """
+    scores = np.asarray(outputs["scores"], np.float32).reshape(-1)
+    with contextlib.suppress(ValueError):  # a count of nothing is told for each photo
+        scores = scores[: detection.counted(outputs)]
+    if np.isnan(scores).any():
+        return OddScores(
+            f"some of its scores are no numbers (NaN): {_REFUSED}",
+            "see that the graph is whole and is fed as it was trained: mean and scale",
+        )
+    if signature.softmax or signature.sigmoid:
+        return None
+    below = scores < -ROUNDING
+    if signature.kind == "detection" and np.unique(scores[below]).size == 1:
+        scores = scores[~below]
+    try:
+        confidences(scores)
+    except ValueError:
+        low, high = scores.min(), scores.max()
+    else:
+        return None
+    told = f"its scores go from {low:.3g} to {high:.3g}, which are no probabilities"
+    if low < -ROUNDING:
+        made = (
+            f"they seem to be logits: export it with a sigmoid or softmax, {_RENAMED}"
+        )
+    else:
+        made = f"if they are percent, export it with a division by 100, {_RENAMED}"
+    return OddScores(f"{told}: {_REFUSED}", made)

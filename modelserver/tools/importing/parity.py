@@ -92,14 +92,15 @@ def _difference(before: Any, after: Any, signature: Signature) -> str | None:
 
 
 def _probabilities(outputs: Any, signature: Signature) -> Any:
-    scores = np.asarray(outputs["scores"], np.float64)
-    if not np.isfinite(scores).any():
-        return outputs
-    return {
-        "scores": classification.probabilities(
-            scores, softmax=signature.softmax, sigmoid=signature.sigmoid
+    try:
+        scores = classification.probabilities(
+            np.asarray(outputs["scores"], np.float64),
+            softmax=signature.softmax,
+            sigmoid=signature.sigmoid,
         )
-    }
+    except ValueError:  # numbers that are no logits are compared as they are
+        return outputs
+    return {"scores": scores}
 
 
 def _images(

@@ -33,6 +33,13 @@ def logits_classifier():
     return classifier(end=lambda logits: tf.identity(logits, name="logits"))
 
 
+def percent_classifier():
+    """A classifier whose scores are in percent."""
+    return classifier(
+        end=lambda logits: tf.multiply(tf.nn.softmax(logits), 100.0, name="scores")
+    )
+
+
 def multi_label_classifier():
     """A classifier of bytes with a sigmoid for each of ``COLOURS``: none excludes any."""
     return classifier(

@@ -78,6 +78,16 @@ def nan_scores_detector():
     )
 
 
+def percent_detector():
+    """A detector whose scores are in percent."""
+    return echo_detector(scores=lambda scores: scores * 100)
+
+
+def logits_detector():
+    """A detector without the sigmoid over its scores."""
+    return echo_detector(scores=lambda scores: scores * 30 - 20)
+
+
 def high_class_ids_detector():
     """A detector whose class ids are above 255."""
     return echo_detector(classes=lambda classes: classes + 300)

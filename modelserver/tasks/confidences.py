@@ -1,0 +1,33 @@
+"""What is a confidence: a number from 0 to 1, and nothing else is ever answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+F = TypeVar("F", np.float32, np.float64)
+
+ROUNDING = 1e-3
+"""By how much a confidence of low precision, as float16 is, may be outside 0..1."""
+
+
+def confidences(scores: NDArray[F]) -> NDArray[F]:
+    """Return scores as confidences: what rounding took out of 0..1 is clipped.
+
+    Args:
+        scores: of any shape.
+
+    Raises:
+        ValueError: one is a NaN, or more than 1e-3 outside.
+    """
+    # As float32, in which 1.001 is exactly 1e-3 outside.
+    close = scores.astype(np.float32)
+    within = (close >= -ROUNDING) & (close <= 1 + ROUNDING)
+    if not within.all():
+        which = "its one score" if scores.size == 1 else "one of its scores"
+        raise ValueError(f"{which}, {scores[~within][0]:g}, is no probability")
+    return np.clip(scores, 0, 1)

@@ -1,0 +1,60 @@
+"""What the first run of a graph tells of its scores."""
+
+import numpy as np
+import pytest
+
+from modelserver.core.signatures import Signature
+from modelserver.runner.sessions.warm_up import odd_scores
+
+
+def told(scores, kind="detection", count=None, **facts):
+    """Give what is odd about some scores, the remedy included; empty for nothing."""
+    outputs = {"scores": np.array([scores], np.float32)}
+    if count is not None:
+        outputs["count"] = np.array([count], np.float32)
+    signature = Signature(
+        kind=kind, input="i:0", dtype="uint8", layout="NHWC", outputs={}, **facts
+    )
+    odd = odd_scores(outputs, signature)
+    return "" if odd is None else f"{odd.message}. {odd.fix}"
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([0.5, 87, 3], "from 0.5 to 87, which are no probabilities"),
+        ([0, 1.002], "division by 100"),
+        ([-3.5, 2, -0.25], "seem to be logits: export it with a sigmoid or softmax"),
+        ([-3.5, -2], 'as "output" in the sidecar'),
+        ([0.5, np.nan], "no numbers (NaN)"),
+        ([0.5, np.inf], "from 0.5 to inf"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["detection", "classification"])
+def test_scores_that_are_no_probabilities_are_told_with_the_remedy(kind, scores, said):
+    """Percent, logits and broken numbers."""
+    assert said in told(scores, kind)
+
+
+@pytest.mark.parametrize(
+    ("scores", "count"),
+    [
+        ([], None),
+        ([0, 0.5, 1, 1.001, -0.001], None),
+        ([0.9, -1, -1, -1], None),
+        ([0.9, 0.2, np.nan, 87], 2),
+        ([0.9, 0.2], np.nan),
+        ([0.9, 0.2], []),
+        ([87], -1),
+    ],
+)
+def test_probabilities_and_padding_are_nothing_odd(scores, count):
+    """Padding is past the count, or one number below zero."""
+    assert told(scores, count=count) == ""
+
+
+def test_logits_that_are_made_probabilities_may_be_any_number():
+    """The signature says so; a NaN stays one."""
+    for how in ({"softmax": True}, {"sigmoid": True}):
+        assert told([-30, 900], "classification", **how) == ""
+        assert "NaN" in told([-30, np.nan], "classification", **how)
