@@ -1,1 +1,1 @@
-"""What owns the models: their files, states, queues, processes and labels."""
+"""The owner of the models: of their files, states, queues, processes and labels."""

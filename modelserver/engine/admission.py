@@ -65,7 +65,7 @@ class Shares:
         self._room = max(1, _room(total))
 
     @contextlib.contextmanager
-    def one(self, model: str) -> Iterator[None]:
+    def count(self, model: str) -> Iterator[None]:
         """Count a request to a model that is served, until it ends.
 
         Raises:

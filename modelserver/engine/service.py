@@ -195,7 +195,7 @@ class Service:
         with ExitStack() as stack:
             # In this order: a name that nobody serves must not count as one that is.
             version = stack.enter_context(self._registry.version(name, task.kind))
-            stack.enter_context(self._shares.one(title))
+            stack.enter_context(self._shares.count(title))
             model = version.loaded
             slot = model.queue.admit(caller)
             stack.callback(model.queue.leave, slot)

@@ -1,4 +1,4 @@
-"""How many threads there are, and how models share them."""
+"""The number of threads, and the models' shares of them."""
 
 import os
 from contextlib import ExitStack
@@ -27,10 +27,10 @@ class Requests:
         self.leave = []
 
     def come(self, model):
-        """Let one more in; tells whether there was room."""
+        """Let one more in; return whether there was room."""
         stack = ExitStack()
         try:
-            stack.enter_context(self.shares.one(model))
+            stack.enter_context(self.shares.count(model))
         except Overloaded:
             return False
         self.inside[model] = self.inside.get(model, 0) + 1
@@ -44,7 +44,7 @@ class Requests:
         self.inside[model] -= 1
 
     def fill(self, model):
-        """Let as many in as there is room for; tells how many."""
+        """Let in as many as there is room for; return their number."""
         return next(count for count in range(10_000) if not self.come(model))
 
 
@@ -54,7 +54,7 @@ class Requests:
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 1000)), max_size=120),
 )
 def test_no_model_is_refused_its_part_and_all_keep_to_the_room(room, models, steps):
-    """Whoever comes and goes, in whatever order."""
+    """This holds for any order of requests."""
     requests = Requests(room, models)
     part = max(room // (2 * models), int(models <= room))
     for comes, number in steps:
@@ -73,8 +73,8 @@ def test_no_model_is_refused_its_part_and_all_keep_to_the_room(room, models, ste
 
 
 @given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=30))
-def test_a_model_below_its_part_is_let_in_whatever_models_come_or_go(counts):
-    """The parts are those of the moment; the others' requests stay where they are."""
+def test_a_model_below_its_part_is_let_in_while_models_come_and_go(counts):
+    """Parts follow the present models; others' requests stay where they are."""
     requests = Requests(24, 1)
     for number, models in enumerate(counts):
         requests.models = models
@@ -83,7 +83,7 @@ def test_a_model_below_its_part_is_let_in_whatever_models_come_or_go(counts):
         assert requests.come(model) or not below
 
 
-def test_what_a_busy_model_has_beyond_its_part_is_not_counted_twice():
+def test_requests_beyond_a_busy_models_part_are_not_counted_twice():
     """When its first requests end, the others move up into its part."""
     requests = Requests(8, 2)  # two for each, and four for all
     assert requests.fill("a") == 6
@@ -93,31 +93,31 @@ def test_what_a_busy_model_has_beyond_its_part_is_not_counted_twice():
 
 
 def test_one_model_alone_has_all_of_the_room():
-    """Nobody else needs a part."""
+    """No other model needs a part then."""
     assert Requests(7, 1).fill("a") == 7
 
 
-def test_of_little_room_each_model_has_a_place():
-    """As far as there are places."""
+def test_of_little_room_each_model_has_a_part():
+    """Each model has room for one request, as far as the room goes."""
     requests = Requests(3, 2)
     assert requests.fill("a") == 2
     assert requests.fill("b") == 1
 
 
 def test_with_more_models_than_room_there_are_no_parts():
-    """First come, first served."""
+    """Requests are then admitted in the order in which they come."""
     requests = Requests(3, 4)
     assert requests.fill("a") == 3
     assert not requests.come("b")
 
 
-def test_a_request_that_fails_leaves_its_place():
-    """However it ends."""
+def test_a_request_that_fails_leaves_its_share():
+    """The share is free however a request ends."""
     shares = Shares(1, lambda: 1)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), shares.one("a"):
+        with pytest.raises(ZeroDivisionError), shares.count("a"):
             raise ZeroDivisionError
-    with shares.one("a"), pytest.raises(Overloaded) as refused, shares.one("a"):
+    with shares.count("a"), pytest.raises(Overloaded) as refused, shares.count("a"):
         pass
     assert refused.value.retry_after_s == 1.0
 
@@ -125,8 +125,8 @@ def test_a_request_that_fails_leaves_its_place():
 @pytest.mark.parametrize(
     ("total", "room"), [(148, 148 - SPARE_THREADS), (20, 15), (4, 3), (2, 1), (1, 1)]
 )
-def test_some_threads_are_spared_for_what_never_waits(total, room):
-    """Sixteen, or a quarter where there are few."""
+def test_some_threads_are_spared_for_requests_that_never_wait(total, room):
+    """Sixteen are spared, or a quarter if there are few."""
     requests = Requests(room, 1)
     requests.shares = Shares.of(total, lambda: 1)
     assert requests.fill("a") == room
@@ -141,7 +141,7 @@ def test_the_room_follows_how_many_threads_there_really_are():
 
 
 def test_there_are_threads_for_two_models_and_some_to_spare(monkeypatch):
-    """Slots and queues of both; the setting has the last word."""
+    """Slots and queues of both fit; a setting has precedence."""
     settings = make_settings(SLOTS=4, QUEUE_LENGTH=10)
     assert threads(settings) == 2 * (4 + 10) + SPARE_THREADS
     assert threads(make_settings(THREADS=7)) == 7

@@ -1,4 +1,4 @@
-"""Which cards are used, and which model goes to which; with a stand-in for the driver."""
+"""The cards that are used, and the models on each; with a stand-in for the driver."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from support.fake_nvml import GIB, FakeCard, FakeNvml
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch, tmp_path):
-    """A machine that shows nothing of NVIDIA but the driver that a test plugs in."""
+    """Give a machine that shows nothing of NVIDIA but a test's driver."""
     monkeypatch.setattr(nodes, "_DEV", tmp_path / "dev")
     monkeypatch.setattr(nodes, "_PROC", tmp_path / "proc")
     monkeypatch.setattr(nodes, "_WSL_DRIVERS", tmp_path / "wsl")
@@ -25,7 +25,7 @@ def bare(monkeypatch, tmp_path):
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A function that plugs a driver in."""
+    """Give a function that plugs a driver in."""
 
     def plug(*those, **more):
         nvml = FakeNvml(*those, **more)
@@ -36,22 +36,22 @@ def driver(monkeypatch):
 
 
 def survey(chosen=None, **environ):
-    """The cards for a value of CUDA_VISIBLE_DEVICES; ``None``: it is not set."""
+    """Return the cards for a value of CUDA_VISIBLE_DEVICES; ``None``: not set."""
     if chosen is not None:
         environ["CUDA_VISIBLE_DEVICES"] = chosen
     return cards.survey(environ)
 
 
 def named(found):
-    """What the cards are called for CUDA."""
+    """Return the cards' names for CUDA."""
     return [card.gpu for card in found.cards]
 
 
 class TestTheSurvey:
-    """What can be read is read."""
+    """The survey takes from a driver as much as it gives."""
 
-    def test_cards_are_named_by_uuid_and_told_as_nvidia_smi_counts(self, driver):
-        """Its order, its numbers, their names."""
+    def test_cards_are_named_by_uuid_and_counted_as_by_nvidia_smi(self, driver):
+        """They have its order, its numbers and its names."""
         nvml = driver(FakeCard(0), FakeCard(1, name=b"NVIDIA H200", uuid=b"GPU-9"))
         found = survey()
         assert named(found) == ["GPU-0000aaaa", "GPU-9"]
@@ -70,8 +70,8 @@ class TestTheSurvey:
         assert named(survey("GPU-0000")) == ["MIG-0", "MIG-1"]
         assert named(survey("MIG-1")) == ["MIG-1"]
 
-    def test_a_card_with_mig_on_and_no_instance_is_told(self, driver):
-        """With what makes one."""
+    def test_a_card_with_mig_on_and_no_instance_is_a_problem(self, driver):
+        """The sentence says how to make an instance."""
         driver(FakeCard(0, instances=[]))
         found = survey()
         assert found.cards == ()
@@ -79,7 +79,7 @@ class TestTheSurvey:
 
     @pytest.mark.parametrize("words", ["Insufficient Permissions", "GPU is lost"])
     def test_a_card_that_may_not_be_opened_is_passed_over(self, words, driver):
-        """NVML counts it all the same; the others keep their numbers."""
+        """NVML counts it all the same, and the others keep their numbers."""
         fails = {"nvmlDeviceGetHandleByIndex": words}
         driver(FakeCard(0, fails=fails), FakeCard(1))
         found = survey()
@@ -98,26 +98,26 @@ class TestTheSurvey:
         "lacks",
         ["nvmlDeviceGetMigMode", "nvmlDeviceGetUUID", "nvmlDeviceGetName"],
     )
-    def test_an_old_driver_that_lacks_a_call_costs_that_reading(self, lacks, driver):
-        """The card is used."""
+    def test_an_old_driver_that_lacks_a_call_costs_that_value_only(self, lacks, driver):
+        """The card is used all the same."""
         driver(FakeCard(0), lacks=[lacks])
         assert len(survey().cards) == 1
 
-    def test_a_shutdown_that_fails_is_nothing(self, driver):
-        """Everything was read by then."""
+    def test_a_shutdown_that_fails_is_ignored(self, driver):
+        """All values are there by then."""
         driver(FakeCard(0), fails=["nvmlShutdown"])
         assert len(survey().cards) == 1
 
     def test_a_machine_without_nvidia_is_left_alone(self, driver):
-        """Whatever CUDA_VISIBLE_DEVICES says: nothing is wrong and nothing is said."""
+        """CUDA_VISIBLE_DEVICES makes no problem there, with any value."""
         driver(absent=True)
         for chosen in (None, "", "0", "nonsense"):
             found = survey(chosen)
             assert (found.cards, found.problems) == ((), ())
             assert found.no_gpu == ""
 
-    def test_a_container_without_utility_is_told(self, driver, bare):
-        """Nodes are there and the driver's library is not."""
+    def test_a_container_without_utility_is_a_problem(self, driver, bare):
+        """Its nodes are there and the driver's library is not."""
         (bare / "dev").mkdir()
         for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
             (bare / "dev" / name).touch()
@@ -127,8 +127,8 @@ class TestTheSurvey:
         assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in found.no_gpu
 
     @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
-    def test_where_nvml_fails_the_drivers_own_list_is_taken(self, fails, driver, bare):
-        """Of the cards that have a node here; TensorFlow will tell of each."""
+    def test_if_nvml_fails_the_drivers_own_list_is_taken(self, fails, driver, bare):
+        """It takes those cards that have a node here."""
         uuid = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
         (bare / "dev").mkdir()
         (bare / "dev" / "nvidia1").touch()
@@ -144,24 +144,24 @@ class TestTheSurvey:
         assert found.cards[0].name == "NVIDIA L4"
         assert "Unknown Error" in found.problems[0]
 
-    def test_a_driver_that_is_not_loaded_is_told(self, driver):
-        """As after an update of the kernel."""
+    def test_a_driver_that_is_not_loaded_is_a_problem(self, driver):
+        """This happens after an update of the kernel."""
         nvml = driver(FakeCard(0))
         nvml.fails["nvmlInit"] = "Driver Not Loaded"
         assert "Driver Not Loaded" in survey().no_gpu
 
-    def test_a_driver_without_cards_is_told(self, driver):
-        """Somebody has taken one out."""
+    def test_a_driver_without_cards_is_a_problem(self, driver):
+        """This happens if a card was taken out."""
         driver()
         assert "lists no card" in survey().no_gpu
 
-    def test_names_are_taken_as_they_are_where_nothing_can_be_looked_up(self, driver):
+    def test_names_are_taken_as_they_are_if_no_card_can_be_listed(self, driver):
         """An operator who names a card may know more than a driver that fails."""
         driver(fails=["nvmlInit"])
         assert named(survey("1,GPU-ab")) == ["1", "GPU-ab"]
 
-    def test_another_order_is_told_not_followed(self, driver):
-        """Its numbers would be nobody's."""
+    def test_another_order_is_warned_of_and_not_followed(self, driver):
+        """Its numbers would be those of neither tool."""
         driver(FakeCard(0), FakeCard(1))
         found = survey("1", CUDA_DEVICE_ORDER="FASTEST_FIRST")
         assert named(found) == ["GPU-1111aaaa"]
@@ -172,7 +172,7 @@ FOUR = [FakeCard(0), FakeCard(1), FakeCard(2), FakeCard(3, uuid="GPU-1111bbbb")]
 
 
 class TestVisibleDevices:
-    """CUDA_VISIBLE_DEVICES as people write it."""
+    """CUDA_VISIBLE_DEVICES is read as people write it."""
 
     @pytest.mark.parametrize(
         ("chosen", "numbers"),
@@ -187,7 +187,7 @@ class TestVisibleDevices:
         ],
     )
     def test_cards_in_the_order_that_they_are_named(self, chosen, numbers, driver):
-        """By nvidia-smi's number, by UUID, by as much of it as is needed."""
+        """Cards are named by nvidia-smi's number, by UUID or by its beginning."""
         driver(*FOUR)
         found = survey(chosen)
         assert [card.number for card in found.cards] == numbers
@@ -195,7 +195,7 @@ class TestVisibleDevices:
 
     @pytest.mark.parametrize("chosen", ["", " ", "-1", "NoDevFiles", "none", "void"])
     def test_no_card_on_purpose_is_no_problem(self, chosen, driver):
-        """Nothing is said of it."""
+        """The survey is empty and has no problems."""
         driver(*FOUR)
         assert survey(chosen) == Survey(unwanted=True)
 
@@ -217,10 +217,10 @@ class TestVisibleDevices:
             ("99999999999", [], "names no card"),
         ],
     )
-    def test_what_names_no_card_ends_the_list_with_a_sentence(
+    def test_an_entry_that_names_no_card_ends_the_list_with_a_sentence(
         self, chosen, numbers, words, driver
     ):
-        """As CUDA ends it, but for the sentence."""
+        """CUDA ends the list there too, but without the sentence."""
         driver(*FOUR)
         found = survey(chosen)
         assert [card.number for card in found.cards] == numbers
@@ -230,7 +230,7 @@ class TestVisibleDevices:
 
     @pytest.mark.parametrize("chosen", ["0,0", "0,GPU-0000aaaa", "0,1,0"])
     def test_a_card_that_is_named_twice_is_used_once(self, chosen, driver):
-        """And that is said."""
+        """A sentence says so."""
         driver(*FOUR)
         found = survey(chosen)
         numbers = [card.number for card in found.cards]
@@ -238,8 +238,8 @@ class TestVisibleDevices:
         assert "twice" in found.problems[0]
 
     @given(st.text(st.sampled_from("0123-,GPUMIGgpu-/ ab\u00b2x\n"), max_size=30))
-    def test_whatever_is_written_is_read(self, chosen):
-        """Each card once at most, and a reason wherever none is left."""
+    def test_any_value_is_read(self, chosen):
+        """Each card is there once at most, and a reason if none is left."""
         those = [
             Card(one.uuid, "w", "n", number, one.uuid)
             for number, one in enumerate(FOUR)
@@ -252,10 +252,10 @@ class TestVisibleDevices:
 
 
 class TestMemory:
-    """Readings of one card cost no others."""
+    """A card that does not give its memory leaves the others theirs."""
 
-    def test_each_cards_memory_or_that_it_is_not_told(self, driver):
-        """Free, total, and words for the log."""
+    def test_each_cards_memory_is_measured_or_unknown(self, driver):
+        """The log's sentence has free and total memory."""
         driver(
             FakeCard(0, free=3 * GIB),
             FakeCard(1, fails={"nvmlDeviceGetMemoryInfo": "Not Supported"}),
@@ -272,15 +272,15 @@ class TestMemory:
             "GPU 1: NVIDIA L4, its memory is not told",
         ]
 
-    def test_memory_is_untold_where_nvml_fails(self, driver):
-        """It is not nought."""
+    def test_memory_is_unknown_if_nvml_fails(self, driver):
+        """Unknown memory is not zero."""
         driver(FakeCard(0))
         found = survey().cards
         driver(fails=["nvmlInit"])
         assert cards.memory(found) == {"GPU-0000aaaa": None}
 
-    def test_a_card_without_permission_costs_its_own_reading(self, driver):
-        """Before it cost all of them."""
+    def test_a_card_without_permission_costs_its_own_values_only(self, driver):
+        """The other cards' processes are still counted."""
         refused = {"nvmlDeviceGetHandleByIndex": "Insufficient Permissions"}
         driver(
             FakeCard(0, fails=refused, processes={5: 9}),
@@ -289,8 +289,8 @@ class TestMemory:
         )
         assert cards.memory_by_process() == {5: 101, 6: 7}
 
-    def test_memory_that_is_not_told_is_unknown(self, driver):
-        """As on WSL; and half of it would be a wrong number."""
+    def test_a_process_of_unknown_memory_is_left_out(self, driver):
+        """WSL gives none, and half of a process's memory would be wrong."""
         driver(FakeCard(0, processes={5: None, 6: 7}), FakeCard(1, processes={5: 3}))
         assert cards.memory_by_process() == {6: 7}
 
@@ -298,21 +298,21 @@ class TestMemory:
         "fails",
         ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetComputeRunningProcesses"],
     )
-    def test_a_driver_that_fails_tells_of_no_process(self, fails, driver):
-        """Nothing is raised."""
+    def test_a_driver_that_fails_lists_no_process(self, fails, driver):
+        """No error is raised."""
         nvml = driver(FakeCard(0, processes={5: 9}), fails=[fails, "nvmlShutdown"])
         assert cards.memory_by_process() == {}
         assert nvml.open == 0
 
 
 def some(*free):
-    """Cards and their free memory in GiB, as a list that a test may change."""
+    """Make cards and their free memory in GiB, which a test may change."""
     those = [Card(f"GPU-{n}", f"GPU {n}", "x", n, f"GPU-{n}") for n in range(len(free))]
     return those, {card.gpu: gib for card, gib in zip(those, free, strict=True)}
 
 
 def placement(those, free):
-    """Placement over cards whose memory a test changes."""
+    """Make a placement over cards whose memory a test changes."""
 
     def measure(asked):
         return {
@@ -326,21 +326,21 @@ def placement(those, free):
 
 
 class TestPlacement:
-    """Models go where there is room."""
+    """Models are assigned to cards that have room."""
 
     def test_a_model_goes_to_the_card_with_most_free_memory(self):
-        """Not to the next one by turns."""
+        """Cards do not take turns if their memory is known."""
         placed = placement(*some(2, 9, 5))
         assert placed.assign("a", GIB).number == 1
 
-    def test_loads_side_by_side_count_what_the_others_are_about_to_take(self):
-        """Nothing of it can be measured yet."""
+    def test_loads_side_by_side_count_the_memory_expected_by_others(self):
+        """The memory of a load under way cannot be measured yet."""
         placed = placement(*some(10, 9))
         taken = [placed.assign(name, 2 * GIB).number for name in "abcd"]
         assert taken == [0, 1, 0, 1]
 
-    def test_what_is_loaded_is_measured(self):
-        """Whatever was expected of it."""
+    def test_a_loaded_models_memory_is_measured(self):
+        """The measured value replaces the expected one."""
         those, free = some(10, 9)
         placed = placement(those, free)
         assert placed.assign("a", 8 * GIB).number == 0
@@ -350,7 +350,7 @@ class TestPlacement:
         assert placed.assign("c", GIB).number == 1
 
     def test_a_model_stays_over_reloads(self):
-        """The new version beside the old one, wherever there is more room by then."""
+        """The new version joins the old one even if another card has more room."""
         those, free = some(10, 9)
         placed = placement(those, free)
         assert placed.assign("a", GIB).number == 0
@@ -362,7 +362,7 @@ class TestPlacement:
         assert placed.assign("a", GIB).number == 0
 
     def test_a_reload_that_its_card_fails_tries_another(self):
-        """Where another program has filled it, say; the old version serves there."""
+        """Another program may have filled the card; the old version serves there."""
         those, free = some(10, 9)
         placed = placement(those, free)
         assert placed.assign("a", GIB).number == 0
@@ -377,8 +377,8 @@ class TestPlacement:
         placed.release("a", those[0])
         assert placed.assign("a", GIB).number == 1
 
-    def test_an_old_version_that_ends_leaves_what_the_new_one_is_about_to_take(self):
-        """They need not be on one card."""
+    def test_an_old_version_that_ends_leaves_the_new_ones_expected_memory(self):
+        """The two versions need not be on one card."""
         those, free = some(10, 9)
         placed = placement(those, free)
         placed.assign("a", GIB)
@@ -390,8 +390,8 @@ class TestPlacement:
         free["GPU-0"] = 6
         assert placed.assign("b", GIB).number == 0
 
-    def test_a_model_that_died_comes_back_where_it_was_if_there_is_room(self):
-        """Else it goes where there is."""
+    def test_a_model_that_died_comes_back_to_its_card_if_there_is_room(self):
+        """Else it goes to a card that has room."""
         those, free = some(10, 9)
         placed = placement(those, free)
         placed.assign("a", GIB)
@@ -404,13 +404,13 @@ class TestPlacement:
         assert placed.assign("a", GIB).number == 1
 
     def test_a_removed_model_frees_its_share(self):
-        """Neither its turn nor what it was expected to take stays."""
+        """Neither its turn nor its expected memory stays."""
         placed = placement(*some(10, 9))
         placed.release("a", placed.assign("a", 5 * GIB))
         assert placed.assign("b", GIB).number == 0
 
     def test_a_model_whose_card_failed_it_tries_another(self):
-        """And the first again once all have failed."""
+        """The first card is tried again once all have failed."""
         placed = placement(*some(10, 9))
         for number in (0, 1, 0):
             card = placed.assign("a", GIB)
@@ -418,8 +418,8 @@ class TestPlacement:
             placed.fail("a", card)
         assert placed.assign("b", GIB).number == 0
 
-    def test_where_memory_is_not_told_turns_are_taken(self):
-        """By how many models a card has, so a removed one's turn is free again."""
+    def test_if_memory_is_unknown_cards_take_turns(self):
+        """The card with the fewest models is next, so a removed one's turn is free."""
         those, free = some(None, 4)
         placed = placement(those, free)
         taken = [placed.assign(name, GIB).number for name in "abc"]
@@ -427,15 +427,15 @@ class TestPlacement:
         placed.release("b", those[1])
         assert placed.assign("d", GIB).number == 1
 
-    def test_without_cards_there_is_nothing_to_take(self):
-        """And nothing to leave."""
+    def test_without_cards_none_is_assigned(self):
+        """Releasing nothing is harmless."""
         placed = Placement(())
         assert placed.assign("a", GIB) is None
         for done in (placed.confirm, placed.release, placed.fail):
             done("a", None)
 
-    def test_what_a_model_is_expected_to_take(self):
-        """By its file, or by the share that it may have."""
+    def test_a_models_memory_is_estimated(self):
+        """The estimate follows its file, or the memory that it may have."""
         assert expected_bytes(100, 0) == (800 << 20) + 400
         assert expected_bytes(100, 512) == (1312 << 20)
 
@@ -451,8 +451,8 @@ class TestOneProcess:
         assert environment.usable_together([half, *those]) == (half,)
         assert environment.usable_together([those[0], half]) == (those[0],)
 
-    def test_they_are_named_before_tensorflow_is_imported(self, monkeypatch):
-        """Later it would look at them no more."""
+    def test_cards_are_named_before_tensorflow_is_imported(self, monkeypatch):
+        """TensorFlow does not read the variables after its import."""
         import os
         import sys
 
@@ -468,28 +468,28 @@ class TestOneProcess:
 
 
 class TestTheNodes:
-    """What keeps this user from a card."""
+    """The causes that keep this user from a card are found."""
 
     @pytest.fixture
     def dev(self, bare):
-        """An empty /dev."""
+        """Make an empty /dev."""
         (bare / "dev").mkdir()
         (bare / "proc").mkdir()
         return bare / "dev"
 
     def test_nothing_is_no_sign(self, dev):
-        """A CPU box."""
+        """A machine without a GPU shows no signs."""
         assert not cuda.any_signs()
         assert cuda.hindrance() == ""
 
     def test_a_driver_without_nodes(self, dev, bare):
-        """A container that was not given its card."""
+        """A container may lack its card's nodes."""
         (bare / "proc" / "version").touch()
         assert cuda.any_signs()
         assert "--gpus all" in cuda.hindrance()
 
     def test_nodes_that_may_not_be_opened(self, dev, monkeypatch):
-        """By rights, or by a device controller whatever the rights."""
+        """Permissions or a device controller may forbid it."""
         for name in ("nvidia0", "nvidiactl", "nvidia-uvm", "null"):
             (dev / name).touch()
         assert cuda.hindrance() == ""
@@ -504,7 +504,7 @@ class TestTheNodes:
         assert cuda.hindrance().startswith("/dev/nvidia0 cannot be opened")
 
     def test_a_module_that_was_not_loaded(self, dev):
-        """As on a headless box after its start."""
+        """A headless machine may lack the module after its start."""
         for name in ("nvidia0", "nvidiactl"):
             (dev / name).touch()
         assert "/dev/nvidia-uvm is not there" in cuda.hindrance()
@@ -512,7 +512,7 @@ class TestTheNodes:
 
     @pytest.mark.parametrize("shown", ["lib/libcuda.so.1", "drivers/nv_dispi.inf_a/x"])
     def test_wsl_has_one_node(self, shown, dev, bare):
-        """It has none of the others; NVIDIA's driver lies where Windows's are."""
+        """WSL has no other nodes; NVIDIA's driver lies with Windows's."""
         (dev / "dxg").touch()
         file = bare / "wsl" / shown
         file.parent.mkdir(parents=True)
@@ -521,7 +521,7 @@ class TestTheNodes:
         assert cuda.hindrance() == ""
 
     def test_wsl_without_nvidia_is_no_sign(self, dev, bare, driver):
-        """Its node is there for cards of every make, so nothing is warned of."""
+        """WSL's node is there for cards of every make, so nothing is warned of."""
         (dev / "dxg").touch()
         (bare / "wsl" / "drivers" / "iigd_dch.inf_amd64").mkdir(parents=True)
         assert not cuda.any_signs()
@@ -533,7 +533,7 @@ class TestTheNodes:
     ("told", "version"),
     [("550.54.14", "550.54.14"), (b"535.1", "535.1"), (None, "")],
 )
-def test_the_drivers_version_is_told_where_nvml_knows_it(monkeypatch, told, version):
+def test_the_drivers_version_is_known_if_nvml_knows_it(monkeypatch, told, version):
     """Old libraries give bytes; one that fails gives nothing."""
     known = {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None}
     known["nvmlSystemGetDriverVersion"] = lambda: told

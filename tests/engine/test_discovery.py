@@ -29,12 +29,12 @@ def fill(folder, *names):
 
 
 def names(found):
-    """The names of the models that were found, in their order."""
+    """Return the names of the models that were found, in their order."""
     return [model.name for model in found.models]
 
 
 def only(sentences, *words):
-    """The one warning, which must hold all of these words."""
+    """Return the one warning, which must hold all of these words."""
     assert len(sentences) == 1, sentences
     for word in words:
         assert word in sentences[0]
@@ -63,7 +63,7 @@ def test_a_graph_and_its_label_map_are_a_model(tmp_path, kind):
     "prefix", ["v1.2.final", "my seals", "été", "海豹", "a..", "x~"]
 )
 def test_prefixes_hold_dots_spaces_and_any_letters(tmp_path, kind, prefix):
-    """A prefix is taken as it is, whatever it holds."""
+    """Any prefix becomes the model's name as it is."""
     fill(tmp_path, prefix + GRAPH[kind], prefix + LABELS[kind])
     found = discover(tmp_path, by_kind(kind))
     assert names(found) == [prefix]
@@ -92,7 +92,7 @@ def test_a_frozen_graph_is_never_a_classifier(tmp_path):
 
 
 def test_models_are_sorted_by_name(tmp_path):
-    """The order is that of the names, whatever the folder's own order is."""
+    """The order is that of the names, not that of the folder."""
     fill(tmp_path, *(f"{name}.pb" for name in "cab"))
     assert names(discover(tmp_path, CLASSIFICATION)) == ["a", "b", "c"]
 
@@ -140,7 +140,7 @@ def test_protobuf_text_is_preferred_to_plain_names(tmp_path):
 
 @kinds
 def test_a_sidecar_belongs_to_the_graph_of_its_prefix(tmp_path, kind):
-    """<prefix>.json is taken beside a graph; other JSON files are nobody's business."""
+    """<prefix>.json is taken next to a graph; other JSON files are ignored."""
     fill(tmp_path, "x" + GRAPH[kind], "x" + LABELS[kind], "x.json", "tsconfig.json")
     (tmp_path / ".other.json").mkdir()
     found = discover(tmp_path, by_kind(kind))
@@ -273,8 +273,8 @@ def _sparse(path):
         (_sparse, "larger than 2000 MiB"),
     ],
 )
-def test_what_is_no_file_of_the_folder_is_skipped(tmp_path, make, why, monkeypatch):
-    """Nothing but regular files inside the folder is used; the others are named once."""
+def test_an_entry_that_is_no_regular_file_is_skipped(tmp_path, make, why, monkeypatch):
+    """Each such entry is named once in a warning."""
     folder = tmp_path / "models"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -299,7 +299,7 @@ def test_a_link_may_lead_out_of_the_folder(tmp_path, make, monkeypatch):
 
 
 def test_a_label_map_that_cannot_be_used_leaves_the_model(tmp_path):
-    """The model is served with ids, and both facts are said."""
+    """The model is served with ids, and both facts are logged."""
     fill(tmp_path, "m.pb")
     os.mkfifo(tmp_path / "m.pbtxt")
     found = discover(tmp_path, CLASSIFICATION)
@@ -331,7 +331,7 @@ def test_unreadable_files_are_skipped(tmp_path, monkeypatch):
     [("m.pb", "large"), ("m.pbtxt", "link"), ("m.json", "folder"), ("m.pb", "fifo")],
 )
 def test_a_model_is_held_while_a_file_of_it_cannot_be_used(tmp_path, file, bad):
-    """It is there, so nobody took it away; why it is no use is told."""
+    """Its file is there, so it was not removed; a sentence says why it is held."""
     fill(tmp_path, "m.pb", "m.pbtxt", "m.json")
     path = tmp_path / file
     path.unlink()
@@ -348,8 +348,8 @@ def test_a_model_is_held_while_a_file_of_it_cannot_be_used(tmp_path, file, bad):
     assert reason.startswith(f"{file!r} is ")
 
 
-def test_what_is_gone_or_belongs_to_no_model_holds_none(tmp_path):
-    """A link to nothing is as good as no file; a name that is odd is nobody's."""
+def test_a_file_that_is_gone_or_has_an_odd_name_holds_no_model(tmp_path):
+    """A link to nothing counts as no file."""
     fill(tmp_path, "m.pb", ".m.pbtxt", "m.json.part")
     (tmp_path / "m.pbtxt").symlink_to("nothing")
     assert discover(tmp_path, CLASSIFICATION).held == {}
@@ -399,13 +399,13 @@ def test_an_empty_folder_is_one_sentence(tmp_path, kind):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    """MODEL_FOLDER naming a file is said, not raised."""
+    """A MODEL_FOLDER that names a file gives a warning, not an error."""
     fill(tmp_path, "models")
     only(discover(tmp_path / "models", DETECTION).warnings, "Not a directory")
 
 
 def one(tmp_path, *files):
-    """The one classifier that these files make."""
+    """Return the one classifier that these files make."""
     fill(tmp_path, *files)
     (model,) = discover(tmp_path, CLASSIFICATION).models
     return model
@@ -474,8 +474,8 @@ file_names = (
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(file_names, max_size=6, unique=True))
-def test_any_folder_can_be_looked_at(listing):
-    """Whatever the names, each graph is one model of one kind, or is named."""
+def test_any_folder_can_be_scanned(listing):
+    """With any names, each graph is one model of one kind, or is named."""
     with TemporaryDirectory() as folder:
         fill(Path(folder), *listing)
         for kind in KINDS:
@@ -501,8 +501,8 @@ def test_discovery_needs_no_framework():
     assert out.stdout.strip() == b"False"
 
 
-def test_two_kinds_are_found_in_one_look(tmp_path):
-    """A name may be in both; what each lacks is said once, and nobody is sent away."""
+def test_two_kinds_are_found_in_one_scan(tmp_path):
+    """A name may have both kinds; what each lacks is warned of once."""
     for name in ("m.frozen.pb", "m.label_map.pbtxt", "m.pb", "only.pb", "only.pbtxt"):
         (tmp_path / name).touch()
     found = discover(tmp_path, DETECTION, CLASSIFICATION)
@@ -515,8 +515,8 @@ def test_two_kinds_are_found_in_one_look(tmp_path):
     assert found.hint == ""
 
 
-def test_a_folder_without_a_model_of_either_kind_is_told_once(tmp_path):
-    """With what to put there for each."""
+def test_a_folder_without_a_model_of_either_kind_is_one_warning(tmp_path):
+    """It says which files to put there for each kind."""
     found = discover(tmp_path, DETECTION, CLASSIFICATION)
     (warning,) = found.warnings
     assert "no detection or classification model" in warning

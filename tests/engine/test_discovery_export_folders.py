@@ -46,7 +46,7 @@ def parts(files):
 
 
 def test_an_object_detection_export_is_a_detector_of_the_folders_name(tmp_path):
-    """What else the API writes is passed over."""
+    """The API's other files are ignored."""
     folder = fill(tmp_path / "pets", *OBJECT_DETECTION, "pet_label_map.pbtxt")
     fill(folder / "saved_model", "saved_model.pb")
     (folder / "graph.pbtxt").write_bytes(GRAPH_TEXT)
@@ -182,7 +182,7 @@ def test_a_model_of_another_format_is_named_with_its_import_line(tmp_path, files
 
 
 def test_a_saved_model_below_is_named_too(tmp_path):
-    """As the Object Detection API of TensorFlow 2 writes it."""
+    """The Object Detection API of TensorFlow 2 writes it into a folder below."""
     folder = fill(tmp_path / "pets", "pipeline.config")
     fill(folder / "saved_model", "saved_model.pb")
     (one,) = discover(tmp_path, DETECTION).foreign
@@ -243,8 +243,8 @@ def test_a_problem_is_said_before_anything_is_opened(tmp_path):
             use()
 
 
-def test_a_folder_of_annotations_costs_a_look_little(tmp_path, monkeypatch):
-    """Not each of its files is read, again and again, for what it might describe."""
+def test_a_folder_of_annotations_costs_a_scan_little(tmp_path, monkeypatch):
+    """Only some of its files are read at each scan."""
     fill(tmp_path / "coco", *(f"{number}.json" for number in range(200)))
     read = []
     opening = foreign_files.open_file

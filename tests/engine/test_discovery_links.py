@@ -94,7 +94,7 @@ def test_files_that_never_stand_still_are_given_up(folder, monkeypatch):
 
 
 def test_a_snapshot_of_a_cache_is_served(folder, tmp_path):
-    """As Hugging Face's cache has it: a link to a folder of links to blobs."""
+    """Hugging Face's cache has a link to a folder of links to blobs."""
     cache = tmp_path / "hub" / "models--a--b"
     for name in ("model.pb", "labels.txt"):
         write(cache / "blobs" / f"blob-{name}", name.encode())
@@ -120,15 +120,15 @@ def test_a_folders_link_may_be_moved_to_another_version(folder, tmp_path):
 
 
 def chown(path, uid):
-    """Give a file or link to somebody; where the tests may not, pretend the reverse."""
+    """Give a file or link to another user; without the right, pretend the reverse."""
     if os.geteuid() != 0:
         pytest.skip("only root may give files away")
     os.chown(path, uid, uid, follow_symlinks=False)
 
 
 @pytest.mark.parametrize("whose", ["link", "target", "folder link"])
-def test_what_belongs_to_another_user_is_not_followed(folder, tmp_path, whose):
-    """Neither a link of theirs nor a file of theirs that a link leads to."""
+def test_links_and_files_of_another_user_are_not_followed(folder, tmp_path, whose):
+    """Neither their link nor their file behind a link is read."""
     target = write(tmp_path / "real" / "model.pb")
     link = folder / ("m" if whose == "folder link" else "m.pb")
     link.symlink_to(target.parent if whose == "folder link" else target)
@@ -189,8 +189,8 @@ def test_links_that_go_on_for_ever_are_left(folder):
 
 @pytest.mark.parametrize("name", ["link", "m/link"])
 @pytest.mark.parametrize("kind", ["classification", "detection"])
-def test_a_link_that_the_system_refuses_to_follow_ends_no_look(folder, kind, name):
-    """Neither an OSError of a name too long nor of a folder nobody may enter."""
+def test_a_link_that_the_system_refuses_to_follow_ends_no_scan(folder, kind, name):
+    """Names too long and folders without access raise nothing."""
     write(folder / "good.pb")
     write(folder / "good.frozen.pb")
     (folder / "m").mkdir()

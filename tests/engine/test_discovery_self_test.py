@@ -1,4 +1,4 @@
-"""Golden files beside a model: found by name, and part of what the model is."""
+"""Golden files next to a model: found by name, and part of its identity."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def found(folder, kind="detection", **files):
 @pytest.mark.parametrize("kind", ["detection", "classification"])
 @pytest.mark.parametrize("photo", ["m.test.jpg", "m.test.png"])
 def test_a_photo_and_its_answer_are_found_together(kind, photo, folder):
-    """The answer is no sidecar."""
+    """The answer is not taken for a sidecar."""
     result = found(folder, kind, **{photo: "p", "m.expected.json": "e"})
     (model,) = result.models
     assert model.image == folder / photo
@@ -33,7 +33,7 @@ def test_a_photo_and_its_answer_are_found_together(kind, photo, folder):
     [("m.test.jpg", "m.expected.json"), ("m.expected.json", "m.test.jpg")],
 )
 def test_one_without_the_other_is_not_used(there, missing, folder):
-    """The log says what to put beside it."""
+    """The log names the file that is missing."""
     result = found(folder, **{there: "1"})
     assert result.models[0].image is None
     assert result.models[0].expected is None
@@ -50,7 +50,7 @@ def test_photos_without_a_model_are_passed_over(folder):
 
 
 def test_golden_files_are_part_of_the_identity_but_not_of_the_digest(folder):
-    """The digest tells what the model is, the identity what was checked."""
+    """The digest is of the model, the identity of the checked answer too."""
 
     def facts(**files):
         (model,) = found(folder, **files).models
@@ -68,6 +68,6 @@ def test_golden_files_are_part_of_the_identity_but_not_of_the_digest(folder):
 
 
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(folder):
-    """Nothing may be taken for removed."""
+    """No model may be taken for removed."""
     assert discovery.discover(folder, DETECTION).readable
     assert not discovery.discover(folder / "none", DETECTION).readable

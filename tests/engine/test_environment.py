@@ -21,7 +21,7 @@ MIXED = cuda.Library(
 
 @pytest.fixture
 def toolkit(tmp_path, monkeypatch):
-    """A system's CUDA and another folder, in the search path."""
+    """Put a system's CUDA and another folder into the search path."""
     (tmp_path / "libcudart.so.11.0").touch()
     search = f"{tmp_path}{os.pathsep}/mine"
     monkeypatch.setenv("LD_LIBRARY_PATH", search)
@@ -31,7 +31,7 @@ def toolkit(tmp_path, monkeypatch):
 
 
 def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypatch):
-    """Warnings are where TensorFlow says why it uses none."""
+    """TensorFlow says in its warnings why it uses no card."""
     monkeypatch.setattr(cuda, "has_wheels", lambda: True)
     environ = environment.make_environ("GPU-abc")
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-abc"
@@ -42,7 +42,7 @@ def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypat
 
 
 def test_nvidias_own_variables_reach_a_process_with_a_card(monkeypatch):
-    """How it rounds, and where it keeps what it compiles; of that much, unless told."""
+    """Rounding and the kernels' cache follow them; the cache's size by default."""
     own = {"NVIDIA_TF32_OVERRIDE": "0", "CUDA_CACHE_PATH": "/kept"}
     for name, value in own.items():
         monkeypatch.setenv(name, value)
@@ -55,13 +55,13 @@ def test_nvidias_own_variables_reach_a_process_with_a_card(monkeypatch):
 
 
 def test_without_wheels_a_systems_cuda_stays(toolkit, monkeypatch):
-    """Then it is all there is."""
+    """It is the only CUDA there is."""
     monkeypatch.setattr(cuda, "has_wheels", lambda: False)
     assert environment.make_environ("0")["LD_LIBRARY_PATH"] == toolkit
 
 
-def test_a_process_without_a_card_is_as_ever(toolkit, monkeypatch):
-    """Nothing about cards is touched, and the token is not handed on."""
+def test_a_process_without_a_card_keeps_the_cards_variables(toolkit, monkeypatch):
+    """The token is not handed on."""
     monkeypatch.setenv("API_TOKEN", "secret")
     environ = environment.make_environ(None)
     assert environ["LD_LIBRARY_PATH"] == toolkit
@@ -70,16 +70,16 @@ def test_a_process_without_a_card_is_as_ever(toolkit, monkeypatch):
 
 
 def test_the_operators_log_level_is_obeyed(monkeypatch):
-    """With a card, too."""
+    """It is obeyed with a card, too."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     assert environment.make_environ("0")["TF_CPP_MIN_LOG_LEVEL"] == "0"
 
 
 @pytest.mark.parametrize(("gpu", "times"), [("0", 1), (None, 0)])
-def test_what_tensorflow_would_miss_is_opened_before_it(
+def test_libraries_that_tensorflow_would_miss_are_opened_before_it(
     gpu, times, monkeypatch, caplog
 ):
-    """Only in a process that was given a card: others need none of it."""
+    """Only a process that was given a card needs them."""
     calls = []
 
     def preload():

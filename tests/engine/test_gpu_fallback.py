@@ -1,7 +1,7 @@
-"""A card that is assigned and not used, from the driver to whoever looks.
+"""A card that is assigned and not used, from the driver to the operator.
 
-The card is a stand-in's, and TensorFlow is the one that is installed: mostly a build for
-the CPU, which is one of the ways to lose a card.
+The card is a stand-in's, and TensorFlow is the installed one: mostly a build for the
+CPU, which is one of the ways to lose a card.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ LIBRARY = ("built for the CPU only", "libcuda.so.1")
 
 @pytest.fixture
 def machine(folder, tmp_path, monkeypatch):
-    """A function that starts an app on a machine whose cards are told."""
+    """Give a function that starts an app on a machine with these cards."""
     backends = []
 
     def start(found, **environ):
@@ -49,10 +49,8 @@ def machine(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("isolation", ["inline", "process"])
-def test_a_card_that_is_not_used_is_told_wherever_somebody_looks(
-    isolation, machine, caplog
-):
-    """In the log, in /models, as a finding, in /metrics and on the page."""
+def test_a_card_that_is_not_used_is_reported_everywhere(isolation, machine, caplog):
+    """The log, /models, a finding, /metrics and the page all say so."""
     caplog.set_level("INFO")
     client = machine(cards.Survey((CARD,)), ISOLATION=isolation)
     (listed,) = client.get("/models").json["models"]
@@ -75,8 +73,8 @@ def test_a_card_that_is_not_used_is_told_wherever_somebody_looks(
         assert "Max file size             0 " in limits
 
 
-def test_signs_of_a_card_that_cannot_be_used_are_told_likewise(machine):
-    """There is none to assign, and a reason why."""
+def test_signs_of_a_card_that_cannot_be_used_are_reported_likewise(machine):
+    """No card can be assigned, and there is a reason why."""
     client = machine(cards.Survey((), ("Driver Not Loaded.",)), ISOLATION="inline")
     (listed,) = client.get("/models").json["models"]
     assert listed["device_reason"] == "Driver Not Loaded."
@@ -85,7 +83,7 @@ def test_signs_of_a_card_that_cannot_be_used_are_told_likewise(machine):
 
 @pytest.mark.parametrize("found", [cards.NO_CARDS, cards.Survey(unwanted=True)])
 def test_a_machine_without_cards_says_nothing(found, machine, caplog):
-    """And so does one whose cards are not wanted."""
+    """Neither does one whose cards are not wanted."""
     client = machine(found, ISOLATION="inline")
     (listed,) = client.get("/models").json["models"]
     assert (listed["device"], listed["device_reason"]) == ("CPU", None)
@@ -95,7 +93,7 @@ def test_a_machine_without_cards_says_nothing(found, machine, caplog):
 
 
 def test_a_model_that_requires_a_card_is_tried_again(machine, monkeypatch):
-    """A card that is lost is no fault of the model's files."""
+    """A lost card is no fault of the model's files."""
     monkeypatch.setattr("modelserver.engine.runners.probe.ask", lambda _cards: "")
     monkeypatch.setattr(
         "modelserver.engine.catalogue.recovery.Recovery.after_death",

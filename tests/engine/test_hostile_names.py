@@ -1,4 +1,4 @@
-"""Names that clients send: they name no file on this machine."""
+"""Names that clients send, which never name a file on this machine."""
 
 import sys
 
@@ -32,7 +32,7 @@ sys.addaudithook(_hear)  # there is no way to take one back
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:9]))
 def test_a_models_name_is_looked_up_in_memory_only(name, folder, serving):
-    """Python asks the system for the upload's own file, and for nothing by that name."""
+    """Python asks the system for the upload's own file, and for none by that name."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(RELOAD_S=0)
     post_form(client, "/detect", form({"modelname": "m"}, photo()))

@@ -1,4 +1,4 @@
-"""The model folder while it is served: new, changed, removed, and not yet whole."""
+"""The model folder while it is served: new, changed, removed and partial files."""
 
 import threading
 
@@ -12,7 +12,7 @@ SECONDS = 20
 
 
 class Sink:
-    """Notes what it is told."""
+    """Notes the calls that it gets."""
 
     def __init__(self):
         self.told = []
@@ -34,7 +34,7 @@ class Sink:
             self.changed.notify_all()
 
     def wait(self, *words):
-        """Wait until it was told these words."""
+        """Wait until it has got these calls."""
         with self.changed:
             assert self.changed.wait_for(lambda: self.told == list(words), SECONDS)
 
@@ -46,7 +46,7 @@ def sink():
 
 @pytest.fixture
 def hot(folder, sink):
-    """A watched folder that is looked at when a test says so."""
+    """Give a watched folder that is scanned when a test says so."""
     return HotFolder(
         lambda: discovery.discover(folder, CLASSIFICATION), sink, every_s=0
     )
@@ -59,16 +59,16 @@ def write(folder, name, text="1"):
     path.write_text(text)
 
 
-def test_what_is_there_at_first_is_not_told_again(folder, hot, sink):
-    """The server loads it at its start."""
+def test_models_of_the_first_scan_are_not_put_again(folder, hot, sink):
+    """The server loads them at its start."""
     write(folder, "m.pb")
     assert [files.name for files in hot.scan_first()] == ["m"]
     assert not hot.poll()
     assert sink.told == []
 
 
-def test_a_new_model_is_told_once_it_was_seen_twice_the_same(folder, hot, sink):
-    """A copy under way changes between two looks."""
+def test_a_new_model_is_put_once_two_scans_found_the_same(folder, hot, sink):
+    """A copy under way changes between two scans."""
     hot.scan_first()
     write(folder, "m.pb", "1")
     assert hot.poll()
@@ -83,8 +83,8 @@ def test_a_new_model_is_told_once_it_was_seen_twice_the_same(folder, hot, sink):
 @pytest.mark.parametrize(
     "name", ["m.pb", "m.pbtxt", "m.json", "m.test.jpg", "m.expected.json"]
 )
-def test_a_change_of_any_of_a_models_files_is_told(name, folder, hot, sink):
-    """Graph, label map, sidecar, golden image and its answer."""
+def test_a_change_of_any_of_a_models_files_is_found(name, folder, hot, sink):
+    """Graph, label map, sidecar, golden image and its answer all count."""
     for each in ("m.pb", "m.pbtxt", "m.json", "m.test.jpg", "m.expected.json", "n.pb"):
         write(folder, each)
     hot.scan_first()
@@ -95,7 +95,7 @@ def test_a_change_of_any_of_a_models_files_is_told(name, folder, hot, sink):
 
 
 def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
-    """So a label map may come after its graph."""
+    """A label map may come after its graph."""
     write(folder, "m.pb")
     hot.scan_first()
     write(folder, "m.pbtxt")
@@ -108,7 +108,7 @@ def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
 
 
 def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
-    """One that is back at the next look was only being replaced."""
+    """A model that is back at the next scan was only being replaced."""
     write(folder, "m.pb")
     hot.scan_first()
     away = folder.parent / "m.pb"
@@ -125,7 +125,7 @@ def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
 
 
 def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog):
-    """A network drive may be away for a while; that is said once."""
+    """A network drive may be away for a while; that is logged once."""
     write(folder, "m.pb")
     hot.scan_first()
     away = folder.parent / "away"
@@ -138,8 +138,8 @@ def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog)
     assert sink.told == []
 
 
-def test_what_is_odd_is_said_once(folder, hot, caplog):
-    """Not at every look; and again after it was in order."""
+def test_a_warning_is_logged_once(folder, hot, caplog):
+    """It is not repeated at each scan, but again after the file was in order."""
     write(folder, "m.pb")
     hot.scan_first()
     hot.poll()
@@ -151,8 +151,8 @@ def test_what_is_odd_is_said_once(folder, hot, caplog):
     assert caplog.text.count("has no label map") == 2
 
 
-def test_the_thread_looks_by_itself(folder, sink):
-    """Every so often."""
+def test_the_thread_scans_by_itself(folder, sink):
+    """It scans each time that the interval has passed."""
     hot = HotFolder(
         lambda: discovery.discover(folder, CLASSIFICATION), sink, every_s=0.01
     )
@@ -164,8 +164,8 @@ def test_the_thread_looks_by_itself(folder, sink):
     assert not hot._thread.is_alive()
 
 
-def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
-    """Where nobody looks by himself; what was asked for is not lost."""
+def test_a_scan_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
+    """Without an interval, a change that was asked for is not lost."""
     looks = threading.Semaphore(0)
 
     def look():
@@ -186,7 +186,7 @@ def test_a_look_that_was_asked_for_goes_on_until_all_lies_still(folder, sink):
     assert looked == 2
 
 
-def test_a_look_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog):
+def test_a_scan_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog):
     """A bug must not end the watch."""
     found = [discovery.discover(folder, CLASSIFICATION)]
 
@@ -203,7 +203,7 @@ def test_a_look_that_fails_is_logged_and_the_next_one_comes(folder, sink, caplog
 
 
 def test_a_folder_that_is_not_watched_closes(hot):
-    """As in a process that never started."""
+    """A process that never started the watch can close it."""
     hot.close()
     hot.close()
 
@@ -214,7 +214,7 @@ HELD = "hold m: 'm.pb' is skipped: it is not a regular file."
 def test_a_model_whose_file_cannot_be_used_is_neither_replaced_nor_removed(
     folder, hot, sink
 ):
-    """It is told so; once the files are good again, they are told as changed ones."""
+    """The registry is told the reason; good files are then put as changed ones."""
     write(folder, "m.pb")
     hot.scan_first()
     (folder / "m.pb").rename(folder / "kept")
@@ -231,7 +231,7 @@ def test_a_model_whose_file_cannot_be_used_is_neither_replaced_nor_removed(
 
 
 def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink):
-    """Though the graph beside them could be served."""
+    """It is kept though the graph next to them could be served."""
     write(folder, "m.pb")
     write(folder, "m.pbtxt")
     hot.scan_first()
@@ -248,7 +248,7 @@ def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink)
 
 
 def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
-    """After two looks, as any other."""
+    """It is removed after two scans, as any other."""
     write(folder, "m.pb")
     hot.scan_first()
     (folder / "m.pb").unlink()
@@ -262,8 +262,10 @@ def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
     assert sink.told == ["remove m"]
 
 
-def test_what_the_sink_could_not_take_is_told_again(folder, hot, sink, monkeypatch):
-    """As when there can be no thread for one model more."""
+def test_a_model_that_the_sink_could_not_take_is_put_again(
+    folder, hot, sink, monkeypatch
+):
+    """This happens if there can be no thread for one model more."""
     hot.scan_first()
     write(folder, "m.pb")
     hot.poll()
@@ -279,7 +281,7 @@ def test_what_the_sink_could_not_take_is_told_again(folder, hot, sink, monkeypat
 def test_a_folder_comes_changes_and_goes_like_a_file(
     folder, hot, sink, tmp_path, linked
 ):
-    """An export's folder, or a link to one that is moved to another version."""
+    """It may be an export's folder, or a link that is moved to another version."""
     for version in ("v1", "v2"):
         (tmp_path / version).mkdir()
         write(tmp_path / version, "model.pb", version)
@@ -313,7 +315,7 @@ def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
 
 
 def test_models_of_one_name_and_two_kinds_are_told_apart(folder, sink):
-    """One goes and comes back, and the other is not told of."""
+    """One is removed and put again, and the other gets no call."""
     hot = HotFolder(
         lambda: discovery.discover(folder, DETECTION, CLASSIFICATION),
         sink,

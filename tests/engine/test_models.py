@@ -1,4 +1,4 @@
-"""One model: from an upload to its frame, and from its files to what serves."""
+"""One model: from an upload to its frame, and from its files to a loaded model."""
 
 import threading
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ SECONDS = 60
 
 @pytest.fixture
 def loaded(folder):
-    """A function that loads the model ``m`` of the folder, in this process."""
+    """Give a function that loads the model ``m`` of the folder, in this process."""
     models = []
 
     def load(graph, kind="classification", sidecar="", **environ):
@@ -44,7 +44,7 @@ def loaded(folder):
 
 
 def half_and_half(size=(100, 50)):
-    """A photo whose left half is red and whose right half is blue."""
+    """Make a photo whose left half is red and whose right half is blue."""
     import io
 
     from PIL import Image
@@ -61,7 +61,7 @@ def half_and_half(size=(100, 50)):
     ("how", "corner"), [("stretch", 255), ("crop", 255), ("pad", 0)]
 )
 def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loaded):
-    """Stretched, cropped or padded; only that much goes to the runner."""
+    """It is stretched, cropped or padded; only that much goes to the runner."""
     model = loaded(tiny_graphs.classifier(), sidecar=f'{{"resize": "{how}"}}')
     frame, *photo_size, _, _ = model.prepare(half_and_half())
     height, width = model.facts.signature.size
@@ -73,7 +73,7 @@ def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loade
 
 
 def test_a_gray_model_gets_one_channel(loaded):
-    """Weighed as the eye does."""
+    """Colours are weighed as the eye does."""
     model = loaded(tiny_graphs.gray_classifier())
     frame, *_ = model.prepare(photo((0, 255, 0)))
     assert frame.pixels.shape[2] == 1
@@ -82,7 +82,7 @@ def test_a_gray_model_gets_one_channel(loaded):
 
 
 def test_boxes_of_a_padded_photo_come_back_in_its_own_frame(loaded):
-    """The window is what the graph was shown."""
+    """The window is the part of the photo that the graph was shown."""
     model = loaded(
         tiny_graphs.echo_detector((None, 64, 64, 3)),
         "detection",
@@ -94,7 +94,7 @@ def test_boxes_of_a_padded_photo_come_back_in_its_own_frame(loaded):
 
 
 def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
-    """Never below twice the model's size; in full where FULL_DECODE asks."""
+    """It has twice the model's size at least; FULL_DECODE decodes in full."""
     graph = tiny_graphs.resizing_detector((30, 40))
     large = photo(size=(640, 480), form="JPEG")
     frame, *photo_size, _, _ = loaded(graph, "detection").prepare(large)
@@ -110,7 +110,7 @@ def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
 def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
     kind, loaded, monkeypatch
 ):
-    """However far it got, the room is there for the next."""
+    """Its room is free for the next, however far the decoder got."""
     graph = {
         "classification": tiny_graphs.classifier,
         "detection": tiny_graphs.echo_detector,
@@ -135,7 +135,7 @@ def test_a_photo_that_cannot_be_prepared_leaves_no_memory_behind(
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """No room beside that of MAX_PIXELS_IN_FLIGHT."""
+    """Leave no room next to that of MAX_PIXELS_IN_FLIGHT."""
     monkeypatch.setattr("modelserver.engine.loader._RESIZED_BYTES", 0)
 
 
@@ -155,7 +155,7 @@ def test_images_in_flight_have_a_budget(narrow, loaded):
 
 
 def test_a_refused_frame_is_released(narrow, loaded):
-    """After closing nothing is taken, and nothing is kept."""
+    """A closed model takes no frame and keeps none."""
     model = loaded(
         tiny_graphs.echo_detector(),
         "detection",
@@ -170,7 +170,7 @@ def test_a_refused_frame_is_released(narrow, loaded):
 
 
 def test_a_label_map_that_does_not_fit_is_warned_about(loaded, folder, caplog):
-    """With what to set."""
+    """The warning names the setting that may fix it."""
     (folder / "m.labels.txt").write_text("\n".join("abcdefgh"))
     caplog.set_level("INFO")
     model = loaded(tiny_graphs.classifier())
@@ -178,7 +178,7 @@ def test_a_label_map_that_does_not_fit_is_warned_about(loaded, folder, caplog):
     assert model.offset == 0
 
 
-def test_what_only_loading_shows_is_logged_and_told(
+def test_findings_of_a_load_are_logged_and_reported(
     serving, folder, monkeypatch, caplog
 ):
     """A session's own findings stand before those that the front makes itself."""
@@ -202,7 +202,7 @@ def test_what_only_loading_shows_is_logged_and_told(
 
 
 def test_on_a_gpu_photos_of_unlike_sizes_run_together(loaded, a_gpu):
-    """Where the graph resizes all to one size, so does the server before it."""
+    """If the graph resizes all to one size, the server does so before it."""
     model = loaded(tiny_graphs.resizing_detector(), "detection", SLOTS=1, MAX_BATCH=4)
     assert model.facts.sampling == "corner"
     began, gate = threading.Event(), threading.Event()
@@ -239,13 +239,13 @@ def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):
 
 
 def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
-    """Also where it cannot be loaded, and whoever is at fault."""
+    """It gives it back even if it cannot be loaded, with either kind of error."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (files,) = discovery.discover(folder, DETECTION).models
     calls, jobs = [], []
 
     class Placed:
-        """Notes what is asked of it."""
+        """Notes the calls that it gets."""
 
         def __getattr__(self, name):
             return lambda *_: calls.append(name)
@@ -276,7 +276,7 @@ def test_a_model_is_given_a_card_and_gives_its_share_back(folder, monkeypatch):
 
 
 def test_a_closed_model_gives_its_share_back_once(loaded):
-    """However often it is closed."""
+    """Closing twice gives it back once."""
     calls = []
     model = loaded(tiny_graphs.classifier())
     model._on_close = lambda: calls.append("released")

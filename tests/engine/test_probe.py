@@ -1,4 +1,4 @@
-"""Asking a TensorFlow process for its cards; the process is real, TensorFlow is not."""
+"""The probe of a TensorFlow process; the process is real, TensorFlow is not."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def choose(given):
 
 @pytest.fixture
 def tensorflow(tmp_path, monkeypatch):
-    """A function that says what the process finds."""
+    """Give a function that sets the process's findings."""
     package = tmp_path / "modelserver"
     real = Path(sys.modules["modelserver"].__file__).parent
     (package / "runner").mkdir(parents=True)
@@ -54,7 +54,7 @@ def tensorflow(tmp_path, monkeypatch):
 
 
 def test_a_card_that_tensorflow_uses_is_enough(tensorflow):
-    """Whatever it says of others."""
+    """Other cards' reasons do not matter then."""
     tensorflow("finds")
     assert probe.ask(CARDS) == ""
     tensorflow("GPU-1")
@@ -62,16 +62,16 @@ def test_a_card_that_tensorflow_uses_is_enough(tensorflow):
     assert probe.ask_one(CARDS[1]).names == ("GPU 1: NVIDIA L4",)
 
 
-def test_none_is_told_with_the_reason_and_tensorflows_words(tensorflow):
-    """Each reason once."""
+def test_without_a_card_the_reason_has_tensorflows_words(tensorflow):
+    """Each reason is there once."""
     tensorflow("none")
     assert probe.ask(CARDS) == (
         "libx.so is missing. TensorFlow's words: Cannot dlopen some GPU libraries."
     )
 
 
-def test_a_process_that_dies_or_hangs_is_told(tensorflow):
-    """Neither keeps the server from saying why it does not start."""
+def test_a_process_that_dies_or_hangs_is_a_reason(tensorflow):
+    """The server can still say why it does not start."""
     tensorflow("dies")
     reason = probe.ask(CARDS[:1])
     assert "GPU 0 ended with -6" in reason
@@ -80,15 +80,15 @@ def test_a_process_that_dies_or_hangs_is_told(tensorflow):
     assert "did not tell" in probe.ask(CARDS[:1], timeout_s=3.0)
 
 
-def test_the_real_tensorflow_tells_what_it_lacks(monkeypatch):
-    """Of the one that is installed here, for a card that is not there."""
+def test_the_real_tensorflow_gives_a_reason(monkeypatch):
+    """The installed TensorFlow is asked for a card that is not there."""
     reason = probe.ask(CARDS[:1])
     assert "built for the CPU only" in reason or "libcuda.so.1" in reason
 
 
 @pytest.fixture
 def two(monkeypatch, folder):
-    """A server on a machine with a card and a problem with another."""
+    """Give a server on a machine with a card and a problem with another."""
     found = cards.Survey((CARDS[0],), ("GPU 1 is passed over: lost.",))
     monkeypatch.setattr(cards, "survey", lambda: found)
     monkeypatch.setattr(cards, "memory", lambda those: dict.fromkeys(["GPU-0"]))
@@ -102,7 +102,7 @@ def two(monkeypatch, folder):
 
 
 def test_a_server_that_requires_a_card_asks_before_it_starts(two, monkeypatch):
-    """And does not start: one sentence with the reason."""
+    """It does not start, and one sentence gives the reason."""
     monkeypatch.setattr(probe, "ask", lambda _cards: "libx.so is missing.")
     backend = two(REQUIRE_GPU="true")
     with pytest.raises(errors.StartError, match=r"no GPU is used\..*libx"):
@@ -113,7 +113,7 @@ def test_a_server_that_requires_a_card_asks_before_it_starts(two, monkeypatch):
 
 
 def test_a_server_says_at_its_start_which_cards_there_are(two, monkeypatch, caplog):
-    """And what is wrong with others; nothing is asked where none is required."""
+    """It logs other cards' problems; without REQUIRE_GPU no process is asked."""
     monkeypatch.setattr(probe, "ask", lambda _cards: pytest.fail("asked"))
     caplog.set_level("INFO")
     backend = two()
@@ -125,7 +125,7 @@ def test_a_server_says_at_its_start_which_cards_there_are(two, monkeypatch, capl
 
 
 def test_without_any_card_the_reason_is_part_of_the_sentence(two, monkeypatch):
-    """Before anything is started."""
+    """Nothing is started before."""
     found = cards.Survey((), ("GPU 1 is passed over: lost.",))
     monkeypatch.setattr(cards, "survey", lambda: found)
     with pytest.raises(errors.StartError, match=r"visible GPU\..*passed over"):

@@ -1,4 +1,4 @@
-"""The batcher: who runs when, with whom, and what a failure reaches."""
+"""The batcher: when items run, with which others, and which a failure reaches."""
 
 from concurrent.futures import CancelledError, Future
 
@@ -57,14 +57,14 @@ def make(runs, **options):
 
 
 def test_a_lone_item_runs_at_once_and_gets_its_own_result(runs):
-    """Nothing waits for company by default."""
+    """A lone item waits for no company by default."""
     future = make(runs, max_batch=8).submit("a1")
     assert runs.finish() == ["a1"]
     assert future.result(0).result == "result of a1"
 
 
 def test_a_result_tells_how_long_it_waited_and_ran(runs):
-    """Queue and run times are in milliseconds, and the batch's size is told."""
+    """Queue and run times are in milliseconds, and the batch's size is given."""
     batcher = make(runs)
     batcher.submit("a1")
     second = batcher.submit("a2")
@@ -75,7 +75,7 @@ def test_a_result_tells_how_long_it_waited_and_ran(runs):
 
 
 def test_no_more_runs_start_than_there_are_slots(runs):
-    """A third item waits for one of two slots."""
+    """With two run slots in use, a third item waits."""
     batcher = make(runs, run_slots=2)
     for item in ("a1", "a2", "a3"):
         batcher.submit(item)
@@ -84,7 +84,7 @@ def test_no_more_runs_start_than_there_are_slots(runs):
 
 
 def test_what_waits_when_a_slot_frees_makes_one_batch(runs):
-    """At most max_batch together, in their order."""
+    """At most max_batch items run together, in their order."""
     batcher = make(runs, max_batch=3)
     for number in range(6):
         batcher.submit(f"a{number}")
@@ -104,7 +104,7 @@ def test_only_items_of_one_shape_run_together(runs):
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(runs):
-    """The wait is worked out from the measured rate."""
+    """The wait is computed from the measured rate."""
     batcher = make(runs, capacity=2)
     batcher.submit("a0")
     runs.finish(seconds=4.0)
@@ -147,7 +147,7 @@ def test_running_out_of_memory_splits_the_batch_and_lowers_the_ceiling(runs):
 
 
 def test_a_dead_runner_fails_its_batch_and_nobody_elses(runs):
-    """What only waited goes on to the next run."""
+    """Items that only wait go on to the next run."""
     batcher = make(runs)
     first, second = batcher.submit("a1"), batcher.submit("a2")
     runs.fail(RunnerDied())
@@ -157,7 +157,7 @@ def test_a_dead_runner_fails_its_batch_and_nobody_elses(runs):
 
 
 def test_a_run_that_cannot_start_fails_its_items(runs):
-    """The error of the start is the error of the item, and the slot is free again."""
+    """The item gets the error of the start, and the run slot is free again."""
 
     def refuse(items):
         raise RunnerDied
@@ -168,14 +168,14 @@ def test_a_run_that_cannot_start_fails_its_items(runs):
 
 
 def test_a_batch_with_too_few_results_fails(runs):
-    """Results that cannot be told apart are given to nobody."""
+    """Results that cannot be assigned to items are given to nobody."""
     batcher = make(runs)
     future = batcher.submit("a1")
     runs.started.pop()[1].set_result([])
     assert isinstance(future.exception(0), RunFailed)
 
 
-def test_who_gives_up_while_waiting_is_never_run(runs):
+def test_an_item_whose_caller_gives_up_while_it_waits_is_never_run(runs):
     """Cancelling the future drops the item."""
     batcher = make(runs)
     batcher.submit("a1")
@@ -188,8 +188,8 @@ def test_who_gives_up_while_waiting_is_never_run(runs):
         gone.result(0)
 
 
-def test_closing_fails_what_waits_and_refuses_what_comes(runs):
-    """A run under way still ends as it ends."""
+def test_closing_fails_items_that_wait_and_refuses_new_ones(runs):
+    """A run under way still ends as it would have."""
     batcher = make(runs)
     running, waiting = batcher.submit("a1"), batcher.submit("a2")
     batcher.close(ModelNotReady("m", "closing"))
@@ -202,7 +202,7 @@ def test_closing_fails_what_waits_and_refuses_what_comes(runs):
 
 
 def test_a_batch_that_fails_after_closing_is_not_run_again(runs):
-    """Nobody waits for it any more."""
+    """After closing nobody waits for it any more."""
     batcher = make(runs, max_batch=2)
     batcher.submit("a0")
     pair = [batcher.submit("a1"), batcher.submit("a2")]
@@ -226,7 +226,7 @@ def test_with_a_delay_an_item_waits_for_company(runs):
 
 
 def test_with_a_short_delay_a_lone_item_starts_by_itself():
-    """The timer looks again when the delay is over."""
+    """The timer starts the run when the delay is over."""
     runs = FakeRuns()
 
     def answer(items):
@@ -257,8 +257,8 @@ def test_a_long_queue_behind_a_dead_runner_is_answered_to_the_last():
     assert batcher.waiting == 0
 
 
-def test_whatever_a_start_raises_reaches_the_callers_and_frees_the_slot():
-    """A bug in a runner is theirs to see, not the queue's to die of."""
+def test_any_error_of_a_start_reaches_the_callers_and_frees_the_slot():
+    """A bug in a runner reaches its callers and does not end the queue."""
 
     def broken(_items):
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Places in a queue: who gets one, who is refused, and who is never run."""
+"""Slots of a queue: which items get one, are refused, or are never run."""
 
 from concurrent.futures import CancelledError, Future
 
@@ -16,7 +16,7 @@ from modelserver.engine.queue import Batcher, Caller
 
 
 class Runs:
-    """Stands for a runner, and for the clock."""
+    """Stands for a runner and for the clock."""
 
     def __init__(self):
         self.started = []
@@ -31,26 +31,26 @@ class Runs:
         return self.now
 
     def finish(self, seconds=0.0):
-        """End the oldest run; returns its items."""
+        """End the oldest run and return its items."""
         self.now += seconds
         items, future = self.started.pop(0)
         future.set_result([item.upper() for item in items])
         return items
 
     def fail(self, error):
-        """End the oldest run badly; returns its items."""
+        """End the oldest run with an error and return its items."""
         items, future = self.started.pop(0)
         future.set_exception(error)
         return items
 
     def caller(self, seconds=10.0, gone=lambda: False):
-        """A caller who waits so long from now."""
+        """Make a caller who waits so long from now."""
         return Caller(seconds, self.now + seconds, gone)
 
 
 @pytest.fixture
 def runs():
-    """A runner that a test ends by hand."""
+    """Give a runner whose runs a test ends by hand."""
     return Runs()
 
 
@@ -66,7 +66,7 @@ def make(runs, **options):
 
 
 def measured(runs, seconds=1.0, **options):
-    """A queue whose runs are known to take so long, with nothing in it."""
+    """Make an empty queue whose runs are known to take so long."""
     batcher = make(runs, **options)
     batcher.submit("a")
     runs.finish(seconds)
@@ -74,13 +74,13 @@ def measured(runs, seconds=1.0, **options):
 
 
 def counts(batcher):
-    """What was counted, and that nothing is inside."""
+    """Check that nothing is inside, and return the counts."""
     assert (batcher.inside, batcher.waiting) == (0, 0)
     return dict(batcher.counts)
 
 
-def test_a_place_is_refused_when_all_are_taken_before_any_item_is_there(runs):
-    """Items that are still being prepared count; each free run slot has a queue slot."""
+def test_a_slot_is_refused_when_all_are_taken_before_any_item_is_there(runs):
+    """Items that are being prepared count; each free run slot has a queue slot."""
     batcher = make(runs, capacity=2, run_slots=2)
     slots = [batcher.admit() for _ in range(4)]
     with pytest.raises(Overloaded, match="queue is full"):
@@ -91,8 +91,8 @@ def test_a_place_is_refused_when_all_are_taken_before_any_item_is_there(runs):
     assert batcher.inside == 3
 
 
-def test_a_place_is_refused_when_the_wait_would_be_too_long(runs):
-    """By the measured rate, over all slots."""
+def test_a_slot_is_refused_when_the_wait_would_be_too_long(runs):
+    """The wait follows the measured rate over all run slots."""
     batcher = measured(runs, 1.0, run_slots=2, capacity=100, max_wait_s=1.5)
     for _ in range(6):
         batcher.admit()
@@ -101,7 +101,7 @@ def test_a_place_is_refused_when_the_wait_would_be_too_long(runs):
 
 
 def test_before_a_rate_is_known_only_the_length_counts(runs):
-    """The first requests of a model are not refused for what nobody has measured."""
+    """Without a measured rate no wait refuses a model's first requests."""
     batcher = make(runs, capacity=50, max_wait_s=0.01)
     for _ in range(51):
         batcher.admit(runs.caller(0.01))
@@ -110,7 +110,7 @@ def test_before_a_rate_is_known_only_the_length_counts(runs):
 
 
 def test_an_unusual_run_says_nothing_about_the_rate(runs):
-    """As the first of its shape on a GPU, which looks for the best way first."""
+    """The first run of a shape on a GPU is slow and is left out of the rate."""
     options = {"capacity": 50, "max_wait_s": 1.0}
     batcher = measured(runs, 5.0, unusual=lambda result: result == "A", **options)
     for number in range(1, 4):
@@ -119,7 +119,7 @@ def test_an_unusual_run_says_nothing_about_the_rate(runs):
     assert batcher.refusal(4) is None
 
 
-def test_where_every_run_is_unusual_that_is_the_rate(runs):
+def test_if_every_run_is_unusual_that_is_the_rate(runs):
     """A graph that meets a new shape with each photo is as slow as it is."""
     batcher = make(runs, capacity=50, max_wait_s=1.0, unusual=lambda _: True)
     for number in range(9):
@@ -133,7 +133,7 @@ def test_where_every_run_is_unusual_that_is_the_rate(runs):
 
 
 def test_a_failed_run_says_nothing_about_the_rate(runs):
-    """It may have ended at once."""
+    """A failed run may have ended at once and is left out of the rate."""
     batcher = make(runs, capacity=50, max_wait_s=1.0)
     batcher.submit("a")
     runs.now += 60
@@ -142,8 +142,8 @@ def test_a_failed_run_says_nothing_about_the_rate(runs):
         batcher.admit()
 
 
-def test_a_place_is_refused_when_the_caller_would_not_wait_so_long(runs):
-    """Another, who has more time, gets one."""
+def test_a_slot_is_refused_when_the_caller_would_not_wait_so_long(runs):
+    """A caller who has more time gets one."""
     batcher = measured(runs, 1.0, max_wait_s=60.0)
     for _ in range(3):
         batcher.admit()
@@ -152,8 +152,8 @@ def test_a_place_is_refused_when_the_caller_would_not_wait_so_long(runs):
     assert batcher.admit(runs.caller(2.5)).reserved
 
 
-def test_who_has_no_time_left_is_not_let_in(runs):
-    """An upload may have taken all of it: nothing is decoded for nobody."""
+def test_a_caller_without_time_left_is_not_admitted(runs):
+    """If the upload took all the time, nothing is decoded for nobody."""
     batcher = make(runs)
     caller = runs.caller(0.25)
     runs.now += 0.25
@@ -163,7 +163,7 @@ def test_who_has_no_time_left_is_not_let_in(runs):
 
 
 def test_the_rate_is_an_images_not_a_runs(runs):
-    """A batch of four in a second is four a second."""
+    """A batch of four in a second counts as four a second."""
     batcher = make(runs, max_batch=4, capacity=100, max_wait_s=1.0)
     first = batcher.submit("a")
     for _ in range(4):
@@ -179,7 +179,7 @@ def test_the_rate_is_an_images_not_a_runs(runs):
 
 @pytest.mark.parametrize(("run_s", "told_s"), [(2.0, 6.0), (0.01, 1.0)])
 def test_retry_after_is_the_wait_and_staggered(run_s, told_s, runs):
-    """A second at least; who are refused together do not come back together."""
+    """It is at least a second; clients refused together do not return together."""
     batcher = measured(runs, run_s, capacity=3)
     for _ in range(4):
         batcher.admit()
@@ -199,8 +199,8 @@ def test_the_hint_counts_no_more_to_come_than_there_are_already(runs):
     assert counts(batcher) == {}
 
 
-def test_a_place_that_is_left_is_free_at_once(runs):
-    """Before there is an item, once and for all; then no item is taken."""
+def test_a_slot_that_is_left_is_free_at_once(runs):
+    """A slot left before it has an item is free once, and takes no item then."""
     batcher = make(runs, capacity=1)
     batcher.submit("a")
     slot = batcher.admit()
@@ -212,8 +212,8 @@ def test_a_place_that_is_left_is_free_at_once(runs):
     batcher.admit()
 
 
-def test_an_item_that_waits_is_never_run_once_its_place_is_left(runs):
-    """And its slot is free before the run ahead of it ends."""
+def test_an_item_that_waits_is_never_run_once_its_slot_is_left(runs):
+    """Its slot is free before the run ahead of it ends."""
     batcher = make(runs, capacity=1)
     batcher.submit("a")
     slot = batcher.admit()
@@ -228,7 +228,7 @@ def test_an_item_that_waits_is_never_run_once_its_place_is_left(runs):
 
 
 def test_leaving_while_the_item_runs_or_has_run_changes_nothing(runs):
-    """The run's result is there for who still looks."""
+    """The run's result is still there for its caller."""
     batcher = make(runs)
     slot = batcher.admit()
     future = batcher.submit("a", slot)
@@ -240,7 +240,7 @@ def test_leaving_while_the_item_runs_or_has_run_changes_nothing(runs):
 
 
 @pytest.mark.parametrize("error", [RunFailed, OutOfMemory])
-def test_the_future_ends_of_who_leaves_while_waiting_for_a_second_run(error, runs):
+def test_the_future_of_an_item_left_before_its_second_run_ends(error, runs):
     """Its memory is freed by that, so it must not wait for ever."""
     batcher = make(runs, max_batch=2)
     batcher.submit("a")
@@ -257,16 +257,16 @@ def test_the_future_ends_of_who_leaves_while_waiting_for_a_second_run(error, run
     assert counts(batcher) == {"left": 1}
 
 
-def test_an_item_that_has_no_key_leaves_no_place_behind(runs):
-    """Whatever the caller's function raises."""
+def test_an_item_that_has_no_key_leaves_no_slot_behind(runs):
+    """An error of the key function gives the slot back."""
     batcher = make(runs)
     with pytest.raises(IndexError):
         batcher.submit("")
     assert counts(batcher) == {}
 
 
-def test_what_waited_past_its_deadline_is_dropped_and_counted(runs):
-    """It is looked at when the work is taken, and the next one runs."""
+def test_an_item_that_waited_past_its_deadline_is_dropped_and_counted(runs):
+    """Deadlines are checked when a batch is taken, and the next item runs."""
     batcher = make(runs)
     batcher.submit("a")
     late = batcher.submit("b", batcher.admit(runs.caller(1.0)))
@@ -277,7 +277,7 @@ def test_what_waited_past_its_deadline_is_dropped_and_counted(runs):
 
 
 def test_an_item_whose_preparation_took_all_its_time_is_not_run(runs):
-    """Though a slot is free."""
+    """It is dropped even if a run slot is free."""
     batcher = make(runs)
     slot = batcher.admit(runs.caller(1.0))
     runs.now += 1.0
@@ -285,7 +285,7 @@ def test_an_item_whose_preparation_took_all_its_time_is_not_run(runs):
     assert counts(batcher) == {"deadline-passed": 1}
 
 
-def test_what_waits_for_a_client_that_has_gone_is_dropped_and_counted(runs):
+def test_an_item_whose_client_has_gone_is_dropped_and_counted(runs):
     """Its neighbours in the batch run."""
     batcher = make(runs, max_batch=3)
     batcher.submit("a")
@@ -298,7 +298,7 @@ def test_what_waits_for_a_client_that_has_gone_is_dropped_and_counted(runs):
     assert counts(batcher) == {"client-gone": 1}
 
 
-def test_who_runs_at_once_is_not_asked_whether_he_has_gone(runs):
+def test_a_client_whose_item_runs_at_once_is_not_asked_for(runs):
     """That would cost a system call for each image of an idle server."""
     asked = []
     batcher = make(runs)
@@ -307,8 +307,8 @@ def test_who_runs_at_once_is_not_asked_whether_he_has_gone(runs):
     assert runs.finish() == ["a"]
 
 
-def test_a_client_that_went_while_its_image_was_prepared_is_not_run(runs):
-    """Though a slot is free."""
+def test_an_item_whose_client_went_during_preparation_is_not_run(runs):
+    """It is dropped even if a run slot is free."""
     batcher = make(runs)
     slot = batcher.admit(runs.caller(gone=lambda: True))
     runs.now += 0.1
@@ -317,7 +317,7 @@ def test_a_client_that_went_while_its_image_was_prepared_is_not_run(runs):
 
 
 def test_a_dropped_item_frees_its_slot_for_the_next(runs):
-    """However many are dropped in a row."""
+    """Any number of items dropped in a row leaves the run slot free."""
     batcher = make(runs, run_slots=1, capacity=20)
     batcher.submit("a")
     for _ in range(10):
@@ -329,8 +329,8 @@ def test_a_dropped_item_frees_its_slot_for_the_next(runs):
     assert counts(batcher) == {"deadline-passed": 10}
 
 
-def test_a_place_held_while_the_queue_closes_takes_no_item(runs):
-    """It is refused with the reason of the closing, and can still be left."""
+def test_a_slot_held_while_the_queue_closes_takes_no_item(runs):
+    """The item is refused with the reason of the closing; the slot can be left."""
     batcher = make(runs)
     slot = batcher.admit()
     batcher.close(ModelNotReady("m", "closing"))
@@ -342,7 +342,7 @@ def test_a_place_held_while_the_queue_closes_takes_no_item(runs):
         batcher.admit()
 
 
-def test_closing_fails_those_that_wait_for_their_second_run(runs):
+def test_closing_fails_items_that_wait_for_their_second_run(runs):
     """They are in the queue like the others, though their futures have begun."""
     batcher = make(runs, max_batch=2)
     batcher.submit("a")
@@ -358,7 +358,7 @@ def test_closing_fails_those_that_wait_for_their_second_run(runs):
 
 
 def test_a_smaller_batch_that_fails_later_does_not_raise_the_ceiling(runs):
-    """Two runs at a time, and the larger one is told of last."""
+    """Of two failed runs, the larger one ends last and changes nothing."""
     batcher = make(runs, run_slots=2, max_batch=4)
     for _ in range(2):
         batcher.submit("a")

@@ -1,4 +1,4 @@
-"""The queue under anything in any order: nothing is lost, late or run twice."""
+"""The queue under any calls in any order: nothing is lost, late or run twice."""
 
 import contextlib
 import threading
@@ -49,12 +49,12 @@ class Visit:
 
     @property
     def queued(self):
-        """Whether its item waits for its first run."""
+        """Check whether its item waits for its first run."""
         return self.item is not None and not self.ran and not self.ends
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    """Callers come, go, wait in vain; runs end well, badly or not at all."""
+    """Callers come, go and wait; runs end well, badly or not at all."""
 
     @initialize(
         slots=st.integers(1, 3),
@@ -81,7 +81,7 @@ class BatcherMachine(RuleBasedStateMachine):
         )
 
     def run(self, items):
-        """Start a run: the fake runner, which sees that it is right to."""
+        """Start a run as the fake runner, and check that it may start."""
         batch = [self.visit(item) for item in items]
         assert len(self.runs) < self.slots
         assert 1 <= len(batch) <= self.most
@@ -104,17 +104,17 @@ class BatcherMachine(RuleBasedStateMachine):
         return future
 
     def visit(self, item):
-        """Whose item it is."""
+        """Return the visit that an item belongs to."""
         return next(visit for visit in self.visits if visit.item == item)
 
     @property
     def holding(self):
-        """Visits that have a place and no item yet."""
+        """Return the visits that have a slot and no item yet."""
         return [v for v in self.visits if v.item is None and not v.left]
 
     @property
     def running(self):
-        """Items that run."""
+        """Return the items that run."""
         return [item for items, _ in self.runs for item in items]
 
     @rule(seconds=st.sampled_from([None, 0.0, 0.5, 5.0]))
@@ -141,7 +141,7 @@ class BatcherMachine(RuleBasedStateMachine):
             self.visits.append(visit)
 
     def check_refusal(self, why, *, full):
-        """It was full, or says that the wait would be too long."""
+        """Check that it was full, or that the wait would be too long."""
         assert full or "too long" in str(why)
         assert why.retry_after_s >= 1
         self.refused += 1
@@ -194,7 +194,7 @@ class BatcherMachine(RuleBasedStateMachine):
         future.set_exception(error())
 
     def one_run(self, data):
-        """Choose any that is under way."""
+        """Choose any run that is under way."""
         return data.draw(st.integers(0, len(self.runs) - 1))
 
     @rule(dead=st.booleans())
@@ -230,7 +230,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.check_end(visit)
 
     def check_end(self, visit):
-        """Each gets his own result, or an error that belongs to him."""
+        """Check that a visit got its own result, or an error that belongs to it."""
         try:
             result = visit.ends[0].result(0).result
         except CancelledError:
@@ -270,7 +270,7 @@ TestBatcherMachine = BatcherMachine.TestCase
 
 
 class Pool:
-    """Runs in threads of its own, and how many there were at a time."""
+    """Runs in threads of its own, and counts how many go on at a time."""
 
     def __init__(self):
         self.threads = ThreadPoolExecutor(4)

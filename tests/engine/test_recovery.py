@@ -1,10 +1,10 @@
-"""When a model that died is loaded again."""
+"""The times at which a model that died is loaded again."""
 
 from modelserver.engine.catalogue.recovery import Recovery
 
 
 def test_the_backoff_doubles_and_is_forgotten_in_the_end():
-    """Deaths far apart: 1, 2, 4 ... 60 s; after twenty quiet minutes 1 again."""
+    """Deaths far apart wait 1, 2, 4 ... 60 s, and 1 s after twenty quiet minutes."""
     recovery, now, waits = Recovery(), 0.0, []
     for _ in range(8):
         waits.append(recovery.after_death(now)[0])
@@ -14,7 +14,7 @@ def test_the_backoff_doubles_and_is_forgotten_in_the_end():
 
 
 def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
-    """60, 120, 240, 480, 600, 600."""
+    """It opens for 60, 120, 240, 480, 600 and again 600 s."""
     recovery, now, waits = Recovery(), 0.0, []
     for _ in range(6):
         for _ in range(3):
@@ -27,7 +27,7 @@ def test_the_circuit_opens_longer_each_time_up_to_ten_minutes():
 
 
 def test_a_model_that_served_for_long_comes_back_at_once():
-    """However often it was killed before; short lives go on doubling."""
+    """Earlier kills do not matter then; after short lives the wait doubles."""
     recovery, now, waits = Recovery(), 0.0, []
     for served_s in (5, 20, 21, 5, 3600):
         waits.append(recovery.after_death(now, served_s)[0])

@@ -1,4 +1,4 @@
-"""The registry: loading, failing, dying, coming back and closing."""
+"""The registry: loads, failures, deaths, recoveries and closing."""
 
 import gc
 import threading
@@ -41,7 +41,7 @@ def registry(world):
 
 
 def test_a_model_serves_once_it_is_loaded(registry, world):
-    """Until then it is loading, and says so."""
+    """Until then requests are refused because it is loading."""
     world.gate.clear()
     registry.add(FakeFiles("a"))
     assert not registry.ready
@@ -54,7 +54,7 @@ def test_a_model_serves_once_it_is_loaded(registry, world):
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are(registry):
-    """Or, where there is none, with what to do."""
+    """If there are no models, the answer says what to do."""
     with pytest.raises(ModelNotFound, match="Put models into the folder"):
         registry.get("x")
     for name in ("b", "a"):
@@ -64,14 +64,14 @@ def test_an_unknown_name_is_answered_with_the_names_there_are(registry):
 
 
 def test_two_models_of_one_name_are_refused(registry):
-    """A name is a key."""
+    """A second model of the same kind and name is refused."""
     registry.add(FakeFiles("a"))
     with pytest.raises(ValueError, match="already"):
         registry.add(FakeFiles("a"))
 
 
 def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, world):
-    """Ready does not wait for a model that cannot be."""
+    """Readiness does not wait for a model that cannot be loaded."""
     bad = FakeFiles("bad")
     world.errors[bad] = GraphError("There is no image input.")
     registry.add(bad)
@@ -85,7 +85,7 @@ def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, wo
 
 
 def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, world):
-    """Its words go to the log only."""
+    """The error's text goes to the log only."""
     bad = FakeFiles("bad")
     world.errors[bad] = RuntimeError("secret")
     registry.add(bad)
@@ -94,7 +94,7 @@ def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, wo
 
 
 def test_a_failed_model_is_loaded_again_once_its_files_change(registry, world):
-    """And not before: a crash in warm-up waits for a new file."""
+    """It is not loaded before: a crash in warm-up waits for a new file."""
     bad = FakeFiles("m")
     world.errors[bad] = ModelCrashed("SIGSEGV while loading")
     registry.add(bad)
@@ -143,7 +143,7 @@ def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
 
 
 def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
-    """A new file is a new chance."""
+    """A new file is loaded without waiting for the circuit."""
     files = FakeFiles("m")
     registry.add(files)
     for wait_s in (1, 2, 0):
@@ -164,7 +164,7 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
         (RuntimeError("can't start new thread"), "internal error"),
     ],
 )
-def test_what_served_before_is_tried_again_whatever_hindered_it(
+def test_files_that_served_before_are_tried_again_after_any_error(
     error, words, registry, world
 ):
     """The very same files served before, so they are not at fault."""
@@ -191,7 +191,7 @@ def test_what_served_before_is_tried_again_whatever_hindered_it(
     ids=["killed", "no descriptors", "a full card"],
 )
 def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
-    """Whoever kills a process, or a full machine, is not the graph's fault."""
+    """A killed process or a full machine is not the graph's fault."""
     files = FakeFiles("m")
     world.errors[files] = error
     registry.add(files)
@@ -203,7 +203,7 @@ def test_a_first_load_that_was_hindered_is_tried_again(error, registry, world):
 
 
 def unreadable(cause):
-    """A model's error whose cause is the system's."""
+    """Make a model's error whose cause is the system's."""
     error = LabelMapError(Path("m.pbtxt"), None, "it cannot be read")
     error.__cause__ = cause
     return error
@@ -218,7 +218,7 @@ def unreadable(cause):
     ],
 )
 def test_a_file_that_could_not_be_read_is_read_again(cause, passes, registry, world):
-    """One that is gone, or is none, waits for the next look at the folder."""
+    """One that is gone, or is no file, waits for the next scan of the folder."""
     files = FakeFiles("m")
     world.errors[files] = unreadable(cause)
     registry.add(files)
@@ -231,7 +231,7 @@ def test_a_file_that_could_not_be_read_is_read_again(cause, passes, registry, wo
 def test_a_model_that_no_thread_can_look_after_is_not_there(
     registry, world, monkeypatch
 ):
-    """Whoever told of it may tell of it again."""
+    """It can be put into the registry again later."""
 
     def none(_thread):
         raise RuntimeError("can't start new thread")
@@ -246,7 +246,7 @@ def test_a_model_that_no_thread_can_look_after_is_not_there(
 
 
 def test_the_wait_for_a_model_includes_its_load(registry, world):
-    """Come back when it is there, not when it begins."""
+    """Clients are told to come back when it serves, not when its load begins."""
 
     def slowly(files):
         world.now += 7
@@ -263,7 +263,7 @@ def test_the_wait_for_a_model_includes_its_load(registry, world):
 
 
 def test_no_more_models_load_at_once_than_allowed(registry, world):
-    """Two here."""
+    """With a limit of two, a third load waits."""
     world.gate.clear()
     for number in range(5):
         registry.add(FakeFiles(f"m{number}"))
@@ -273,7 +273,7 @@ def test_no_more_models_load_at_once_than_allowed(registry, world):
 
 
 def test_closing_goes_backwards_and_survives_a_failing_close(registry, world):
-    """Every model is closed, the last that came first."""
+    """Every model is closed, the last added first."""
     for name in ("a", "b", "c"):
         registry.add(FakeFiles(name))
         assert registry.wait(state(name, State.READY), SECONDS)
@@ -302,14 +302,14 @@ def test_a_model_that_gets_ready_while_closing_is_closed_too(world):
 
 
 def test_a_registry_that_was_never_used_closes_quietly(world):
-    """As in a process that only starts others."""
+    """A process that only starts others closes an unused registry."""
     with Registry(world.load):
         pass
     assert world.closed == []
 
 
 def test_a_registry_that_is_dropped_open_warns(world):
-    """Whoever opens, closes."""
+    """The code that opens a registry must close it."""
     registry = Registry(world.load)
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.READY), SECONDS)
@@ -320,7 +320,7 @@ def test_a_registry_that_is_dropped_open_warns(world):
 
 
 def test_the_stand_ins_are_true_to_discovery():
-    """They have what its own values have."""
+    """The fake files have the attributes of real ones."""
     from modelserver.engine.discovery import ModelFiles
 
     files = ModelFiles("m", "detection", Path("m.frozen.pb"), None, None)
@@ -331,7 +331,7 @@ def test_the_stand_ins_are_true_to_discovery():
 
 @pytest.fixture
 def pair(registry):
-    """A registry with a detector and a classifier of one name, both READY."""
+    """Give a registry with a detector and a classifier of one name, both READY."""
     registry.add(FakeFiles("only"))
     registry.add(FakeFiles("m", 1, "detection"))
     registry.add(FakeFiles("m", 2, "classification"))
@@ -358,13 +358,13 @@ def test_two_kinds_may_have_a_model_of_one_name(pair):
 
 
 def test_models_of_one_name_have_titles_that_differ(pair):
-    """Others are called by their names."""
+    """Models with other names have their names as titles."""
     titles = {entry.title for entry in pair}
     assert titles == {"only", "detection/m", "classification/m"}
 
 
 def test_a_model_of_a_kind_is_removed_alone(pair):
-    """Its namesake serves on."""
+    """The model of the same name and another kind serves on."""
     pair.remove("m", "detection")
     assert pair.wait(lambda _: len(pair) == 2, SECONDS)
     assert pair.get("m").files.version == 2

@@ -1,4 +1,4 @@
-"""The registry: new versions beside old ones, leases, and models that are removed."""
+"""The registry: new versions next to old ones, leases, and removed models."""
 
 import threading
 
@@ -42,26 +42,26 @@ def registry(world):
 
 @pytest.fixture
 def old(registry):
-    """Version 1 of the model ``m``, which serves."""
+    """Give version 1 of the model ``m``, which serves."""
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.READY), SECONDS)
     return registry.get("m")
 
 
 def version(number):
-    """A condition: this version serves."""
+    """Make a condition: this version serves."""
     return lambda registry: registry.get("m").files.version == number
 
 
 def error(words):
-    """A condition: a reload has failed with these words."""
+    """Make a condition: a reload has failed with these words."""
     return lambda registry: words in entry(registry, "m").reload_error
 
 
 def test_a_new_version_takes_over_from_the_old_which_serves_meanwhile(
     registry, world, old
 ):
-    """And which is closed then."""
+    """The old version is closed then."""
     world.gate.clear()
     registry.put(FakeFiles("m", 2))
     world.wait()
@@ -89,7 +89,7 @@ def test_a_request_finishes_on_the_version_that_it_began_with(registry, world, o
 def test_a_request_that_never_ends_holds_an_old_version_for_a_while_only(
     registry, world, old
 ):
-    """After the drain time it is closed all the same."""
+    """After the drain time the old version is closed all the same."""
     with registry.lease("m"):
         registry.put(FakeFiles("m", 2))
         assert registry.wait(version(2), SECONDS)
@@ -102,7 +102,7 @@ def test_a_request_that_never_ends_holds_an_old_version_for_a_while_only(
 
 
 def test_a_bad_version_leaves_the_old_one_serving_and_says_why(registry, world, old):
-    """Until other files come."""
+    """The error stays until other files come."""
     world.errors[FakeFiles("m", 2)] = GraphError("There is no image input.")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("There is no image input."), SECONDS)
@@ -116,7 +116,7 @@ def test_a_bad_version_leaves_the_old_one_serving_and_says_why(registry, world, 
 def test_a_bad_version_is_not_tried_again_when_its_file_is_only_touched(
     registry, world, old
 ):
-    """It is known by its content."""
+    """A bad version is recognised by its content."""
     world.errors[FakeFiles("m", 2)] = GraphError("bad")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("bad"), SECONDS)
@@ -127,7 +127,7 @@ def test_a_bad_version_is_not_tried_again_when_its_file_is_only_touched(
 
 
 def test_the_old_files_put_back_end_the_error_without_a_load(registry, world, old):
-    """They serve already."""
+    """Files that serve already are not loaded again."""
     world.errors[FakeFiles("m", 2)] = GraphError("bad")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("bad"), SECONDS)
@@ -146,7 +146,7 @@ def test_a_bug_in_a_reload_tells_nothing_inside(registry, world, old):
 
 
 def test_a_reload_that_was_hindered_is_tried_again(registry, world, old):
-    """Whoever kills a process is not the new graph's fault."""
+    """A killed process is not the new graph's fault."""
     files = FakeFiles("m", 2)
     world.errors[files] = ModelCrashed("SIGKILL", from_outside=True)
     registry.put(files)
@@ -174,7 +174,7 @@ def test_a_reload_that_is_hindered_again_and_again_is_tried_less_and_less(
 
 
 def test_a_new_version_that_is_dead_already_does_not_take_over(registry, world, old):
-    """The old one serves on."""
+    """The old version serves on."""
     load = registry._supervisor._loader
 
     def stillborn(files):
@@ -191,7 +191,7 @@ def test_a_new_version_that_is_dead_already_does_not_take_over(registry, world, 
 
 
 def test_a_model_that_is_held_serves_on_and_says_why(registry, world, old):
-    """What failed before is tried again when it can be read again."""
+    """Files that failed before are tried again once they can be read."""
     world.errors[FakeFiles("m", 2)] = GraphError("bad")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("bad"), SECONDS)
@@ -226,7 +226,7 @@ def test_an_old_version_that_dies_after_a_bad_reload_is_failed_at_once(
 def test_files_that_change_while_they_are_loaded_are_not_served(
     registry, world, old, monkeypatch
 ):
-    """What was read may be half of each; the next stable look brings them again."""
+    """They may be half of each version; the next stable scan brings them again."""
     files = ChangingFiles("m", 2)
     monkeypatch.setattr(
         "modelserver.engine.catalogue.supervisor.read", reading_of(files)
@@ -240,21 +240,21 @@ def test_files_that_change_while_they_are_loaded_are_not_served(
 
 
 def reading_of(files):
-    """Give what ``read`` would give for files whose stamp is ``"stamp"`` then."""
+    """Return a ``read`` for files whose stamp is ``"stamp"`` then."""
     from modelserver.engine.catalogue.entries import Snapshot
 
     return lambda _files: Snapshot(files, "stamp", "digest", "identity")
 
 
 def test_files_that_changed_since_they_lay_still_are_not_loaded(registry, world, old):
-    """Another copy is under way."""
+    """Another copy is under way then."""
     registry.put(FakeFiles("m", 2), "another stamp")
     assert registry.wait(idle, SECONDS)
     assert world.loads == [1]
 
 
 def test_a_first_load_whose_files_change_is_tried_again(registry, world, caplog):
-    """There is nothing else to serve."""
+    """There is no old version to serve."""
     registry.add(ChangingFiles("m"))
     assert registry.wait(lambda r: entry(r, "m").retry_at == 1.0, SECONDS)
     assert "changed while it was loaded" in entry(registry, "m").reason
@@ -264,7 +264,7 @@ def test_a_first_load_whose_files_change_is_tried_again(registry, world, caplog)
 def test_a_dead_version_is_replaced_by_the_new_one_that_is_loading(
     registry, world, old
 ):
-    """Nobody waits for its restart, and nobody gets it."""
+    """No restart is waited for, and the dead version is leased to nobody."""
     world.gate.clear()
     registry.put(FakeFiles("m", 2))
     world.wait()
@@ -277,7 +277,7 @@ def test_a_dead_version_is_replaced_by_the_new_one_that_is_loading(
 
 
 def version_is(number):
-    """As ``version``, while nothing may serve."""
+    """Make a condition as ``version``, while nothing may serve."""
     return lambda r: (
         state("m", State.READY)(r) and entry(r, "m").files.version == number
     )
@@ -286,7 +286,7 @@ def version_is(number):
 def test_a_model_that_is_new_is_added_and_does_not_make_the_server_unready(
     registry, world, old
 ):
-    """Only the models that were there at the start count for that."""
+    """Only the models that were there at the start count for readiness."""
     world.gate.clear()
     registry.put(FakeFiles("new"))
     assert states(registry)["new"] is State.LOADING
@@ -314,7 +314,7 @@ def test_a_removed_model_drains_and_is_forgotten(registry, world, old):
 
 
 def test_a_model_removed_while_it_loads_never_serves(registry, world):
-    """What was loaded is closed."""
+    """Its loaded version is closed."""
     world.gate.clear()
     registry.add(FakeFiles("m"))
     world.wait()
@@ -325,7 +325,7 @@ def test_a_model_removed_while_it_loads_never_serves(registry, world):
 
 
 def test_files_that_come_back_while_the_model_drains_are_loaded(registry, world, old):
-    """They are not lost."""
+    """Files that return are not lost."""
     with registry.lease("m"):
         registry.remove("m")
         registry.put(FakeFiles("m", 2))
@@ -336,7 +336,7 @@ def test_files_that_come_back_while_the_model_drains_are_loaded(registry, world,
 
 
 def test_a_failed_model_that_is_removed_is_forgotten(registry, world):
-    """There is nothing to drain."""
+    """A FAILED model has nothing to drain."""
     world.errors[FakeFiles("m")] = GraphError("bad")
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.FAILED), SECONDS)
@@ -349,7 +349,7 @@ def test_a_failed_model_that_is_removed_is_forgotten(registry, world):
 def test_a_death_that_closing_or_removing_has_dealt_with_counts_for_nothing(
     registry, world, old
 ):
-    """Whoever took the version closes it."""
+    """The code that took the version closes it."""
     mine = entry(registry, "m")
     gone = mine.version
     registry.put(FakeFiles("m", 2))
@@ -360,7 +360,7 @@ def test_a_death_that_closing_or_removing_has_dealt_with_counts_for_nothing(
 
 
 def test_files_that_come_back_at_the_last_moment_are_loaded(registry, world):
-    """When the model was about to be forgotten."""
+    """They come when the model was about to be forgotten."""
     world.errors[FakeFiles("m")] = GraphError("bad")
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.FAILED), SECONDS)
@@ -371,7 +371,7 @@ def test_files_that_come_back_at_the_last_moment_are_loaded(registry, world):
 
 
 def test_a_closed_registry_takes_nothing_more(registry, world, old):
-    """Whatever the folder says."""
+    """New files are ignored after closing."""
     registry.close()
     registry.put(FakeFiles("m", 2))
     registry.put(FakeFiles("n"))

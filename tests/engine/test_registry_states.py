@@ -1,4 +1,4 @@
-"""The registry as a state machine: whatever happens, in whatever order."""
+"""The registry as a state machine: any events in any order."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ NAMES = st.sampled_from("abc")
 
 @dataclass(frozen=True)
 class Content:
-    """What lies on the disk under a name."""
+    """The content of the files on the disk under a name."""
 
     number: int
     good: bool
@@ -32,7 +32,7 @@ class Content:
 
 @dataclass(frozen=True)
 class DiskFiles:
-    """A model's files; what is in them is what the disk holds just now."""
+    """A model's files; their content is that of the disk just now."""
 
     name: str
     disk: dict = field(compare=False, repr=False)
@@ -116,7 +116,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.registry._supervisor.due = self.due_in_turn
 
     def due_in_turn(self, entry):
-        """Decide what a thread does next, once it has its turn; the lock is held."""
+        """Return a thread's next task once it has its turn; the lock is held."""
         self.lock.wait_for(lambda: self.turn == entry.name or self.closing.is_set())
         if self.closing.is_set():
             return lambda: None  # so that it sees that it is to end
@@ -179,7 +179,7 @@ class RegistryMachine(RuleBasedStateMachine):
         return all(not e.busy or e.name in self.held() for e in self.registry)
 
     def told_of(self, name, good):
-        """Somebody writes a new version, and it is noticed."""
+        """Write a new version and put it into the registry."""
         self.write(name, good)
         self.tell(name)
 
@@ -188,7 +188,7 @@ class RegistryMachine(RuleBasedStateMachine):
         order=st.permutations("abc"),
     )
     def start(self, good, order):
-        """Three models lie there when the server starts; the loads end."""
+        """Start with three models, whose loads end."""
         self.order = order
         for name, one in zip("abc", good, strict=True):
             self.told_of(name, one)
@@ -198,7 +198,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, good=st.sampled_from([True, True, False]))
     def change(self, name, good):
-        """A new version comes, all in one."""
+        """Bring a new version, all at once."""
         self.told_of(name, good)
 
     def entry(self, name):
@@ -206,13 +206,13 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, good=st.booleans())
     def write(self, name, good):
-        """Somebody writes a new version; nobody has noticed yet."""
+        """Write a new version that the registry does not know yet."""
         self.numbers += 1
         self.disk[name] = Content(self.numbers, good)
 
     @rule(name=NAMES)
     def tell(self, name):
-        """The folder is looked at, and the files lie still."""
+        """Put the files into the registry, as they lie still."""
         if name in self.disk:
             files = DiskFiles(name, self.disk)
             self.told[name] = self.disk[name]
@@ -221,7 +221,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def remove(self, name):
-        """The files are gone, and that was noticed."""
+        """Remove the files, and the model from the registry."""
         self.disk.pop(name, None)
         self.told.pop(name, None)
         self.registry.remove(name)
@@ -229,14 +229,14 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, LOADS - 1))
     def end_a_load(self, which):
-        """One of the loads under way ends, well or not."""
+        """End one of the loads under way, well or not."""
         if self.loads:
             self.loads[which % len(self.loads)].go = True
             self.settle()
 
     @rule(name=NAMES)
     def crash(self, name):
-        """The process of a model dies."""
+        """Let the process of a model die."""
         entry = self.entry(name)
         alive = entry is not None and entry.version and not entry.version.ended
         if alive:
@@ -245,7 +245,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def ask(self, name):
-        """A request comes and stays."""
+        """Begin a request, which stays."""
         lease = self.registry.lease(name)
         try:
             model = lease.__enter__()
@@ -260,7 +260,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 5))
     def leave(self, which):
-        """A request has its answer."""
+        """End a request."""
         if self.leases:
             lease, _ = self.leases.pop(which % len(self.leases))
             lease.__exit__(None, None, None)
@@ -268,13 +268,13 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 35.0, 60.0]))
     def wait(self, seconds):
-        """Time passes."""
+        """Let time pass."""
         self.now += seconds
         self.settle()
 
     @invariant()
     def nothing_is_closed_twice_or_lost(self):
-        """What is loaded serves, drains, or was closed once."""
+        """Each loaded model serves, drains, or was closed once."""
         with self.lock:
             kept = {
                 id(version.loaded)
@@ -286,8 +286,8 @@ class RegistryMachine(RuleBasedStateMachine):
                 assert model.closes + (id(model) in kept) == 1
 
     @invariant()
-    def what_is_in_use_is_open(self):
-        """Unless it died, or its time to drain has passed."""
+    def models_in_use_are_open(self):
+        """A model in use is open, unless it died or its drain time has passed."""
         with self.lock:
             for _, model in self.leases:
                 if model.closes and model.ended.result() != "SIGKILL":
@@ -296,7 +296,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_loaded_twice_at_once(self):
-        """One load a name, and so many in all."""
+        """Each name has one load at most, and all together keep the limit."""
         with self.lock:
             names = [load.name for load in self.loads]
             assert len(names) == len(set(names))
@@ -304,7 +304,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self):
-        """So many models, and of each at most the old version and the new one."""
+        """Few models are in memory, each with an old and a new version at most."""
         with self.lock:
             alive = [model.name for model in self.all if not model.closes]
             loading = {load.name for load in self.loads}
@@ -312,14 +312,14 @@ class RegistryMachine(RuleBasedStateMachine):
             assert len(set(alive) | loading) <= MOST
 
     @invariant()
-    def what_changed_while_it_was_read_never_serves(self):
-        """It may be half of each."""
+    def files_that_changed_while_they_were_read_never_serve(self):
+        """Such files may be half of each version."""
         with self.lock:
             assert not any(e.loaded.torn for e in self.registry if e.loaded)
 
     @invariant()
-    def what_was_told_last_is_what_serves(self):
-        """Once nothing is under way; a bad version leaves the one before."""
+    def the_latest_good_version_serves(self):
+        """Once nothing is under way, a bad version leaves the one before."""
         with self.lock:
             for name, content in self.told.items():
                 entry = self.entry(name)
@@ -333,7 +333,7 @@ class RegistryMachine(RuleBasedStateMachine):
                     assert entry.reason == "bad"
 
     def teardown(self):
-        """Everything that was ever loaded is closed once."""
+        """Check that every loaded model is closed once."""
         with self.lock:
             self.closing.set()
             self.lock.notify_all()

@@ -1,4 +1,4 @@
-"""The registry: more models in the folder than may be in memory."""
+"""The registry with more models in the folder than may be in memory."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def registry(world):
 
 @pytest.fixture
 def three(registry):
-    """Three models, of which the first two are in memory."""
+    """Add three models, of which the first two are in memory."""
     for name in ("a", "b", "c"):
         registry.add(FakeFiles(name))
     for name in ("a", "b"):
@@ -45,7 +45,7 @@ def ask(registry, name):
 
 
 def test_the_first_by_name_are_loaded_at_the_start(registry, world, three):
-    """The others wait to be asked for, and the server is ready without them."""
+    """The others wait for a request, and the server is ready without them."""
     assert states(registry) == {
         "a": State.READY,
         "b": State.READY,
@@ -58,7 +58,7 @@ def test_the_first_by_name_are_loaded_at_the_start(registry, world, three):
 def test_a_request_has_a_model_loaded_in_place_of_the_least_used(
     registry, world, three
 ):
-    """It is told when to come back, and then it is answered."""
+    """The client is told when to come back, and is answered then."""
     world.now += 10
     registry.get("a")
     world.now += 1
@@ -76,7 +76,7 @@ def test_a_request_has_a_model_loaded_in_place_of_the_least_used(
 
 
 def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, three):
-    """Even where it was asked for longer ago."""
+    """It stays even if its last request is longer ago."""
     with registry.lease("a"):
         world.now += 10
         registry.get("b")
@@ -85,8 +85,8 @@ def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, t
         assert states(registry)["a"] is State.READY
 
 
-def test_a_model_in_use_finishes_what_it_has_begun(registry, world, three):
-    """Where all are in use, the least recently used one drains."""
+def test_a_model_in_use_finishes_its_requests(registry, world, three):
+    """If all are in use, the least recently used one drains."""
     with registry.lease("a"):
         with registry.lease("b"):
             world.now += 10
@@ -100,8 +100,8 @@ def test_a_model_in_use_finishes_what_it_has_begun(registry, world, three):
     assert world.closed == ["a"]
 
 
-def test_a_model_keeps_its_place_for_a_while(registry, world, three):
-    """Or two models that are asked for in turn would do nothing but load."""
+def test_a_model_stays_in_memory_for_a_while(registry, world, three):
+    """Else two models that are asked for in turn would do nothing but load."""
     world.now += 9
     ask(registry, "c")
     ask(registry, "c")
@@ -111,7 +111,7 @@ def test_a_model_keeps_its_place_for_a_while(registry, world, three):
     assert registry.wait(state("c", State.READY), SECONDS)
 
 
-def test_who_was_asked_for_first_is_loaded_first(registry, world, three):
+def test_models_are_loaded_in_the_order_of_their_requests(registry, world, three):
     """No model waits for ever."""
     registry.add(FakeFiles("d"))
     ask(registry, "d")
@@ -127,8 +127,8 @@ def test_who_was_asked_for_first_is_loaded_first(registry, world, three):
     assert registry.wait(state("c", State.READY), SECONDS)
 
 
-def test_a_model_that_cannot_be_loaded_takes_no_place(registry, world):
-    """It leaves it to whoever is asked for."""
+def test_a_model_that_cannot_be_loaded_takes_no_room(registry, world):
+    """The room is left to the models that are asked for."""
     world.errors[FakeFiles("a")] = GraphError("bad")
     world.gate.clear()
     for name in ("a", "b", "c"):
@@ -147,7 +147,7 @@ def test_a_model_that_cannot_be_loaded_takes_no_place(registry, world):
 def test_a_change_of_an_unloaded_models_files_waits_for_a_request(
     registry, world, three
 ):
-    """And then the new ones are loaded."""
+    """The new files are loaded by the next request."""
     registry.put(FakeFiles("c", 2))
     assert registry.wait(lambda r: not entry(r, "c").busy, SECONDS)
     assert states(registry)["c"] is State.UNLOADED
@@ -157,8 +157,8 @@ def test_a_change_of_an_unloaded_models_files_waits_for_a_request(
     assert registry.get("c").files.version == 2
 
 
-def test_a_model_that_is_new_takes_a_free_place_only(registry, world, three):
-    """A file that is copied there has nobody else unloaded."""
+def test_a_model_that_is_new_takes_free_room_only(registry, world, three):
+    """A file that is copied there unloads no other model."""
     registry.put(FakeFiles("d"))
     assert states(registry)["d"] is State.UNLOADED
     registry.remove("a")
@@ -167,8 +167,8 @@ def test_a_model_that_is_new_takes_a_free_place_only(registry, world, three):
     assert registry.wait(state("e", State.READY), SECONDS)
 
 
-def test_an_open_circuit_gives_its_place_away(registry, world, three):
-    """It is tried again where there is one when its time has come."""
+def test_an_open_circuit_gives_its_room_away(registry, world, three):
+    """The model is tried again once its time has come, if there is room."""
     for wait_s in (1, 2, 0):
         assert registry.wait(state("a", State.READY), SECONDS)
         registry.get("a").die()

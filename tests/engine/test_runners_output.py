@@ -1,4 +1,4 @@
-"""What a model's process prints: read, cut, counted and logged."""
+"""The lines that a model's process prints are read, cut, counted and logged."""
 
 import logging
 import os
@@ -15,13 +15,13 @@ from support.app_client import SECONDS
 
 @pytest.fixture
 def lines(caplog):
-    """A function that gives the lines logged so far as printed."""
+    """Give a function that returns the lines logged so far as printed."""
     caplog.set_level(logging.INFO)
     return lambda: [r.line for r in caplog.records if hasattr(r, "line")]
 
 
 def test_lines_are_logged_with_the_models_name(caplog, lines):
-    """However the pipe cuts them; empty ones are not."""
+    """Pieces of the pipe join to lines; empty lines are not logged."""
     out = Output("m")
     for part in (b"one\ntw", b"o\n\n  \nthr", b"ee\n"):
         out.feed(part)
@@ -33,7 +33,7 @@ def test_lines_are_logged_with_the_models_name(caplog, lines):
 
 
 def test_a_line_without_end_is_cut_and_kept_nowhere(lines):
-    """Once; what follows its end is a line again."""
+    """It is logged once; the text after its end is a line again."""
     out = Output("m")
     for _ in range(100):
         out.feed(b"x" * 5000)
@@ -43,8 +43,8 @@ def test_a_line_without_end_is_cut_and_kept_nowhere(lines):
     assert lines()[1:] == ["next"]
 
 
-def test_a_flood_is_counted_and_told_when_it_is_over(caplog, lines):
-    """Sixty lines in a minute, whoever wrote them."""
+def test_a_flood_is_counted_and_logged_when_it_is_over(caplog, lines):
+    """Sixty lines a minute are logged, of either way."""
     now = [0.0]
     out = Output("m", clock=lambda: now[0])
     out.feed(b"noise\n" * 1000)
@@ -61,7 +61,7 @@ def test_a_flood_is_counted_and_told_when_it_is_over(caplog, lines):
 @pytest.mark.parametrize(
     ("level", "logged"), [(-5, 10), (0, 10), (25, 20), (30, 30), (10**9, 40)]
 )
-def test_what_it_wants_logged_has_a_known_level(level, logged, caplog):
+def test_a_line_sent_for_the_log_has_a_known_level(level, logged, caplog):
     """A process cannot invent one, and its text is no format."""
     caplog.set_level(logging.DEBUG)
     Output("m").say(level, "50 %s %d")
@@ -70,7 +70,7 @@ def test_what_it_wants_logged_has_a_known_level(level, logged, caplog):
 
 
 def test_a_pipe_is_read_to_its_end_and_closed(lines):
-    """Also the last line, which nobody ended."""
+    """The last line is read too, even without an end."""
     reading, writing = os.pipe()
     out = Output("m")
     out.start(reading)
@@ -100,7 +100,7 @@ def test_a_process_that_floods_is_never_made_to_wait(lines):
     assert len(lines()) == 60
 
 
-def test_joining_what_was_not_started_is_nothing():
+def test_joining_an_output_that_was_not_started_is_harmless():
     """A process that never came to be has printed nothing."""
     Output("m").join(SECONDS)
 

@@ -1,4 +1,4 @@
-"""What a runner's process is ended for, without a process and without waiting."""
+"""The reasons to end a runner's process, without a process and without waiting."""
 
 import threading
 
@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 
 class Looked:
-    """A process that does what a test says, at a time that a test says."""
+    """Stands for a process, whose signs and time a test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -22,7 +22,7 @@ class Looked:
         self.killed = []
 
     def look(self):
-        """Give the signs."""
+        """Return the signs."""
         return self.signs
 
     def kill(self, reason):
@@ -30,7 +30,7 @@ class Looked:
         self.killed.append(reason)
 
     def after(self, seconds, **signs):
-        """Look every second, so long, and give the first reason there is."""
+        """Check every second, so long, and return the first reason there is."""
         self.signs = self.signs._replace(**signs)
         for _ in range(int(seconds)):
             self.now += 1
@@ -48,36 +48,36 @@ def run(number=1, limit_s=60.0):
     return Activity(number, limit_s, f"run {number} took too long")
 
 
-def test_a_task_that_takes_too_long_is_told_by_its_sentence(looked):
-    """Counted from the first look at it, so never too early."""
+def test_an_activity_that_takes_too_long_ends_the_process(looked):
+    """Time counts from the first check that saw it, so never too early."""
     assert looked.after(61, activities=[run()]) is None
     assert looked.after(1) == "run 1 took too long"
 
 
-def test_each_task_has_a_time_of_its_own(looked):
-    """However many come one after the other, or overlap."""
+def test_each_activity_has_a_time_of_its_own(looked):
+    """Any number may follow one another or overlap."""
     for number in range(20):
         assert looked.after(30, activities=[run(number), run(number + 1)]) is None
     assert looked.after(10, activities=[run(20), run(21)]) is None
     assert looked.after(30, activities=[run(20), run(22)]) == "run 20 took too long"
 
 
-def test_a_task_that_waits_behind_another_is_not_counted(looked):
-    """Only what the runner says is running is."""
+def test_an_activity_that_waits_behind_another_is_not_counted(looked):
+    """Only activities that the runner says are running count."""
     assert looked.after(50, activities=[run(1)]) is None
     assert looked.after(50, activities=[run(2)]) is None
     assert looked.after(12, activities=[run(2)]) == "run 2 took too long"
 
 
-def test_silence_is_told_only_of_one_that_should_speak(looked):
-    """One that loads need not; one that spoke lately is not silent."""
+def test_silence_counts_only_if_heartbeats_are_due(looked):
+    """A process that loads sends none; a recent heartbeat is no silence."""
     assert looked.after(1000) is None
     assert looked.after(SILENCE_S, heard_s=looked.now) is None
     assert "no sign of life for 10 s" in looked.after(1)
 
 
-def test_what_lies_unread_is_an_excuse_but_not_for_ever(looked):
-    """It may be the answer; a process that chatters on is ended nevertheless."""
+def test_unread_messages_are_an_excuse_but_not_for_ever(looked):
+    """They may hold the answer; a process that chatters on is ended nevertheless."""
     assert looked.after(119, activities=[run()], unread=True) is None
     assert looked.after(3) == "run 1 took too long"
     looked = Looked()
@@ -86,15 +86,15 @@ def test_what_lies_unread_is_an_excuse_but_not_for_ever(looked):
 
 
 def test_a_front_that_stood_still_holds_nothing_against_the_process(looked):
-    """After a stop of our own, all times start anew."""
+    """After a stop of the front, all times start anew."""
     assert looked.after(30, activities=[run()], heard_s=looked.now + 30) is None
     looked.now += 3600
     assert looked.after(SILENCE_S) is None
     assert looked.after(60, heard_s=looked.now + 60) == "run 1 took too long"
 
 
-def test_memory_is_told_at_once_and_in_mib(looked):
-    """With the setting's name; what is at the limit is within it."""
+def test_too_much_memory_ends_the_process_at_once(looked):
+    """The reason names the setting; memory at the limit is within it."""
     assert looked.after(1, memory=MIB) is None
     reason = looked.after(1, memory=3 * MIB, unread=True)
     assert reason == (
@@ -103,7 +103,7 @@ def test_memory_is_told_at_once_and_in_mib(looked):
 
 
 def test_its_thread_kills_once_and_ends():
-    """With the reason; a look after that never comes."""
+    """It gives the reason, and never checks again."""
     signs = Signs((), None, unread=False, memory=2 * MIB, memory_limit=MIB)
     killed, reasons = threading.Event(), []
 
@@ -116,8 +116,8 @@ def test_its_thread_kills_once_and_ends():
     assert len(reasons) == 1
 
 
-def test_one_that_is_stopped_kills_nothing():
-    """Not even what it is just looking at."""
+def test_a_stopped_watchdog_kills_nothing():
+    """A check that is under way kills nothing either."""
     looking, stopped, killed = threading.Event(), threading.Event(), []
 
     def look():
@@ -137,8 +137,8 @@ def test_one_that_is_stopped_kills_nothing():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.5, 4)), max_size=60))
-def test_no_task_is_ended_before_its_time(steps):
-    """Whatever comes and goes, and whenever it is looked at."""
+def test_no_activity_is_ended_before_its_time(steps):
+    """This holds for any activities and any times of the checks."""
     looked, began = Looked(), {}
     for number, seconds in steps:
         looked.now += seconds

@@ -107,7 +107,7 @@ def world():
     yield SimpleNamespace(service=service, model=model, registry=registry)
     assert registry.leases == 0
     service.has_threads(1)
-    with service._shares.one("m"):  # there is room for one only, and it is free
+    with service._shares.count("m"):  # there is room for one only, and it is free
         pass
     for future in model.started:
         if not future.done():
@@ -241,5 +241,5 @@ def test_a_model_that_is_not_there_takes_no_share(world):
 def test_a_model_whose_share_is_in_use_is_refused(world):
     """Before it has a place in the queue."""
     world.service.has_threads(1)
-    with world.service._shares.one("m"), pytest.raises(Overloaded, match="too many"):
+    with world.service._shares.count("m"), pytest.raises(Overloaded, match="too many"):
         world.service.evaluate(DETECTION, "m", b"photo")

@@ -1,4 +1,4 @@
-"""Spooling uploads: what is written comes back, and nothing is left behind."""
+"""Uploads in the spool: written bytes come back, and nothing is left behind."""
 
 import errno
 import mmap
@@ -21,12 +21,12 @@ LEFTOVER = PREFIX + "0123456789abcdef" * 2
 
 @pytest.fixture(params=[HAS_UNNAMED, False], ids=["system", "named"])
 def spool(request, tmp_path):
-    """A spool as this system has it, and as one without unnamed files has it."""
+    """Give a spool as this system has it, and as one without unnamed files."""
     return Spool(tmp_path / "pics", unnamed=request.param)
 
 
 def refuse(monkeypatch, code, *, when=lambda flags: True):
-    """Make ``os.open`` fail with an error code where ``when`` says so of its flags."""
+    """Make ``os.open`` fail with an error code if ``when`` says so of its flags."""
     real = os.open
 
     def fake(path, flags, *args, **kwargs):
@@ -38,7 +38,7 @@ def refuse(monkeypatch, code, *, when=lambda flags: True):
 
 
 def keep_names(monkeypatch):
-    """Make removing a file fail, as where an open file cannot be removed."""
+    """Make the removal of an open file fail."""
 
     def fake(self, missing_ok=False):
         raise PermissionError(errno.EPERM, "busy", str(self))
@@ -47,12 +47,12 @@ def keep_names(monkeypatch):
 
 
 def names(folder):
-    """Return what lies in a folder."""
+    """Return the names in a folder."""
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_what_is_written_comes_back(spool):
-    """The parser writes in pieces and rewinds; reading and mapping give it all."""
+def test_written_bytes_come_back(spool):
+    """The parser writes in pieces and rewinds; reading and mapping give all bytes."""
     with spool.open() as upload:
         assert upload.write(b"abc") == 3
         assert upload.write(memoryview(b"defg")) == 4
@@ -101,7 +101,7 @@ def test_upload_is_not_inherited_by_child_processes(spool):
 
 
 def test_close_is_idempotent_and_final(spool):
-    """Closing twice is harmless, and closed content is not to be had."""
+    """Closing twice is harmless, and the content is gone after it."""
     upload = spool.open()
     upload.write(b"x")
     content = upload.data()
@@ -161,7 +161,7 @@ def test_disk_that_fills_up_while_writing():
 
 
 def test_write_that_is_cut_short_is_an_error(spool):
-    """Where the system takes only a part, no shorter file passes for the whole."""
+    """If the system takes only a part, no shorter file passes for the whole."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with spool.open() as upload:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -226,7 +226,7 @@ def test_filesystem_without_unnamed_files(tmp_path, monkeypatch, code):
 
 
 def test_name_that_cannot_be_removed_goes_at_close(tmp_path, monkeypatch):
-    """Where an open file keeps its name, the name is ours, and goes with the upload."""
+    """If an open file keeps its name, the name is ours and goes with the upload."""
     spool = Spool(tmp_path, unnamed=False)
     with monkeypatch.context() as patch:
         keep_names(patch)
@@ -297,7 +297,7 @@ def test_sweep_survives_a_file_that_stays(tmp_path, monkeypatch):
 
 
 def test_uploads_of_many_threads_do_not_mix(spool):
-    """Each thread reads back what it wrote, also while the folder is being made."""
+    """Each thread reads back its own bytes, even while the folder is being made."""
 
     def one(number):
         content = str(number).encode() * 1000

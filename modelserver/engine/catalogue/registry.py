@@ -238,7 +238,7 @@ class Registry(Generic[L]):
 
         Raises:
             AmbiguousModel: there are several of that name, and no kind was given.
-            ModelNotFound: nothing of that name; the sentence names what there is.
+            ModelNotFound: there is none of that name; the sentence lists the others.
         """
         with self._lock:
             entry = self._find(name, kind)
@@ -248,7 +248,7 @@ class Registry(Generic[L]):
             return entry
 
     def title(self, name: str, kind: Kind | None = None) -> str:
-        """Return what a model is called where kinds are not told apart; "" for none.
+        """Return a model's title; empty if there is no such model.
 
         Raises:
             AmbiguousModel: as :meth:`entry`.

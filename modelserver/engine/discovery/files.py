@@ -58,7 +58,7 @@ class ModelFiles:
 
     @property
     def key(self) -> Key:
-        """What no other model has: kind and name."""
+        """Kind and name, which no other model has together."""
         return self.kind, self.name
 
     @property

@@ -33,18 +33,18 @@ class Foreign(NamedTuple):
 
     Attributes:
         path: the file or folder to give to ``import``.
-        what: its format, in words.
+        format: in words.
         name: a name for the model; empty if ``import`` does not take its format.
     """
 
     path: Path
-    what: str
+    format: str
     name: str
 
     @property
     def sentence(self) -> str:
         """Its format, for the log."""
-        return f"{self.path.name} is {self.what}, no frozen graph"
+        return f"{self.path.name} is {self.format}, no frozen graph"
 
     @property
     def fix(self) -> str:

@@ -72,7 +72,7 @@ class ProcessRunner:
     """Runs a graph in a child process; see ``Runner`` for the promises.
 
     Args:
-        job: what to load.
+        job: the model to load.
         arena_bytes: memory for all images in flight.
         load_timeout_s: a child that is not ready by then, counted from the end of
             TensorFlow's import, is killed.
