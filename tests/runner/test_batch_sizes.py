@@ -1,4 +1,4 @@
-"""Batches of few sizes: filled up with copies, in order, nothing lost."""
+"""Batches of few sizes are filled up with copies, in order, and lose nothing."""
 
 from itertools import pairwise
 
@@ -22,13 +22,13 @@ MOST = st.integers(1, 1024)
     ],
 )
 def test_sizes_are_powers_of_two_and_the_most(most, sizes):
-    """Whatever MAX_BATCH is, a run takes as many."""
+    """A run takes as many images as MAX_BATCH allows, for every number."""
     assert run_sizes(most) == sizes
 
 
 @given(MOST)
 def test_no_size_is_more_than_twice_the_one_before(most):
-    """So less than half of a run is copies."""
+    """Less than half of a run is copies."""
     sizes = run_sizes(most)
     assert (sizes[0], sizes[-1]) == (1, most)
     assert all(a < b <= 2 * a for a, b in pairwise(sizes))
@@ -36,7 +36,7 @@ def test_no_size_is_more_than_twice_the_one_before(most):
 
 @given(st.data(), MOST)
 def test_a_batch_is_filled_up_to_the_next_size_in_order(data, most):
-    """Its own items first, as they came; behind them only copies of them."""
+    """A batch's own items come first, in order; only copies of them follow."""
     items = data.draw(st.lists(st.integers(), min_size=1, max_size=most))
     full = filled(items, run_sizes(most))
     assert list(full[: len(items)]) == items
@@ -48,7 +48,7 @@ def test_a_batch_is_filled_up_to_the_next_size_in_order(data, most):
 
 @given(st.lists(st.integers(), min_size=1), st.sampled_from([(), (1,), (2, 4)]))
 def test_a_batch_beyond_all_sizes_stays_as_it_is(items, sizes):
-    """Nothing is ever left out."""
+    """No item is ever left out."""
     full = filled(items, sizes)
     assert list(full[: len(items)]) == items
     if len(items) > max(sizes, default=0):
@@ -56,6 +56,6 @@ def test_a_batch_beyond_all_sizes_stays_as_it_is(items, sizes):
 
 
 def test_a_fixed_size_is_always_filled():
-    """As a graph that takes four images and no fewer wants it."""
+    """A batch for a graph that takes four images and no fewer is filled to four."""
     assert filled(["a", "b", "c"], (4,)) == ["a", "b", "c", "a"]
     assert filled(["a"], (4,)) == ["a"] * 4

@@ -67,13 +67,13 @@ def front():
 
 
 def ask(connection, message):
-    """Send a message and give the reply."""
+    """Send a message and return the reply."""
     connection.send(msgspec.msgpack.encode(message))
     return answer(connection)
 
 
 def answer(connection):
-    """Give the next message that answers something."""
+    """Return the next message that is an answer."""
     while True:
         reply = msgspec.msgpack.decode(connection.receive(), type=Reply)
         if not isinstance(reply, LoadStarted | Heartbeat | LogLine):
@@ -93,7 +93,7 @@ def no_limits(monkeypatch):
 
 
 def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
-    """And says what it found."""
+    """A child answers a job with the facts of the model that it loaded."""
     ours, _, inside = front
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.echo_detector())
     job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
@@ -109,7 +109,7 @@ def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
 
 
 def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
-    """In a message, not in a traceback."""
+    """A child reports a load error in a message, not in a traceback."""
     ours, _, inside = front
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.saved_model())
     job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
@@ -126,7 +126,7 @@ def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
 def test_a_child_tells_when_memory_did_not_do(
     on_gpu, words, front, monkeypatch, no_limits
 ):
-    """Its own limit on a CPU, by name; on a GPU it sets none, and it is the device."""
+    """On a CPU the child names its limit; on a GPU it has none and blames the card."""
     ours, _, inside = front
 
     def full(_job, chosen):
@@ -147,7 +147,7 @@ def test_a_child_tells_when_memory_did_not_do(
 
 
 def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monkeypatch):
-    """Every later run would fail, too."""
+    """A child whose card is lost ends, because every later run would fail, too."""
 
     class Lost(FakeSession):
         """A session whose card is gone."""
@@ -175,7 +175,7 @@ def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monke
 
 
 def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
-    """A MemoryError out of TensorFlow or Python is the same."""
+    """A MemoryError out of TensorFlow or Python is reported as too little memory."""
     ours, _, inside = front
 
     def full(_job, chosen):
@@ -190,7 +190,7 @@ def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
 
 
 def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
-    """Results carry the run's number; a failed run is told and survived."""
+    """Results carry the run's number; a failed run is reported and survived."""
     ours, arena, inside = front
     worker = threading.Thread(target=inside.work, args=(FakeSession(),))
     worker.start()
@@ -214,7 +214,7 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
 
 
 def test_a_first_run_of_its_shape_is_told(front):
-    """So that the front does not take its time for the usual one."""
+    """A first run is marked, so the front does not take its time for the usual one."""
     _, arena, inside = front
     frame = arena.allocate((4, 5, 3))
     frame.pixels[:] = 7
@@ -225,7 +225,7 @@ def test_a_first_run_of_its_shape_is_told(front):
 
 
 def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
-    """It is told in words, instead of bytes that mean nothing to others."""
+    """Such an output fails in words, instead of bytes that mean nothing to others."""
 
     class Texts(FakeSession):
         """A session whose graph answers with text."""
@@ -241,7 +241,7 @@ def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
 
 
 def decoded(data):
-    """The reply in a message."""
+    """Return the reply in a message."""
     return msgspec.msgpack.decode(data, type=Reply)
 
 
@@ -253,7 +253,7 @@ def decoded(data):
     ],
 )
 def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
-    """And the thread that ran it takes the next."""
+    """The thread that ran a failing batch takes the next."""
 
     class Broken:
         """A session that fails in a way of its own."""
@@ -278,7 +278,7 @@ def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
 
 
 def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
-    """The process lives on."""
+    """The process lives on after outputs that fit no message."""
     monkeypatch.setattr(child, "MAX_BYTES", 50)
     _, arena, inside = front
     frame = arena.allocate((8, 8, 3))
@@ -290,7 +290,7 @@ def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
 
 
 def test_log_lines_go_through_the_socket_and_are_cut(front):
-    """With their level; without a front they are lost and nothing else."""
+    """Log lines keep their level; without a front they are lost and nothing else."""
     ours, _, inside = front
     sender = child.Sender(inside)
     record = logging.LogRecord(
@@ -305,7 +305,7 @@ def test_log_lines_go_through_the_socket_and_are_cut(front):
 
 
 def test_a_lost_card_stays_lost_whatever_fails_beside_it():
-    """Another slot's run may be out of memory before the first one's thread looks."""
+    """A card stays lost if another slot's run is out of memory at the same time."""
     ours, theirs = pair()
     inside = child.Child(theirs, np.zeros(12, np.uint8))
     failures = iter([errors.RunnerDied(), errors.OutOfMemory()])
@@ -322,7 +322,7 @@ def test_a_lost_card_stays_lost_whatever_fails_beside_it():
 
 
 def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
-    """Whatever its other threads are doing."""
+    """The child ends at once, even while its other threads are busy."""
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)
     ours, theirs = pair()
@@ -342,7 +342,7 @@ def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
 
 
 def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
-    """The whole of it, for a model that fails and for one that serves."""
+    """The entry serves a sound model until the end, and reports one that fails."""
     handlers = []
     monkeypatch.setattr(signal, "signal", lambda number, _: handlers.append(number))
     monkeypatch.setattr(os, "_exit", lambda _: None)

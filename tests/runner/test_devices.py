@@ -1,4 +1,4 @@
-"""The card or the CPU, and what a card's errors mean; no card here."""
+"""A model runs on its card or the CPU, and a card's errors are told apart."""
 
 import numpy as np
 import pytest
@@ -36,10 +36,10 @@ def cards(monkeypatch):
 
 
 class TestChoosing:
-    """What is used is said, and why, whichever it is."""
+    """The chosen device is reported, with the reason for it."""
 
     def test_the_card_that_was_given_is_named_as_nvidia_smi_does(self, cards):
-        """Not by its UUID."""
+        """The assigned card is named as nvidia-smi counts, not by its UUID."""
         cards()
         device = devices.choose(AssignedCard("GPU-abc", "GPU 1"))
         assert device.name == "GPU 1: NVIDIA Fake"
@@ -48,7 +48,7 @@ class TestChoosing:
         assert device.config().gpu_options.allow_growth
 
     def test_without_a_card_and_without_signs_nothing_is_said(self):
-        """The plain CPU box."""
+        """A plain machine without a card gets no finding."""
         device = devices.choose(AssignedCard())
         assert device == devices.Device()
         assert device.findings("m") == ()
@@ -65,10 +65,10 @@ class TestChoosing:
     def test_a_card_that_tensorflow_does_not_find_is_told_with_the_reason(
         self, sentence, hindrance, words, monkeypatch
     ):
-        """The libraries', the nodes', or TensorFlow's own."""
+        """The reason is the libraries', the device nodes', or TensorFlow's own."""
 
         class Report:
-            """What is missing."""
+            """A report of missing libraries."""
 
         Report.sentence = sentence
         monkeypatch.setattr(cuda, "check", Report)
@@ -86,18 +86,18 @@ class TestChoosing:
         assert words in str(failed.value)
 
     def test_the_wheel_that_is_installed_here_is_told_for_what_it_is(self):
-        """For the CPU only; or, of the CUDA build, a driver that is not there."""
+        """The reason is a wheel for the CPU, or a driver that is missing."""
         reason = devices.choose(AssignedCard("0", "GPU 0")).reason
         assert "built for the CPU only" in reason or "libcuda.so.1" in reason
 
     def test_signs_of_a_card_that_cannot_be_given_are_told(self):
-        """As the front found them."""
+        """Signs that the front found are passed on as the reason."""
         device = devices.choose(AssignedCard(missing="The driver is too old."))
         assert device.reason == "The driver is too old."
         assert device.findings("m")[0].code == "gpu-unused"
 
     def test_a_card_without_kernels_is_not_used(self, cards):
-        """TensorFlow lists it, and no run on it would go well."""
+        """TensorFlow lists such a card, and every run on it would fail."""
         cards(capability=(5, 2))
         device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
         assert not device.on_gpu
@@ -105,7 +105,7 @@ class TestChoosing:
         assert device.config().device_count["GPU"] == 0
 
     def test_a_card_newer_than_the_wheel_is_used_and_told(self, cards):
-        """Its first use takes long."""
+        """Such a card's first use takes long, which a finding says."""
         cards(capability=(12, 0))
         device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
         assert device.on_gpu
@@ -129,7 +129,7 @@ class TestChoosing:
     def test_in_one_process_each_model_has_its_own_card(
         self, gpu, number, cards, monkeypatch
     ):
-        """TensorFlow counts those that the process sees, in their order."""
+        """TensorFlow counts the cards that the process sees, in their order."""
         cards(count=2)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
         device = devices.choose(AssignedCard(gpu))
@@ -141,14 +141,14 @@ class TestChoosing:
         assert where == (f"/device:GPU:{number}" if number else "")
 
     def test_a_share_of_the_card_is_a_limit_for_each_that_is_seen(self, cards):
-        """TensorFlow wants one entry a card."""
+        """Each card that is listed gets its own memory limit."""
         cards(count=2)
         config = devices.choose(AssignedCard("0", memory_mb=700)).config()
         shares = config.gpu_options.experimental.virtual_devices
         assert [list(one.memory_limit_mb) for one in shares] == [[700], [700]]
 
     def test_the_codes_are_known(self):
-        """Their levels come from one table."""
+        """The findings have levels in the one table."""
         assert {"gpu-unused", "gpu-compiles"} <= findings.CODES.keys()
 
 
@@ -188,26 +188,26 @@ OWN = [
 
 
 class TestFaults:
-    """Memory is tried with less, a lost card with a new process, and a graph's not."""
+    """Errors of memory, of a lost card and of the graph are told apart."""
 
     @pytest.mark.parametrize("error", MEMORY, ids=lambda error: error.message[:40])
     def test_memory_that_did_not_do(self, error):
-        """So batches split and the ceiling falls."""
+        """Too little memory is recognised, so batches split and the ceiling falls."""
         assert isinstance(Faults().to_request_error(error), errors.OutOfMemory)
 
     @pytest.mark.parametrize("words", LOST)
     def test_a_context_that_is_lost(self, words):
-        """Nothing that runs in it ever goes well."""
+        """A lost context is recognised, as nothing that runs in it ever succeeds."""
         error = tf.errors.InternalError(None, None, words)
         assert isinstance(Faults().to_request_error(error), errors.RunnerDied)
 
     @pytest.mark.parametrize("error", OWN, ids=str)
     def test_what_a_graph_is_at_fault_for(self, error):
-        """The card works as before, so the process stays; the last said nothing new."""
+        """A graph's own fault leaves the process alone, as the card works as before."""
         assert isinstance(Faults().to_request_error(error), errors.RunFailed)
 
     def test_three_odd_errors_in_a_row_are_a_lost_context_whatever_they_say(self):
-        """A run that goes well in between is a sign of life."""
+        """A run that succeeds in between is a sign of life and resets the count."""
         odd = tf.errors.InternalError(None, None, "something new")
         faults = Faults()
         told = [faults.to_request_error(odd), faults.to_request_error(odd)]
@@ -224,7 +224,7 @@ class TestFaults:
 
 
 class TestLoading:
-    """What a card does to a load is the card's, and is tried again."""
+    """A card's fault during a load is the card's, and the load is tried again."""
 
     CARD = devices.Device("GPU 0: NVIDIA Fake", 0)
 
@@ -232,20 +232,20 @@ class TestLoading:
         "error", [*MEMORY, tf.errors.InternalError(None, None, "?")]
     )
     def test_a_session_that_the_card_refuses(self, error):
-        """With TensorFlow's words and no advice about main memory."""
+        """A refusal has TensorFlow's words and no advice about main memory."""
         with pytest.raises(errors.DeviceFailed, match="GPU 0") as failed:
             self.fail(error)
         assert "MODEL_MEMORY_MB" not in str(failed.value)
         assert ("GPU_MEMORY_MB" in str(failed.value)) is (error in MEMORY)
 
     def fail(self, error, device=CARD):
-        """Raise where a model is loaded."""
+        """Raise an error during a load."""
         with translate_load_errors(device):
             raise error
 
     @pytest.mark.parametrize("cause", [errors.OutOfMemory(), errors.RunnerDied()])
     def test_a_warm_up_that_the_card_refuses(self, cause):
-        """The same."""
+        """A warm-up that the card refuses is the card's fault, too."""
         error = errors.GraphError("The graph cannot be run")
         error.__cause__ = cause
         cause.__cause__ = MEMORY[1]
@@ -254,18 +254,18 @@ class TestLoading:
 
     @pytest.mark.parametrize("error", [OWN[0], errors.GraphError("no inputs")])
     def test_the_files_are_at_fault_for_the_rest(self, error):
-        """In a sentence."""
+        """Other load errors are the files', in a sentence."""
         with pytest.raises(errors.GraphError):
             self.fail(error)
 
     def test_a_cpu_is_as_ever(self):
-        """Whatever is raised goes on as it is."""
+        """Errors of a load on a CPU pass through unchanged."""
         with pytest.raises(tf.errors.InternalError):
             self.fail(MEMORY[1], devices.Device())
 
 
 def test_a_session_on_a_card_tells_its_errors_apart(cards, tmp_path, monkeypatch):
-    """From the graph to the error that a request gets."""
+    """A session on a card turns TensorFlow's errors into those that a request gets."""
     cards()
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())
     session = session_of(path, card=AssignedCard("0", "GPU 0"))
@@ -285,7 +285,7 @@ def test_a_session_on_a_card_tells_its_errors_apart(cards, tmp_path, monkeypatch
 
 
 def test_without_a_process_of_its_own_a_lost_card_ends_the_runner(tmp_path):
-    """So that it is told; only a restart of the server helps."""
+    """The runner reports the loss; only a restart of the server helps."""
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())
     job = Job(name="m", kind="detection", graph=str(path), sidecar=None)
     runner = InlineRunner(job, arena_bytes=1 << 20)

@@ -1,4 +1,4 @@
-"""Telling what a classifier's output means by the ops that made it."""
+"""A classifier's last ops decide how its scores are read."""
 
 import contextlib
 
@@ -24,7 +24,7 @@ def one(x):
 
 
 def answer(data, colour, labels=COOL_WARM, **sidecar):
-    """Give what the server answers to an image of one colour, fed as 0..255."""
+    """Return the server's answer to an image of one colour, fed as 0..255."""
     sidecar |= {"mean": 0, "scale": 1}
     signature = find(data, **sidecar)
     aligned = alignment_of(labels, signature)
@@ -63,7 +63,7 @@ FORMS = {
 
 @pytest.mark.parametrize("sigmoid", SIGMOIDS)
 def test_a_sigmoid_is_told_however_it_is_written(sigmoid):
-    """The value decides between two labels, and nothing is a guess."""
+    """In every spelling a sigmoid decides between two labels, without a guess."""
     data = tiny_graphs.classifier(end=lambda x: SIGMOIDS[sigmoid](one(x)))
     signature = find(data)
     assert (signature.classes, signature.sigmoid, signature.softmax) == (
@@ -82,7 +82,7 @@ def test_a_sigmoid_is_told_however_it_is_written(sigmoid):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("end", [tf.sigmoid, tf.identity], ids=["sigmoid", "logit"])
 def test_one_value_is_found_in_any_form(form, end):
-    """[N, 1], [N], [N, 1, 1, 1], [1] and []: one probability an image."""
+    """[N, 1], [N], [N, 1, 1, 1], [1] and [] all hold one probability an image."""
     data = tiny_graphs.classifier(end=lambda x: FORMS[form](end(one(x))))
     for colour, label in ((RED, "warm"), (BLUE, "cool")):
         assert answer(data, colour)[0] == label
@@ -108,7 +108,7 @@ LEARNT = {
 
 @pytest.mark.parametrize("op", LEARNT)
 def test_one_learnt_sum_is_a_logit_where_there_are_two_labels(op):
-    """It is a guess that is told; without two labels it is refused."""
+    """A lone logit is reported as a guess; without two labels it is refused."""
     data = tiny_graphs.classifier(end=LEARNT[op])
     signature = find(data)
     assert (signature.classes, signature.sigmoid) == (1, True)
@@ -137,7 +137,7 @@ MEASURES = {
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_another_measure_is_no_class(measure):
-    """A graph that gives one number of another kind is refused by what it is."""
+    """A graph that gives one number of another kind is refused by its kind."""
     data = tiny_graphs.classifier(end=MEASURES[measure])
     with pytest.raises(
         GraphError, match=r"a distance, an age or another measure|features within"
@@ -146,7 +146,7 @@ def test_another_measure_is_no_class(measure):
 
 
 def sums(x, count=1500):
-    """Add something to a sum of squares again and again."""
+    """Add a tensor to a sum of squares again and again."""
     total = tf.reduce_sum(tf.square(x), 1, keepdims=True)
     for _ in range(count):
         total = total + total
@@ -154,7 +154,7 @@ def sums(x, count=1500):
 
 
 def wide(x):
-    """Add many of the same up, eight times over."""
+    """Add many copies of a tensor up, eight times over."""
     for _ in range(9):
         x = tf.add_n([x] * 100)
     return x
@@ -162,21 +162,21 @@ def wide(x):
 
 @pytest.mark.parametrize("end", [sums, wide, lambda x: wide(tf.nn.softmax(x))])
 def test_a_graph_made_to_be_looked_at_for_ever_is_not(end):
-    """What is looked at grows with the graph, not with the ways through it."""
+    """The effort grows with the graph, not with the number of paths through it."""
     data = tiny_graphs.classifier(end=end)
     with contextlib.suppress(GraphError):
         assert find(data)
 
 
 def test_a_softmax_over_one_value_is_refused():
-    """It is 1 whatever the photo shows: the network was trained in vain."""
+    """A softmax over one value is 1 for every photo, so its training was in vain."""
     data = tiny_graphs.classifier(end=lambda x: tf.nn.softmax(one(x)))
     with pytest.raises(GraphError, match="which is 1 for every photo"):
         find(data)
 
 
 def test_the_labels_of_one_sigmoid():
-    """Two, one or none are taken; more are refused with what to do."""
+    """Two, one or no labels are accepted; more are refused with a remedy."""
     data = tiny_graphs.classifier(end=lambda x: tf.sigmoid(one(x)))
     assert answer(data, RED, numbered())[0] == "1"
     assert answer(data, RED, LabelMap({7: "no", 9: "yes"}))[0] == "yes"
@@ -228,7 +228,7 @@ EXCLUSIVE = {
 
 @pytest.mark.parametrize("end", EXCLUSIVE)
 def test_exclusive_classes_always_have_an_answer(end):
-    """Their confidences add up to 1."""
+    """The confidences of exclusive classes add up to 1."""
     data = tiny_graphs.classifier(end=lambda x: EXCLUSIVE[end](x * SCALE))
     assert not find(data).independent
     for colour, label in ((RED, "red"), (BLUE, "blue")):
@@ -238,7 +238,7 @@ def test_exclusive_classes_always_have_an_answer(end):
 
 
 def test_a_softmax_done_twice_is_answered_as_the_network_does():
-    """The last one is what it gives."""
+    """The second softmax is the network's output, and it is answered."""
 
     def twice(x):
         return tf.nn.softmax(tf.nn.softmax(x, name="softmax"), name="again")
@@ -248,7 +248,7 @@ def test_a_softmax_done_twice_is_answered_as_the_network_does():
 
 
 def test_logits_of_independent_classes_are_told_by_their_sigmoid():
-    """Logits and their probabilities are two outputs of one network."""
+    """Logits and their probabilities may be two outputs of one network."""
 
     def ends(x):
         logits = tf.identity(x, name="logits")
@@ -260,7 +260,7 @@ def test_logits_of_independent_classes_are_told_by_their_sigmoid():
 
 
 def test_logits_of_independent_classes_are_told_by_their_name():
-    """As a guess; else logits exclude each other, and the finding names the key."""
+    """A name is a guess; otherwise logits exclude each other, and a finding says so."""
     data = tiny_graphs.classifier(
         end=lambda x: tf.identity(x, name="multilabel_logits")
     )
@@ -280,7 +280,7 @@ def test_logits_of_independent_classes_are_told_by_their_name():
     ],
 )
 def test_the_sidecar_says_whether_classes_exclude_each_other(end, independent, meant):
-    """Logits get the softmax or the sigmoid that this asks for."""
+    """Logits get the softmax or the sigmoid that the sidecar asks for."""
     signature = find(tiny_graphs.classifier(end=end), independent=independent)
     assert (signature.softmax, signature.sigmoid, signature.independent) == meant
 
@@ -303,7 +303,7 @@ def test_features_are_no_scores(end):
 
 
 def test_an_output_that_the_sidecar_names_is_believed():
-    """Whatever its name is; but never a detector's parts."""
+    """The sidecar's output may have any name, but never be a detector's part."""
     data = tiny_graphs.classifier(end=lambda x: tf.identity(x, name="embeddings"))
     assert find(data, output="embeddings").softmax
     parts = DetectionOutputs(boxes="a", scores="b", classes="c")
@@ -312,7 +312,7 @@ def test_an_output_that_the_sidecar_names_is_believed():
 
 
 def test_a_sigmoid_within_a_network_is_a_gate():
-    """What is multiplied by it is not taken for probabilities."""
+    """A tensor that is multiplied by a sigmoid is not taken for probabilities."""
 
     def gated(x):
         return tf.nn.softmax(x * tf.sigmoid(x), name="answer")

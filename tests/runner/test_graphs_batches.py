@@ -20,7 +20,7 @@ FRAMES = [np.full((8, 8, 3), colour, np.uint8) for colour in COLOURS]
 
 
 def graph_of(change, shape=(BATCH, 8, 8, 3)):
-    """A classifier of a fixed batch, whose image and logits pass a function."""
+    """Build a classifier of a fixed batch, whose image and logits pass a function."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.float32, shape, "input")
         tf.nn.softmax(change(image), name="softmax")
@@ -80,12 +80,12 @@ def opened(tmp_path):
 
 
 def scores(made, frames):
-    """Give each image's scores."""
+    """Return each image's scores."""
     return np.stack([np.reshape(one["scores"], -1) for one in made.run(frames)])
 
 
 def wanted(data, frames=FRAMES[:BATCH], scale=1 / 255):
-    """What TensorFlow alone answers to a full batch."""
+    """Return TensorFlow's own answer to a full batch."""
     feed = np.stack(frames).astype(np.float32) * np.float32(scale)
     return run(data, ["softmax"], {"input": feed})[0]
 
@@ -105,7 +105,7 @@ def test_a_batch_that_is_fixed_is_opened(name, opened):
 
 @pytest.mark.parametrize("name", FILLED)
 def test_a_batch_that_cannot_be_opened_is_filled(name, opened):
-    """With copies of the photos that are there; what that costs is told."""
+    """A batch is filled with copies of its own photos, and the cost is reported."""
     data = graph_of(FILLED[name])
     made = opened(data)
     assert made.signature.fill == BATCH
@@ -144,7 +144,7 @@ def test_max_batch_bounds_what_is_filled(opened):
 @pytest.mark.usefixtures("a_gpu")
 @pytest.mark.parametrize(("asked", "most"), [(0, BATCH), (2, 2), (9, BATCH)])
 def test_max_batch_bounds_what_is_filled_on_a_gpu_too(asked, most, opened):
-    """Its one size that is warmed up is the graph's, whatever a run takes of it."""
+    """On a GPU only the graph's own size is warmed up, even if a run takes fewer."""
     made = opened(graph_of(FILLED["split"]), max_batch=asked)
     assert made.signature.fill == BATCH
     assert made.max_batch == most
@@ -152,7 +152,7 @@ def test_max_batch_bounds_what_is_filled_on_a_gpu_too(asked, most, opened):
 
 
 def test_a_detector_of_a_fixed_batch_serves(opened):
-    """This one holds constants of so many rows, so it is filled."""
+    """A detector that holds constants of so many rows has its batch filled."""
     made = opened(tiny_graphs.echo_detector((2, 8, 8, 3)), "detection")
     assert (made.signature.fill, made.max_batch) == (2, 2)
     (outputs,) = made.run(FRAMES[:1])
@@ -160,7 +160,7 @@ def test_a_detector_of_a_fixed_batch_serves(opened):
 
 
 def test_rows_of_a_fixed_batch_serve(opened):
-    """As TensorFlow's first tutorials had them."""
+    """Rows of a fixed batch, as in TensorFlow's first tutorials, are answered."""
 
     def layer(row):
         half = np.repeat([0.0, 1.0], 392)
@@ -175,7 +175,7 @@ def test_rows_of_a_fixed_batch_serve(opened):
 
 
 def test_an_opened_graph_that_answers_otherwise_is_not_used(opened, monkeypatch):
-    """Whatever it answers, the untouched one is right."""
+    """The untouched graph is right, and it serves."""
     answers = iter(["score 0 was 1 and is 2"])
     monkeypatch.setattr(
         session.rewriting, "first_difference", lambda *_: next(answers, None)
@@ -185,7 +185,7 @@ def test_an_opened_graph_that_answers_otherwise_is_not_used(opened, monkeypatch)
 
 
 def test_a_graph_of_a_fixed_batch_answers_over_http(serving, folder):
-    """A photo is answered, and so are several at once."""
+    """A photo is answered over HTTP, and so are several at once."""
     tiny_graphs.write(folder / "m.pb", graph_of(FILLED["taken apart"]))
     client = serving("classification")
     answer = client.post(

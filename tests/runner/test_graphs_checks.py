@@ -1,4 +1,4 @@
-"""Which graphs are read, and which are refused before TensorFlow sees them."""
+"""Sound graphs are read; others are refused before TensorFlow sees them."""
 
 import hashlib
 import os
@@ -47,12 +47,12 @@ def test_a_sound_graph_is_read(name, tmp_path):
 @pytest.mark.skipif(not REAL, reason="no real graphs are there")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_no_real_graph_is_refused(path):
-    """Whatever is there passes, those too that are no detector or classifier."""
+    """All real graphs pass, even those that are no detector or classifier."""
     assert read_checked_graph(path).node
 
 
 def test_a_refused_op_is_named_with_what_to_do(tmp_path):
-    """The op, its node, and the very setting that would let the file in."""
+    """The error names the op, its node, and the setting that would let the file in."""
     with pytest.raises(GraphError) as caught:
         read(tmp_path, WITH_ABORT)
     digest = hashlib.sha256(WITH_ABORT).hexdigest()
@@ -64,27 +64,27 @@ def test_a_refused_op_is_named_with_what_to_do(tmp_path):
 
 
 def test_a_trusted_file_may_use_any_op(tmp_path):
-    """As far as TensorFlow has it."""
+    """A trusted file may use any op that TensorFlow has."""
     trusted = tiny_graphs.trusted(b"another", WITH_ABORT)
     assert read(tmp_path, WITH_ABORT, trusted).node
 
 
 def test_trust_is_in_every_byte(tmp_path):
-    """A file that differs in a byte from a trusted one is as good as any."""
+    """A file that differs in a byte from a trusted one is not trusted."""
     with pytest.raises(GraphError, match="the op Abort"):
         read(tmp_path, WITH_ABORT + graph(), tiny_graphs.trusted(WITH_ABORT + b"\n"))
 
 
 @pytest.mark.parametrize("name", ["recursion_mutual", "constant_of_1_gib"])
 def test_a_trusted_file_must_still_be_sound(name, tmp_path):
-    """Trust is about what a graph does, not about what it would do to the loader."""
+    """Trust lets a graph use ops, but not harm the loader."""
     hostile = hostile_models.files(tmp_path / "marker")[name]
     with pytest.raises(GraphError, match=hostile.reason):
         read(tmp_path, hostile.data, tiny_graphs.trusted(hostile.data))
 
 
 def test_a_trusted_file_with_an_op_of_nobodys_is_refused_later(tmp_path):
-    """By TensorFlow, in the same words."""
+    """TensorFlow refuses an op that it does not have, in the same words."""
     data = tiny_graphs.unknown_op()
     graph_def = read(tmp_path, data, tiny_graphs.trusted(data))
     with pytest.raises(GraphError, match="which this TensorFlow does not have"):
@@ -93,13 +93,13 @@ def test_a_trusted_file_with_an_op_of_nobodys_is_refused_later(tmp_path):
 
 @pytest.mark.parametrize("op", ["SaveV2", "RestoreV2", "ApplyMomentum"])
 def test_a_graph_from_training_is_told_to_be_frozen(op, tmp_path):
-    """That is the usual reason for such ops."""
+    """Training is the usual reason for such ops, so freezing is the advice."""
     with pytest.raises(GraphError, match=f"the op {op} .* saved for training: freeze"):
         read(tmp_path, sound(("bad", op)))
 
 
 def looping(old_loops):
-    """A detector with a loop, of either TensorFlow."""
+    """Build a detector with a loop, of either TensorFlow."""
     with tiny_graphs.building(old_loops=old_loops) as built:
         image = tf.compat.v1.placeholder(
             tf.uint8, (None, None, None, 3), "image_tensor"
@@ -114,20 +114,20 @@ def looping(old_loops):
 
 @pytest.mark.parametrize("old_loops", [True, False])
 def test_loops_and_branches_are_read(old_loops, tmp_path):
-    """With functions and without; and what is read is a detector."""
+    """Loops and branches are read with functions and without, as a detector's."""
     graph_def = read(tmp_path, looping(old_loops))
     assert bool(graph_def.library.function) != old_loops
     assert find_signature(import_graph(graph_def), "detection", None).inner_size is None
 
 
 def test_functions_may_call_one_another(tmp_path):
-    """Over shared ones, to a depth and a number of nodes that no export reaches."""
+    """Functions may share others, down to a depth and size that no export reaches."""
     assert read(tmp_path, hostile_functions.deep(63)).node
     assert read(tmp_path, hostile_functions.unfolding(4)).node
 
 
 def test_a_functions_gradient_may_be_another(tmp_path):
-    """As TensorFlow's own gradients are."""
+    """A function may be another's gradient, as in TensorFlow's own graphs."""
     message = detector()
     define(message, "f", ("a", "NoOp", {}), gradient="g")
     define(message, "g", ("a", "NoOp", {}))
@@ -135,7 +135,7 @@ def test_a_functions_gradient_may_be_another(tmp_path):
 
 
 def test_a_functions_arguments_are_its_nodes_inputs(tmp_path):
-    """They count as there, and an input that is not is named with its function."""
+    """A missing input of a function's node is refused with the function's name."""
     message = detector()
     function = define(message, "f", ("a", "Identity", {}), ("b", "Identity", {}))
     function.signature.input_arg.add(name="x")
@@ -155,7 +155,7 @@ def test_a_constant_of_one_value_may_be_large(tmp_path):
 
 
 def test_a_large_file_may_hold_large_constants(tmp_path, monkeypatch):
-    """Four times its size, once that is more than what every file may have."""
+    """Constants may take four times the file's size, if that is over the free limit."""
     monkeypatch.setattr("modelserver.runner.graphs.checks.MAX_FREE_BYTES", 1000)
     padded = holding(splat(1000), attr(s=b"x" * 3000))
     assert read(tmp_path, padded).node
@@ -164,14 +164,14 @@ def test_a_large_file_may_hold_large_constants(tmp_path, monkeypatch):
 
 
 def test_an_empty_function_name_calls_nothing(tmp_path):
-    """It is what TensorFlow has for no function."""
+    """TensorFlow writes an empty name for no function."""
     message = detector()
     add(message.node, "a", "NoOp", attr={"f": calling("")})
     assert read(tmp_path, message.SerializeToString()).node
 
 
 def test_a_name_may_be_as_long_as_scopes_make_it(tmp_path):
-    """Not as long as it likes."""
+    """A name is limited far beyond the length of scopes."""
     assert read(tmp_path, sound(("n" * MAX_NAME, "NoOp"))).node
     with pytest.raises(GraphError, match="no proper name") as caught:
         read(tmp_path, sound(("n" * (MAX_NAME + 1), "NoOp")))
@@ -191,5 +191,5 @@ def test_a_name_may_be_as_long_as_scopes_make_it(tmp_path):
     ],
 )
 def test_a_graphs_words_are_quoted_safely(text, quoted):
-    """Printable ASCII, 200 characters at most."""
+    """A graph's words become printable ASCII of 200 characters at most."""
     assert quote(text) == quoted

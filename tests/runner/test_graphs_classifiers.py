@@ -1,4 +1,4 @@
-"""Finding what classifiers take and give."""
+"""A classifier's input, scores and scaling are found."""
 
 import pytest
 import tensorflow as tf
@@ -25,7 +25,7 @@ from support.classifier_runs import BLUE, GREEN, RED, find, scores
     ids=lambda build: build.__name__,
 )
 def test_each_kind_of_classifier_is_served(build):
-    """Fed as its signature says, each tells the three colours apart."""
+    """Each kind of classifier, fed by its signature, tells the three colours apart."""
     for place, colour in enumerate((RED, GREEN, BLUE)):
         answer = scores(build(), colour)
         assert answer.size == 3
@@ -33,7 +33,7 @@ def test_each_kind_of_classifier_is_served(build):
 
 
 def test_a_classifiers_facts():
-    """Shape, scaling and classes come from the graph; the guess is told and logged."""
+    """Shape, scaling and classes come from the graph; the guess is reported."""
     signature = find(tiny_graphs.classifier())
     assert (signature.input, signature.dtype) == ("input:0", "float32")
     assert (signature.size, signature.channels) == ((8, 8), 3)
@@ -49,7 +49,7 @@ def test_a_classifiers_facts():
 
 
 def test_each_guess_is_told():
-    """A sentence for each; the front logs them with the model's name."""
+    """Each guess has a sentence, which the front logs with the model's name."""
     assert len(find(tiny_graphs.unknown_shape_classifier()).guesses) == 4
 
 
@@ -66,13 +66,13 @@ def test_each_guess_is_told():
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_the_batch_is_what_the_shapes_allow(build, layout, batch):
-    """One image without a batch's axis, one in a batch of one, or any number."""
+    """A run takes one image without a batch axis, a batch of one, or any number."""
     signature = find(build())
     assert (signature.layout, signature.batch) == (layout, batch)
 
 
 def test_logits_get_a_softmax():
-    """Scores out of a matrix product are logits, and the guess is told."""
+    """Scores out of a matrix product are logits, and the guess is reported."""
     signature = find(tiny_graphs.logits_classifier())
     assert signature.softmax
     assert "comes from MatMul: taken for logits" in signature.guesses[0]
@@ -110,14 +110,14 @@ def test_logits_get_a_softmax():
     ],
 )
 def test_the_scores_are_found_behind_any_end(end, softmax, output):
-    """What follows the scores only changes their form or decides by them."""
+    """Ops behind the scores only change their form or decide by them."""
     signature = find(tiny_graphs.classifier(end=end))
     assert signature.outputs == {"scores": output}
     assert signature.softmax == softmax
 
 
 def test_an_auxiliary_head_is_not_the_answer():
-    """Of two softmaxes the main one is taken, and the choice is told."""
+    """Of two softmaxes the main one is taken, and the choice is reported."""
 
     def heads(logits):
         tf.nn.softmax(logits * 2, name="AuxLogits/Softmax")
@@ -129,7 +129,7 @@ def test_an_auxiliary_head_is_not_the_answer():
 
 
 def test_of_several_heads_the_last_is_taken_or_the_named():
-    """Without a name that tells, the last; with one, that; with a sidecar, its."""
+    """The last head is taken if no name decides, else the named, else the sidecar's."""
 
     def heads(first):
         def build(logits):
@@ -179,13 +179,13 @@ def test_a_sidecars_output_must_be_floats():
     ],
 )
 def test_what_does_not_fit_is_refused(build, sidecar, reason):
-    """Graph, file name and sidecar must agree; the sentence says where they do not."""
+    """Graph, file name and sidecar must agree, and the error says where they differ."""
     with pytest.raises(GraphError, match=reason):
         find(build(), **sidecar)
 
 
 def test_scores_are_followed_to_their_own_place_among_several():
-    """What is handed on beside them are the network's features."""
+    """Outputs next to the scores are the network's features."""
 
     def end(logits):
         tf.identity_n([tf.nn.relu(logits), tf.nn.softmax(logits)], name="both")

@@ -1,4 +1,4 @@
-"""Evaluating what a graph computes from constants alone."""
+"""Subgraphs of constants are evaluated, and nothing else is."""
 
 import gc
 import weakref
@@ -101,7 +101,7 @@ def built(name, given):
 
 @pytest.mark.parametrize(("name", "given"), CASES, ids=[name for name, _ in CASES])
 def test_an_op_is_computed_as_tensorflow_does(name, given):
-    """Each op that is folded gives what a session gives, dtype included."""
+    """Each op that is folded gives a session's result, dtype included."""
     with tiny_graphs.building() as graph:
         made = built(name, given)
     outputs = made if isinstance(made, list) else [made]
@@ -119,7 +119,7 @@ def test_each_op_that_is_folded_is_tried():
 
 
 def test_what_hangs_on_a_placeholder_is_none():
-    """Its value depends on what is fed."""
+    """A value that depends on a placeholder is no constant."""
     with tiny_graphs.building():
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
         assert constant(image) is None
@@ -136,14 +136,14 @@ def test_a_control_input_carries_no_value():
 
 
 def test_an_op_without_an_output_may_come_first():
-    """As those are that only wait for others."""
+    """Ops without outputs only wait for others, and do no harm."""
     with tiny_graphs.building() as graph, graph.control_dependencies([tf.no_op()]):
         made = tf.sqrt(tf.constant(4.0))
     assert constant(made) == 2
 
 
 def test_a_shape_that_is_known_is_a_constant():
-    """Whatever the image holds."""
+    """A known shape is the same for every image."""
     with tiny_graphs.building():
         image = v1.placeholder(tf.float32, (1, 8, 6, 3), "input")
         assert constant(tf.raw_ops.Shape(input=image)).tolist() == [1, 8, 6, 3]
@@ -166,7 +166,7 @@ def test_a_shape_that_is_known_is_a_constant():
 )
 @pytest.mark.parametrize("old_loops", [True, False])
 def test_random_numbers_state_and_loops_are_none(made, old_loops):
-    """They have no one value, or none that is known to end."""
+    """Such ops have no one value, or none that is known to end."""
     with tiny_graphs.building(old_loops=old_loops):
         value = made()
         assert constant(value[0] if isinstance(value, list) else value) is None
@@ -183,7 +183,7 @@ def test_random_numbers_state_and_loops_are_none(made, old_loops):
     ids=["training", "inference", "fed", "fixed"],
 )
 def test_a_training_switch_counts_as_for_inference(switch, value):
-    """The branch that is not taken is dead, and so is what it says."""
+    """The branch for training is dead, and its value does not count."""
     with tiny_graphs.building(old_loops=True):
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
         made = v1.cond(
@@ -199,7 +199,7 @@ def test_a_training_switch_counts_as_for_inference(switch, value):
 
 
 def test_a_branch_that_is_not_taken_is_dead():
-    """Also where it works on the image."""
+    """A dead branch may work on the image."""
     with tiny_graphs.building(old_loops=True):
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
         training = v1.placeholder_with_default(True, (), "is_training")
@@ -210,13 +210,13 @@ def test_a_branch_that_is_not_taken_is_dead():
 
 
 def test_a_number_with_a_default_of_another_name_has_it():
-    """Nobody feeds it, so the default is what runs."""
+    """Nobody feeds such a number, so the default is run."""
     with tiny_graphs.building():
         assert constant(v1.placeholder_with_default(3.0, (), "offset") * 2) == 6
 
 
 def test_an_image_with_a_default_is_none():
-    """It is what the photo replaces."""
+    """A photo replaces the default, so it is no constant."""
     with tiny_graphs.building():
         image = v1.placeholder_with_default(np.zeros((1, 2, 2, 3)), None, "input")
         assert constant(image + 1.0) is None
@@ -246,7 +246,7 @@ def test_an_image_with_a_default_is_none():
     ],
 )  # fmt: skip
 def test_what_grows_without_measure_is_none(made):
-    """Its size is known before it is computed."""
+    """The size is known before the op is computed."""
     with tiny_graphs.building():
         assert constant(made()) is None
 
@@ -257,7 +257,7 @@ HOSTILE = st.sampled_from([-(2**31), -5, -1, 0, 1, 2, 3, 1 << 20, 2**31 - 1])
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(st.sampled_from(CASES), st.data())
 def test_whatever_an_op_is_given_it_stays_within_the_limits(case, data):
-    """An array of at most the largest size, or none, and no error."""
+    """A result is an array within the limits or none, and never an error."""
     name, given_to = case
 
     def hostile(value):
@@ -277,7 +277,7 @@ def test_whatever_an_op_is_given_it_stays_within_the_limits(case, data):
 
 
 def test_a_graph_may_cost_a_second_and_no_more(monkeypatch):
-    """Many arrays of the largest size are as many as the work lets through."""
+    """Arrays of the largest size are folded until the work is spent."""
     monkeypatch.setattr(constants, "MAX_WORK", 1 << 20)
     with tiny_graphs.building():
         values = [tf.fill([1 << 18], 1.0) + float(number) for number in range(8)]
@@ -301,7 +301,7 @@ def test_a_constant_that_cannot_be_read_is_none():
 
 
 def test_a_deep_graph_is_read():
-    """No recursion, and each op once."""
+    """A deep graph is read without recursion, each op once."""
     with tiny_graphs.building():
         value = tf.constant(0.0)
         for _ in range(3000):
@@ -310,7 +310,7 @@ def test_a_deep_graph_is_read():
 
 
 def test_what_is_known_does_not_keep_the_graph():
-    """A graph that is dropped is gone."""
+    """A graph that nobody holds any more is collected."""
     with tiny_graphs.building() as graph:
         assert constant(tf.sqrt(4.0)) == 2
     gone = weakref.ref(graph)

@@ -1,4 +1,4 @@
-"""Switches of training with a default are fed for inference, and what shakes is told."""
+"""Training switches are fed for inference, and random scores are reported."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from support.graph_runs import session_of
 
 @pytest.fixture
 def found_by(tmp_path):
-    """A function that opens a session on a graph and gives its findings' codes."""
+    """A function that opens a session on a graph and returns its findings' codes."""
 
     def codes(data):
         session = session_of(
@@ -39,7 +39,7 @@ FLAGS = (
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_a_flag_that_defaults_to_training_is_fed_with_false(name, found_by):
-    """Whatever it is called, if that says that it is training's."""
+    """A flag of any name that says training is fed with false."""
     data = tiny_graphs.learning_classifier(name)
     assert find(data).feeds == {f"{name}:0": False}
     assert f"{name}:0 is fed with False: its default, True, is for training" in str(
@@ -50,13 +50,13 @@ def test_a_flag_that_defaults_to_training_is_fed_with_false(name, found_by):
 
 @pytest.mark.parametrize("name", ["is_inference", "eval_mode", "deterministic"])
 def test_a_flag_for_inference_is_fed_with_true(name):
-    """It says the opposite."""
+    """A flag for inference says the opposite, so it is fed with true."""
     data = tiny_graphs.learning_classifier(name, default=False)
     assert find(data).feeds == {f"{name}:0": True}
 
 
 def test_a_default_that_is_inferences_is_not_fed():
-    """Nothing is to be said of it, either."""
+    """A default that suits inference is left alone, without a word."""
     signature = find(tiny_graphs.learning_classifier(default=False))
     assert signature.feeds == {}
     assert "is_training" not in str(signature.guesses)
@@ -65,7 +65,7 @@ def test_a_default_that_is_inferences_is_not_fed():
 @pytest.mark.parametrize("name", ["keep_prob", "dropout", "Placeholder_1", "rate"])
 @pytest.mark.parametrize(("by", "value"), [("keep", 1), ("rate", 0), ("drop", 0)])
 def test_a_dropouts_number_is_known_by_its_use(name, by, value):
-    """Not by its name: what is kept is often called after what is dropped."""
+    """Its use decides, not its name: the kept share is often called dropout."""
     data = tiny_graphs.learning_classifier(name, 0.5, by=by)
     assert find(data).feeds == {f"{name}:0": value}
     once, again = (scores(data, RED) for _ in range(2))
@@ -85,7 +85,7 @@ def test_a_dropouts_number_is_known_by_its_use(name, by, value):
 def test_a_number_is_known_by_its_name_where_its_use_tells_nothing(
     name, default, value
 ):
-    """As without a default."""
+    """The name decides if the use does not, as without a default."""
     with tiny_graphs.building() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
         switch = tf.compat.v1.placeholder_with_default(default, (), name)
@@ -95,7 +95,7 @@ def test_a_number_is_known_by_its_name_where_its_use_tells_nothing(
 
 
 def test_a_switch_without_a_telling_name_keeps_its_default(found_by):
-    """That is told, and that its answers shake is a finding of its own."""
+    """The default is reported, and scores that vary are a finding of their own."""
     data = tiny_graphs.learning_classifier("mode")
     signature = find(data)
     assert signature.feeds == {}
@@ -107,7 +107,7 @@ def test_a_switch_without_a_telling_name_keeps_its_default(found_by):
 
 
 def test_a_default_with_axes_is_no_switch():
-    """Anchors, say: they stay as they are, without a word."""
+    """A default with axes, such as anchors, stays as it is, without a word."""
     with tiny_graphs.building() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
         weights = tf.compat.v1.placeholder_with_default(np.ones(3), (3,), "train")
@@ -119,7 +119,7 @@ def test_a_default_with_axes_is_no_switch():
 
 
 def signature_of(kind, *, softmax=False):
-    """A signature of which only the kind of scores matters."""
+    """Make a signature of which only the kind of scores matters."""
     return Signature(
         kind=kind,
         input="i:0",
@@ -143,7 +143,7 @@ def signature_of(kind, *, softmax=False):
     ],
 )
 def test_the_spread_of_scores_is_told(runs, kind, gap):
-    """Of the runs after the first; a detector's have no order."""
+    """It is over the runs after the first; a detector's scores have no order."""
     waiting = [*runs, *[runs[0]] * 20]
     got = score_spread(
         lambda: {"scores": np.array([waiting.pop(0)])}, signature_of(kind)
@@ -153,7 +153,7 @@ def test_the_spread_of_scores_is_told(runs, kind, gap):
 
 
 def test_logits_are_compared_as_probabilities():
-    """A thousandth of a large logit is nothing."""
+    """A thousandth of a large logit makes no difference."""
     waiting = [[900.0, 0.0], [900.5, 0.0]] * 20
     runs = lambda: {"scores": np.array([waiting.pop(0)])}  # noqa: E731 - one line
     assert (
@@ -162,7 +162,7 @@ def test_logits_are_compared_as_probabilities():
 
 
 def test_what_draws_no_numbers_is_run_twice():
-    """More often only where something is drawn, in a function too."""
+    """More runs are done only if something is random, in a function too."""
     calls = []
 
     def run():

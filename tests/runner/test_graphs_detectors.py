@@ -1,4 +1,4 @@
-"""Finding what detectors take and give."""
+"""A detector's input and outputs are found."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def test_the_object_detection_apis_names_are_found():
 
 
 def test_floats_are_fed_as_0_to_255():
-    """A float ``image_tensor`` takes raw pixels, and the guess is told."""
+    """A float ``image_tensor`` takes raw pixels, and the guess is reported."""
     signature = find(tiny_graphs.float_detector())
     assert (signature.dtype, signature.mean, signature.scale) == (
         "float32",
@@ -74,7 +74,7 @@ def test_a_detector_that_scales_up_takes_0_to_1():
 
 
 def test_other_floats_are_taken_for_0_to_255():
-    """A float input that nothing tells about gets raw pixels in a detector."""
+    """A float input without evidence gets raw pixels in a detector."""
     data = tiny_graphs.echo_detector(dtype=tf.float32, name="photo")
     assert find(data).scale == (1.0,)
     assert find(data, scale=0.5).scale == (0.5,)
@@ -97,7 +97,7 @@ def test_an_absent_count_is_left_out():
     ids=str,
 )
 def test_the_shape_tells_batch_and_size(shape, batch, size, layout):
-    """What the placeholder fixes is kept to."""
+    """Sides and batch that the placeholder fixes are kept."""
     signature = find(tiny_graphs.echo_detector(shape))
     assert (signature.batch, signature.size, signature.layout) == (batch, size, layout)
 
@@ -136,7 +136,7 @@ def test_an_encoded_input_of_unknown_shape_is_guessed():
 
 
 def test_an_encoded_detector_runs_on_a_files_bytes():
-    """The photo's file goes in as it is."""
+    """The photo's file is fed as it is."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16), (100, 0, 0)).save(file, "PNG")
     answer = run(tiny_graphs.encoded_detector(), [file.getvalue()])
@@ -149,7 +149,7 @@ def test_an_encoded_detector_runs_on_a_files_bytes():
     ids=["at once", "in a loop over the batch"],
 )
 def test_a_fixed_resizer_inside_is_found(build):
-    """The inner size is height, width of the resizer, whatever the photo's."""
+    """The inner size is height, width of the resizer, for photos of every size."""
     signature = find(build((6, 8)))
     assert (signature.size, signature.inner_size) == (None, (6, 8))
 
@@ -181,7 +181,7 @@ def test_names_in_a_scope_are_found():
 
 
 def test_a_sidecar_names_other_outputs():
-    """Input and outputs of any name are served by the sidecar's word."""
+    """The sidecar may name inputs and outputs of any name."""
     with tiny_graphs.building() as graph:
         shape = (None, None, None, 3)
         one, _ = (tf.compat.v1.placeholder(tf.uint8, shape, name) for name in "ab")
@@ -202,7 +202,7 @@ def test_a_sidecar_names_other_outputs():
 
 
 def custom_vision():
-    """A Custom Vision detector: one image, boxes x first, classes from 0."""
+    """Build a Custom Vision detector: one image, boxes x first, classes from 0."""
     with tiny_graphs.building() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (1, 8, 8, 3), "image_tensor")
         red = tf.reduce_mean(image[:, :, :, 0]) / 255
@@ -214,7 +214,7 @@ def custom_vision():
 
 
 def test_a_custom_vision_detector_is_known_by_its_names():
-    """Its boxes are the other way round, and its classes count from 0."""
+    """Its boxes have x first, and its classes count from 0."""
     signature = find(custom_vision())
     assert signature.outputs["boxes"] == "detected_boxes:0"
     assert (signature.box_order, signature.first_class) == ("xyxy", 0)
@@ -226,7 +226,7 @@ def test_a_custom_vision_detector_is_known_by_its_names():
 
 
 def test_a_suppression_that_gives_everything_is_a_detectors_end():
-    """Whatever its outputs are called; the guess is told."""
+    """Its outputs may have any names, and the guess is reported."""
     with tiny_graphs.building() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "image")
         boxes = tf.reshape(image, [-1, 48, 1, 4]) / 255
@@ -259,14 +259,14 @@ def test_a_suppression_that_gives_everything_is_a_detectors_end():
     ],
 )
 def test_what_is_no_detector_is_refused(fault, reason):
-    """The sentence says what is missing."""
+    """The error names the missing part."""
     with pytest.raises(GraphError) as caught:
         find(getattr(tiny_graphs, fault)())
     assert reason in str(caught.value)
 
 
 def test_a_missing_role_is_named():
-    """A detector without classes says that, and only that, is missing."""
+    """A detector without classes misses only those, and the error says so."""
     with pytest.raises(GraphError, match=r"has no detection_classes; its outputs are"):
         find(tiny_graphs.echo_detector(classes=None))
 
@@ -293,13 +293,13 @@ def test_a_missing_role_is_named():
     ],
 )
 def test_an_output_of_a_wrong_shape_is_refused(role, change, reason):
-    """A role's dtype and rank are checked where they are known."""
+    """A role's dtype and rank are checked if they are known."""
     with pytest.raises(GraphError, match=reason):
         find(tiny_graphs.echo_detector(**{role: change}))
 
 
 def test_a_sidecars_output_must_fit_the_kind():
-    """One name is a classifier's; a detector needs its parts."""
+    """One name is a classifier's output; a detector's has parts."""
     with pytest.raises(GraphError, match="output is one name"):
         find(tiny_graphs.echo_detector(), output="detection_boxes")
 

@@ -1,4 +1,4 @@
-"""A detector's outputs told by their places."""
+"""A detector's outputs without names get their roles by order and rank."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Finding where the image goes in, and what else a graph needs."""
+"""The image's input is found, and the other tensors that a graph needs."""
 
 import io
 
@@ -21,7 +21,7 @@ def test_gray_is_one_channel():
 
 @pytest.mark.parametrize("constant", [False, True], ids=["placeholder", "constant"])
 def test_a_graph_that_decodes_takes_the_file(constant):
-    """``DecodeJpeg/contents`` is fed with the file, also over an example inside."""
+    """``DecodeJpeg/contents`` is fed with the file, even over an example inside."""
     data = tiny_graphs.file_classifier(constant=constant)
     signature = find(data)
     assert signature.input == "DecodeJpeg/contents:0"
@@ -48,7 +48,7 @@ def test_a_file_of_unknown_shape_is_one_file():
 
 
 def test_a_resizing_classifier_takes_any_size():
-    """A graph that resizes inside is fed with any size, and tells which it makes."""
+    """A graph that resizes inside is fed with any size, and reports its own."""
 
     def before(image):
         return v1.image.resize_bilinear(image, (8, 8))
@@ -58,7 +58,7 @@ def test_a_resizing_classifier_takes_any_size():
 
 
 def test_an_open_size_is_guessed_or_said():
-    """Without any hint 224, and the sidecar's word over it."""
+    """Without any hint the size is 224; the sidecar's word wins over it."""
     data = tiny_graphs.classifier((None, None, None, 3))
     assert find(data).size == (224, 224)
     assert "guessed 224 x 224" in find(data).guesses[-1]
@@ -77,7 +77,7 @@ def test_a_batch_of_one_image_by_its_use():
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_unknown_channels_are_the_first_filters(depth):
-    """A convolution's filter tells how many channels come in."""
+    """A convolution's filter has as many channels as the input."""
 
     def before(image):
         return tf.nn.conv2d(image, tf.ones([3, 3, depth, 3]), 1, "SAME")
@@ -87,7 +87,7 @@ def test_unknown_channels_are_the_first_filters(depth):
 
 
 def test_channels_that_nothing_tells_are_the_sidecars():
-    """A sidecar fills in what the graph leaves open."""
+    """A sidecar fills in channels that the graph leaves open."""
     data = tiny_graphs.unknown_shape_classifier()
     assert find(data, channels=1).channels == 1
     assert find(data, channels="bgr").bgr
@@ -106,7 +106,7 @@ def test_channels_that_nothing_tells_are_the_sidecars():
 )
 @pytest.mark.parametrize("shape", [(), None], ids=["scalar", "unknown shape"])
 def test_a_switch_is_fed_for_inference(name, dtype, value, shape):
-    """Placeholders such as ``keep_prob`` get a constant, and the guess is told."""
+    """Placeholders such as ``keep_prob`` get a constant, and the guess is reported."""
     data = tiny_graphs.switched_classifier(name, dtype, shape)
     signature = find(data)
     assert signature.feeds == {f"{name}:0": value}
@@ -124,7 +124,7 @@ def test_a_switch_is_fed_for_inference(name, dtype, value, shape):
     ],
 )
 def test_a_graph_that_needs_more_is_refused(name, dtype, shape):
-    """What no rule knows is named, with its shape."""
+    """An input that no rule knows is named, with its shape."""
     with pytest.raises(
         GraphError, match=rf"needs more than an image: {name} \(\w+ (\[|of)"
     ):
@@ -143,7 +143,7 @@ def test_a_joint_between_two_halves_is_no_input():
 
 
 def test_an_unneeded_second_image_may_be_there():
-    """A known name or the sidecar tells which of two placeholders counts."""
+    """A known name or the sidecar decides which of two placeholders counts."""
     with tiny_graphs.building() as graph:
         for name in ("other", "input"):
             image = v1.placeholder(tf.float32, (None, 8, 8, 3), name)
@@ -155,7 +155,7 @@ def test_an_unneeded_second_image_may_be_there():
 
 
 def test_two_images_that_are_both_needed_are_refused():
-    """A known name does not help where the other image is needed too."""
+    """A known name does not help if the other image is needed too."""
     with tiny_graphs.building() as graph:
         one, other = (
             v1.placeholder(tf.float32, (None, 8, 8, 3), name) for name in ("input", "b")
@@ -166,7 +166,7 @@ def test_two_images_that_are_both_needed_are_refused():
 
 
 def test_feeding_behind_the_placeholder_needs_no_placeholder():
-    """A sidecar may name a tensor inside; what is before it is not needed."""
+    """A sidecar may name a tensor inside; the nodes before it are not needed."""
     data = tiny_graphs.file_classifier()
     graph = imported(data)
     inside = next(op for op in graph.get_operations() if op.type == "ResizeBilinear")
@@ -192,7 +192,7 @@ def test_feeding_behind_the_placeholder_needs_no_placeholder():
     ids=str,
 )
 def test_an_input_that_is_no_image_is_refused(shape, dtype, reason):
-    """The sentence has the placeholder's dtype and shape."""
+    """The error has the placeholder's dtype and shape."""
 
     def before(image):
         return tf.reshape(tf.cast(image, tf.float32), [-1, 8, 8, 3])
@@ -210,7 +210,7 @@ def test_an_input_that_is_no_image_is_refused(shape, dtype, reason):
     ],
 )
 def test_a_sidecars_input_must_take_an_image(node, reason):
-    """What the sidecar names is checked as what is found is."""
+    """The sidecar's input is checked like one that is found."""
     with tiny_graphs.building() as graph:
         flat = v1.placeholder(tf.float32, (None, 192), "flat")
         flags = v1.placeholder(tf.bool, (None, 8, 8, 3), "flags")
@@ -241,7 +241,7 @@ def find_without_feeds(graph, node):
 
 
 def test_channels_first_is_known_by_its_convolution():
-    """A convolution in NCHW tells, where the placeholder's shape does not."""
+    """A convolution in NCHW decides if the placeholder's shape does not."""
 
     def before(image):
         moved = tf.nn.conv2d(

@@ -1,4 +1,4 @@
-"""Images whose axes are not height, width and channels are fed as the graph wants."""
+"""Images of other axes than height, width and channels are fed as the graph wants."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ v1 = tf.compat.v1
 
 
 def graph_of(shape, lay_out, *, name="x", dtype=tf.float32):
-    """A classifier that makes NHWC images of its input by itself, in the end."""
+    """Build a classifier that makes NHWC images of its input by itself."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(dtype, shape, name)
         logits = tiny_graphs.colour_logits(lay_out(image))
@@ -26,7 +26,7 @@ def graph_of(shape, lay_out, *, name="x", dtype=tf.float32):
 
 
 def gray_graph(shape, side=28, *, name="x", lay_out=None, dtype=tf.float32):
-    """A classifier of light and dark above and below: where a gray image is lighter."""
+    """Build a classifier that says whether a gray image is lighter above or below."""
 
     def flat(image):
         return tf.reshape(image, [-1, side * side])
@@ -43,7 +43,7 @@ def gray_graph(shape, side=28, *, name="x", lay_out=None, dtype=tf.float32):
 
 @pytest.fixture
 def answers(tmp_path):
-    """A function that gives the best class of some images, one run each."""
+    """A function that returns the best class of some images, one run each."""
 
     def classes(data, images, sidecar=None):
         if sidecar:
@@ -68,7 +68,7 @@ def answers(tmp_path):
 
 
 def halves(side=28):
-    """Gray images that are light above, and light below."""
+    """Make gray images that are light above, and light below."""
     image = np.zeros((side, side, 1), np.uint8)
     image[: side // 2] = 250
     return [image, image[::-1]]
@@ -96,7 +96,7 @@ GRAY = {
 
 @pytest.mark.parametrize("name", GRAY)
 def test_a_gray_image_needs_no_axis_for_its_channel(name, answers):
-    """It is recognised, told, and fed so that what is above stays above."""
+    """Such an input is recognised and reported, and the upper half stays above."""
     shape, layout, batch, lay_out = GRAY[name]
     data = gray_graph(shape, lay_out=lay_out)
     signature = find(data)
@@ -112,7 +112,7 @@ def test_bytes_are_laid_out_as_well(answers):
 
 
 def test_an_oblong_gray_image_is_one_where_something_says_so():
-    """Its name, or that the graph gives it a channel; 128 readings of 9 sensors not."""
+    """A name or a channel inside is a sign of it; 128 readings of 9 sensors are not."""
     half = {"side": 24, "lay_out": lambda image: tf.reshape(image, [-1, 576])}
     assert find(gray_graph((None, 18, 32), name="image", **half)).layout == "NHW"
     given = gray_graph(
@@ -126,7 +126,7 @@ def test_an_oblong_gray_image_is_one_where_something_says_so():
 
 
 def rgb(red, green, blue, size=(32, 32)):
-    """An image of one colour."""
+    """Make an image of one colour."""
     return np.full((*size, 3), (red, green, blue), np.uint8)
 
 
@@ -158,7 +158,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_colours_are_laid_out_as_the_graph_takes_them(name, answers):
-    """In rows of pixels or of channels, and with the channels first."""
+    """Colours are fed in rows of pixels or of channels, or with the channels first."""
     shape, layout, lay_out = ROWS[name]
     data = graph_of(shape, lay_out)
     signature = find(data)
@@ -167,7 +167,7 @@ def test_colours_are_laid_out_as_the_graph_takes_them(name, answers):
 
 
 def test_the_length_of_a_row_is_a_guess_where_nothing_else_tells():
-    """Told as a size that is guessed; a graph that lays it out tells more."""
+    """The size is reported as a guess; a graph that lays the row out is evidence."""
     signature = find(gray_graph((None, 784)))
     (guess,) = [one for one in signature.guesses if "numbers an image" in one]
     assert guess == (
@@ -182,7 +182,7 @@ def test_the_length_of_a_row_is_a_guess_where_nothing_else_tells():
 
 
 def test_a_name_or_the_sidecar_tells_a_row():
-    """Other lengths are an image's where something says so."""
+    """Other lengths are an image's if there is a sign of it."""
     named = gray_graph((None, 1024), 32, name="images")
     assert find(named).size == (32, 32)
     with pytest.raises(GraphError, match="no image input"):
@@ -216,7 +216,7 @@ def test_rows_of_unknown_shape_are_told_by_what_follows(lay_out, answers):
 
 
 def test_rows_that_are_no_images_are_refused_in_words():
-    """Thirteen numbers of a patient, say."""
+    """Rows such as thirteen numbers of a patient are refused in words."""
     with tiny_graphs.building() as graph:
         row = v1.placeholder(tf.float32, None, "x")
         logits = tf.raw_ops.MatMul(a=row, b=np.ones((13, 3), np.float32))
@@ -226,7 +226,7 @@ def test_rows_that_are_no_images_are_refused_in_words():
 
 
 def test_a_bottleneck_beside_an_image_is_none():
-    """Where something has an image's axes, no row is asked."""
+    """If another input has an image's axes, no row is asked for."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "other")
         v1.placeholder(tf.float32, (None, 784), "image")
@@ -235,7 +235,7 @@ def test_a_bottleneck_beside_an_image_is_none():
 
 
 def test_channels_first_over_filters_are_refused_as_before():
-    """No CPU runs them."""
+    """No CPU runs filters with channels first."""
 
     def convolve(image):
         filters = tf.ones([3, 3, 3, 3])
@@ -253,7 +253,7 @@ def test_channels_first_over_filters_are_refused_as_before():
 
 
 def test_a_size_that_is_open_is_tried_in_any_layout():
-    """A channels-first input of unknown sides, for one."""
+    """A channels-first input of unknown sides, for one, is tried."""
     assert set(sizes._SHAPES) >= {"NHWC", "HWC", "NCHW", "CHW", "NHW", "HW"}
     data = graph_of((None, 3, None, None), lambda x: tf.transpose(x, [0, 2, 3, 1]))
     signature = find(data)
@@ -264,7 +264,7 @@ def test_a_size_that_is_open_is_tried_in_any_layout():
     ("channels", "side", "told"), [(1, 28, True), (1, 48, False), (3, 32, False)]
 )
 def test_small_gray_images_are_told_to_want_white_on_black(channels, side, told):
-    """With the sidecar's line that turns a photo of ink on paper round."""
+    """The finding has the sidecar's line that inverts a photo of ink on paper."""
     signature = find(tiny_graphs.classifier((None, side, side, channels)))
     found = {one.code: one for one in findings.of_signature("m", signature)}
     assert ("white-on-black" in found) == told
@@ -284,7 +284,7 @@ LAID_OUT = {
 
 @pytest.mark.parametrize("layout", LAID_OUT)
 def test_every_layout_has_the_same_numbers(layout):
-    """Only their places differ; means and scales are applied to the channels before."""
+    """Only positions differ; means and scales are applied to the channels before."""
     signature = Signature(
         kind="classification",
         input="x:0",

@@ -1,4 +1,4 @@
-"""The ops that graphs may use, against all that TensorFlow has."""
+"""The ops that graphs may use are held against all that TensorFlow has."""
 
 import re
 
@@ -27,7 +27,7 @@ DANGEROUS = (
 
 
 def registered():
-    """Names of all ops in TensorFlow's registry."""
+    """Return the names of all ops in TensorFlow's registry."""
     ops = OpList.FromString(c_api.TF_GetBuffer(c_api.TF_GetAllOpList()))
     return {op.name for op in ops.op}
 
@@ -40,20 +40,20 @@ def test_every_op_let_in_is_one_of_tensorflows():
 
 
 def test_every_op_let_in_is_in_one_category():
-    """So each has one reason."""
+    """Each op has one category, so it has one reason."""
     assert sum(map(len, CATEGORIES.values())) == len(ALLOWED)
 
 
 @pytest.mark.parametrize("family", DANGEROUS)
 def test_no_op_of_a_dangerous_family_is_let_in(family):
-    """By the names in TensorFlow's registry, so also those of a newer one."""
+    """Families are named by TensorFlow's registry, so new members fail, too."""
     found = {op for op in registered() if re.fullmatch(family, op)}
     assert found
     assert not found & ALLOWED
 
 
 def test_most_of_tensorflow_is_not_let_in():
-    """The list is of what is needed, not of what is not forbidden."""
+    """The list holds the needed ops, not all but the forbidden ones."""
     assert len(ALLOWED) < 0.35 * len(registered())
 
 
@@ -92,5 +92,5 @@ KNOWN = """
 
 
 def test_the_ops_of_known_graphs_are_let_in():
-    """Whoever tidies the list is told what they broke."""
+    """A change that drops an op of a known graph fails here."""
     assert set(KNOWN.split()) <= ALLOWED

@@ -1,4 +1,4 @@
-"""Saying what a graph does that is neither a classifier nor a detector."""
+"""A graph that is neither a classifier nor a detector is refused by its task."""
 
 import pytest
 import tensorflow as tf
@@ -22,14 +22,14 @@ def graph_of(ends, shape=(None, SIDE, SIDE, 3)):
 
 
 def convolved(features, channels, name):
-    """Give a convolution of features with a bias, as heads are."""
+    """Convolve features with a bias, as heads do."""
     weights = tf.ones([1, 1, features.shape[-1], channels])
     made = tf.nn.conv2d(features, weights, 1, "SAME")
     return tf.nn.bias_add(made, tf.zeros([channels]), name=name)
 
 
 def opencv(_image, features):
-    """Heads as those of OpenCV's face detector: flat, and named so."""
+    """Give heads as those of OpenCV's face detector: flat, and named so."""
     count = tf.shape(features)[0]
     boxes = [tf.reshape(convolved(features, 16, f"l{n}"), [count, -1]) for n in "ab"]
     tf.concat(boxes, 1, name="mbox_loc")
@@ -38,56 +38,56 @@ def opencv(_image, features):
 
 
 def keras_ssd(_image, features):
-    """Boxes and scores of prior boxes, without names that tell."""
+    """Give boxes and scores of prior boxes, without telling names."""
     tf.reshape(convolved(features, 16, "a"), [-1, 256, 4], name="concatenate_1/concat")
     scores = tf.reshape(convolved(features, 84, "b"), [-1, 256, 21])
     tf.nn.softmax(scores, name="activation_3/Softmax")
 
 
 def blazeface(_image, features):
-    """Anchors with six key points each, by name."""
+    """Give anchors with six key points each, by name."""
     tf.reshape(convolved(features, 32, "a"), [-1, 128, 16], name="regressors")
     tf.reshape(convolved(features, 2, "b"), [-1, 128, 1], name="classificators")
 
 
 def object_detection_heads(_image, features):
-    """What the Object Detection API has before its post-processing."""
+    """Give the Object Detection API's outputs before its post-processing."""
     tf.reshape(convolved(features, 16, "a"), [-1, 256, 1, 4], name="raw/box_encodings")
     flat = tf.reshape(convolved(features, 84, "b"), [-1, 256, 21])
     tf.identity(flat, name="raw/class_predictions_with_background")
 
 
 def detr(_image, features):
-    """A hundred boxes, and logits for each."""
+    """Give a hundred boxes, and logits for each."""
     flat = tf.reshape(features, [-1, 256, 12])
     tf.sigmoid(flat[:, :, :4], name="pred_boxes")
     tf.identity(flat, name="pred_logits")
 
 
 def custom_vision(_image, features):
-    """The grid of a Custom Vision detector."""
+    """Give the grid of a Custom Vision detector."""
     tf.identity(convolved(features, 30, "head"), name="model_outputs")
 
 
 def yolo_3(_image, features):
-    """Grids of two sizes."""
+    """Give grids of two sizes."""
     convolved(features, 255, "conv2d_58/BiasAdd")
     convolved(tf.nn.avg_pool2d(features, 2, 2, "SAME"), 255, "conv2d_66/BiasAdd")
 
 
 def yolo_anchors(_image, features):
-    """A grid with an axis of anchors."""
+    """Give a grid with an axis of anchors."""
     tf.reshape(convolved(features, 30, "a"), [-1, 8, 8, 3, 10], name="output")
 
 
 def yolo_5(_image, features):
-    """One row for each anchor of each cell."""
+    """Give one row for each anchor of each cell."""
     flat = tf.reshape(convolved(features, 255, "b"), [-1, 192, 85])
     tf.identity(flat, name="Identity")
 
 
 def yolo_8(_image, features):
-    """One column for each cell."""
+    """Give one column for each cell."""
     flat = tf.reshape(convolved(features, 168, "a"), [-1, 128, 84])
     tf.transpose(flat, [0, 2, 1], name="output0")
 
@@ -101,7 +101,7 @@ RAW = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ends", RAW, ids=lambda ends: ends.__name__)
 def test_a_detector_without_post_processing_is_named_as_such(ends, kind):
-    """Whatever the file's name says; it is never told to be renamed."""
+    """Under any file name it is refused as such, and renaming is never the advice."""
     with pytest.raises(GraphError) as caught:
         find_signature(graph_of(ends), kind, None)
     assert "a detector without post-processing" in str(caught.value)
@@ -111,7 +111,7 @@ def test_a_detector_without_post_processing_is_named_as_such(ends, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_raw_detector_gives_is_shown(kind):
-    """Its tensors with their shapes, and what it would have to give."""
+    """The error lists its tensors with their shapes, and the outputs to export."""
     with pytest.raises(GraphError) as caught:
         find_signature(graph_of(keras_ssd), kind, None)
     assert "concatenate_1/concat (float32 [?, 256, 4]) for boxes and" in str(
@@ -123,7 +123,7 @@ def test_what_a_raw_detector_gives_is_shown(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_detector_that_lacks_an_output_says_which(kind):
-    """It would not be served under its right name either."""
+    """Such a detector would not be served under its right name either."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.uint8, (None, 8, 8, 3), "image_tensor")
         tiny_graphs.name_outputs(image, scores=None)
@@ -132,7 +132,7 @@ def test_a_detector_that_lacks_an_output_says_which(kind):
 
 
 def test_a_suppression_under_other_names_is_not_called_missing():
-    """The sidecar can name its outputs."""
+    """The sidecar can name such a suppression's outputs."""
 
     def ends(_image, features):
         boxes = tf.reshape(convolved(features, 16, "a"), [-1, 256, 4])[0]
@@ -146,7 +146,7 @@ def test_a_suppression_under_other_names_is_not_called_missing():
 
 
 def enlarged(features, channels):
-    """Give a map of the image's own size."""
+    """Make a map of the image's own size."""
     return tf.nn.depth_to_space(convolved(features, channels * 64, "up"), 8)
 
 
@@ -223,7 +223,7 @@ TASKS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", TASKS)
 def test_another_task_is_refused_in_its_own_words(task, kind):
-    """Under either name, and without advice that does not help."""
+    """Another task is refused under either name, without advice that does not help."""
     ends, words = TASKS[task]
     with pytest.raises(GraphError) as caught:
         find_signature(graph_of(ends), kind, None)
@@ -233,7 +233,7 @@ def test_another_task_is_refused_in_its_own_words(task, kind):
 
 
 def test_a_classifier_that_shows_where_it_looks_is_one():
-    """Features or a map beside class scores make no other task of it."""
+    """Features or a map next to class scores make no other task of it."""
 
     def ends(_image, features):
         tf.nn.relu(convolved(features, 10, "map"), name="activations")
@@ -245,7 +245,7 @@ def test_a_classifier_that_shows_where_it_looks_is_one():
 
 
 def test_a_classifier_that_gives_one_box_beside_is_one():
-    """The choice is told."""
+    """The classifier is served, and the choice of its output is reported."""
 
     def ends(_image, features):
         pooled = tf.reduce_mean(features, [1, 2])
@@ -275,7 +275,7 @@ def test_following_the_advice_to_rename_works(build):
 
 
 def test_a_detector_that_would_fail_is_not_told_to_be_renamed():
-    """Its own fault is told at once."""
+    """The detector's own fault is reported at once."""
     data = tiny_graphs.echo_detector(boxes=lambda boxes: boxes[:, :, :3])
     graph = import_graph(v1.GraphDef.FromString(data))
     with pytest.raises(GraphError, match="boxes must be float32"):
@@ -305,7 +305,7 @@ AVERAGES = {
 
 @pytest.mark.parametrize("average", AVERAGES)
 def test_an_average_of_probabilities_is_the_answer(average):
-    """Not one of its parts, and without another softmax."""
+    """The average is taken, not one of its parts, and without another softmax."""
     signature = find_signature(graph_of(AVERAGES[average]), "classification", None)
     assert signature.outputs == {"scores": "out:0"}
     assert (signature.softmax, signature.sigmoid) == (False, False)

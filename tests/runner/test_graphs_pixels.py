@@ -1,4 +1,4 @@
-"""Reading how a graph normalises its pixels, in the spellings that exports have."""
+"""A graph's normalisation of its pixels is read in the spellings of exports."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ NOUGHT, ONE = np.zeros(3, np.float32), np.ones(3, np.float32)
 
 
 def network(before, shape=(None, SIDE, SIDE, 3), old_loops=False):
-    """Build a classifier that does something to its pixels first."""
+    """Build a classifier that works on its pixels first."""
     with tiny_graphs.building(old_loops=old_loops) as graph:
         image = v1.placeholder(tf.float32, shape, "input")
         network_of(before(image))
@@ -39,7 +39,7 @@ def find(graph):
 
 
 def held(value):
-    """A constant as freezing leaves a variable: behind an ``Identity``."""
+    """Make a constant as freezing leaves a variable: behind an ``Identity``."""
     return tf.identity(tf.constant(value, tf.float32))
 
 
@@ -69,7 +69,7 @@ def apart(mean, variance, gamma=None, beta=None):
 
 
 def custom_vision(image):
-    """Normalise as Custom Vision's exports do: the mean negated, gamma and beta none."""
+    """Normalise as Custom Vision's exports do: the mean negated, no gamma and beta."""
     root = tf.math.rsqrt(held(ONE) + 1e-5)
     return image * root + tf.negative(held(RISING)) * root
 
@@ -111,7 +111,7 @@ def by_roots(image):
     ],
 )  # fmt: skip
 def test_a_first_normalisation_is_read(before, scaling, bgr):
-    """Its stored mean and deviation tell range and order, before gamma and beta."""
+    """Its stored mean and deviation show range and order, before gamma and beta."""
     signature = find(network(before))
     mean, scale = scaling
     assert (signature.mean, signature.scale) == (mean, (pytest.approx(scale),))
@@ -133,7 +133,7 @@ def test_a_first_normalisation_is_read(before, scaling, bgr):
     ids=["neither", "never trained", "bright", "apart", "in training"],
 )
 def test_statistics_of_no_range_tell_nothing(before):
-    """What fits no range of pixels is no evidence."""
+    """Numbers that fit no range of pixels are no evidence."""
     assert find(network(before)).scaling.source == "default"
 
 
@@ -198,7 +198,7 @@ def test_the_order_is_that_of_the_means(before, bgr):
 
 
 def test_the_order_is_told():
-    """With the means that tell it; and a sidecar says otherwise."""
+    """The order is reported with the means that show it; a sidecar overrules it."""
     graph = network(lambda x: x - RISING)
     assert "BGR" in find(graph).scaling.why
     assert "104, 117, 123" in find(graph).guesses[0]
@@ -218,7 +218,7 @@ def test_the_order_is_told():
     ids=["of one", "of a batch", "gray for all", "gray", "of unknown size"],
 )
 def test_a_mean_image_is_read(image, shape):
-    """Its mean a channel tells range and order, its sides the size."""
+    """Its mean a channel shows range and order, its sides the size."""
     noise = np.random.default_rng(0).normal(0, 9, image.shape).astype(np.float32)
     noise -= noise.mean((-3, -2), keepdims=True)
     graph = network(lambda x: (x - (image + noise).astype(np.float32)) / 58.0, shape)
@@ -231,13 +231,13 @@ def test_a_mean_image_is_read(image, shape):
 
 
 def test_a_mean_image_in_units_is_of_units():
-    """Less a mean of fractions, the graph takes fractions."""
+    """A mean of fractions shows that the graph takes fractions."""
     image = np.full((SIDE, SIDE, 3), (0.5, 0.45, 0.4), np.float32)
     assert find(network(lambda x: x - image)).scale == (pytest.approx(1 / 255),)
 
 
 def test_rounding_to_few_levels_keeps_the_pixels():
-    """As networks do that were trained to be quantized: a TF-Hub module in a graph."""
+    """Networks trained to be quantized round so, as a TF-Hub module in a graph does."""
 
     def before(image):
         doubled = image * tf.identity(2.0)
@@ -250,7 +250,7 @@ def test_rounding_to_few_levels_keeps_the_pixels():
 
 
 def test_the_branch_for_training_is_not_followed():
-    """What a training switch keeps from running says nothing of the pixels."""
+    """Ops that a training switch keeps from running are no evidence."""
 
     def before(image):
         training = v1.placeholder_with_default(True, (), "is_training")
@@ -263,14 +263,14 @@ def test_the_branch_for_training_is_not_followed():
 
 
 def test_colours_joined_with_something_else_end_there():
-    """Coordinates beside the colours make it no image any more."""
+    """Coordinates next to the colours end the walk: it is no image any more."""
     graph = network(lambda x: tf.concat([x - 128.0, tf.zeros_like(x)], 3))
     ends = follow_pixels(graph.get_tensor_by_name("input:0"))
     assert {one.end.type for one in ends} == {"ConcatV2", "ZerosLike"}
 
 
 def test_a_channel_that_there_is_not_ends_the_walk():
-    """Of an image of unknown depth the fourth may be; of three it is none."""
+    """An image of unknown depth may have a fourth channel; one of three has none."""
     with tiny_graphs.building():
         image = v1.placeholder(tf.float32, (None, SIDE, SIDE, None), "input")
         network_of(tf.gather(image, [7, 0, 1], axis=-1))

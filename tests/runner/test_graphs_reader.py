@@ -1,4 +1,4 @@
-"""Reading frozen graphs from files and giving them to TensorFlow."""
+"""Frozen graphs are read from files and given to TensorFlow."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ def test_a_frozen_graph_is_read_and_imported(tmp_path):
     ],
 )
 def test_a_file_that_is_no_graph_is_refused(tmp_path, fault, reason):
-    """The sentence names the file, what it is instead, and what to do."""
+    """The error names the file, its kind, and a remedy."""
     with pytest.raises(GraphError) as caught:
         read(tmp_path, tiny_graphs.FAULTS[fault]())
     assert str(caught.value).startswith("pets.frozen.pb ")
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path, fault, reason):
     ids=repr,
 )
 def test_other_files_are_known_by_their_first_bytes(tmp_path, data, what):
-    """What people mistake for a frozen graph is named."""
+    """Files that people mistake for a frozen graph are named."""
     with pytest.raises(GraphError, match=what):
         read(tmp_path, data)
 
@@ -119,13 +119,13 @@ def node(**facts):
 
 
 def test_a_graph_without_a_needed_node_is_cut_off():
-    """A node whose input is not there tells of a file cut between two nodes."""
+    """A node whose input is missing shows a file cut between two nodes."""
     with pytest.raises(GraphError, match="a node's input is missing, so the file is"):
         import_graph(node(name="a", op="Identity", input=["b"]))
 
 
 def test_a_graph_of_a_newer_tensorflow_is_named_so():
-    """A version from the future is told in a sentence."""
+    """A version from the future is reported in a sentence."""
     graph_def = node(name="a", op="NoOp")
     graph_def.versions.min_consumer = 10**6
     graph_def.versions.producer = 10**6
@@ -154,7 +154,7 @@ ECHO = tiny_graphs.echo_detector()
     )
 )
 def test_a_changed_byte_is_a_graph_or_an_error_of_one(changes):
-    """Whatever bytes change, nothing but a ``GraphError`` comes out."""
+    """Changed bytes give a graph or a ``GraphError``, and no other error."""
     data = bytearray(ECHO)
     for place, value in changes:
         data[place] = value

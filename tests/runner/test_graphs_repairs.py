@@ -1,4 +1,4 @@
-"""What freezing and other machines left in a graph is repaired, and told."""
+"""Leftovers of freezing and of other machines are repaired, and reported."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ KINDS = {
 
 
 def answers(folder, data):
-    """Give the scores of three plain colours, and the session that gave them."""
+    """Return the scores of three plain colours, and the session that gave them."""
     session = session_of(tiny_graphs.write(folder / "m.pb", data), "classification")
     session.open()
     try:
@@ -45,13 +45,13 @@ def answers(folder, data):
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory):
-    """What a classifier without leftovers answers."""
+    """Return the answers of a classifier without leftovers."""
     return answers(tmp_path_factory.mktemp("plain"), tiny_graphs.classifier())[1]
 
 
 @pytest.mark.parametrize("name", tiny_graphs.LEFTOVERS)
 def test_a_graph_with_leftovers_answers_as_without(name, wanted, tmp_path):
-    """Whatever is left in it."""
+    """Each kind of leftover leaves the answers unchanged."""
     session, scores = answers(tmp_path, tiny_graphs.LEFTOVERS[name]())
     np.testing.assert_array_equal(scores, wanted)
     (told,) = [one for one in session.findings if one.code == "repaired"]
@@ -74,13 +74,13 @@ PASSED_OVER = {"device_2", "pinned_in_a_function", "with_newer_attributes"}
 
 @pytest.mark.parametrize("name", sorted(tiny_graphs.LEFTOVERS.keys() - PASSED_OVER))
 def test_tensorflow_alone_refuses_it(name):
-    """So each is worth its repair; some are refused only once they are run."""
+    """Each repair is needed; TensorFlow refuses some graphs only once they are run."""
     with pytest.raises((tf.errors.OpError, ValueError)):
         run_plainly(tiny_graphs.LEFTOVERS[name]())
 
 
 def test_a_graph_without_leftovers_stays_as_it_is():
-    """Bit by bit, and nothing is told."""
+    """Such a graph is unchanged bit by bit, and nothing is reported."""
     graph_def = v1.GraphDef.FromString(tiny_graphs.map_resizing_detector())
     before = graph_def.SerializeToString(deterministic=True)
     assert repair(graph_def) == ()
@@ -88,7 +88,7 @@ def test_a_graph_without_leftovers_stays_as_it_is():
 
 
 def test_a_repair_is_done_once():
-    """What is repaired needs no repair."""
+    """A repaired graph needs no repair."""
     for make in tiny_graphs.LEFTOVERS.values():
         graph_def = v1.GraphDef.FromString(make())
         assert repair(graph_def)
@@ -96,7 +96,7 @@ def test_a_repair_is_done_once():
 
 
 def test_a_colocation_with_what_is_there_stays():
-    """It costs nothing, and tells nothing of devices."""
+    """Such a colocation costs nothing, and names no device."""
     graph_def = v1.GraphDef.FromString(
         tiny_graphs.LEFTOVERS["colocated_with_nothing"]()
     )
@@ -105,7 +105,7 @@ def test_a_colocation_with_what_is_there_stays():
 
 
 def test_an_assignment_that_training_would_read_is_read_in_training(tmp_path):
-    """The sum of both where the switch says so; its branch is dead otherwise."""
+    """The sum of both is read if the switch says so; else the branch is dead."""
     data = tiny_graphs.LEFTOVERS["ref_switch"]()
     graph_def = read_checked_graph(tiny_graphs.write(tmp_path / "m.pb", data))
     with tf.Graph().as_default() as graph:
@@ -116,7 +116,7 @@ def test_an_assignment_that_training_would_read_is_read_in_training(tmp_path):
 
 
 def test_a_branch_that_is_not_taken_stays_dead_without_its_assignment():
-    """Who waited for the assignment in the branch waits for its value now."""
+    """A node that waited for the assignment in the branch waits for its value now."""
 
     def change(graph_def):
         by_ref = "by_ref"
@@ -137,7 +137,7 @@ def test_a_branch_that_is_not_taken_stays_dead_without_its_assignment():
 
 
 def test_an_unknown_attribute_that_says_something_is_told_apart():
-    """TensorFlow passes over it, and nobody knows what it would have done."""
+    """TensorFlow ignores it, and nobody knows how it would have changed the op."""
     graph_def = v1.GraphDef.FromString(tiny_graphs.classifier())
     graph_def.node[-1].attr["hotter"].f = 2.0
     assert repair(graph_def) == (
@@ -146,7 +146,7 @@ def test_an_unknown_attribute_that_says_something_is_told_apart():
 
 
 def test_a_scatter_that_is_read_is_refused_with_its_name(tmp_path):
-    """What it gives depends on the runs before, which no server can promise."""
+    """Its value depends on the runs before, which no server can promise."""
 
     def change(graph_def):
         _node(graph_def, "s", "ScatterSub", "mean", "by", "half", T=FLOAT, Tindices=INT)
@@ -158,7 +158,7 @@ def test_a_scatter_that_is_read_is_refused_with_its_name(tmp_path):
 
 
 def test_a_variable_is_still_one():
-    """Its assignments are no leftovers: the graph is not frozen, and is told so."""
+    """Its assignments are no leftovers: the graph is not frozen, and is refused so."""
     graph_def = v1.GraphDef.FromString(tiny_graphs.not_frozen())
     repair(graph_def)
     graph = import_graph(graph_def)
@@ -168,14 +168,14 @@ def test_a_variable_is_still_one():
 
 @pytest.mark.parametrize("op", ["WriteFile", "Abort", "SaveV2", "PyFunc", "Print"])
 def test_an_op_that_is_refused_is_refused_on_any_device(op, tmp_path):
-    """Repairs take nothing away that reaches out of the model."""
+    """A repair never takes away an op that reaches out of the model."""
     data = tiny_graphs.on_device("/device:GPU:0", sound(("bad", op, "^gone")))
     with pytest.raises(GraphError, match=f"the op {op} in the node 'bad'"):
         read_checked_graph(tiny_graphs.write(tmp_path / "m.pb", data))
 
 
 def test_hostile_graphs_are_repaired_without_a_word_too_many(tmp_path):
-    """Whatever they hold: what is told is short and printable."""
+    """The report is short and printable for all hostile graphs."""
     for hostile in hostile_models.files(tmp_path / "marker").values():
         graph_def = v1.GraphDef()
         try:
@@ -189,7 +189,7 @@ def test_hostile_graphs_are_repaired_without_a_word_too_many(tmp_path):
 
 
 def test_a_detector_whose_nodes_say_gpu_serves(tmp_path):
-    """Its loops and its convolutions alike."""
+    """Its loops and its convolutions run on the CPU."""
     data = tiny_graphs.on_device("/gpu:0", tiny_graphs.map_resizing_detector())
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", data)
     session = session_of(path)
@@ -203,7 +203,7 @@ def test_a_detector_whose_nodes_say_gpu_serves(tmp_path):
 
 
 def test_what_a_file_holds_of_repairs_is_read_whole(tmp_path):
-    """The words for each kind name the ops, the commonest first."""
+    """The report of each kind names the ops, the commonest first."""
     data = tiny_graphs.on_device("/gpu:0", tiny_graphs.on_device("gpu0"))
     path = tiny_graphs.write(tmp_path / "m.pb", data)
     assert read_repaired_graph(path).repairs == ("devices cleared (8 of /gpu:0)",)

@@ -1,4 +1,4 @@
-"""Guessing how a graph wants its pixels, and following them through it."""
+"""The scaling of pixels is guessed, and pixels are followed through a graph."""
 
 import msgspec
 import numpy as np
@@ -66,7 +66,7 @@ TORCH = (123.675, 116.28, 103.53)
     ],
 )
 def test_an_architecture_is_known_by_its_nodes(node, mean, scale, bgr, side):
-    """Its scaling and size are taken, and the node is told."""
+    """Its scaling and size are taken, and the node is reported."""
     signature = find(network(node))
     assert signature.mean == pytest.approx(mean)
     assert signature.scale[0] == pytest.approx(scale)
@@ -104,7 +104,7 @@ def test_other_names_are_no_architecture(node):
     ],
 )  # fmt: skip
 def test_arithmetic_inside_tells_the_range(before, mean, scale):
-    """What the graph does to its pixels tells which range it expects."""
+    """A graph's own arithmetic on its pixels shows the range that it expects."""
     signature = find(network("MobilenetV1/x", before=before))
     assert (signature.mean, signature.scale) == ((mean,), (pytest.approx(scale),))
     assert signature.scaling.source == "arithmetic"
@@ -124,7 +124,7 @@ def test_arithmetic_inside_tells_the_range(before, mean, scale):
     ids=["none", "computed", "squared", "reciprocal", "over zero", "a batch", "twice"],
 )
 def test_other_arithmetic_tells_nothing(before):
-    """Only adding and multiplying constants is understood, where it makes sense."""
+    """Only sensible additions and multiplications of constants count."""
     graph = network(before=before, shape=(None, 8, 8, 3))
     ends = follow_pixels(graph.get_tensor_by_name("input:0"))
     assert inner_scaling(ends) is None
@@ -142,7 +142,7 @@ def test_other_arithmetic_tells_nothing(before):
     ids=["from", "less", "plus, times", "less, over", "from less"],
 )
 def test_arithmetic_is_followed(before, factor, shift):
-    """What becomes of a pixel is known as a factor and a shift."""
+    """The pixels at each op are known by a factor and a shift."""
     graph = network(before=before)
     (pixels, *_) = follow_pixels(graph.get_tensor_by_name("input:0"))
     assert np.unique(pixels.factor).tolist() == [factor]
@@ -150,7 +150,7 @@ def test_arithmetic_is_followed(before, factor, shift):
 
 
 def test_arithmetic_is_followed_through_a_loop_over_the_batch():
-    """What a graph does behind the loop that resizes each image counts as well."""
+    """Arithmetic behind the loop that resizes each image counts as well."""
     with tiny_graphs.building(old_loops=True) as graph:
         image = v1.placeholder(tf.float32, (None, None, None, 3), "input")
         small = tf.map_fn(lambda one: tf.squeeze(bilinear(one[None], (6, 8)), 0), image)
@@ -161,7 +161,7 @@ def test_arithmetic_is_followed_through_a_loop_over_the_batch():
 
 
 def test_a_sidecar_wins_over_every_guess():
-    """Mean and scale given are used, and no guess is told."""
+    """Mean and scale given are used, and no guess is reported."""
     graph = network("vgg_16/x", before=lambda x: x - 128.0, shape=(None, 8, 8, 3))
     signature = find(graph, mean=(1, 2, 3), scale=0.5, channels="bgr")
     assert (signature.mean, signature.scale) == ((1, 2, 3), (0.5,))
@@ -180,7 +180,7 @@ def test_a_sidecar_wins_over_every_guess():
     ids=["sidecar", "arithmetic", "architecture", "default"],
 )
 def test_what_decided_is_told(graph, sidecar, source):
-    """The first evidence that speaks, and by its name in JSON."""
+    """The first evidence that speaks is reported, by its name in JSON."""
     scaling = find(graph, **sidecar).scaling
     assert scaling.source == source
     assert msgspec.to_builtins(scaling)["from"] == source
@@ -200,28 +200,28 @@ def test_what_decided_is_told(graph, sidecar, source):
     ids=["default", "same", "names", "squeeze", "unread", "order", "order as before"],
 )
 def test_what_is_fed_otherwise_than_before_is_told(graph, formerly):
-    """A running server's operator must hear of it."""
+    """A running server's operator must hear of a changed scaling."""
     scaling = find(graph).scaling
     assert bool(scaling.formerly) == bool(formerly)
     assert formerly in scaling.formerly
 
 
 def test_the_order_of_channels_takes_the_mean_along():
-    """Where the sidecar turns the channels, a guessed mean is turned as well."""
+    """If the sidecar turns the channels, a guessed mean is turned as well."""
     assert find(network("vgg_16/x"), channels="bgr").mean == VGG[::-1]
     signature = find(network("block1_conv1/x"), channels=3)
     assert (signature.mean, signature.bgr) == (CAFFE[::-1], False)
 
 
 def test_a_gray_network_gets_no_means_of_colours():
-    """A known architecture of one channel is none that is known."""
+    """A known architecture of one channel does not count as known."""
     signature = find(network("block1_conv1/x", shape=(None, 8, 8, 1)))
     assert (signature.mean, signature.bgr) == ((0.0,), False)
     assert signature.scaling.source == "default"
 
 
 def test_bytes_are_fed_as_they_are():
-    """An input of bytes has no scaling; one in the sidecar is told to be unused."""
+    """An input of bytes has no scaling; one in the sidecar is reported as unused."""
     data = tiny_graphs.classifier(dtype=tf.uint8)
     graph = tf.Graph()
     with graph.as_default():
@@ -260,7 +260,7 @@ def bilinear(image, size):
     ],
 )  # fmt: skip
 def test_the_inner_size_is_what_all_pixels_go_through(before, size):
-    """Only where every use of the image is behind one constant resize is it known."""
+    """It is known only if every use of the image is behind one constant resizer."""
     graph = network(before=before)
     image = graph.get_tensor_by_name("input:0")
     assert inner_size(follow_pixels(image)) == size
@@ -276,7 +276,7 @@ def test_a_slice_by_computed_strides_is_no_mere_carrier():
 
 
 def test_a_malformed_constant_tells_nothing():
-    """A constant whose bytes do not fill its shape is no reason to fail here."""
+    """A constant whose bytes do not fill its shape does not fail here."""
     graph = network(before=lambda x: x - [1.0, 2.0, 300.0])
     graph_def = graph.as_graph_def()
     for node in graph_def.node:

@@ -1,4 +1,4 @@
-"""A size that the graph leaves open is found by what fits behind it."""
+"""A size that the graph leaves open is found by the layers that follow."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ v1 = tf.compat.v1
 
 
 def weights(*shape):
-    """Weights of a layer; small ones, so that a file is."""
+    """Make weights of a layer, small ones for a small file."""
     return np.full(shape, 0.01, np.float32)
 
 
 def stack(image, layers, padding):
-    """Convolutions of 3 x 3 with two channels, each with a pooling that halves."""
+    """Build convolutions of 3 x 3 with two channels, and poolings that halve."""
     depth = image.shape[-1] if image.shape.rank and image.shape[-1] else 3
     for _ in range(layers):
         image = tf.nn.relu(v1.nn.conv2d(image, weights(3, 3, depth, 2), 1, padding))
@@ -38,7 +38,7 @@ def network(
     name="input",
     data=None,
 ):
-    """A tutorial's network for images of a side, whose placeholder does not tell it."""
+    """Build a tutorial's network for images of a side that its placeholder hides."""
     height, width = side if isinstance(side, tuple) else (side, side)
     with tiny_graphs.building() as probe:
         zeros = v1.placeholder(tf.float32, (1, height, width, 3))
@@ -66,7 +66,7 @@ SIDES = (28, 32, 48, 64, 96, 128, 150, 180, 200, 224, 299)
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
 def test_a_dense_layer_tells_the_size(side, padding):
-    """It takes as many numbers as the map has; where two sides give as many it says so."""
+    """It takes as many numbers as the map has; if two sides fit, the guess says so."""
     signature = find(network(side, 3, padding))
     if signature.sizing.source == "arithmetic":
         assert signature.size == (side, side)
@@ -77,13 +77,13 @@ def test_a_dense_layer_tells_the_size(side, padding):
 
 
 def test_of_those_that_fit_the_one_without_a_rest_is_taken():
-    """Before a likelier one that leaves a rest at some stride."""
+    """It is taken before a likelier one that leaves a rest at some stride."""
     assert find(network(160, 3, "SAME")).size == (160, 160)
     assert find(network(32, 3, "SAME")).size == (32, 32)
 
 
 def test_a_gray_image_is_a_digit_where_that_fits():
-    """Of 28 x 28, also where 32 x 32 leaves no rest and is as well."""
+    """28 x 28 is taken, even if 32 x 32 leaves no rest and fits as well."""
     gray = network(28, 3, "SAME", shape=(None, None, None, 1))
     assert find(gray).size == (28, 28)
     assert "tells it from 32 x 32" in str(find(gray).guesses)
@@ -91,7 +91,7 @@ def test_a_gray_image_is_a_digit_where_that_fits():
 
 @pytest.mark.parametrize("shape", [None, (None, None, None, None), (1, None, None, 3)])
 def test_whatever_else_the_placeholder_leaves_open(shape):
-    """Its rank, its channels, or its batch."""
+    """The size is found if rank, channels or batch are open, too."""
     assert find(network(150, 4, shape=shape)).size == (150, 150)
 
 
@@ -103,14 +103,14 @@ def test_a_pooling_window_for_the_whole_map_tells_the_size():
 
 
 def test_a_side_that_is_known_is_kept():
-    """With what fits beside it, which need not be a square."""
+    """The other side is one that fits, which need not make a square."""
     assert find(network((128, 64), 2, shape=(None, 128, None, 3))).size == (128, 64)
     assert find(network((96, 224), 2, shape=(None, None, 224, 3))).size == (96, 224)
     assert find(network(96, 2, shape=(None, 96, None, 3))).size == (96, 96)
 
 
 def test_where_all_fit_alike_it_is_a_guess():
-    """Of 224, told like a scaling that nothing tells."""
+    """224 is taken, and reported like a scaling without evidence."""
     signature = find(network(224, 2, "SAME", end="mean"))
     assert signature.size == (224, 224)
     assert signature.sizing.source == "default"
@@ -121,7 +121,7 @@ def test_where_all_fit_alike_it_is_a_guess():
     ("name", "side"), [("input_150x150", 150), ("image_96", 96), ("input_17x17", 224)]
 )
 def test_a_side_in_a_name_is_taken_where_it_fits(name, side):
-    """Where it is a usual one."""
+    """A usual side in a name is taken if it fits."""
     signature = find(network(64, 2, "SAME", end="mean", name=name))
     assert signature.size == (side, side)
     assert (signature.sizing.source == "architecture") == (side != 224)
@@ -129,7 +129,7 @@ def test_a_side_in_a_name_is_taken_where_it_fits(name, side):
 
 
 def test_where_none_fits_it_is_refused_with_the_key_that_helps():
-    """And with that key it is served."""
+    """The graph is served once the sidecar has that key."""
     data = network(77, 2)
     with pytest.raises(GraphError, match=r'put "size": .* into NAME\.json') as refused:
         find(data)
@@ -139,14 +139,14 @@ def test_where_none_fits_it_is_refused_with_the_key_that_helps():
 
 
 def test_a_size_that_the_graph_fixes_needs_no_evidence():
-    """Nothing is tried, and nothing told."""
+    """Nothing is tried, and nothing reported."""
     signature = find(tiny_graphs.classifier())
     assert signature.size == (8, 8)
     assert signature.sizing is None
 
 
 def test_a_graph_that_calls_functions_is_guessed_as_before():
-    """Its shapes are not tried."""
+    """Shapes of such a graph are not tried."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.float32, (None, None, None, 3), "input")
         scored = tf.function(tiny_graphs.colour_logits).get_concrete_function(
@@ -159,7 +159,7 @@ def test_a_graph_that_calls_functions_is_guessed_as_before():
 
 
 def test_trying_has_an_end(monkeypatch):
-    """What was found until then counts."""
+    """The best fit of the tries until then counts."""
     monkeypatch.setattr(sizes, "_LONGEST_S", -1.0)
     with pytest.raises(GraphError, match="none of the usual sizes"):
         find(network(224, 2))
@@ -169,7 +169,7 @@ def test_trying_has_an_end(monkeypatch):
 
 
 def test_weights_are_not_copied_to_be_tried():
-    """The trial's graph has their shapes only."""
+    """The trial's graph has the weights' shapes only."""
     graph = imported(network(224, 2))
     image = graph.get_tensor_by_name("input:0")
     trials = sizes.Trials(
@@ -180,7 +180,7 @@ def test_weights_are_not_copied_to_be_tried():
 
 
 def test_a_detector_that_takes_any_size_is_fed_any():
-    """Also where its number of boxes is a constant, which hangs on no image."""
+    """Its number of boxes may be a constant, which needs no image."""
     signature = graphs.find_signature(
         imported(tiny_graphs.echo_detector()), "detection", Sidecar()
     )

@@ -1,4 +1,4 @@
-"""Which classifiers are fed the middle of a photo."""
+"""Classifiers of some tools are fed the middle of a photo."""
 
 import pytest
 import tensorflow as tf

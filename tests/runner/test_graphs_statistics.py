@@ -1,4 +1,4 @@
-"""Reading off a network's own normalisations what pixels it was trained with."""
+"""A network's own normalisations show which pixels it was trained with."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def convolved(values, kernel):
 
 
 def trained(pixels, scaling, behind=lambda layer: layer, apart=False, stored=True):
-    """A classifier whose normalisation saw these pixels scaled so."""
+    """Build a classifier whose normalisation saw these pixels scaled so."""
     depth = pixels.shape[-1]
     draw = np.random.default_rng(3)
     kernel = draw.normal(0, 0.2, (3, 3, depth, FILTERS)).astype(np.float32)
@@ -83,7 +83,7 @@ def find(graph, **sidecar):
 @pytest.mark.parametrize("apart", [False, True], ids=["fused", "apart"])
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_a_normalisation_behind_the_first_convolution_tells_the_scaling(name, apart):
-    """By the mean pixel and the gain, told as evidence with the numbers."""
+    """The mean pixel and the gain show it, and are reported as evidence."""
     scaling = CANDIDATES[name]
     signature = find(trained(pictures(), scaling, apart=apart))
     assert (signature.mean, signature.scale) == (scaling.mean, scaling.scale)
@@ -99,7 +99,7 @@ def test_a_normalisation_behind_the_first_convolution_tells_the_scaling(name, ap
 )
 @pytest.mark.parametrize("name", ["0..255", "0..1", "[-1, 1]"])
 def test_one_behind_an_activation_tells_it_too(name, behind):
-    """By what photos bring there."""
+    """The moments of photos behind the activation show it."""
     signature = find(trained(pictures(), CANDIDATES[name], behind))
     assert signature.scale == CANDIDATES[name].scale
     assert signature.scaling.source == "statistics"
@@ -107,7 +107,7 @@ def test_one_behind_an_activation_tells_it_too(name, behind):
 
 @pytest.mark.parametrize("name", ["0..255", "0..1", "[-1, 1]"])
 def test_gray_networks_tell_it(name):
-    """Of the scalings that one channel may have."""
+    """Of the scalings that one channel may have, the right one is found."""
     signature = find(trained(pictures(depth=1), CANDIDATES[name]))
     assert (signature.mean, signature.scaling.source) == (
         CANDIDATES[name].mean,
@@ -124,18 +124,18 @@ def test_gray_networks_tell_it(name):
     ids=["dark", "black"],
 )
 def test_what_is_no_photo_is_no_verdict(pixels, scaling):
-    """Silence is better than a wrong word; the habit is told loudly."""
+    """Silence is better than a wrong word; the habit is reported loudly."""
     assert find(trained(pixels, scaling)).scaling.source == "default"
 
 
 def test_without_a_normalisation_there_is_no_verdict():
-    """Then the habit counts."""
+    """The habit counts without a normalisation."""
     graph = trained(pictures(), CANDIDATES["[-1, 1]"], stored=False)
     assert find(graph).scaling.source == "default"
 
 
 def test_a_sidecar_that_says_otherwise_wins_and_is_told():
-    """What the statistics say against it is a sentence."""
+    """The contradiction of the statistics is a sentence."""
     graph = trained(pictures(), CANDIDATES["0..1"])
     signature = find(graph, mean=127.5, scale=1 / 127.5)
     assert (signature.mean, signature.scaling.source) == ((127.5,), "sidecar")
@@ -153,7 +153,7 @@ def test_the_order_of_the_mean_pixel_is_a_warning_only():
 
 
 def test_what_is_drawn_is_like_photos():
-    """Mean and deviation, and neighbours alike, the same each time."""
+    """They have photos' mean and deviation, and are the same each time."""
     drawn = draw_patches(32, 24, 64.0, 3)
     assert drawn.mean((0, 1, 2)) == pytest.approx(MEANS, abs=6)
     assert drawn.std() == pytest.approx(58, abs=8)
@@ -163,7 +163,7 @@ def test_what_is_drawn_is_like_photos():
 
 
 def test_the_variance_of_a_filter_is_what_photos_give_it():
-    """The closed form is that of what is drawn."""
+    """The closed form agrees with the patches that are drawn."""
     kernel = np.random.default_rng(1).normal(0, 0.2, (3, 3, 3, 8))
     drawn = convolved(draw_patches(64, 24, 96.0, 3), kernel)
     ratio = filter_variances(kernel, 96.0) / drawn.var((0, 1, 2))
@@ -171,7 +171,7 @@ def test_the_variance_of_a_filter_is_what_photos_give_it():
 
 
 def test_a_mobilenet_without_names_is_known_by_its_layers():
-    """As one is that went to TensorFlow Lite and back."""
+    """A MobileNet that went to TensorFlow Lite and back is recognised."""
     with tiny_graphs.building() as graph:
         layer = v1.placeholder(tf.float32, (None, 32, 32, 3), "input")
         for _ in range(17):

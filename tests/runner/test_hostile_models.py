@@ -20,7 +20,7 @@ LOADS = hostile_models.loads()
 
 
 def test_the_corpus_is_large():
-    """At least 60 models, of all kinds."""
+    """The corpus has at least 60 models, of all kinds."""
     assert len(FILES) > 60
     assert len(LABEL_MAPS) > 12
     assert len(LOADS) > 9
@@ -30,7 +30,7 @@ def test_the_corpus_is_large():
 def test_a_hostile_graph_is_refused_before_tensorflow_sees_it(
     name, tmp_path, monkeypatch
 ):
-    """Reading and checking it is enough, and the reason says what is wrong."""
+    """Reading and checking it is enough, and the reason names the fault."""
     for name_of in ("import_graph_def", "load_op_library"):
         monkeypatch.delattr(tf, name_of)
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", FILES[name].data)
@@ -43,7 +43,7 @@ def test_a_hostile_graph_is_refused_before_tensorflow_sees_it(
 
 @pytest.mark.parametrize("name", LABEL_MAPS)
 def test_a_hostile_label_map_is_refused(name, tmp_path):
-    """With the file's name and what it is instead."""
+    """The error has the file's name and its kind."""
     path = tiny_graphs.write(tmp_path / "bad.label_map.pbtxt", LABEL_MAPS[name].data)
     with pytest.raises(LabelMapError) as caught:
         read_labels(path)
@@ -65,7 +65,7 @@ SOFT = sorted(LOADS.keys() - {"load_crashes", "load_hangs"})
 
 @pytest.mark.parametrize("name", SOFT)
 def test_what_loading_shows_is_told_in_a_sentence(name, tmp_path):
-    """TensorFlow's refusal, and an output that is none, fit to be shown."""
+    """TensorFlow's refusal and a useless output are reported fit to be shown."""
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", LOADS[name].data)
     session = session_of(path)
     with pytest.raises(GraphError) as caught:
@@ -98,5 +98,5 @@ def test_the_corpus_has_teeth(tmp_path):
     ],
 )
 def test_a_reason_is_one_printable_line(words, shown_as):
-    """Whatever it quotes, and whoever quotes it."""
+    """A reason is safe whichever words it quotes."""
     assert str(GraphError(words)) == shown_as

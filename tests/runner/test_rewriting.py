@@ -1,4 +1,4 @@
-"""All rewrites together, and when a session uses them."""
+"""All rewrites work together, and a session uses them if they answer the same."""
 
 import logging
 import sys
@@ -37,7 +37,7 @@ def rewritten(data, kind="detection", floor=0.1):
 
 
 def test_every_rewrite_finds_its_part():
-    """The notes say what was done; of the loop and the norms nothing is left."""
+    """The notes name each rewrite; nothing of the loop and the norms is left."""
     made, ops = rewritten(fast_detector())
     assert made.notes == (
         "loops over images that became one op: 1",
@@ -51,7 +51,7 @@ def test_every_rewrite_finds_its_part():
 
 
 def test_a_floor_of_nothing_keeps_every_box():
-    """Then suppression is as it was; and a classifier has none."""
+    """Without a floor suppression is unchanged; and a classifier has none."""
     assert "suppressions" not in " ".join(rewritten(fast_detector(), floor=0)[0].notes)
     made, ops = rewritten(fast_classifier(), "classification")
     assert made.notes[-1].startswith("chains folded")
@@ -59,7 +59,7 @@ def test_a_floor_of_nothing_keeps_every_box():
 
 
 def test_a_graph_with_nothing_to_gain_has_no_notes():
-    """Dropping what hands on makes nothing faster by itself."""
+    """Dropping nodes without effect makes nothing faster by itself."""
     assert rewritten(tiny_graphs.echo_detector())[0].notes == ()
 
 
@@ -85,7 +85,7 @@ def opened(tmp_path):
     ids=["detector", "classifier"],
 )
 def test_a_session_answers_the_same_rewritten(build, kind, opened):
-    """And says that it is."""
+    """The session's notes say that it is rewritten."""
     plain = opened(build(), kind, rewrite=False, max_batch=2)
     faster = opened(build(), kind, score_floor=0.02, max_batch=2)
     assert plain.notes == plain.signature.guesses
@@ -99,14 +99,14 @@ def test_a_session_answers_the_same_rewritten(build, kind, opened):
 
 
 def test_the_comparison_sees_the_boxes_above_the_floor(opened):
-    """Else it would compare nothing: both images have some."""
+    """Both images have boxes above the floor, so there is something to compare."""
     session = opened(fast_detector(), score_floor=0.02)
     for image in rewriting.sample_images(session.signature):
         assert (session.run([image])[0]["scores"] > 0.02).sum() > 3
 
 
 def broken(draft):
-    """A rewrite that is wrong: it takes another kernel."""
+    """Rewrite wrongly: take another kernel."""
     kernel = next(n for n in draft.nodes.values() if n.op == "Conv2D").input[1]
     wrong = draft.add_constant("wrong", 1.1 * draft.constant(kernel))
     draft.rewire(kernel, wrong)
@@ -114,18 +114,18 @@ def broken(draft):
 
 
 def raising(draft):
-    """A rewrite with a mistake in its code."""
+    """Rewrite with a mistake in the code."""
     raise KeyError("no_such_node")
 
 
 def unimportable(draft):
-    """A rewrite whose graph TensorFlow refuses."""
+    """Rewrite to a graph that TensorFlow refuses."""
     draft.put(v1.NodeDef(name="detection_boxes", op="NoSuchOp"))
     return 1
 
 
 def unrunnable(draft):
-    """A rewrite whose graph cannot be run."""
+    """Rewrite to a graph that cannot be run."""
     boxes = draft.nodes["detection_boxes"]
     places = draft.add_constant("places", np.array([999], np.int32))
     node = v1.NodeDef(name=boxes.name, op="Gather", input=[boxes.input[0], places])
@@ -168,7 +168,7 @@ def test_a_rewrite_that_goes_wrong_is_not_used(
 
 
 def test_a_graph_that_cannot_be_run_is_refused_in_its_own_words(opened):
-    """Whether or not it could be rewritten."""
+    """The refusal has the graph's own words, rewritten or not."""
 
     def impossible(boxes):
         return tf.reshape(boxes, [tf.shape(boxes)[0] * 7, -1, 4])
@@ -193,7 +193,7 @@ def started(monkeypatch):
 
 
 def test_only_one_session_stays_open(opened, started):
-    """The loser's memory is given back."""
+    """The memory of the session that is not used is given back."""
     session = opened(fast_detector())
     assert [one._closed for one in started] == [True, False]
     session.close()
@@ -201,7 +201,7 @@ def test_only_one_session_stays_open(opened, started):
 
 
 def test_memory_is_given_back_where_the_c_library_can(monkeypatch):
-    """GNU's can; others have no such function."""
+    """GNU's C library can; others have no such function."""
     asked = []
     library = SimpleNamespace(malloc_trim=asked.append)
     monkeypatch.setattr(sessions.session.ctypes, "CDLL", lambda name: library)
@@ -246,7 +246,7 @@ GRAPHS = sorted(SHARED.glob("classify/*.pb")) + sorted(SHARED.glob("detect/*.pb"
 @pytest.mark.real
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.name)
 def test_real_graphs_answer_the_same(path):
-    """Whatever is found to do in them."""
+    """All rewrites that apply to a real graph keep its answers."""
     kind = "detection" if path.parent.name == "detect" else "classification"
     both = []
     for faster in (False, True):
@@ -270,7 +270,7 @@ def test_real_graphs_answer_the_same(path):
     ids=str,
 )
 def test_the_floor_is_below_what_anybody_sees(environ, floor, folder):
-    """SCORE_FLOOR, lowered to MIN_CONFIDENCE; with DEBUG every box is printed."""
+    """The floor is SCORE_FLOOR, lowered to MIN_CONFIDENCE; with DEBUG it is 0."""
     tiny_graphs.write(folder / "m.frozen.pb", b"")
     (files,) = discover(folder, DETECTION).models
     for rewrites in (True, False):

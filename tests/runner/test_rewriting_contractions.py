@@ -1,4 +1,4 @@
-"""What stands behind a convolution or matrix product, folded into kernel and bias."""
+"""Arithmetic behind a convolution or matrix product is folded into it."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ CHANNELS = 4
 
 
 def conv(x, stride=1):
-    """A convolution to four channels."""
+    """Convolve to four channels."""
     return tf.nn.conv2d(x, numbers(3, 3, 3, CHANNELS), stride, "SAME")
 
 
 def depthwise(x):
-    """A depthwise convolution of two filters a channel, from two to four."""
+    """Convolve depthwise with two filters a channel, from two to four."""
     return tf.nn.depthwise_conv2d(
         x[..., :2], numbers(3, 3, 2, 2), (1, 1, 1, 1), "VALID"
     )
@@ -43,7 +43,7 @@ def vector(seed=2):
 
 
 def norm(version="V3", **options):
-    """A batch norm of TensorFlow's own that does not learn."""
+    """Normalise with TensorFlow's own batch norm, which does not learn."""
     op = getattr(tf.raw_ops, f"FusedBatchNorm{version}")
 
     def apply(value):
@@ -97,7 +97,7 @@ def test_arithmetic_with_constants_is_folded(contraction, steps):
 @pytest.mark.parametrize("contraction", [conv, depthwise], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("version", sorted(NORMS))
 def test_a_batch_norm_is_folded(contraction, version):
-    """Of each version, with what stands around it."""
+    """A batch norm of each version is folded, with its neighbours."""
     with on_images() as (graph, x):
         value = NORMS[version](tf.nn.bias_add(contraction(x), vector(1)))
         tf.nn.relu6(value * np.float32(2), name="y")
@@ -129,14 +129,14 @@ def test_a_batch_norm_of_the_first_tensorflow_is_folded(scaled):
 
 
 def test_a_lone_bias_is_left_alone():
-    """It is as TensorFlow fuses it."""
+    """TensorFlow fuses a lone bias itself."""
     with on_images() as (graph, x):
         tf.nn.relu(tf.nn.bias_add(conv(x), vector()), name="y")
     assert Trial(graph).apply(fold_chains) == 0
 
 
 def test_a_shared_kernel_is_scaled_for_one_only():
-    """The other convolution keeps the old."""
+    """The other convolution keeps the old kernel."""
     with on_images() as (graph, x):
         kernel = tf.constant(numbers(3, 3, 3, CHANNELS))
         one = tf.nn.conv2d(x, kernel, 1, "SAME") * vector()
@@ -229,7 +229,7 @@ OTHERS = (
     ids=lambda function: function.__name__,
 )
 def test_what_is_not_certain_stays(behind):
-    """Not a match in every respect, no change."""
+    """A graph that does not match in every respect is left unchanged."""
     with on_images() as (graph, x):
         tf.nn.relu(behind(conv(x)), name="y")
     trial = Trial(graph)
@@ -239,7 +239,7 @@ def test_what_is_not_certain_stays(behind):
 
 
 def test_a_norm_of_no_variance_stays():
-    """It would divide by zero."""
+    """Folding such a norm would divide by zero."""
     with on_images() as (graph, x):
         zeros = np.zeros(CHANNELS, np.float32)
         out = tf.raw_ops.FusedBatchNormV3(
@@ -256,7 +256,7 @@ def test_a_norm_of_no_variance_stays():
 
 
 def test_a_fetched_convolution_stays():
-    """Somebody wants to see its output."""
+    """A caller wants to see its output."""
     with on_images() as (graph, x):
         tf.nn.relu(tf.identity(conv(x)) * vector(), name="y")
         seen = graph.get_operations()[2].name
@@ -294,7 +294,7 @@ def waiting_convolution(x):
     ids=lambda function: function.__name__,
 )
 def test_other_convolutions_stay(build):
-    """Of another type or layout, or with a kernel that is no constant."""
+    """Convolutions of another type or layout, or without a constant kernel, stay."""
     with on_images((None, 5, 6, 3)) as (graph, x):
         tf.identity(build(x), name="y")
     assert Trial(graph).apply(fold_chains) == 0
@@ -311,7 +311,7 @@ def test_other_convolutions_stay(build):
     ids=["AddN", "Add", "AddV2"],
 )
 def test_a_bias_is_added_before_the_other_branch(name, total, side):
-    """Behind that it is folded, and the sum keeps its op."""
+    """The moved bias is folded, and the sum keeps its op."""
     with on_images() as (graph, x):
         branches = [conv(x), tf.nn.relu(conv(-x))]
         value = total(branches[:: -1 if side else 1])
@@ -356,7 +356,7 @@ def waiting_sum(x, value):
     ids=lambda function: function.__name__,
 )
 def test_other_sums_stay(build):
-    """Of more than two, seen by others, or of no contraction."""
+    """Sums of more than two, seen by others, or of no contraction stay."""
     with on_images() as (graph, x):
         tf.identity(build(x, conv(x)), name="y")
     trial = Trial(graph)

@@ -1,4 +1,4 @@
-"""A graph that is being rewritten: who uses whom, and what may be changed."""
+"""A draft of a graph knows who uses whom, and which nodes may change."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ v1 = tf.compat.v1
 
 
 def three_in_a_row():
-    """From x by a and b to y."""
+    """Build three nodes in a row, from x by a and b to y."""
     with on_images() as (graph, x):
         a = tf.nn.relu(x, name="a")
         tf.nn.relu(tf.nn.relu(a, name="b"), name="y")
@@ -32,7 +32,7 @@ def test_names_of_inputs_are_read():
 
 
 def test_the_only_user_is_found():
-    """One node that takes the first output once."""
+    """The only user takes the first output once."""
     draft = Trial(three_in_a_row()).draft
     assert draft.only_user("a").name == "b"
     assert draft.only_user("b").name == "y"
@@ -49,14 +49,14 @@ def waited_for(a):
 
 @pytest.mark.parametrize("use", [twice, waited_for], ids=lambda use: use.__name__)
 def test_a_value_with_other_uses_has_no_only_user(use):
-    """It must stay what it is."""
+    """A value with other uses must stay as it is."""
     with on_images() as (graph, x):
         use(tf.nn.relu(x, name="a"))
     assert Trial(graph).draft.only_user("a") is None
 
 
 def test_a_second_output_is_no_only_use():
-    """What is folded away has one output."""
+    """A node that is folded away has one output."""
     with on_images((2, 3)) as (graph, x):
         _, second = tf.unstack(x, name="a")
         tf.nn.relu(second, name="y")
@@ -65,7 +65,7 @@ def test_a_second_output_is_no_only_use():
 
 @pytest.mark.parametrize("kept", ["fed", "fetched"])
 def test_what_is_fed_or_fetched_has_no_only_user(kept):
-    """A caller sees it, so it must stay what it is."""
+    """A caller sees such a value, so it must stay as it is."""
     graph = three_in_a_row()
     names = {"fed": ("x:0",), "fetched": ("y:0",)}
     names[kept] += ("a:0",)
@@ -84,7 +84,7 @@ def test_putting_and_dropping_keeps_count_of_users():
 
 
 def test_rewiring_moves_the_data_only():
-    """Who waits for the old node goes on waiting for it."""
+    """A node that waits for the old node goes on waiting for it."""
     with on_images() as (graph, x):
         a = tf.nn.relu(x, name="a")
         with tf.control_dependencies([a]):
@@ -97,7 +97,7 @@ def test_rewiring_moves_the_data_only():
 
 
 def test_nodes_that_nothing_needs_are_dropped():
-    """Neither the training part nor what stands behind the output is needed."""
+    """Neither the training part nor the nodes behind the output are needed."""
     with on_images() as (graph, x):
         y = tf.nn.relu(x, name="y")
         tf.nn.relu(y, name="behind")
@@ -108,7 +108,7 @@ def test_nodes_that_nothing_needs_are_dropped():
 
 
 def test_what_is_waited_for_is_needed():
-    """An Assert only stands behind a control edge."""
+    """An Assert only has a control edge."""
     with on_images() as (graph, x):
         check = tf.raw_ops.Assert(condition=tf.reduce_all(x > 0), data=[x])
         with tf.control_dependencies([check]):
@@ -155,7 +155,7 @@ def test_new_names_are_free():
 
 
 def test_placing_beside_a_node_that_is_gone_is_forgotten():
-    """TensorFlow refuses a graph that asks for it."""
+    """TensorFlow refuses a graph that asks for such a colocation."""
     with on_images() as (graph, x):
         gone = tf.nn.relu(x, name="gone")
         with v1.colocate_with(gone):
@@ -191,7 +191,7 @@ def test_functions_and_versions_are_handed_on():
     ids=str,
 )
 def test_an_operand_is_one_number_a_channel(shape, given):
-    """Of a shape that is spread over the channels and adds no axis."""
+    """An operand is spread over the channels and adds no axis."""
     found = as_channels(np.ones(shape, np.float32), 4, 3)
     assert (found is not None) is given
     if given:

@@ -1,4 +1,4 @@
-"""A loop that resizes each image of a batch, made one op."""
+"""A loop that resizes each image of a batch becomes one op."""
 
 import numpy as np
 import pytest
@@ -19,18 +19,18 @@ def photos(count, size=(11, 9)):
 
 
 def resized(one, size=SIZE):
-    """What ``fixed_shape_resizer`` does to an image."""
+    """Resize an image as ``fixed_shape_resizer`` does."""
     small = v1.image.resize_bilinear(tf.expand_dims(one, 0), size)
     return tf.squeeze(small, [0])
 
 
 def with_shape(one):
-    """What it gives since 2018: the image and its shape after resizing."""
+    """Return the image and its shape after resizing, as since 2018."""
     return resized(one), tf.stack([*SIZE, 3])
 
 
 def mapped(function, dtype=tf.float32, **options):
-    """``tf.map_fn``, whose loop counts twice."""
+    """Map with ``tf.map_fn``, whose loop counts twice."""
     return lambda images: tf.map_fn(function, images, dtype=dtype, **options)
 
 
@@ -43,7 +43,7 @@ def gathered(outputs, count):
 
 
 def sized(outputs, count):
-    """As the first ``tf.map_fn`` did it: the array is asked for its size."""
+    """Map as the first ``tf.map_fn`` did: the array is asked for its size."""
     size = tf.raw_ops.TensorArraySizeV3(handle=outputs.handle, flow_in=outputs.flow)
     return outputs.gather(tf.range(size))
 
@@ -55,7 +55,7 @@ def backwards(outputs, count):
 def by_hand(
     function, start=0, step=1, *, dynamic=False, write=lambda i: i, end=stacked
 ):
-    """The loop of the first ``tf.map_fn``, which counts once."""
+    """Loop as the first ``tf.map_fn`` did, which counts once."""
 
     def apply(images):
         count = tf.shape(images)[0]
@@ -75,7 +75,7 @@ def by_hand(
 
 
 def trial(loop, fetched=("y:0",)):
-    """A graph of a loop over the images as floats."""
+    """Build a graph of a loop over the images as floats."""
     with building(old_loops=True) as graph:
         x = v1.placeholder(tf.uint8, (None, None, None, 3), "x")
         made = loop(tf.cast(x, tf.float32))
@@ -99,7 +99,7 @@ def trial(loop, fetched=("y:0",)):
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_resizing_loop_becomes_one_op(loop, count):
-    """The same to the last bit, for one image and for several."""
+    """The answer is the same to the last bit, for one image and for several."""
     made = trial(loop)
     assert made.apply(batch_resizers) == 1
     assert not {"Exit", "TensorArrayV3", "LoopCond"} & set(made.ops)
@@ -111,7 +111,7 @@ def test_a_resizing_loop_becomes_one_op(loop, count):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_shape_after_resizing_is_repeated(count):
-    """The second result of the Object Detection API's resizer."""
+    """The shape is the second result of the Object Detection API's resizer."""
     loop = mapped(with_shape, (tf.float32, tf.int32))
     made = trial(loop, ("y:0", "z:0"))
     assert made.apply(batch_resizers) == 1
@@ -128,14 +128,14 @@ def test_a_result_that_nobody_takes_does_not_matter():
 
 
 def test_a_constant_vector_is_repeated_with_its_shape():
-    """Whatever its rank."""
+    """A constant of every rank is repeated."""
     made = trial(mapped(lambda one: tf.constant([[1.0, 2.0]])))
     assert made.apply(batch_resizers) == 1
     made.assert_same(photos(3), exact=True)
 
 
 def packed(*sides):
-    """A shape that is put together in the loop."""
+    """Pack a shape in the loop."""
     return tf.raw_ops.Pack(values=[tf.convert_to_tensor(side) for side in sides])
 
 
@@ -148,7 +148,7 @@ def with_shared_channels(one):
 
 
 def test_a_shape_put_together_of_constants_is_one():
-    """As graphs hold it that nobody optimised."""
+    """Graphs that nobody optimised hold shapes so."""
     made = trial(mapped(with_packed_shape, (tf.float32, tf.int32)), ("y:0", "z:0"))
     assert made.apply(batch_resizers) == 1
     made.assert_same(photos(2), exact=True)
@@ -198,14 +198,14 @@ OTHERS = {
 
 @pytest.mark.parametrize("loop", OTHERS.values(), ids=OTHERS)
 def test_any_other_loop_stays(loop):
-    """Not a match in every respect, no change."""
+    """A loop that does not match in every respect is left unchanged."""
     made = trial(loop)
     assert made.apply(batch_resizers) == 0
     assert made.ops["LoopCond"] == 1
 
 
 def test_a_loop_with_another_result_in_use_stays():
-    """Else it would run for that, and the resizing be done twice."""
+    """The loop would run for that result, and resize twice."""
     made = trial(mapped(with_its_own_shape, (tf.float32, tf.int32)), ("y:0", "z:0"))
     assert made.apply(batch_resizers) == 0
     made.assert_same(photos(2), exact=True)
@@ -213,12 +213,12 @@ def test_a_loop_with_another_result_in_use_stays():
 
 @pytest.mark.parametrize(("start", "step"), [(1, 1), (0, 2)])
 def test_a_loop_that_leaves_images_out_stays(start, step):
-    """It does not resize the whole batch."""
+    """Such a loop does not resize the whole batch."""
     assert trial(by_hand(resized, start, step)).apply(batch_resizers) == 0
 
 
 def over(count, *, values, places, room):
-    """A resizing loop that runs so often, over what may be something else."""
+    """Build a resizing loop that runs so often, over another tensor or not."""
     inputs = tf.TensorArray(tf.float32, room).scatter(places, values)
     _, outputs = v1.while_loop(
         lambda i, _: i < count,
@@ -230,7 +230,7 @@ def over(count, *, values, places, room):
 
 @pytest.mark.parametrize("other", [None, "values", "places", "room"])
 def test_images_numbers_and_results_must_be_of_one_batch(other):
-    """What only happens to be as long as the batch is not known to be."""
+    """A tensor that only happens to be as long as the batch is not known to be."""
 
     def loop(images):
         count, same_count = tf.shape(images)[0], tf.shape(images * 2)[0]
@@ -249,7 +249,7 @@ def test_images_numbers_and_results_must_be_of_one_batch(other):
 
 
 def test_a_loop_over_a_part_of_the_batch_stays():
-    """It does not resize the last image."""
+    """Such a loop does not resize the last image."""
 
     def loop(images):
         count = tf.shape(images)[0]

@@ -1,4 +1,4 @@
-"""Whether two graphs answer the same: the images they are asked, and the verdict."""
+"""Two graphs are compared on sample images, within tolerances."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def signature(kind="detection", **changes):
 
 
 def detections(*rows, count=None, room=0):
-    """Outputs of a detector from rows of score, class and left edge."""
+    """Make outputs of a detector from rows of score, class and left edge."""
     table = np.array([*rows, *[(0, 0, 0)] * room], np.float32).reshape(-1, 3)
     boxes = np.zeros((len(table), 4), np.float32)
     boxes[:, 1], boxes[:, 2:] = table[:, 2], 1
@@ -31,7 +31,7 @@ ROWS = [(0.9, 1, 0.1), (0.5, 2, 0.2), (0.5, 1, 0.3)]
 
 
 def test_the_images_fit_the_graph():
-    """Of its size and channels, or of two sizes; the same at every call."""
+    """They have its size and channels, or two sizes, and are always the same."""
     images = sample_images(signature(size=(24, 32), channels=1))
     assert [image.shape for image in images] == [(24, 32, 1)] * 2
     images = sample_images(signature())
@@ -54,7 +54,7 @@ def test_the_scene_has_a_photos_statistics():
 
 
 def test_equal_detections_agree():
-    """Also in another order where scores are equal, and within the tolerances."""
+    """Equal scores may change their order, and differences within tolerances pass."""
     assert difference(detections(*ROWS), detections(*ROWS)) is None
     assert difference(detections(*ROWS), detections(*ROWS[::-1])) is None
     near = [(score + 9e-5, number, x - 9e-4) for score, number, x in ROWS]
@@ -72,14 +72,14 @@ def test_equal_detections_agree():
     ids=["score", "class", "box", "gone"],
 )
 def test_a_detection_that_differs_is_named(row, words):
-    """What it was, for the log."""
+    """The log shows the detection as it was."""
     new = detections(ROWS[0], row, ROWS[2], room=1)
     found = difference(detections(*ROWS, room=1), new)
     assert words in found.replace("[", ".")
 
 
 def test_a_new_detection_is_named():
-    """Whether or not all old ones are there."""
+    """It is named even if all old ones are there."""
     new = detections(*ROWS, (0.3, 3, 0), room=1)
     assert "class 3, score 0.300000" in difference(detections(*ROWS, room=2), new)
     assert difference(detections(*ROWS, room=2), new).endswith("is new")
@@ -92,7 +92,7 @@ def test_two_that_are_alike_must_both_be_there():
 
 
 def test_below_the_floor_and_past_the_count_nothing_is_compared():
-    """It is never answered; and a score at the floor may fall to either side."""
+    """Such detections are never answered; one at the floor may be on either side."""
     low = [(0.09, 7, 0.4), (0.1, 8, 0.4)]
     old = detections(*ROWS, *low, room=1)
     assert difference(old, detections(*ROWS, room=3)) is None
@@ -103,7 +103,7 @@ def test_below_the_floor_and_past_the_count_nothing_is_compared():
 
 
 def test_where_all_places_are_taken_the_last_may_differ():
-    """Which of two equal scores gets the last place is not determined."""
+    """Which of two equal scores gets the last row is not determined."""
     old, new = detections(*ROWS), detections(*ROWS[:2], (0.5, 9, 0.6))
     assert difference(old, new) is None
     assert "class 9" in difference(detections(*ROWS, room=1), new)
@@ -112,7 +112,7 @@ def test_where_all_places_are_taken_the_last_may_differ():
 
 
 def test_what_is_no_number_is_no_detection():
-    """The server leaves it out too."""
+    """The server leaves out NaN scores, too."""
     old = detections(*ROWS, (np.nan, 1, 0), (np.inf, 1, 0), (0.7, 1, np.nan))
     assert difference(old, detections(*ROWS, room=3)) is None
 
@@ -139,7 +139,7 @@ def test_no_detections_agree():
     ids=str,
 )
 def test_classifiers_are_compared_by_score_and_best_class(old, new, words):
-    """Within 1e-4; of two best that are equal either may win."""
+    """Scores agree within 1e-4; of two best that are equal either may win."""
     found = first_difference(
         {"scores": np.array(old)},
         {"scores": np.array(new)},
@@ -150,12 +150,12 @@ def test_classifiers_are_compared_by_score_and_best_class(old, new, words):
 
 
 def near(old, new, **facts):
-    """What differs between the answers of two devices."""
+    """Compare the answers of two devices."""
     return first_difference(old, new, signature(**facts), FLOOR / 10, NEAR)
 
 
 def test_another_device_may_round_otherwise():
-    """Scores by .02, boxes by .01, and no more."""
+    """Scores may differ by .02, boxes by .01, and no more."""
     old = detections(*ROWS)
     moved = [(score - 0.019, number, x + 0.009) for score, number, x in ROWS]
     assert near(old, detections(*moved)) is None
@@ -164,7 +164,7 @@ def test_another_device_may_round_otherwise():
 
 
 def test_another_device_may_keep_other_faint_boxes():
-    """One in ten of those below .1; never one above."""
+    """One in ten of those below .1 may be another; never one above."""
     faint = [(0.05, 1, number / 40) for number in range(20)]
     other = [(0.05, 1, 0.9), (0.05, 1, 0.95), (0.05, 1, 0.85)]
 
@@ -177,7 +177,7 @@ def test_another_device_may_keep_other_faint_boxes():
 
 
 def test_logits_of_another_device_are_compared_as_probabilities():
-    """Their size says nothing of what is answered."""
+    """The size of logits says nothing about the answers."""
     old = {"scores": np.array([9.0, 2.0, -30.0])}
     new = {"scores": np.array([9.1, 2.3, -28.0])}
     facts = {"kind": "classification", "softmax": True}

@@ -1,4 +1,4 @@
-"""Nodes that hand on what they take, constants, and resizers fed with bytes."""
+"""Nodes without effect go, constants are computed, and resizers take bytes."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_fed_and_fetched_nodes_stay():
 
 
 def test_what_waits_or_is_waited_for_stays():
-    """A loop's frame or an Assert may hang on it."""
+    """A loop's frame or an Assert may depend on it."""
     with on_images() as (graph, x):
         with tf.control_dependencies([tf.identity(x, name="waited_for")]):
             one = tf.constant(1.0)
@@ -66,7 +66,7 @@ def test_what_waits_or_is_waited_for_stays():
 
 
 def test_a_second_output_is_handed_on_as_such():
-    """Not the node's first one."""
+    """The user takes the input's second output, not its first."""
     with on_images((2, 3)) as (graph, x):
         _, second = tf.unstack(x)
         tf.nn.relu(tf.identity(second), name="y")
@@ -77,7 +77,7 @@ def test_a_second_output_is_handed_on_as_such():
 
 
 def test_who_waits_for_a_check_waits_for_what_it_checks():
-    """As Inception of 2015 does behind each convolution."""
+    """Inception of 2015 has such checks behind each convolution."""
     with on_images() as (graph, x):
         value = tf.nn.relu(x, name="value")
         with tf.control_dependencies([tf.debugging.check_numerics(value, "bad")]):
@@ -92,7 +92,7 @@ def test_who_waits_for_a_check_waits_for_what_it_checks():
 
 
 def test_a_check_of_a_switch_is_left():
-    """Waiting for a Switch would not tell which of its sides is taken."""
+    """Waiting for a Switch would not show which of its sides is taken."""
     with on_images() as (graph, x):
         alive, _ = tf.raw_ops.Switch(data=x, pred=tf.constant(False))
         with tf.control_dependencies([tf.debugging.check_numerics(alive, "bad")]):
@@ -127,7 +127,7 @@ def test_all_that_is_folded_is_tested():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5))
 def test_arithmetic_with_constants_is_done_once(steps):
-    """Whatever its order, the value is what TensorFlow computes."""
+    """In every order, the value is TensorFlow's own."""
     with on_images((None,)) as (graph, x):
         value = tf.constant(numbers(4))
         for step in steps:
@@ -142,7 +142,7 @@ def test_arithmetic_with_constants_is_done_once(steps):
 
 
 def test_the_order_of_the_nodes_does_not_matter():
-    """A file may hold them in any."""
+    """A file may hold its nodes in any order."""
     with on_images((None,)) as (graph, x):
         tf.add(x[0], -(tf.constant(2.0) * 3 + 1), name="y")
     trial = Trial(graph)
@@ -178,7 +178,7 @@ def spread(x):
     "build", [fed_constant, waiting, integers, large, spread], ids=lambda b: b.__name__
 )
 def test_what_is_not_folded_stays(build, monkeypatch):
-    """What is fed, waits, is no float32 or is too large."""
+    """A node that is fed, waits, is no float32 or is too large stays."""
     monkeypatch.setattr(passthrough, "_MAX_FOLDED", 10)
     with on_images((None,)) as (graph, x):
         tf.add(x[0], build(x), name="y")
@@ -203,7 +203,7 @@ def test_what_tensorflow_refuses_is_left_to_it():
 
 
 def bytes_resized(between=tf.identity, **options):
-    """A graph that resizes bytes after making them floats."""
+    """Build a graph that resizes bytes after making them floats."""
     with building() as graph:
         x = v1.placeholder(tf.uint8, (None, None, None, 3), "x")
         floats = tf.cast(between(x), tf.float32)
@@ -218,7 +218,7 @@ def bytes_resized(between=tf.identity, **options):
 )
 @pytest.mark.parametrize("size", [(31, 22), (5, 4)], ids=["smaller", "larger"])
 def test_a_resizer_takes_bytes(options, size):
-    """The same to the last bit as from a copy as floats."""
+    """The answer is the same to the last bit as from a copy as floats."""
     trial = Trial(bytes_resized(**options))
     assert trial.apply(resize_bytes) == 1
     assert "Cast" not in trial.ops
@@ -227,7 +227,7 @@ def test_a_resizer_takes_bytes(options, size):
 
 
 def test_other_casts_stay():
-    """Only of bytes to float32, and not where it waits for another node."""
+    """Only casts of bytes to float32 go, and none that waits for another node."""
     with building() as graph:
         x = v1.placeholder(tf.int32, (None, None, None, 3), "x")
         v1.image.resize_bilinear(tf.cast(x, tf.float32), (7, 9), name="y")

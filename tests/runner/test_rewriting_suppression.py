@@ -1,4 +1,4 @@
-"""A floor under the scores that non-maximum suppression starts from."""
+"""Non-maximum suppression starts from a floor under the scores."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def raised(made, floor=FLOOR):
 
 
 def above(values, floor=FLOOR):
-    """The detections of each image at or above the floor, best first."""
+    """Return the detections of each image at or above the floor, best first."""
     boxes, scores, classes, counts = values
     found = []
     for image, count in enumerate(np.reshape(counts, -1).astype(int)):
@@ -59,7 +59,7 @@ def assert_same_above(made, feed, floor=FLOOR):
 
 @pytest.mark.parametrize("options", [{}, {"pad_per_class": True}], ids=["", "padded"])
 def test_detections_at_or_above_the_floor_are_the_same(options):
-    """Also those that are the floor; those below are padding."""
+    """Detections that equal the floor stay, too; those below are padding."""
     made = trial(combined(**options))
     assert raised(made) == 1
     for seed in range(5):
@@ -73,7 +73,7 @@ def test_a_higher_threshold_stays():
 
 
 def test_a_threshold_that_is_no_constant_stays():
-    """It is computed or fed."""
+    """A threshold that is computed or fed stays."""
     with building() as graph:
         x = v1.placeholder(tf.float32, (None, BOXES, 7), "x")
         boxes, scores = heads(x)
@@ -85,7 +85,7 @@ def test_a_threshold_that_is_no_constant_stays():
 
 
 def moved(boxes, scores, classes, count):
-    """What exporters do: add 1 to classes, cut, fill up, reshape, count as floats."""
+    """Change outputs as exporters do: add 1, cut, fill up, reshape, count as floats."""
     classes = tf.pad(classes[:, :20] + 1, [[0, 0], [0, 5]])
     scores = tf.squeeze(tf.expand_dims(tf.pad(scores[:, :20], [[0, 0], [0, 5]]), 0), 0)
     boxes = tf.gather(boxes, tf.range(25), axis=1) * 2 - boxes[:, :25]
@@ -129,18 +129,18 @@ def by_count(boxes, scores, classes, count):
     ids=lambda end: end.__name__,
 )
 def test_what_computes_with_scores_or_between_boxes_stops_it(end):
-    """Then a box below the floor may change what is answered."""
+    """A box below the floor may then change the answers."""
     assert raised(trial(combined(end=end))) == 0
 
 
 def test_no_floor_changes_nothing():
-    """Every box is answered."""
+    """Every box is answered without a floor."""
     assert raised(trial(combined(0.0)), floor=0.0) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_object_detection_apis_suppressions_are_known(kind):
-    """Of every generation; one for each class."""
+    """They are known in every generation; there is one for each class."""
     made = trial(exported(kind))
     assert raised(made) == CLASSES
     for seed in range(3):
@@ -167,7 +167,7 @@ def test_the_first_stage_of_a_faster_rcnn_is_left_alone(kind):
 
 
 def rescored(boxes, scores, classes, count):
-    """A network that scores the boxes anew."""
+    """Build a network that scores the boxes anew."""
     weights = tf.eye(ROWS)
     outputs(boxes, tf.matmul(scores, weights), classes, count)
 
@@ -178,17 +178,17 @@ def unrelated(boxes, scores, classes, count):
 
 @pytest.mark.parametrize("end", [rescored, unrelated], ids=lambda end: end.__name__)
 def test_a_network_behind_the_suppression_stops_it(end):
-    """Or that the answered scores do not come of it."""
+    """The answered scores must come of the suppression, without a network between."""
     assert raised(trial(exported("V3", end=end))) == 0
 
 
 def test_soft_suppression_is_left_alone():
-    """It lowers scores by those of others."""
+    """Soft suppression lowers scores by those of others."""
     assert raised(trial(exported("V5", sigma=0.5))) == 0
 
 
 def test_a_comparison_for_something_else_is_left_alone():
-    """Only what leads to the places of the boxes is a filter."""
+    """Only a comparison that selects boxes is a filter."""
 
     def each(image):
         with tf.name_scope(SCOPE), tf.name_scope("FilterGreaterThan"):

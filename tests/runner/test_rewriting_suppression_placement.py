@@ -1,4 +1,4 @@
-"""What stays on the CPU where there is a GPU."""
+"""Suppressions of one class each stay on the CPU next to a GPU."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def on_the_cpu(graph_def):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", ["", "SecondStage"])
 def test_suppressions_of_one_class_each_are_kept_there(kind, stage):
-    """With all that lies between them, and with the answers as they were."""
+    """All nodes between them stay there too, and the answers are unchanged."""
     plain = definition(exported(kind, scope=f"{stage}{SCOPE}"))
     kept = definition(exported(kind, scope=f"{stage}{SCOPE}"))
     assert keep_suppression_on_cpu(kept) == CLASSES
@@ -38,7 +38,7 @@ def test_suppressions_of_one_class_each_are_kept_there(kind, stage):
 
 
 def test_a_wish_to_be_beside_another_node_is_dropped():
-    """It could ask for the GPU again."""
+    """Such a colocation could ask for the GPU again."""
     kept = definition(exported("V3"))
     inside = next(node for node in kept.node if "MultiClass" in node.name)
     inside.attr["_class"].list.s.append(b"loc:@x")
@@ -47,7 +47,7 @@ def test_a_wish_to_be_beside_another_node_is_dropped():
 
 
 def test_one_suppression_of_all_classes_stays_where_it_is():
-    """And so does the first stage of a Faster R-CNN, which knows one class."""
+    """The first stage of a Faster R-CNN, which knows one class, stays too."""
     kept = definition(combined())
     assert keep_suppression_on_cpu(kept) == 0
     assert not on_the_cpu(kept)
@@ -59,7 +59,7 @@ def test_one_suppression_of_all_classes_stays_where_it_is():
 
 
 def test_other_networks_with_many_suppressions_are_left_alone():
-    """Of those nothing is known."""
+    """Nothing is known of those."""
     kept = tf.compat.v1.GraphDef()
     for number in range(80):
         kept.node.add(

@@ -1,4 +1,4 @@
-"""One model's session, and what goes in and out of it."""
+"""A model's session prepares images, runs its graph and splits the outputs."""
 
 import numpy as np
 import pytest
@@ -34,12 +34,12 @@ def opened(tmp_path):
 
 
 def of(colour, size=(10, 12)):
-    """An image of one colour."""
+    """Make an image of one colour."""
     return np.full((*size, 3), colour, np.uint8)
 
 
 def test_a_run_gives_each_image_its_own_arrays(opened):
-    """In order, by role, without the batch axis."""
+    """The arrays come in order, by role, without the batch axis."""
     session = opened(tiny_graphs.echo_detector(), max_batch=4)
     colours = [(10, 20, 30), (200, 20, 30), (90, 20, 30)]
     for outputs, colour in zip(
@@ -52,7 +52,7 @@ def test_a_run_gives_each_image_its_own_arrays(opened):
 
 
 def test_slots_and_batch_follow_the_device(opened):
-    """On a CPU: a run a core and one image a run, unless told otherwise."""
+    """A CPU gets a run a core and one image a run, unless the job says otherwise."""
     session = opened(tiny_graphs.echo_detector())
     assert session.device == "CPU"
     assert session.slots >= 1
@@ -73,12 +73,12 @@ def test_slots_and_batch_follow_the_device(opened):
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_graph_that_cannot_batch_is_found_out(graph, kind, opened):
-    """Told by its shapes or by trying two images, whatever MAX_BATCH says."""
+    """Its shapes or a run of two images show it, for every MAX_BATCH."""
     assert opened(graph(), kind, max_batch=8).max_batch == 1
 
 
 def test_requiring_a_gpu_fails_a_model_without_one(opened):
-    """As the card's failure, not the files': it is tried again."""
+    """It fails as the card's fault, not the files', and is tried again."""
     with pytest.raises(errors.DeviceFailed, match="REQUIRE_GPU"):
         opened(tiny_graphs.echo_detector(), card=AssignedCard(required=True))
 
@@ -104,7 +104,7 @@ def test_a_graph_that_cannot_run_is_refused_at_its_warm_up(opened):
 
 
 def test_a_sidecar_is_obeyed(opened):
-    """Here it names the size of an input that has none."""
+    """A sidecar gives the size of an input that has none."""
     session = opened(
         tiny_graphs.unknown_shape_classifier(), "classification", b'{"size": [40, 30]}'
     )
@@ -112,7 +112,7 @@ def test_a_sidecar_is_obeyed(opened):
 
 
 def test_a_run_that_tensorflow_refuses_fails_with_its_words_inside(opened):
-    """RunFailed for the client, the cause for the log."""
+    """The client gets RunFailed, and the log the cause."""
     session = opened(tiny_graphs.echo_detector())
     with pytest.raises(errors.RunFailed) as failed:
         session.run([np.zeros((4, 4, 1), np.uint8)])
@@ -120,7 +120,7 @@ def test_a_run_that_tensorflow_refuses_fails_with_its_words_inside(opened):
 
 
 def test_running_out_of_memory_is_told_apart(opened, monkeypatch):
-    """So that a batch can be split."""
+    """A batch that is out of memory can be split."""
     session = opened(tiny_graphs.echo_detector())
 
     def exhausted(*_args, **_options):
@@ -151,7 +151,7 @@ def test_a_single_uint8_image_is_fed_without_a_copy():
 
 
 def test_scaling_is_the_signatures():
-    """(pixel - mean) * scale, one number or one a channel."""
+    """The feed is (pixel - mean) * scale, one number or one a channel."""
     frame = noise()
     fed = prepare([frame, frame], signature(mean=(127.5,), scale=(1 / 127.5,)))
     assert fed.dtype == np.float32
@@ -169,7 +169,7 @@ def test_bgr_turns_the_channels_before_the_mean():
 
 
 def test_other_layouts_are_fed_as_the_graph_takes_them():
-    """One image without a batch axis; one encoded file; a vector of files."""
+    """Graphs take one image without a batch axis, one encoded file, or several."""
     frame = noise()
     assert prepare([frame], signature(layout="HWC", dtype="uint8")).shape == frame.shape
     file = prepare([frame], signature(layout="encoded", dtype="string"))

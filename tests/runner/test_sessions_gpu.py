@@ -1,4 +1,4 @@
-"""A session where there is a GPU; a stand-in, as the CPU computes."""
+"""A session on a GPU is tried with a stand-in, as the CPU computes."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,12 @@ def opened(tmp_path):
 
 
 def of(colour, size=(10, 12)):
-    """An image of one colour."""
+    """Make an image of one colour."""
     return np.full((*size, 3), colour, np.uint8)
 
 
 def mixing_classifier():
-    """A classifier whose norm is over its batch, as in training."""
+    """Build a classifier whose norm is over its batch, as in training."""
 
     def normalised(image):
         mean = tf.reduce_mean(image, [0, 1, 2], keepdims=True)
@@ -56,7 +56,7 @@ def mixing_classifier():
 
 
 def one_way_detector(op):
-    """A detector that resizes by another op than the plain bilinear one."""
+    """Build a detector that resizes by another op than the plain bilinear one."""
     with building() as graph:
         image = v1.placeholder(tf.uint8, (None, None, None, 3), "image_tensor")
         tiny_graphs.name_outputs(op(tf.cast(image, tf.float32), (6, 8)))
@@ -65,7 +65,7 @@ def one_way_detector(op):
 
 @pytest.mark.usefixtures("a_gpu")
 def test_a_gpu_chooses_slots_and_batch(opened):
-    """Two runs side by side, of 32 images; settings win."""
+    """A GPU gets two runs side by side, of 32 images; settings win."""
     session = opened(tiny_graphs.echo_detector())
     assert session.device.startswith("GPU")
     assert (session.slots, session.max_batch) == (2, 32)
@@ -74,14 +74,14 @@ def test_a_gpu_chooses_slots_and_batch(opened):
 
 
 def test_all_sizes_are_warmed_up_the_largest_first(opened, a_gpu):
-    """And that one as often side by side as serving runs it."""
+    """The largest is run as often side by side as serving runs it."""
     opened(tiny_graphs.echo_detector(), max_batch=6)
     assert a_gpu.sizes[:6] == [6, 6, 6, 4, 2, 1]
     assert set(a_gpu.sizes) == {6, 4, 2, 1}
 
 
 def test_the_warm_up_shows_the_graph_scenes(opened, a_gpu):
-    """Grey finds no boxes, and leaves what is behind the suppression cold."""
+    """A grey image finds no boxes, and leaves the ops behind the suppression cold."""
     seen = []
     a_gpu.fail = lambda run, frames: seen.extend(frames)
     opened(tiny_graphs.echo_detector(), max_batch=2)
@@ -111,7 +111,7 @@ def test_a_batch_is_filled_up_and_each_image_answered_as_alone(
 
 
 def test_a_batch_that_does_not_fit_lowers_the_most(opened, a_gpu):
-    """To the largest that does; /models says so."""
+    """The largest that fits is the limit, and /models says so."""
     a_gpu.room = 11
     session = opened(tiny_graphs.echo_detector())
     assert session.max_batch == 8
@@ -123,7 +123,7 @@ def test_a_batch_that_does_not_fit_lowers_the_most(opened, a_gpu):
 
 
 def test_runs_side_by_side_must_fit_too(opened, a_gpu):
-    """One run of 4 does here, the second in its time does not."""
+    """One run of 4 does here, the second at the same time does not."""
     under_way = []
 
     def fail(_run, frames):
@@ -144,7 +144,7 @@ def test_a_gpu_on_which_nothing_fits_fails_the_load_for_now(opened, a_gpu):
 
 @pytest.mark.usefixtures("a_gpu")
 def test_a_graph_that_takes_one_image_is_run_singly(opened):
-    """Whether its shapes say so, or only a run does."""
+    """Its shapes say so, or only a run does."""
     assert opened(tiny_graphs.batch_of_one_detector()).max_batch == 1
     assert opened(tiny_graphs.squeezed_classifier(), "classification").max_batch == 1
     session = opened(tiny_graphs.file_classifier(), "classification")
@@ -153,7 +153,7 @@ def test_a_graph_that_takes_one_image_is_run_singly(opened):
 
 @pytest.mark.usefixtures("a_gpu")
 def test_images_that_change_each_others_answers_are_run_singly(opened):
-    """As where a norm is over the batch; told as a warning."""
+    """A norm over the batch is one case; the finding is a warning."""
     session = opened(mixing_classifier(), "classification")
     assert session.max_batch == 1
     (finding,) = session.findings
@@ -170,7 +170,7 @@ def test_so_they_are_on_a_cpu_that_is_told_to_batch(opened):
 
 
 def test_a_device_that_answers_otherwise_is_told(opened, a_gpu):
-    """Each run is right by itself, so that only the CPU's answer shows it."""
+    """Each run is right by itself, so only the CPU's answer shows it."""
 
     def darker(_run, answers):
         return [{**one, "scores": one["scores"] * 0.9} for one in answers]
@@ -215,7 +215,7 @@ def test_a_rewritten_graph_that_the_device_cannot_run_gives_way(
 
 
 def test_a_graph_that_only_the_gpu_can_run_serves_there(opened, monkeypatch):
-    """It cannot be compared, so it is not rewritten; both are told."""
+    """It cannot be compared, so it is not rewritten; both are reported."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {})
     from modelserver.runner.sessions import GraphRun
@@ -236,7 +236,7 @@ def test_a_graph_that_only_the_gpu_can_run_serves_there(opened, monkeypatch):
 
 
 def test_the_first_run_of_a_shape_is_known(opened, a_gpu):
-    """Of a size that was warmed up it is not; of another it is, once."""
+    """A size that was warmed up has no first run; another has one."""
     session = opened(tiny_graphs.echo_detector(), max_batch=4)
     warm = [noise((48, 64))] * 3
     assert not session.is_first(warm)
@@ -249,7 +249,7 @@ def test_the_first_run_of_a_shape_is_known(opened, a_gpu):
 
 
 def test_remembered_shapes_do_not_fill_the_memory(opened, a_gpu, monkeypatch):
-    """Where a graph takes any size, clients choose them."""
+    """Clients choose the shapes if a graph takes any size."""
     monkeypatch.setattr("modelserver.runner.sessions.session._MOST_SHAPES", 4)
     session = opened(tiny_graphs.echo_detector(), max_batch=1)
     for side in range(1, 12):
@@ -279,7 +279,7 @@ def test_remembered_shapes_do_not_fill_the_memory(opened, a_gpu, monkeypatch):
     ids=["plain", "loop", "centre", "ends", "bicubic", "nearest", "aspect", "none"],
 )
 def test_how_a_graph_resizes_is_found_out(graph, sampling, opened):
-    """Only what the server can do itself; the answers say whether it does."""
+    """Only resizers that the server has too are tried; the answers decide."""
     session = opened(graph, max_batch=2)
     assert session.sampling == sampling
     assert session.findings == ()
@@ -310,14 +310,14 @@ def test_photos_are_resized_before_only_where_that_answers_the_same(
 
 
 def test_the_warm_up_is_of_the_size_that_is_fed(opened, a_gpu):
-    """Else the first photo would be the first of its shape."""
+    """Otherwise the first photo would be the first of its shape."""
     session = opened(tiny_graphs.resizing_detector(), max_batch=2)
     assert {shape for _, shape in a_gpu.runs} == {(6, 8, 3)}
     assert not session.is_first([of((1, 2, 3), (6, 8))])
 
 
 def test_a_cpu_is_spared_all_this(opened):
-    """No size is filled up, nothing is resized before, nothing compared."""
+    """On a CPU no size is filled up, nothing is resized before, nothing compared."""
     session = opened(tiny_graphs.resizing_detector(), max_batch=4)
     assert session.sampling is None
     assert (session._sizes, session._seen_shapes) == ((), set())
@@ -325,7 +325,7 @@ def test_a_cpu_is_spared_all_this(opened):
 
 
 def old_detector():
-    """A detector that suppresses each class by itself, as those of 2018."""
+    """Build a detector that suppresses each class by itself, as those of 2018."""
     with building(old_loops=True) as graph:
         image = v1.placeholder(tf.uint8, (None, None, None, 3), "image_tensor")
         colour = tf.reduce_mean(tf.cast(image, tf.float32), [1, 2]) / 255
@@ -349,7 +349,7 @@ def old_detector():
 
 @pytest.mark.parametrize("rewrite", [True, False])
 def test_suppressions_of_one_class_each_stay_on_the_cpu(rewrite, opened, a_gpu):
-    """Of the graph that serves, rewritten or not; a setting leaves them be."""
+    """The graph that serves has them there, rewritten or not; a setting changes it."""
     options = {"rewrite": rewrite, "max_batch": 2, "score_floor": 0.01}
     session = opened(old_detector(), **options)
     assert f"{CLASSES} suppressions, one a class, are run on the CPU" in session.notes
@@ -365,6 +365,6 @@ def test_suppressions_of_one_class_each_stay_on_the_cpu(rewrite, opened, a_gpu):
 
 
 def test_on_a_cpu_no_op_is_told_where_to_run(opened):
-    """There is no other place."""
+    """A CPU has no other device to run on."""
     session = opened(old_detector())
     assert not any(op.device for op in session._run._session.graph.get_operations())
