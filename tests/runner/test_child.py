@@ -92,7 +92,7 @@ def no_limits(monkeypatch):
     return calls
 
 
-def test_a_child_loads_what_it_is_told(front, tmp_path, no_limits):
+def test_a_child_loads_the_job_it_receives(front, tmp_path, no_limits):
     """A child answers a job with the facts of the model that it loaded."""
     ours, _, inside = front
     graph = tiny_graphs.write(tmp_path / "m.pb", tiny_graphs.echo_detector())
@@ -123,7 +123,7 @@ def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
 @pytest.mark.parametrize(
     ("on_gpu", "words"), [(False, "MODEL_MEMORY_MB"), (True, "the device is full")]
 )
-def test_a_child_tells_when_memory_did_not_do(
+def test_a_child_reports_too_little_memory(
     on_gpu, words, front, monkeypatch, no_limits
 ):
     """On a CPU the child names its limit; on a GPU it has none and blames the card."""
@@ -174,7 +174,7 @@ def test_a_run_that_loses_the_card_is_answered_and_ends_the_process(front, monke
     assert "ILLEGAL_ADDRESS" in reply.reason
 
 
-def test_a_child_that_can_allocate_nothing_tells_so(front, monkeypatch):
+def test_a_child_that_can_allocate_nothing_reports_it(front, monkeypatch):
     """A MemoryError out of TensorFlow or Python is reported as too little memory."""
     ours, _, inside = front
 
@@ -213,7 +213,7 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
     assert not worker.is_alive()
 
 
-def test_a_first_run_of_its_shape_is_told(front):
+def test_a_first_run_of_its_shape_is_marked(front):
     """A first run is marked, so the front does not take its time for the usual one."""
     _, arena, inside = front
     frame = arena.allocate((4, 5, 3))
@@ -252,7 +252,7 @@ def decoded(data):
         (ZeroDivisionError("by nought"), False, "ZeroDivisionError: by nought"),
     ],
 )
-def test_whatever_goes_wrong_in_a_run_is_answered(error, full, words, front):
+def test_each_error_in_a_run_is_answered(error, full, words, front):
     """The thread that ran a failing batch takes the next."""
 
     class Broken:
@@ -304,7 +304,7 @@ def test_log_lines_go_through_the_socket_and_are_cut(front):
     sender.emit(record)
 
 
-def test_a_lost_card_stays_lost_whatever_fails_beside_it():
+def test_a_lost_card_stays_lost_after_other_errors():
     """A card stays lost if another slot's run is out of memory at the same time."""
     ours, theirs = pair()
     inside = child.Child(theirs, np.zeros(12, np.uint8))

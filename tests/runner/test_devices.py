@@ -47,7 +47,7 @@ class TestChoosing:
         assert device.findings("m") == ()
         assert device.config().gpu_options.allow_growth
 
-    def test_without_a_card_and_without_signs_nothing_is_said(self):
+    def test_without_a_card_and_without_signs_there_is_no_finding(self):
         """A plain machine without a card gets no finding."""
         device = devices.choose(AssignedCard())
         assert device == devices.Device()
@@ -62,7 +62,7 @@ class TestChoosing:
             ("", "", "in the log"),
         ],
     )
-    def test_a_card_that_tensorflow_does_not_find_is_told_with_the_reason(
+    def test_a_card_that_tensorflow_does_not_find_is_reported_with_the_reason(
         self, sentence, hindrance, words, monkeypatch
     ):
         """The reason is the libraries', the device nodes', or TensorFlow's own."""
@@ -85,12 +85,12 @@ class TestChoosing:
             devices.choose(AssignedCard("GPU-abc", "GPU 0", required=True))
         assert words in str(failed.value)
 
-    def test_the_wheel_that_is_installed_here_is_told_for_what_it_is(self):
+    def test_the_wheel_that_is_installed_here_is_the_reason(self):
         """The reason is a wheel for the CPU, or a driver that is missing."""
         reason = devices.choose(AssignedCard("0", "GPU 0")).reason
         assert "built for the CPU only" in reason or "libcuda.so.1" in reason
 
-    def test_signs_of_a_card_that_cannot_be_given_are_told(self):
+    def test_signs_of_a_card_that_cannot_be_given_are_reported(self):
         """Signs that the front found are passed on as the reason."""
         device = devices.choose(AssignedCard(missing="The driver is too old."))
         assert device.reason == "The driver is too old."
@@ -104,7 +104,7 @@ class TestChoosing:
         assert "5.2 is below" in device.reason
         assert device.config().device_count["GPU"] == 0
 
-    def test_a_card_newer_than_the_wheel_is_used_and_told(self, cards):
+    def test_a_card_newer_than_the_wheel_is_used_and_reported(self, cards):
         """Such a card's first use takes long, which a finding says."""
         cards(capability=(12, 0))
         device = devices.choose(AssignedCard("GPU-abc", "GPU 0"))
@@ -113,7 +113,7 @@ class TestChoosing:
         assert (one.code, one.level) == ("gpu-compiles", "note")
         assert "12.0" in one.message
 
-    def test_a_card_that_tells_nothing_is_used(self, cards, monkeypatch):
+    def test_a_card_without_details_is_used(self, cards, monkeypatch):
         """No card is refused by a guess."""
 
         def fail(_one):
@@ -202,11 +202,11 @@ class TestFaults:
         assert isinstance(Faults().to_request_error(error), errors.RunnerDied)
 
     @pytest.mark.parametrize("error", OWN, ids=str)
-    def test_what_a_graph_is_at_fault_for(self, error):
+    def test_errors_of_the_graph(self, error):
         """A graph's own fault leaves the process alone, as the card works as before."""
         assert isinstance(Faults().to_request_error(error), errors.RunFailed)
 
-    def test_three_odd_errors_in_a_row_are_a_lost_context_whatever_they_say(self):
+    def test_three_odd_errors_in_a_row_are_a_lost_context(self):
         """A run that succeeds in between is a sign of life and resets the count."""
         odd = tf.errors.InternalError(None, None, "something new")
         faults = Faults()
@@ -264,7 +264,7 @@ class TestLoading:
             self.fail(MEMORY[1], devices.Device())
 
 
-def test_a_session_on_a_card_tells_its_errors_apart(cards, tmp_path, monkeypatch):
+def test_a_session_on_a_card_distinguishes_its_errors(cards, tmp_path, monkeypatch):
     """A session on a card turns TensorFlow's errors into those that a request gets."""
     cards()
     path = tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())

@@ -62,7 +62,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("sigmoid", SIGMOIDS)
-def test_a_sigmoid_is_told_however_it_is_written(sigmoid):
+def test_a_sigmoid_is_recognised_in_each_spelling(sigmoid):
     """In every spelling a sigmoid decides between two labels, without a guess."""
     data = tiny_graphs.classifier(end=lambda x: SIGMOIDS[sigmoid](one(x)))
     signature = find(data)
@@ -247,7 +247,7 @@ def test_a_softmax_done_twice_is_answered_as_the_network_does():
     assert signature.outputs["scores"] == "again:0"
 
 
-def test_logits_of_independent_classes_are_told_by_their_sigmoid():
+def test_logits_of_independent_classes_are_known_by_their_sigmoid():
     """Logits and their probabilities may be two outputs of one network."""
 
     def ends(x):
@@ -259,7 +259,7 @@ def test_logits_of_independent_classes_are_told_by_their_sigmoid():
     assert signature.independent
 
 
-def test_logits_of_independent_classes_are_told_by_their_name():
+def test_logits_of_independent_classes_are_known_by_their_name():
     """A name is a guess; otherwise logits exclude each other, and a finding says so."""
     data = tiny_graphs.classifier(
         end=lambda x: tf.identity(x, name="multilabel_logits")

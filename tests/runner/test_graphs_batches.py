@@ -134,7 +134,7 @@ def test_a_run_is_filled_with_copies_and_never_with_nothing(opened):
     assert made.max_batch == 1
 
 
-def test_max_batch_bounds_what_is_filled(opened):
+def test_max_batch_bounds_a_filled_batch(opened):
     """A run takes no more photos than the setting says, and is filled all the same."""
     made = opened(graph_of(FILLED["split"]), max_batch=2)
     assert made.max_batch == 2
@@ -143,7 +143,7 @@ def test_max_batch_bounds_what_is_filled(opened):
 
 @pytest.mark.usefixtures("a_gpu")
 @pytest.mark.parametrize(("asked", "most"), [(0, BATCH), (2, 2), (9, BATCH)])
-def test_max_batch_bounds_what_is_filled_on_a_gpu_too(asked, most, opened):
+def test_max_batch_bounds_a_filled_batch_on_a_gpu_too(asked, most, opened):
     """On a GPU only the graph's own size is warmed up, even if a run takes fewer."""
     made = opened(graph_of(FILLED["split"]), max_batch=asked)
     assert made.signature.fill == BATCH

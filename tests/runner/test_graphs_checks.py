@@ -51,7 +51,7 @@ def test_no_real_graph_is_refused(path):
     assert read_checked_graph(path).node
 
 
-def test_a_refused_op_is_named_with_what_to_do(tmp_path):
+def test_a_refused_op_is_named_with_a_remedy(tmp_path):
     """The error names the op, its node, and the setting that would let the file in."""
     with pytest.raises(GraphError) as caught:
         read(tmp_path, WITH_ABORT)
@@ -92,7 +92,7 @@ def test_a_trusted_file_with_an_op_of_nobodys_is_refused_later(tmp_path):
 
 
 @pytest.mark.parametrize("op", ["SaveV2", "RestoreV2", "ApplyMomentum"])
-def test_a_graph_from_training_is_told_to_be_frozen(op, tmp_path):
+def test_a_graph_from_training_must_be_frozen(op, tmp_path):
     """Training is the usual reason for such ops, so freezing is the advice."""
     with pytest.raises(GraphError, match=f"the op {op} .* saved for training: freeze"):
         read(tmp_path, sound(("bad", op)))

@@ -48,7 +48,7 @@ def test_a_classifiers_facts():
     )
 
 
-def test_each_guess_is_told():
+def test_each_guess_is_reported():
     """Each guess has a sentence, which the front logs with the model's name."""
     assert len(find(tiny_graphs.unknown_shape_classifier()).guesses) == 4
 
@@ -65,7 +65,7 @@ def test_each_guess_is_told():
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_batch_is_what_the_shapes_allow(build, layout, batch):
+def test_the_batch_follows_the_shapes(build, layout, batch):
     """A run takes one image without a batch axis, a batch of one, or any number."""
     signature = find(build())
     assert (signature.layout, signature.batch) == (layout, batch)
@@ -178,7 +178,7 @@ def test_a_sidecars_output_must_be_floats():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(build, sidecar, reason):
+def test_contradictions_are_refused(build, sidecar, reason):
     """Graph, file name and sidecar must agree, and the error says where they differ."""
     with pytest.raises(GraphError, match=reason):
         find(build(), **sidecar)

@@ -118,7 +118,7 @@ def test_each_op_that_is_folded_is_tried():
     assert {name for name, _ in CASES} == set(FOLDED)
 
 
-def test_what_hangs_on_a_placeholder_is_none():
+def test_a_value_behind_a_placeholder_is_no_constant():
     """A value that depends on a placeholder is no constant."""
     with tiny_graphs.building():
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
@@ -245,7 +245,7 @@ def test_an_image_with_a_default_is_none():
         *("one hot of nothing", "pad", "range", "linspace", "gather", "over zero"),
     ],
 )  # fmt: skip
-def test_what_grows_without_measure_is_none(made):
+def test_an_array_of_any_size_is_no_constant(made):
     """The size is known before the op is computed."""
     with tiny_graphs.building():
         assert constant(made()) is None
@@ -256,7 +256,7 @@ HOSTILE = st.sampled_from([-(2**31), -5, -1, 0, 1, 2, 3, 1 << 20, 2**31 - 1])
 
 @settings(deadline=None, max_examples=150, derandomize=True)
 @given(st.sampled_from(CASES), st.data())
-def test_whatever_an_op_is_given_it_stays_within_the_limits(case, data):
+def test_an_op_stays_within_the_limits_for_all_inputs(case, data):
     """A result is an array within the limits or none, and never an error."""
     name, given_to = case
 
@@ -309,7 +309,7 @@ def test_a_deep_graph_is_read():
         assert constant(value + 1.0) == 1
 
 
-def test_what_is_known_does_not_keep_the_graph():
+def test_known_constants_do_not_keep_the_graph():
     """A graph that nobody holds any more is collected."""
     with tiny_graphs.building() as graph:
         assert constant(tf.sqrt(4.0)) == 2

@@ -82,9 +82,7 @@ def test_a_dropouts_number_is_known_by_its_use(name, by, value):
         ("phase_train", np.uint8(1), 0),
     ],
 )
-def test_a_number_is_known_by_its_name_where_its_use_tells_nothing(
-    name, default, value
-):
+def test_a_number_without_a_known_use_is_known_by_its_name(name, default, value):
     """The name decides if the use does not, as without a default."""
     with tiny_graphs.building() as graph:
         image = tf.compat.v1.placeholder(tf.float32, (None, 8, 8, 3), "input")
@@ -142,7 +140,7 @@ def signature_of(kind, *, softmax=False):
         ([[0.9], [0.9, 0.1]], "detection", 1),
     ],
 )
-def test_the_spread_of_scores_is_told(runs, kind, gap):
+def test_the_spread_of_scores_is_measured(runs, kind, gap):
     """It is over the runs after the first; a detector's scores have no order."""
     waiting = [*runs, *[runs[0]] * 20]
     got = score_spread(
@@ -161,7 +159,7 @@ def test_logits_are_compared_as_probabilities():
     )
 
 
-def test_what_draws_no_numbers_is_run_twice():
+def test_a_graph_that_draws_no_numbers_is_run_twice():
     """More runs are done only if something is random, in a function too."""
     calls = []
 

@@ -96,7 +96,7 @@ def test_an_absent_count_is_left_out():
     ],
     ids=str,
 )
-def test_the_shape_tells_batch_and_size(shape, batch, size, layout):
+def test_the_shape_fixes_batch_and_size(shape, batch, size, layout):
     """Sides and batch that the placeholder fixes are kept."""
     signature = find(tiny_graphs.echo_detector(shape))
     assert (signature.batch, signature.size, signature.layout) == (batch, size, layout)
@@ -160,7 +160,7 @@ def test_a_resizer_that_keeps_the_aspect_has_no_inner_size():
 
 
 @pytest.mark.parametrize("extra", [True, False], ids=["eight outputs", "four outputs"])
-def test_a_tensorflow_2_export_is_told_by_its_order(extra):
+def test_a_tensorflow_2_export_is_known_by_its_order(extra):
     """``Identity`` outputs are those of the sorted keys, as their ranks confirm."""
     data = tiny_graphs.tensorflow_2_detector(extra=extra)
     signature = find(data)
@@ -258,7 +258,7 @@ def test_a_suppression_that_gives_everything_is_a_detectors_end():
         ("rank_4_classifier", "is a classifier"),
     ],
 )
-def test_what_is_no_detector_is_refused(fault, reason):
+def test_a_graph_that_is_no_detector_is_refused(fault, reason):
     """The error names the missing part."""
     with pytest.raises(GraphError) as caught:
         find(getattr(tiny_graphs, fault)())
@@ -321,7 +321,7 @@ def test_a_serialised_example_is_refused():
 COLOURS = [(0, 0, 0), (255, 10, 99), (128, 200, 30)]
 
 
-def test_an_echo_tells_whose_answer_it_is():
+def test_an_echo_shows_whose_answer_it_is():
     """Each image of a batch gets the answer worked out from its own colour."""
     feed = np.ones((3, 4, 5, 3), np.uint8) * np.array(COLOURS, np.uint8)[:, None, None]
     answer = run(tiny_graphs.echo_detector(), feed)
@@ -339,7 +339,7 @@ def test_doing_nothing_answers_for_each_image():
     assert answer["count"].tolist() == [1, 1]
 
 
-def test_the_hostile_answers_are_what_they_say():
+def test_the_hostile_answers_are_as_named():
     """NaN scores, ids above 255 and a count too big come out of a run as such."""
     feed = np.zeros((1, 4, 5, 3), np.uint8)
     scores = run(tiny_graphs.nan_scores_detector(), feed)["scores"][0]

@@ -57,7 +57,7 @@ def test_a_resizing_classifier_takes_any_size():
     assert (signature.size, signature.inner_size) == (None, (8, 8))
 
 
-def test_an_open_size_is_guessed_or_said():
+def test_an_open_size_is_guessed_or_the_sidecars():
     """Without any hint the size is 224; the sidecar's word wins over it."""
     data = tiny_graphs.classifier((None, None, None, 3))
     assert find(data).size == (224, 224)
@@ -86,7 +86,7 @@ def test_unknown_channels_are_the_first_filters(depth):
     assert find(data).channels == depth
 
 
-def test_channels_that_nothing_tells_are_the_sidecars():
+def test_open_channels_are_the_sidecars():
     """A sidecar fills in channels that the graph leaves open."""
     data = tiny_graphs.unknown_shape_classifier()
     assert find(data, channels=1).channels == 1

@@ -166,7 +166,7 @@ def test_colours_are_laid_out_as_the_graph_takes_them(name, answers):
     assert answers(data, COLOURS, b'{"mean": 0, "scale": 1}') == [0, 1, 2]
 
 
-def test_the_length_of_a_row_is_a_guess_where_nothing_else_tells():
+def test_the_length_of_a_row_alone_is_a_guess():
     """The size is reported as a guess; a graph that lays the row out is evidence."""
     signature = find(gray_graph((None, 784)))
     (guess,) = [one for one in signature.guesses if "numbers an image" in one]
@@ -181,7 +181,7 @@ def test_the_length_of_a_row_is_a_guess_where_nothing_else_tells():
     assert "size-guessed" not in {one.code for one in findings.of_guesses("m", told)}
 
 
-def test_a_name_or_the_sidecar_tells_a_row():
+def test_a_name_or_the_sidecar_shows_a_row():
     """Other lengths are an image's if there is a sign of it."""
     named = gray_graph((None, 1024), 32, name="images")
     assert find(named).size == (32, 32)
@@ -198,7 +198,7 @@ def test_a_name_or_the_sidecar_tells_a_row():
 @pytest.mark.parametrize(
     "lay_out", [None, lambda x: tf.reshape(x, [-1, 28, 28, 1])], ids=["dense", "laid"]
 )
-def test_rows_of_unknown_shape_are_told_by_what_follows(lay_out, answers):
+def test_rows_of_unknown_shape_are_known_by_the_next_layers(lay_out, answers):
     """Exporters for phones drop the shape of rows as they do that of images."""
     layer = (lambda x: x) if lay_out is None else lay_out
     with tiny_graphs.building() as graph:
@@ -225,7 +225,7 @@ def test_rows_that_are_no_images_are_refused_in_words():
         find(tiny_graphs.file_of(graph))
 
 
-def test_a_bottleneck_beside_an_image_is_none():
+def test_a_bottleneck_next_to_an_image_is_no_input():
     """If another input has an image's axes, no row is asked for."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.float32, (None, 8, 8, 3), "other")
@@ -263,7 +263,7 @@ def test_a_size_that_is_open_is_tried_in_any_layout():
 @pytest.mark.parametrize(
     ("channels", "side", "told"), [(1, 28, True), (1, 48, False), (3, 32, False)]
 )
-def test_small_gray_images_are_told_to_want_white_on_black(channels, side, told):
+def test_small_gray_images_are_reported_to_want_white_on_black(channels, side, told):
     """The finding has the sidecar's line that inverts a photo of ink on paper."""
     signature = find(tiny_graphs.classifier((None, side, side, channels)))
     found = {one.code: one for one in findings.of_signature("m", signature)}

@@ -110,7 +110,7 @@ def test_a_detector_without_post_processing_is_named_as_such(ends, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_raw_detector_gives_is_shown(kind):
+def test_a_raw_detectors_outputs_are_shown(kind):
     """The error lists its tensors with their shapes, and the outputs to export."""
     with pytest.raises(GraphError) as caught:
         find_signature(graph_of(keras_ssd), kind, None)
@@ -244,7 +244,7 @@ def test_a_classifier_that_shows_where_it_looks_is_one():
     assert signature.outputs == {"scores": "predictions/Softmax:0"}
 
 
-def test_a_classifier_that_gives_one_box_beside_is_one():
+def test_a_classifier_that_also_gives_one_box_is_one():
     """The classifier is served, and the choice of its output is reported."""
 
     def ends(_image, features):
@@ -274,7 +274,7 @@ def test_following_the_advice_to_rename_works(build):
         assert find_signature(graph, right, None).kind == right
 
 
-def test_a_detector_that_would_fail_is_not_told_to_be_renamed():
+def test_a_detector_that_would_fail_is_not_to_be_renamed():
     """The detector's own fault is reported at once."""
     data = tiny_graphs.echo_detector(boxes=lambda boxes: boxes[:, :, :3])
     graph = import_graph(v1.GraphDef.FromString(data))

@@ -197,7 +197,7 @@ def test_the_order_is_that_of_the_means(before, bgr):
     assert (signature.bgr, signature.scaling.source) == (bgr, "arithmetic")
 
 
-def test_the_order_is_told():
+def test_the_order_is_reported():
     """The order is reported with the means that show it; a sidecar overrules it."""
     graph = network(lambda x: x - RISING)
     assert "BGR" in find(graph).scaling.why

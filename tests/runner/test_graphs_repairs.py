@@ -95,7 +95,7 @@ def test_a_repair_is_done_once():
         assert repair(graph_def) == ()
 
 
-def test_a_colocation_with_what_is_there_stays():
+def test_a_colocation_with_a_node_that_is_there_stays():
     """Such a colocation costs nothing, and names no device."""
     graph_def = v1.GraphDef.FromString(
         tiny_graphs.LEFTOVERS["colocated_with_nothing"]()
@@ -136,7 +136,7 @@ def test_a_branch_that_is_not_taken_stays_dead_without_its_assignment():
         assert session.run("merge:0", {"phase_train:0": True}).tolist() == [0.5] * 3
 
 
-def test_an_unknown_attribute_that_says_something_is_told_apart():
+def test_an_unknown_attribute_with_a_value_is_reported_apart():
     """TensorFlow ignores it, and nobody knows how it would have changed the op."""
     graph_def = v1.GraphDef.FromString(tiny_graphs.classifier())
     graph_def.node[-1].attr["hotter"].f = 2.0
@@ -202,7 +202,7 @@ def test_a_detector_whose_nodes_say_gpu_serves(tmp_path):
     assert session.findings[0].code == "repaired"
 
 
-def test_what_a_file_holds_of_repairs_is_read_whole(tmp_path):
+def test_all_repairs_of_a_file_are_reported(tmp_path):
     """The report of each kind names the ops, the commonest first."""
     data = tiny_graphs.on_device("/gpu:0", tiny_graphs.on_device("gpu0"))
     path = tiny_graphs.write(tmp_path / "m.pb", data)

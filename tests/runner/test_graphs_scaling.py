@@ -103,7 +103,7 @@ def test_other_names_are_no_architecture(node):
         "doubled", "less a half", "torch", "times 255", "from -1..1",
     ],
 )  # fmt: skip
-def test_arithmetic_inside_tells_the_range(before, mean, scale):
+def test_arithmetic_inside_shows_the_range(before, mean, scale):
     """A graph's own arithmetic on its pixels shows the range that it expects."""
     signature = find(network("MobilenetV1/x", before=before))
     assert (signature.mean, signature.scale) == ((mean,), (pytest.approx(scale),))
@@ -123,7 +123,7 @@ def test_arithmetic_inside_tells_the_range(before, mean, scale):
     ],
     ids=["none", "computed", "squared", "reciprocal", "over zero", "a batch", "twice"],
 )
-def test_other_arithmetic_tells_nothing(before):
+def test_other_arithmetic_shows_no_range(before):
     """Only sensible additions and multiplications of constants count."""
     graph = network(before=before, shape=(None, 8, 8, 3))
     ends = follow_pixels(graph.get_tensor_by_name("input:0"))
@@ -179,7 +179,7 @@ def test_a_sidecar_wins_over_every_guess():
     ],
     ids=["sidecar", "arithmetic", "architecture", "default"],
 )
-def test_what_decided_is_told(graph, sidecar, source):
+def test_the_deciding_evidence_is_reported(graph, sidecar, source):
     """The first evidence that speaks is reported, by its name in JSON."""
     scaling = find(graph, **sidecar).scaling
     assert scaling.source == source
@@ -199,7 +199,7 @@ def test_what_decided_is_told(graph, sidecar, source):
     ],
     ids=["default", "same", "names", "squeeze", "unread", "order", "order as before"],
 )
-def test_what_is_fed_otherwise_than_before_is_told(graph, formerly):
+def test_a_changed_scaling_is_reported(graph, formerly):
     """A running server's operator must hear of a changed scaling."""
     scaling = find(graph).scaling
     assert bool(scaling.formerly) == bool(formerly)
@@ -259,7 +259,7 @@ def bilinear(image, size):
         "two sizes", "cropped", "one taken out", "changed", "also used whole", "none",
     ],
 )  # fmt: skip
-def test_the_inner_size_is_what_all_pixels_go_through(before, size):
+def test_the_inner_size_is_that_of_all_pixels(before, size):
     """It is known only if every use of the image is behind one constant resizer."""
     graph = network(before=before)
     image = graph.get_tensor_by_name("input:0")
@@ -275,7 +275,7 @@ def test_a_slice_by_computed_strides_is_no_mere_carrier():
     assert inner_size(follow_pixels(graph.get_tensor_by_name("input:0"))) is None
 
 
-def test_a_malformed_constant_tells_nothing():
+def test_a_malformed_constant_is_no_evidence():
     """A constant whose bytes do not fill its shape does not fail here."""
     graph = network(before=lambda x: x - [1.0, 2.0, 300.0])
     graph_def = graph.as_graph_def()

@@ -65,7 +65,7 @@ SIDES = (28, 32, 48, 64, 96, 128, 150, 180, 200, 224, 299)
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
-def test_a_dense_layer_tells_the_size(side, padding):
+def test_a_dense_layer_shows_the_size(side, padding):
     """It takes as many numbers as the map has; if two sides fit, the guess says so."""
     signature = find(network(side, 3, padding))
     if signature.sizing.source == "arithmetic":
@@ -90,12 +90,12 @@ def test_a_gray_image_is_a_digit_where_that_fits():
 
 
 @pytest.mark.parametrize("shape", [None, (None, None, None, None), (1, None, None, 3)])
-def test_whatever_else_the_placeholder_leaves_open(shape):
+def test_the_placeholder_may_leave_more_open(shape):
     """The size is found if rank, channels or batch are open, too."""
     assert find(network(150, 4, shape=shape)).size == (150, 150)
 
 
-def test_a_pooling_window_for_the_whole_map_tells_the_size():
+def test_a_pooling_window_for_the_whole_map_shows_the_size():
     """Of those that fit the one without a rest is taken, and the others are named."""
     signature = find(network(128, 5, "SAME", end="window"))
     assert signature.size == (128, 128)

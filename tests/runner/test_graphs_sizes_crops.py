@@ -28,12 +28,14 @@ def signature(*names, side=227, image="Placeholder", export=None, **sidecar):
 
 @pytest.mark.parametrize("side", [224, 227])
 def test_custom_visions_networks_are_known_by_their_nodes(side):
+    """Custom Vision's square is cut out of a photo brought to 256 pixels."""
     found = signature(*CUSTOM_VISION, side=side)
     assert (found.resize, found.crop_from) == ("crop", 256)
     assert any("by way of 256 x 256" in guess for guess in found.guesses)
 
 
 def test_teachable_machines_are_cropped_at_once():
+    """Teachable Machine cuts the middle square at the photo's own size."""
     found = signature(*TEACHABLE, side=224, image="input_1")
     assert (found.resize, found.crop_from) == ("crop", None)
 
@@ -43,22 +45,26 @@ def test_teachable_machines_are_cropped_at_once():
     [(), ("loss",), ("data_bn/mean",), TEACHABLE[:1], ("my_loss", "xdata_bn/mean")],
 )
 def test_others_are_stretched(names):
+    """A network with only some of these names has its photos stretched."""
     found = signature(*names)
     assert (found.resize, found.crop_from) == ("stretch", None)
 
 
-def test_files_of_the_export_tell_it():
+def test_files_of_the_export_decide():
+    """Files next to the graph win over names, and are named in the guess."""
     export = Export(tool="T", told_by=("f",), resize="crop", crop_from=256)
     found = signature(export=export)
     assert (found.resize, found.crop_from) == ("crop", 256)
     assert "f of T tells" in found.guesses[-1]
 
 
-def test_what_is_larger_than_the_square_is_cropped_at_once():
+def test_an_input_larger_than_the_square_is_cropped_at_once():
+    """An input larger than 256 pixels cannot be cut out of that square."""
     assert signature(*CUSTOM_VISION, side=299).crop_from is None
 
 
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_the_sidecars_word_wins(resize):
+    """The sidecar's ``resize`` wins over the names of nodes."""
     found = signature(*CUSTOM_VISION, resize=resize)
     assert (found.resize, found.crop_from) == (resize, None)

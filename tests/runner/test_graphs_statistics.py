@@ -82,7 +82,7 @@ def find(graph, **sidecar):
 
 @pytest.mark.parametrize("apart", [False, True], ids=["fused", "apart"])
 @pytest.mark.parametrize("name", CANDIDATES)
-def test_a_normalisation_behind_the_first_convolution_tells_the_scaling(name, apart):
+def test_a_normalisation_behind_the_first_convolution_shows_the_scaling(name, apart):
     """The mean pixel and the gain show it, and are reported as evidence."""
     scaling = CANDIDATES[name]
     signature = find(trained(pictures(), scaling, apart=apart))
@@ -98,7 +98,7 @@ def test_a_normalisation_behind_the_first_convolution_tells_the_scaling(name, ap
     ids=["relu", "relu and pool"],
 )
 @pytest.mark.parametrize("name", ["0..255", "0..1", "[-1, 1]"])
-def test_one_behind_an_activation_tells_it_too(name, behind):
+def test_one_behind_an_activation_shows_it_too(name, behind):
     """The moments of photos behind the activation show it."""
     signature = find(trained(pictures(), CANDIDATES[name], behind))
     assert signature.scale == CANDIDATES[name].scale
@@ -123,7 +123,7 @@ def test_gray_networks_tell_it(name):
     ],
     ids=["dark", "black"],
 )
-def test_what_is_no_photo_is_no_verdict(pixels, scaling):
+def test_statistics_of_no_photos_are_no_verdict(pixels, scaling):
     """Silence is better than a wrong word; the habit is reported loudly."""
     assert find(trained(pixels, scaling)).scaling.source == "default"
 
@@ -134,7 +134,7 @@ def test_without_a_normalisation_there_is_no_verdict():
     assert find(graph).scaling.source == "default"
 
 
-def test_a_sidecar_that_says_otherwise_wins_and_is_told():
+def test_a_sidecar_that_says_otherwise_wins_and_is_reported():
     """The contradiction of the statistics is a sentence."""
     graph = trained(pictures(), CANDIDATES["0..1"])
     signature = find(graph, mean=127.5, scale=1 / 127.5)
@@ -152,7 +152,7 @@ def test_the_order_of_the_mean_pixel_is_a_warning_only():
     assert any('"bgr"' in sentence for sentence in signature.scaling.against)
 
 
-def test_what_is_drawn_is_like_photos():
+def test_drawn_patches_are_like_photos():
     """They have photos' mean and deviation, and are the same each time."""
     drawn = draw_patches(32, 24, 64.0, 3)
     assert drawn.mean((0, 1, 2)) == pytest.approx(MEANS, abs=6)
@@ -162,7 +162,7 @@ def test_what_is_drawn_is_like_photos():
     assert (drawn == draw_patches(32, 24, 64.0, 3)).all()
 
 
-def test_the_variance_of_a_filter_is_what_photos_give_it():
+def test_the_variance_of_a_filter_is_that_of_photos():
     """The closed form agrees with the patches that are drawn."""
     kernel = np.random.default_rng(1).normal(0, 0.2, (3, 3, 3, 8))
     drawn = convolved(draw_patches(64, 24, 96.0, 3), kernel)
@@ -195,6 +195,7 @@ def test_a_mobilenet_without_names_is_known_by_its_layers():
 def test_numbers_that_no_training_leaves_are_no_verdict(
     factor, kernel, mean, variance, behind
 ):
+    """Statistics of numbers that no training leaves are ignored, without an error."""
     with tiny_graphs.building() as graph:
         image = v1.placeholder(tf.float32, (None, SIDE, SIDE, 3), "input")
         taps = np.random.default_rng(0).normal(0, 1, (3, 3, 3, FILTERS)) * kernel

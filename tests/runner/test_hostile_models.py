@@ -52,7 +52,7 @@ def test_a_hostile_label_map_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LOADS)
-def test_what_only_loading_shows_passes_the_check(name, tmp_path):
+def test_faults_that_only_loading_shows_pass_the_check(name, tmp_path):
     """The rest of the corpus reaches TensorFlow, in a process of its own."""
     hostile = LOADS[name]
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", hostile.data)
@@ -64,7 +64,7 @@ SOFT = sorted(LOADS.keys() - {"load_crashes", "load_hangs"})
 
 
 @pytest.mark.parametrize("name", SOFT)
-def test_what_loading_shows_is_told_in_a_sentence(name, tmp_path):
+def test_faults_that_loading_shows_are_reported_in_a_sentence(name, tmp_path):
     """TensorFlow's refusal and a useless output are reported fit to be shown."""
     path = tiny_graphs.write(tmp_path / "bad.frozen.pb", LOADS[name].data)
     session = session_of(path)

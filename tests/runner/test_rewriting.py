@@ -269,7 +269,7 @@ def test_real_graphs_answer_the_same(path):
     ],
     ids=str,
 )
-def test_the_floor_is_below_what_anybody_sees(environ, floor, folder):
+def test_the_floor_is_below_each_answer(environ, floor, folder):
     """The floor is SCORE_FLOOR, lowered to MIN_CONFIDENCE; with DEBUG it is 0."""
     tiny_graphs.write(folder / "m.frozen.pb", b"")
     (files,) = discover(folder, DETECTION).models

@@ -228,7 +228,7 @@ OTHERS = (
     OTHERS,
     ids=lambda function: function.__name__,
 )
-def test_what_is_not_certain_stays(behind):
+def test_arithmetic_that_is_not_certain_stays(behind):
     """A graph that does not match in every respect is left unchanged."""
     with on_images() as (graph, x):
         tf.nn.relu(behind(conv(x)), name="y")

@@ -64,7 +64,7 @@ def test_a_second_output_is_no_only_use():
 
 
 @pytest.mark.parametrize("kept", ["fed", "fetched"])
-def test_what_is_fed_or_fetched_has_no_only_user(kept):
+def test_a_fed_or_fetched_value_has_no_only_user(kept):
     """A caller sees such a value, so it must stay as it is."""
     graph = three_in_a_row()
     names = {"fed": ("x:0",), "fetched": ("y:0",)}
@@ -107,7 +107,7 @@ def test_nodes_that_nothing_needs_are_dropped():
     assert set(trial.draft.nodes) == {"x", "y"}
 
 
-def test_what_is_waited_for_is_needed():
+def test_a_node_that_is_waited_for_is_needed():
     """An Assert only has a control edge."""
     with on_images() as (graph, x):
         check = tf.raw_ops.Assert(condition=tf.reduce_all(x > 0), data=[x])
@@ -154,7 +154,7 @@ def test_new_names_are_free():
     assert draft.constant("a_2") == 2
 
 
-def test_placing_beside_a_node_that_is_gone_is_forgotten():
+def test_a_colocation_with_a_node_that_is_gone_is_dropped():
     """TensorFlow refuses a graph that asks for such a colocation."""
     with on_images() as (graph, x):
         gone = tf.nn.relu(x, name="gone")

@@ -111,7 +111,7 @@ def test_where_all_places_are_taken_the_last_may_differ():
     assert "score 0.900000" in difference(old, new)
 
 
-def test_what_is_no_number_is_no_detection():
+def test_a_score_of_nan_is_no_detection():
     """The server leaves out NaN scores, too."""
     old = detections(*ROWS, (np.nan, 1, 0), (np.inf, 1, 0), (0.7, 1, np.nan))
     assert difference(old, detections(*ROWS, room=3)) is None

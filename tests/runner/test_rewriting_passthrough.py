@@ -31,7 +31,7 @@ IMAGES = numbers(2, 5, 6, 3)
     ],
     ids=["Identity", "StopGradient", "Default", "PreventGradient", "Check", "three"],
 )
-def test_what_only_hands_on_goes(passes):
+def test_a_node_without_effect_goes(passes):
     """Its users take its input."""
     with on_images() as (graph, x):
         tf.nn.relu(passes(x), name="y")
@@ -52,7 +52,7 @@ def test_fed_and_fetched_nodes_stay():
     trial.assert_same(7.0, exact=True)
 
 
-def test_what_waits_or_is_waited_for_stays():
+def test_a_node_that_waits_or_is_waited_for_stays():
     """A loop's frame or an Assert may depend on it."""
     with on_images() as (graph, x):
         with tf.control_dependencies([tf.identity(x, name="waited_for")]):
@@ -76,7 +76,7 @@ def test_a_second_output_is_handed_on_as_such():
     trial.assert_same(numbers(2, 3), exact=True)
 
 
-def test_who_waits_for_a_check_waits_for_what_it_checks():
+def test_a_node_that_waits_for_a_check_waits_for_its_input():
     """Inception of 2015 has such checks behind each convolution."""
     with on_images() as (graph, x):
         value = tf.nn.relu(x, name="value")
@@ -177,7 +177,7 @@ def spread(x):
 @pytest.mark.parametrize(
     "build", [fed_constant, waiting, integers, large, spread], ids=lambda b: b.__name__
 )
-def test_what_is_not_folded_stays(build, monkeypatch):
+def test_other_nodes_are_not_folded(build, monkeypatch):
     """A node that is fed, waits, is no float32 or is too large stays."""
     monkeypatch.setattr(passthrough, "_MAX_FOLDED", 10)
     with on_images((None,)) as (graph, x):
@@ -189,7 +189,7 @@ def test_what_is_not_folded_stays(build, monkeypatch):
     trial.assert_same(numbers(2), *([5.0] if len(fed) > 1 else []))
 
 
-def test_what_tensorflow_refuses_is_left_to_it():
+def test_a_node_that_tensorflow_refuses_is_left_to_it():
     """A constant reshape that cannot be done fails when it is run, not at load."""
     with on_images((None,)) as (graph, _):
         tf.constant([1.0, 2.0, 3.0], name="values")

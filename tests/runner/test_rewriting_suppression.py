@@ -128,7 +128,7 @@ def by_count(boxes, scores, classes, count):
     [scaled_scores, relative_scores, other_scores, counted_boxes, by_count],
     ids=lambda end: end.__name__,
 )
-def test_what_computes_with_scores_or_between_boxes_stops_it(end):
+def test_computing_with_scores_or_between_boxes_stops_it(end):
     """A box below the floor may then change the answers."""
     assert raised(trial(combined(end=end))) == 0
 

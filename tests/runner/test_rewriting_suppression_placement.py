@@ -37,7 +37,7 @@ def test_suppressions_of_one_class_each_are_kept_there(kind, stage):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_wish_to_be_beside_another_node_is_dropped():
+def test_a_colocation_with_another_node_is_dropped():
     """Such a colocation could ask for the GPU again."""
     kept = definition(exported("V3"))
     inside = next(node for node in kept.node if "MultiClass" in node.name)

@@ -119,7 +119,7 @@ def test_a_run_that_tensorflow_refuses_fails_with_its_words_inside(opened):
     assert failed.value.__cause__
 
 
-def test_running_out_of_memory_is_told_apart(opened, monkeypatch):
+def test_running_out_of_memory_is_an_error_of_its_own(opened, monkeypatch):
     """A batch that is out of memory can be split."""
     session = opened(tiny_graphs.echo_detector())
 

@@ -161,7 +161,7 @@ def test_images_that_change_each_others_answers_are_run_singly(opened):
     assert "each is run alone" in finding.message
 
 
-def test_so_they_are_on_a_cpu_that_is_told_to_batch(opened):
+def test_so_they_are_on_a_cpu_with_batches(opened):
     """MAX_BATCH is no licence for wrong answers."""
     session = opened(mixing_classifier(), "classification", max_batch=4)
     assert session.max_batch == 1
@@ -169,7 +169,7 @@ def test_so_they_are_on_a_cpu_that_is_told_to_batch(opened):
     assert opened(tiny_graphs.echo_detector(), max_batch=4).max_batch == 4
 
 
-def test_a_device_that_answers_otherwise_is_told(opened, a_gpu):
+def test_a_device_that_answers_otherwise_is_reported(opened, a_gpu):
     """Each run is right by itself, so only the CPU's answer shows it."""
 
     def darker(_run, answers):
@@ -364,7 +364,7 @@ def test_suppressions_of_one_class_each_stay_on_the_cpu(rewrite, opened, a_gpu):
     assert "suppressions, one a class" not in " ".join(session.notes)
 
 
-def test_on_a_cpu_no_op_is_told_where_to_run(opened):
+def test_on_a_cpu_no_op_is_placed(opened):
     """A CPU has no other device to run on."""
     session = opened(old_detector())
     assert not any(op.device for op in session._run._session.graph.get_operations())
