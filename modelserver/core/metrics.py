@@ -38,7 +38,7 @@ _MOST_LABELS = 100
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
-# Kind, name, attribute of ``ModelNumbers``, sentence.
+# Kind, name, attribute of ``ModelMetrics``, sentence.
 _OF_A_MODEL = (
     (GaugeMetricFamily, "queue_depth", "waiting", "Images that wait for a slot."),
     (
@@ -74,7 +74,7 @@ _OF_A_MODEL = (
 )
 
 
-class ModelNumbers(NamedTuple):
+class ModelMetrics(NamedTuple):
     """The sampled metrics of a model.
 
     Attributes:
@@ -118,7 +118,7 @@ class _Tally:
         return list(zip(names, accumulate(self.counts), strict=True))
 
 
-class _Own:
+class _ModelCounts:
     """The counts of one model."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class Metrics:
     """
 
     def __init__(
-        self, models: Callable[[], Iterable[ModelNumbers]], states: Iterable[str] = ()
+        self, models: Callable[[], Iterable[ModelMetrics]], states: Iterable[str] = ()
     ) -> None:
         self._models = models
         self._states = tuple(states)
@@ -154,9 +154,9 @@ class Metrics:
         self._lock = threading.Lock()
         self._answered: Counter[tuple[str, ...]] = Counter()
         self._refused: Counter[tuple[str, ...]] = Counter()
-        self._own: dict[str, _Own] = {}
+        self._own: dict[str, _ModelCounts] = {}
 
-    def answered(self, route: str, model: str, status: int) -> None:
+    def count_answer(self, route: str, model: str, status: int) -> None:
         """Count an answer.
 
         Args:
@@ -167,12 +167,12 @@ class Metrics:
         with self._lock:
             self._answered[route, model, str(int(status))] += 1
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count a refusal by its problem's type."""
         with self._lock:
             self._refused[(reason,)] += 1
 
-    def evaluated(
+    def count_evaluation(
         self,
         model: str,
         seconds: Mapping[str, float],
@@ -189,7 +189,7 @@ class Metrics:
         with self._lock:
             own = self._own.get(model)
             if own is None:
-                own = self._own[model] = _Own()
+                own = self._own[model] = _ModelCounts()
             for stage, value in seconds.items():
                 own.stages[stage].add(value)
             own.batch.add(batch)
@@ -212,11 +212,11 @@ class Metrics:
         with self._lock:
             counted = {*self._own, *(model for _, model, _ in self._answered)} - {""}
         models = list(self._models())
-        yield from _looked_up(models, self._states)
+        yield from _sample_families(models, self._states)
         with self._lock:
             # A model that came after the look may have been counted since.
             self._forget(counted - {model.name for model in models})
-            families = [*self._requests(), *_tallied(self._own)]
+            families = [*self._requests(), *_count_families(self._own)]
         yield from families
 
     def _forget(self, gone: set[str]) -> None:
@@ -258,38 +258,42 @@ class _Families(Collector):
         return self._collect()
 
 
-def _tallied(own: Mapping[str, _Own]) -> Iterator[Metric]:
+def _count_families(own: Mapping[str, _ModelCounts]) -> Iterator[Metric]:
     """Return the families of the models' counts."""
     seconds = _histogram(
         "stage_seconds",
         "How long each stage of an evaluation took.",
         ("model", "stage"),
-        {(m, s): tally for m, one in own.items() for s, tally in one.stages.items()},
+        {
+            (m, s): tally
+            for m, counts in own.items()
+            for s, tally in counts.stages.items()
+        },
     )
     batch = _histogram(
         "batch_size",
         "Images that were run together.",
         ("model",),
-        {(model,): one.batch for model, one in own.items()},
+        {(model,): counts.batch for model, counts in own.items()},
     )
     found = _family(
         CounterMetricFamily,
         "results",
         "Detections, or best classes, by label.",
         ("model", "label"),
-        {(m, name): n for m, one in own.items() for name, n in one.found.items()},
+        {(m, name): n for m, counts in own.items() for name, n in counts.found.items()},
     )
     confidence = _histogram(
         "confidence",
         "Confidences of detections or of best classes.",
         ("model",),
-        {(model,): one.confidence for model, one in own.items()},
+        {(model,): counts.confidence for model, counts in own.items()},
     )
     return iter((seconds, batch, found, confidence))
 
 
-def _looked_up(
-    models: Sequence[ModelNumbers], states: Sequence[str]
+def _sample_families(
+    models: Sequence[ModelMetrics], states: Sequence[str]
 ) -> Iterator[Metric]:
     """Return the families of the models' sampled metrics."""
     yield _family(

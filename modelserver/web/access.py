@@ -1,4 +1,4 @@
-"""What happens to every request: its number, its token, its clean-up, its headers."""
+"""The hooks of every request: its id, its token, its clean-up, its headers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from werkzeug.exceptions import NotFound
 
 from modelserver.core import logs
 from modelserver.core.errors import LoopbackOnly, Unauthorized
+from modelserver.core.metrics import STAGES
 from modelserver.core.settings import is_loopback
 from modelserver.web.forms import uploads
 from modelserver.web.origins import Hosts, Origins
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from modelserver.engine.service import Timings
     from modelserver.web.backend import Backend
 
-# Probes carry no token, and pages and descriptions themselves tell nothing.
+# Probes carry no token, and pages and descriptions themselves show nothing.
 _OPEN = frozenset(
     {
         "api.livez",
@@ -35,7 +36,7 @@ _OPEN = frozenset(
         "static",
     }
 )
-# For JSON as much as for pages: that a browser opens an answer by itself is possible.
+# For JSON as much as for pages: a browser may open an answer by itself.
 _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     # Not "no-referrer", with which browsers send "Origin: null" to this very server.
@@ -103,26 +104,26 @@ def check_token(token: bytes) -> None:
 
 
 def check_loopback(address: str | None, forwarded: str = "") -> None:
-    """Let only this machine in.
+    """Refuse clients on other machines.
 
-    ``web.server`` refuses to listen elsewhere without a token; this holds too where
+    ``web.server`` refuses to listen elsewhere without a token; this holds too if
     gunicorn was started without our configuration, or another server is used.
 
     Args:
-        address: of who connected.
-        forwarded: whom a proxy answers for, as ``X-Forwarded-For`` says: a proxy on
+        address: of the peer.
+        forwarded: the client of a proxy, as ``X-Forwarded-For`` says: a proxy on
             this machine would let the world in. Only a refusal can come of it.
 
     Raises:
         LoopbackOnly: the client is on another machine.
     """
     client = forwarded.rpartition(",")[2].strip()
-    if any(one and not is_loopback(one) for one in (address, client)):
+    if any(name and not is_loopback(name) for name in (address, client)):
         raise LoopbackOnly
 
 
 def note_timings(timings: Timings) -> None:
-    """Have the answer to this request carry the stages' times."""
+    """Note the stages' times for this request's ``Server-Timing``."""
     g.timings = timings
 
 
@@ -131,8 +132,7 @@ def add_headers(response: Response) -> Response:
     entries = []
     timings: Timings | None = g.get("timings")
     if timings is not None:
-        stages = ("decode", "queue", "run", "post")
-        entries = [f"{name};dur={getattr(timings, name):.2f}" for name in stages]
+        entries = [f"{name};dur={getattr(timings, name):.2f}" for name in STAGES]
     total_ms = (time.perf_counter() - g.started) * 1000
     entries.append(f"total;dur={total_ms:.2f}")
     response.headers.extend(
@@ -150,6 +150,6 @@ def add_headers(response: Response) -> Response:
 
 
 def drop_uploads(_error: BaseException | None) -> None:
-    """Remove what the request uploaded, whatever came of it."""
+    """Remove the request's uploads, also if it failed."""
     for upload in uploads():
         upload.close()

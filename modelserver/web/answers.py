@@ -107,7 +107,7 @@ def several(
     for (file, model), outcome in zip(pairs, outcomes, strict=True):
         name = file[:_LONGEST_NAME]
         if isinstance(outcome, RequestError):
-            metrics.refused(outcome.slug)
+            metrics.count_refusal(outcome.slug)
             error = problem_of(outcome)
             results.append(task.result_type(file=name, model=model, error=error))
         else:

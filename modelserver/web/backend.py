@@ -1,4 +1,4 @@
-"""What an app serves from: models, uploads and the service over both."""
+"""The objects behind an app: models, uploads and the service over both."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 from modelserver.core.errors import RequestError, StartError
-from modelserver.core.metrics import Metrics
+from modelserver.core.metrics import Metrics, ModelMetrics
+from modelserver.core.process_limits import resident_bytes
 from modelserver.engine import discovery, self_test
 from modelserver.engine.catalogue import Registry, State
 from modelserver.engine.catalogue.hot_folder import HotFolder
 from modelserver.engine.loader import Loader
 from modelserver.engine.runners import cards, probe
+from modelserver.engine.runners.cards import memory_by_process
 from modelserver.engine.service import Service
 from modelserver.engine.uploads import Spool
 from modelserver.web import startup_hint, traces
 from modelserver.web.origins import Origins
-from modelserver.web.samplers import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from modelserver.core.settings import Settings
+    from modelserver.engine.catalogue import Entry
     from modelserver.engine.discovery import Discovery
     from modelserver.engine.models import Model
     from modelserver.engine.service import Evaluation
@@ -36,8 +38,8 @@ log = logging.getLogger(__name__)
 
 _NO_GPU = "REQUIRE_GPU is set and there is no NVIDIA driver with a visible GPU."
 _MORE_S = 5.0
-# Of the requests whose uploads are still arriving no more are taken for ones that come
-# soon: many slow clients must not look like many images.
+# At most so many requests with arriving uploads count as images to come: many slow
+# clients must not look like many images.
 _MOST_COMING = 16
 
 
@@ -45,10 +47,10 @@ class Backend:
     """The objects behind one app. Thread-safe.
 
     Attributes:
-        tasks: what it serves.
-        traces: what makes them, ``None`` where nobody asked for any.
-        unread_headers: what answers to requests that were not read have in their heads
-            for other sites' pages; ``None`` where that cannot be told unread.
+        tasks: those it serves.
+        traces: their maker, ``None`` if none are wanted.
+        unread_headers: headers for other sites' pages, for answers to requests that
+            were not read; ``None`` if they depend on the request.
 
     Args:
         tasks: whose models this app serves.
@@ -83,7 +85,7 @@ class Backend:
             self._discover, self.registry, every_s=settings.reload_s
         )
         self.metrics = Metrics(
-            lambda: read_all(
+            lambda: sample(
                 self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
             ),
             [state.value for state in State],
@@ -120,10 +122,10 @@ class Backend:
             self._started = True
 
     def _look_at_cards(self) -> None:
-        """Say which cards there are; ask TensorFlow itself where one is required.
+        """Log which cards there are; ask TensorFlow itself if one is required.
 
         Raises:
-            StartError: it uses none.
+            StartError: TensorFlow uses none.
         """
         measured = cards.memory(self._survey.cards) if self._survey.cards else {}
         for card in self._survey.cards:
@@ -136,14 +138,14 @@ class Backend:
                 raise StartError(f"REQUIRE_GPU is set, and no GPU is used. {reason}")
 
     def refusal(self, handled: int) -> RequestError | None:
-        """Tell how a photo would be refused that came now, whatever its model.
+        """Return how a photo for any model would be refused now.
 
         Cheap, and a hint only: a photo that is not refused here may be refused later.
-        None is while a model waits to be asked for: it might be this one's. None is,
-        either, where the page that asks could not read the refusal.
+        ``None`` while a model is unloaded: the photo might be for that one. ``None``
+        also if the headers for other sites' pages depend on the request.
 
         Args:
-            handled: requests that are being handled; some are yet to take their place.
+            handled: requests that are being handled; some have yet to take their slot.
         """
         if self.unread_headers is None:
             return None
@@ -167,31 +169,33 @@ class Backend:
             start: of its request: verb and route.
         """
         routes = [task.endpoint.route for task in self.tasks]
-        asked = (one for one in routes if start.startswith(f"POST {one}".encode()))
-        route = next(asked, routes[0])
-        self.metrics.answered(route, "", error.status)
-        self.metrics.refused(error.slug)
+        matches = (
+            route for route in routes if start.startswith(f"POST {route}".encode())
+        )
+        route = next(matches, routes[0])
+        self.metrics.count_answer(route, "", error.status)
+        self.metrics.count_refusal(error.slug)
 
     def count_unreadable(self, status: int) -> None:
-        """Count a request that no app could be given."""
-        self.metrics.answered("", "", status)
+        """Count a request that no app could read."""
+        self.metrics.count_answer("", "", status)
 
     def _observe(self, evaluation: Evaluation[Any]) -> None:
         task = evaluation.task
-        self.metrics.evaluated(
+        self.metrics.count_evaluation(
             evaluation.title,
             evaluation.timings.seconds(),
             evaluation.batch,
             task.scores(task.answered(evaluation.result)),
         )
         if self.traces is not None:
-            self.traces.evaluated(evaluation)
+            self.traces.add_evaluation(evaluation)
 
     def greet(self, address: object, *, tls: bool) -> None:
-        """Log a line to try once a model serves; see ``greeting``. Returns at once.
+        """Log a line to try once a model serves; see ``startup_hint``. Returns at once.
 
         Args:
-            address: what is listened at, as a socket's ``getsockname`` tells.
+            address: the server's own, as a socket's ``getsockname`` gives it.
             tls: whether TLS is spoken there.
         """
         threading.Thread(
@@ -203,7 +207,7 @@ class Backend:
         ).start()
 
     def rescan(self) -> None:
-        """Look at the model folder at once; what lies still is loaded.
+        """Scan the model folder at once; files that no longer change are loaded.
 
         Returns at once, and may be called from a signal's handler.
         """
@@ -211,7 +215,7 @@ class Backend:
 
     @property
     def hint(self) -> str:
-        """What to say where there is no model: what is there and what is missing."""
+        """The hint if there is no model: the files that are there and those missing."""
         hint = self._folder.hint or discovery.hint(*self.tasks)
         return f"{hint[0].upper()}{hint[1:]}."
 
@@ -219,11 +223,47 @@ class Backend:
         return discovery.discover(self.settings.model_folder, *self.tasks)
 
     def close(self) -> None:
-        """End all models. Idempotent; does nothing where nothing was started."""
+        """End all models. Idempotent; does nothing if nothing was started."""
         self._folder.close()
         self.registry.close()
         if self.traces is not None:
             self.traces.close()
+
+
+def sample(
+    entries: Iterable[Entry[Model]], *, gpus: bool, signs: bool = False
+) -> list[ModelMetrics]:
+    """Sample every model's metrics.
+
+    Args:
+        entries: the models.
+        gpus: whether to ask the driver for their processes' memory on GPUs.
+        signs: whether there are signs of a GPU, so that a model on the CPU counts as
+            one that fell back.
+    """
+    on_gpus = memory_by_process() if gpus else {}
+    return [_sample_one(entry, on_gpus, signs=signs or gpus) for entry in entries]
+
+
+def _sample_one(
+    entry: Entry[Model], on_gpus: Mapping[int, int], *, signs: bool
+) -> ModelMetrics:
+    model = entry.loaded
+    fallback = None
+    if signs and model is not None:
+        fallback = int(bool(model.facts.device_reason))
+    pid = model.runner.pid if model is not None else None
+    return ModelMetrics(
+        name=entry.title,
+        state=entry.state.value,
+        restarts=entry.restarts,
+        reloads_failed=entry.reloads_failed,
+        waiting=model.queue.waiting if model is not None else 0,
+        dropped=dict(model.queue.counts) if model is not None else {},
+        resident_bytes=resident_bytes(pid) if pid is not None else None,
+        gpu_bytes=on_gpus.get(pid) if pid is not None else None,
+        gpu_fallback=fallback,
+    )
 
 
 def backend() -> Backend:

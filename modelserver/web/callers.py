@@ -1,4 +1,4 @@
-"""Who waits for the answer to the present request, and for how long."""
+"""The caller of a request: how long it waits, and whether it still does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _HEADER = "X-Request-Timeout-Ms"
 # Above 0; ten digits are a hundred days.
 _MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,9}", re.ASCII)
-# That the client has closed its side, also where something it sent is still unread.
-# Only Linux tells that; elsewhere a connection must be gone altogether.
+# The client has closed its side, also if something it sent is still unread. Only Linux
+# shows that; elsewhere a connection must be gone altogether.
 _CLOSED = getattr(select, "POLLRDHUP", 0)
 _GONE = _CLOSED | select.POLLHUP | select.POLLERR
 
 
 def own_limit() -> float | None:
-    """Return how many seconds the client waits, where its request says so.
+    """Return how many seconds the client waits, if its request says so.
 
     Raises:
         BadRequest: the header is no number of milliseconds above 0.
@@ -40,7 +40,7 @@ def own_limit() -> float | None:
 
 
 def caller(limit_s: float, own_s: float | None = None) -> Caller:
-    """Return who waits for the answer to the present request, once its upload is there.
+    """Return the caller of the present request, once its upload is there.
 
     The server's ``REQUEST_TIMEOUT_S`` runs from now: slow uploads have limits of their
     own. The client's runs from when its request's head was read, as the client counts.
@@ -56,10 +56,10 @@ def caller(limit_s: float, own_s: float | None = None) -> Caller:
 
 
 def _gone(connection: Any) -> Callable[[], bool]:
-    """Make the function that tells whether a client has closed its connection.
+    """Return a function that checks whether a client has closed its connection.
 
     It peeks at gunicorn's socket. Under another server there is none, or one that must
-    not be touched (TLS), and a client is never taken for gone.
+    not be touched (TLS), and no client counts as gone.
     """
     if not isinstance(connection, socket.socket) or hasattr(connection, "cipher"):
         return lambda: False

@@ -1,7 +1,7 @@
-"""What clients send: names of models, photos and options, in a form and the query.
+"""Forms: names of models, photos and options, from the body and the query.
 
 The body is parsed as it comes, once, and a photo's bytes go straight into an upload.
-A body that is no form is the photo itself, where the query names the model.
+A body that is no form is the photo itself, if the query names the model.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 
     from modelserver.engine.uploads import Spool, Upload
 
-# What is read from the socket at a time; each read waits for the interpreter's lock.
+# Bytes of one read from the socket; each read waits for the interpreter's lock.
 _READ_BYTES = 256 * 1024
 _LINE_END_BYTES = len(b"\r\n")
-# Each file is an open file descriptor for as long as the request lasts; what is gained
-# by one request instead of several is gained by then.
+# Each file is an open file descriptor for as long as the request lasts; more files in
+# one request would gain nothing.
 MAX_FILES = 32
-# As many fields of text beside them: names of models, labels, a few options.
+# As many fields of text besides them: names of models, labels, a few options.
 MAX_PARTS = 2 * MAX_FILES
 _MAX_TEXT_BYTES = 16 * 1024
 _FORM = "multipart/form-data"
 _FIELDS = frozenset({"modelname", *NAMES})
-# What clients of other servers, and people from memory, call the photo.
+# Names for the photo that clients of other servers, and people from memory, use.
 _OTHER_NAMES = frozenset({"image", "images", "photo", "picture", "upload", "img"})
 _NAME_CHARS = 50
-# Whose body is taken for a photo where nothing names a model.
+# Types of a body that is taken for a photo though nothing names a model.
 _PHOTO_TYPES = ("image/", "application/octet-stream")
 # So many of a photo's first bytes tell whether it is text.
 _HEAD_BYTES = 64
@@ -64,7 +64,7 @@ _BASE64_PHOTO = re.compile(
 
 
 class File(NamedTuple):
-    """One photo; its ``name`` is what the client calls it, empty where it does not.
+    """One photo; its ``name`` is the client's, empty if there is none.
 
     Attributes:
         upload: closed when the request ends.
@@ -76,12 +76,12 @@ class File(NamedTuple):
 
 @dataclass
 class Form:
-    """What a client sent, in the order it came.
+    """The content of a request, in the order it came.
 
     Attributes:
         files: the photos.
         fields: the values, of at most 16 KiB each, of the fields that mean something:
-            ``modelname`` and the options; those that are missing were not there.
+            ``modelname`` and the options; only those that were sent.
         other: the name of a part that may have been meant as the photo.
     """
 
@@ -93,7 +93,7 @@ class Form:
 def read_form(request: Request, spool: Spool) -> Form:
     """Read the query, and the body to its end.
 
-    Fields of other names are read over.
+    Fields of other names are ignored.
 
     Raises:
         BadRequest: the body is no multipart form, and no model is named in the query;
@@ -150,9 +150,9 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
 
 
 def _malformed(error: Exception) -> BadRequest:
-    """Say that a body cannot be read, in the parser's first words alone."""
-    said = str(error.args[0]) if error.args else type(error).__name__
-    return BadRequest(f"The request's body is malformed: {said}")
+    """Return the error for an unreadable body, with the parser's first words alone."""
+    reason = str(error.args[0]) if error.args else type(error).__name__
+    return BadRequest(f"The request's body is malformed: {reason}")
 
 
 def _text(name: str | None) -> str:
@@ -168,10 +168,10 @@ def _text(name: str | None) -> str:
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
-    """Read a body in pieces, never with the line's end at its end alone in one.
+    """Read a body in pieces, of which none is a line end alone.
 
-    What comes after a form's last boundary is an error to the strict parser, unless it
-    comes together with it.
+    The strict parser refuses bytes after a form's last boundary, unless they come in
+    one piece with it.
     """
     piece = stream.read(_READ_BYTES)
     while piece:
@@ -186,7 +186,7 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
 def _read_raw(request: Request, form: Form, spool: Spool) -> None:
     """Read a body that is the photo itself.
 
-    Its type is not asked for: curl calls whatever it sends a form of another kind.
+    Its type does not matter: curl sends any data as a form of another kind.
     """
     upload = spool.open()
     uploads().append(upload)
@@ -206,14 +206,14 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
 
 
 def _check_head(head: bytes, *, named: bool = True) -> None:
-    """Refuse text in a photo's place, and say what was meant.
+    """Refuse text instead of a photo, with a hint.
 
     Args:
         head: a photo's first bytes, 64 at most.
         named: the client gave it a file's name, or it is the whole body.
 
     Raises:
-        BadRequest: it is base64 or a data URL, or a word where a file was meant.
+        BadRequest: it is base64 or a data URL, or a word instead of a file.
     """
     if _DATA_URL.match(head) or _BASE64_PHOTO.match(head):
         raise BadRequest(
@@ -221,15 +221,15 @@ def _check_head(head: bytes, *, named: bool = True) -> None:
             "curl -F file=@photo.jpg does."
         )
     if not named and len(head) < _HEAD_BYTES and head.isascii():
-        said = head.decode("ascii")[:_NAME_CHARS]
+        text = head.decode("ascii")[:_NAME_CHARS]
         raise BadRequest(
-            f"The form field 'file' holds the text {said!r}, not a photo's bytes; curl "
+            f"The form field 'file' holds the text {text!r}, not a photo's bytes; curl "
             "sends a file where its name has an @ before it, as in -F file=@photo.jpg."
         )
 
 
 class _Reader:
-    """Gathers the parser's events into a form."""
+    """Collects the parser's events into a form."""
 
     def __init__(self, form: Form, spool: Spool) -> None:
         self._form = form
@@ -290,8 +290,8 @@ def require(form: Form, known: Iterable[str]) -> tuple[list[str], list[File]]:
 
     Args:
         form: as it was read.
-        known: the names of the models in the folder, whatever their states; where there
-            is one alone, no name is needed.
+        known: the names of the models in the folder, in any state; if there is only
+            one, no name is needed.
 
     Raises:
         MissingField: one of them is not there.

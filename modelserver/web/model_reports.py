@@ -1,4 +1,4 @@
-"""What the server says of its models."""
+"""Reports on models: the list of all, and one in full."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a browser may be made to send here, and by whose pages.
+"""The checks of Host and Origin: which pages may make a browser send here.
 
-A page that anybody wrote runs in the browser of somebody who reaches this server. It
-can send a form to any address (cross-site request forgery), and it can have its own
-name point to this machine and then read the answers too (DNS rebinding). Programs are
-not restrained by any of this, and send none of the headers that are looked at here.
+A page by a stranger runs in the browser of a user who reaches this server. It can send
+a form to any address (cross-site request forgery), and it can have its own name point
+to this machine and then read the answers too (DNS rebinding). Programs are not
+restrained by any of this, and send none of these headers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from modelserver.core.settings import Settings
 
-# They change and compute nothing, and a foreign page cannot read what they answer.
+# They change and compute nothing, and a foreign page cannot read their answers.
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# Orchestrators ask by addresses that nobody can list beforehand.
+# Orchestrators ask by addresses that cannot be listed beforehand.
 _PROBES = frozenset({"/livez", "/readyz"})
 _ALLOWED_HEADERS = (
     "Authorization, Content-Type, X-API-Key, X-Request-Id, X-Request-Timeout-Ms"
@@ -41,7 +41,7 @@ _REMEMBERED = 64
 
 
 class Hosts:
-    """Which names the ``Host`` header may have. Immutable.
+    """The names that the ``Host`` header may have. Immutable.
 
     Args:
         settings: ``TRUSTED_HOSTS``, and whether others than this machine may come.
@@ -99,7 +99,7 @@ def _is_local(name: str) -> bool:
 
 
 class Origins:
-    """Whose pages may send what. Immutable.
+    """The sites whose pages may send requests. Immutable.
 
     Args:
         allowed: origins, in lower case, or ``*``.
@@ -110,7 +110,7 @@ class Origins:
         self._allowed = frozenset(allowed)
 
     def check(self, environ: WSGIEnvironment) -> None:
-        """Refuse what a page of a site that is not allowed had a browser send.
+        """Refuse a request that a page of a foreign site had a browser send.
 
         Raises:
             CrossSite: the browser says so, or the origin is another one.
@@ -131,7 +131,7 @@ class Origins:
             raise CrossSite
 
     def preflight(self, request: Request) -> Response | None:
-        """Answer a browser that asks before it sends; ``None`` for all else."""
+        """Answer a browser that asks before it sends; ``None`` for other requests."""
         environ = request.environ
         if environ["REQUEST_METHOD"] != "OPTIONS":
             return None
@@ -163,10 +163,10 @@ class Origins:
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
 
     def unread_headers(self) -> str | None:
-        """Return what ``add_headers`` adds where a request's origin was not read.
+        """Return ``add_headers``'s headers for a request whose origin was not read.
 
         Returns:
-            Lines of an answer's head, ``None`` where they need the origin: with more
+            Lines of an answer's head, ``None`` if they depend on the origin: with more
             than one site to choose from.
         """
         if not self._allowed:

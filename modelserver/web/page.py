@@ -1,4 +1,4 @@
-"""The page that a browser shows: pick a model, drop a photo, see what it sees."""
+"""The page for browsers: pick a model, drop a photo, see the answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
 
 _STATIC = Path(__file__).parent / "static"
-# What the script imports, for the browser to fetch at once rather than one after the
+# The script's imports, for the browser to fetch at once rather than one after the
 # other. Imports name no digests, so browsers ask whether theirs are the same.
 _MODULES = (
     "api.js",
@@ -36,7 +36,7 @@ _DIGEST_LENGTH = 12
 _FOREVER = "public, max-age=31536000, immutable"
 # Below it a detector's answers are noise; the page asks for no more than it can show.
 _LOWEST_CONFIDENCE = 0.05
-# What may be a guess, in the page's words, and what the signature calls it.
+# Facts that may be a guess, in the page's words, and their names in the signature.
 _GUESSES: dict[str, Literal["scaling", "sizing"]] = {
     "scaling": "scaling",
     "size": "sizing",
@@ -89,7 +89,7 @@ def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Return what tells a file's content from any other, for each file of a folder."""
+    """Return a digest of the content of each file in a folder, by name."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGEST_LENGTH]
         for path in folder.iterdir()
@@ -97,10 +97,10 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def models() -> list[dict[str, str]]:
-    """Return every model's name, state, why it is slow and whether it is guessed at.
+    """Return every model's name, state, reason to be slow, and guesses.
 
-    There is no state where it serves, nothing is slow but what runs on the CPU of a
-    machine with a GPU, and ``guessed`` is what nothing told: ``scaling``, ``size``.
+    The state is empty if it serves; slow is a model on the CPU of a machine with a GPU;
+    ``guessed`` holds ``scaling`` and ``size`` if they are guesses.
     """
     return [
         {
@@ -110,8 +110,8 @@ def models() -> list[dict[str, str]]:
             "slow": entry.loaded.facts.device_reason if entry.loaded else "",
             "guessed": " ".join(
                 word
-                for word, what in _GUESSES.items()
-                if decided_by(entry, what) == "default"
+                for word, fact in _GUESSES.items()
+                if decided_by(entry, fact) == "default"
             ),
         }
         for entry in backend().registry

@@ -52,7 +52,7 @@ def install(app: Flask, backend: Backend) -> None:
     """Register the handlers for every error that can leave a view."""
 
     def refuse(error: RequestError) -> Response:
-        backend.metrics.refused(error.slug)
+        backend.metrics.count_refusal(error.slug)
         return request_error(error)
 
     def http_error(error: HTTPException) -> Response:
@@ -119,10 +119,9 @@ def plain_problem(error: RequestError, headers: str = "") -> bytes:
 
 
 def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
-    """Return a problem as a whole HTTP answer, where no app makes one.
+    """Return a problem as a whole HTTP answer, if no app makes one.
 
-    The connection is to be closed after it: what the client sent was not read to its
-    end.
+    Close the connection after it: the request was not read to its end.
 
     Args:
         headers: more of them, a line each.
@@ -179,7 +178,7 @@ def framework_error(error: HTTPException) -> Response:
 
 
 def _elsewhere(path: str) -> str | None:
-    """Return who answers a path that is none here; ``None`` where nobody does."""
+    """Return which app answers a path that is unknown here; ``None`` if none does."""
     routes = {task.endpoint.route: task for task in TASKS.values() if task.app}
     task = routes.get(path.rstrip("/"))
     if task is None:
@@ -192,7 +191,7 @@ def _elsewhere(path: str) -> str | None:
 
 
 def explain(slug: str) -> Response:
-    """``GET /problems/<slug>``: what a problem's type means."""
+    """``GET /problems/<slug>``: the meaning of a problem's type."""
     for kind in kinds():
         if kind.slug == slug:
             meaning = (kind.__doc__ or kind.title).split("\n")[0]
@@ -202,7 +201,7 @@ def explain(slug: str) -> Response:
 
 
 def kinds(base: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
-    """All classes of request errors."""
+    """Yield all classes of request errors."""
     for kind in base.__subclasses__():
         yield kind
         yield from kinds(kind)

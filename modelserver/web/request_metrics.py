@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from modelserver.web.backend import Backend
-    from modelserver.web.traces import Begun
+    from modelserver.web.traces import OpenSpan
 
 # Requests that machines make every few seconds, and the parts of a page, have no span.
 _UNTRACED = frozenset({"api.livez", "api.readyz", "metrics.show", "static"})
@@ -37,14 +37,14 @@ def install(app: Flask, backend: Backend) -> None:
         text from clients makes no series.
         """
         g.status = response.status_code
-        backend.metrics.answered(route(), logs.bound("model"), g.status)
+        backend.metrics.count_answer(route(), logs.bound("model"), g.status)
         return response
 
     def end(_error: BaseException | None) -> None:
         """End the request's span, and the facts that its log lines share."""
-        begun: Begun | None = g.pop("span", None)
-        if backend.traces is not None and begun is not None:
-            backend.traces.end(begun, g.get("request_id", ""), g.get("status", 0))
+        open_span: OpenSpan | None = g.pop("span", None)
+        if backend.traces is not None and open_span is not None:
+            backend.traces.end(open_span, g.get("request_id", ""), g.get("status", 0))
         logs.unbind()
 
     def show() -> Response:
@@ -61,6 +61,6 @@ def install(app: Flask, backend: Backend) -> None:
 
 
 def route() -> str:
-    """Return the present request's route as it is defined; empty where it has none."""
+    """Return the present request's route as it is defined; empty if it has none."""
     rule = request.url_rule
     return rule.rule if rule is not None else ""

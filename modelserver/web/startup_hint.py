@@ -1,4 +1,4 @@
-"""What to try first: a line for the shell, logged when the first model serves."""
+"""A line for the shell to try first, logged when the first model serves."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where the sample photos of the default models are.
+# The folder of the default models' sample photos.
 _SAMPLES = Path("samples")
 
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened at
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listened at
 
 
 def greet(
@@ -37,7 +37,7 @@ def greet(
     Args:
         registry: the app's models.
         settings: the server's.
-        address: what is listened at, as a socket's ``getsockname`` tells.
+        address: the server's own, as a socket's ``getsockname`` gives it.
         tls: whether TLS is spoken there.
     """
     registry.wait(lambda _: registry.closed or bool(_serving(registry)))
@@ -62,9 +62,9 @@ def command(
     *,
     tls: bool = False,
 ) -> str:
-    """Return a line for the shell that has a photo evaluated.
+    """Return a line for the shell that evaluates a photo.
 
-    It takes a sample photo where there is one. A token is read from the
+    It names a sample photo if there is one. A token is read from the
     shell's ``API_TOKEN``: it does not belong in a log.
     """
     words = ["curl"]
@@ -75,11 +75,11 @@ def command(
     if isinstance(address, tuple):
         host, port = str(address[0]), address[1]
         host = _ANY.get(host, host)
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     else:
         words.append(f"--unix-socket {shlex.quote(str(address))}")
-        place = "localhost"
-    words.append(f"{'https' if tls else 'http'}://{place}{task.endpoint.route}")
+        authority = "localhost"
+    words.append(f"{'https' if tls else 'http'}://{authority}{task.endpoint.route}")
     return " ".join(words)
 
 

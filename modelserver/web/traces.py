@@ -1,9 +1,9 @@
-"""Traces by OpenTelemetry, where its environment variables ask for them.
+"""Traces by OpenTelemetry, if its environment variables ask for them.
 
 Its packages are not needed otherwise (``requirements-otel.txt`` has them): they are
-imported when the serving process starts and a variable is set, and never else. The
-variables are OpenTelemetry's own; sampling, the exporter's address and its headers, and
-the resource's attributes are read by its SDK.
+imported only if a variable is set, when the serving process starts. The variables are
+OpenTelemetry's own; sampling, the exporter's address and its headers, and the
+resource's attributes are read by its SDK.
 """
 
 from __future__ import annotations
@@ -36,35 +36,35 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _HTTP = "http/protobuf"
 _HEADERS = ("traceparent", "tracestate")
 _SERVER_ERROR = 500
-_LAST_S = 2.0  # for what is left to export at the end
+_LAST_S = 2.0  # for the last exports at the end
 _NS = 1_000_000_000  # in a second
 
 
 def exporter_name(environ: Mapping[str, str]) -> str:
-    """Return which exporter the variables ask for; empty for none.
+    """Return the exporter that the variables ask for; empty for none.
 
     Raises:
-        ValueError: one that there is not.
+        ValueError: there is no such exporter.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return ""
     name = environ.get("OTEL_TRACES_EXPORTER", "").strip()
     if not name:
-        name = "otlp" if any(environ.get(one) for one in _ENDPOINTS) else "none"
+        name = "otlp" if any(environ.get(key) for key in _ENDPOINTS) else "none"
     if name not in {"otlp", "console", "none"}:
         raise ValueError(
             f"OTEL_TRACES_EXPORTER={name!r} is none of otlp, console, none"
         )
-    protocol = next((environ[one] for one in _PROTOCOLS if environ.get(one)), _HTTP)
+    protocol = next((environ[key] for key in _PROTOCOLS if environ.get(key)), _HTTP)
     if name == "otlp" and protocol != _HTTP:
         raise ValueError(f"traces are exported by {_HTTP}, not by {protocol!r}")
     return "" if name == "none" else name
 
 
 def start(environ: Mapping[str, str]) -> Traces | None:
-    """Start what exports traces, two threads; ``None`` where none are asked for.
+    """Start the export of traces, two threads; ``None`` if none are wanted.
 
-    Call it in the process that serves. Where there can be none, the log says why: the
+    Call it in the process that serves. If there can be none, the log says why: the
     variables often are a whole cluster's, and no reason not to serve.
     """
     try:
@@ -116,8 +116,8 @@ def _provider(exporter: SpanExporter) -> TracerProvider:
     return provider
 
 
-class Begun(NamedTuple):
-    """A request's span, and what makes it the current one no more."""
+class OpenSpan(NamedTuple):
+    """A request's span, and the token that ends its being the current one."""
 
     span: Span
     token: Token[Context]
@@ -127,7 +127,7 @@ class Traces:
     """Makes a span for each request and one for each stage within. Thread-safe.
 
     Args:
-        provider: of the SDK; ended by :meth:`close` where :meth:`open` was called.
+        provider: of the SDK; ended by :meth:`close` if :meth:`open` was called.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -150,19 +150,19 @@ class Traces:
         self._ender.start()
         return self
 
-    def begin(self, method: str, route: str, headers: Headers) -> Begun:
-        """Begin a request's span, within the caller's trace where it names one."""
-        given = {name: headers[name] for name in _HEADERS if name in headers}
+    def begin(self, method: str, route: str, headers: Headers) -> OpenSpan:
+        """Begin a request's span, within the caller's trace if it names one."""
+        parents = {name: headers[name] for name in _HEADERS if name in headers}
         span = self._tracer.start_span(
             f"{method} {route}",
-            self._propagator.extract(given),
+            self._propagator.extract(parents),
             kind=self._trace.SpanKind.SERVER,
             attributes={"http.request.method": method, "http.route": route},
         )
         token = self._context.attach(self._trace.set_span_in_context(span))
-        return Begun(span, token)
+        return OpenSpan(span, token)
 
-    def evaluated(self, evaluation: Evaluation[Any]) -> None:
+    def add_evaluation(self, evaluation: Evaluation[Any]) -> None:
         """Add the stages of an evaluation that has just ended to the current span."""
         span = self._trace.get_current_span()
         if not span.is_recording():
@@ -178,10 +178,10 @@ class Traces:
             stage = self._tracer.start_span(name, attributes=facts, start_time=begin_ns)
             stage.end(end_ns)
 
-    def end(self, begun: Begun, request_id: str, status: int) -> None:
+    def end(self, open_span: OpenSpan, request_id: str, status: int) -> None:
         """End a request's span."""
-        span, code = begun.span, self._trace.StatusCode
-        self._context.detach(begun.token)
+        span, code = open_span.span, self._trace.StatusCode
+        self._context.detach(open_span.token)
         span.set_attributes(
             {
                 "modelserver.request_id": request_id,
@@ -193,7 +193,7 @@ class Traces:
         span.end()
 
     def close(self) -> None:
-        """Export what is left, within a short time. Idempotent.
+        """Export the remaining spans, within a short time. Idempotent.
 
         A collector that is away must not hold up the server's end, and at an
         interpreter's exit no thread can be started: so one waits already.
@@ -208,7 +208,7 @@ class Traces:
 
 
 def stages(timings: Timings, at_ns: int) -> Iterator[tuple[str, int, int]]:
-    """Yield name, begin and end of stages that began then, in nanoseconds."""
+    """Yield the name, begin and end of stages that began at ``at_ns``."""
     for name, seconds in timings.seconds().items():
         end_ns = at_ns + round(seconds * _NS)
         yield name, at_ns, end_ns

@@ -5,9 +5,9 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.core.metrics import STAGES, Metrics, ModelNumbers
+from modelserver.core.metrics import STAGES, Metrics, ModelMetrics
 
-MODEL = ModelNumbers("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
+MODEL = ModelMetrics("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
 THERE = [MODEL]
 STATES = ("LOADING", "READY", "FAILED")
 
@@ -26,8 +26,8 @@ def test_what_was_answered_is_counted():
     """By route, model and status; refusals by their reason."""
     metrics = Metrics(lambda: THERE)
     for status in (200, 200, 503):
-        metrics.answered("/detect", "seals", status)
-    metrics.refused("overloaded")
+        metrics.count_answer("/detect", "seals", status)
+    metrics.count_refusal("overloaded")
     found = samples(metrics)
     assert (
         found["modelserver_requests_total", frozenset({"/detect", "200", "seals"})] == 2
@@ -42,7 +42,7 @@ def test_an_evaluation_feeds_the_histograms():
     """Stages in seconds, the batch's size, what was found and how surely."""
     metrics = Metrics(lambda: THERE)
     stages = dict(zip(STAGES, (0.002, 0.01, 0.04, 0.0001), strict=True))
-    metrics.evaluated("seals", stages, 2, [("Seal1", 0.93), ("Seal1", 0.85)])
+    metrics.count_evaluation("seals", stages, 2, [("Seal1", 0.93), ("Seal1", 0.85)])
     found = samples(metrics)
     for stage, seconds in stages.items():
         assert (
@@ -85,7 +85,7 @@ def test_labels_without_end_become_other():
     """A label map of ten thousand names makes a hundred series, and one more."""
     metrics = Metrics(lambda: THERE)
     for index in range(1000):
-        metrics.evaluated("seals", {}, 1, [(f"label {index}", 0.5)])
+        metrics.count_evaluation("seals", {}, 1, [(f"label {index}", 0.5)])
     named = [key for key in samples(metrics) if key[0] == "modelserver_results_total"]
     assert len(named) == 101
     assert (
@@ -98,7 +98,7 @@ def test_a_value_counts_where_its_bound_is_the_value_itself():
     """Bounds belong to their buckets; what is above all of them is in the last only."""
     metrics = Metrics(lambda: THERE)
     for seconds in (0.001, 0.0011, 31):
-        metrics.evaluated("seals", {"run": seconds}, 1, [])
+        metrics.count_evaluation("seals", {"run": seconds}, 1, [])
     found = samples(metrics)
     key = "modelserver_stage_seconds_bucket"
     counts = {
@@ -113,9 +113,9 @@ def test_what_was_counted_for_a_model_goes_with_it():
     """Names that come and go for years must not fill the scraper."""
     models = list(THERE)
     metrics = Metrics(lambda: models)
-    metrics.answered("/detect", "seals", 200)
-    metrics.answered("/detect", "", 400)
-    metrics.evaluated("seals", {"run": 1}, 1, [("Seal1", 0.5)])
+    metrics.count_answer("/detect", "seals", 200)
+    metrics.count_answer("/detect", "", 400)
+    metrics.count_evaluation("seals", {"run": 1}, 1, [("Seal1", 0.5)])
     assert any("seals" in labels for _, labels in samples(metrics))
     models.clear()
     found = samples(metrics)
@@ -128,7 +128,7 @@ def test_a_model_that_came_while_somebody_looked_keeps_its_numbers():
     looks = [[], THERE]
 
     def look():
-        metrics.evaluated("seals", {"run": 1}, 1, [])
+        metrics.count_evaluation("seals", {"run": 1}, 1, [])
         return looks.pop(0)
 
     metrics = Metrics(look)
@@ -143,8 +143,8 @@ def test_counting_from_many_threads_loses_nothing():
 
     def count():
         for _ in range(250):
-            metrics.evaluated("seals", {"run": 1}, 1, [("Seal1", 0.5)])
-            metrics.answered("/detect", "seals", 200)
+            metrics.count_evaluation("seals", {"run": 1}, 1, [("Seal1", 0.5)])
+            metrics.count_answer("/detect", "seals", 200)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
@@ -159,7 +159,7 @@ def test_counting_from_many_threads_loses_nothing():
 def test_two_apps_have_numbers_of_their_own():
     """And what a scraper takes decides the format."""
     one, other = Metrics(list), Metrics(list)
-    one.answered("/detect", "", 404)
+    one.count_answer("/detect", "", 404)
     assert not any(
         key[0] == "modelserver_requests_total" and value
         for key, value in samples(other).items()

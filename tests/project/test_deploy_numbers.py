@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.core.metrics import Metrics, ModelNumbers
+from modelserver.core.metrics import Metrics, ModelMetrics
 from modelserver.engine.catalogue import State
 
 ROOT = Path(__file__).parents[2]
@@ -24,11 +24,11 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not instal
 
 def families():
     """Every family, with a sample of each."""
-    model = ModelNumbers("m", "READY", 1, 1, 1, {"left": 1}, 1, 1, gpu_fallback=1)
+    model = ModelMetrics("m", "READY", 1, 1, 1, {"left": 1}, 1, 1, gpu_fallback=1)
     metrics = Metrics(lambda: [model], [state.value for state in State])
-    metrics.answered("/detect", "m", 200)
-    metrics.refused("overloaded")
-    metrics.evaluated("m", {"run": 1.0}, 1, [("seal", 0.9)])
+    metrics.count_answer("/detect", "m", 200)
+    metrics.count_refusal("overloaded")
+    metrics.count_evaluation("m", {"run": 1.0}, 1, [("seal", 0.9)])
     text = metrics.render()[0].decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
@@ -151,9 +151,9 @@ def test_promtool_takes_the_rules():
 @needs_promtool
 def test_promtool_takes_what_the_server_answers(tmp_path):
     """As Prometheus's own linter sees it."""
-    model = ModelNumbers("m", "READY", 1, 1, 1, {"left": 1}, 1, 1)
+    model = ModelMetrics("m", "READY", 1, 1, 1, {"left": 1}, 1, 1)
     metrics = Metrics(lambda: [model], ["READY"])
-    metrics.evaluated("m", {"run": 1.0}, 1, [('a "seal"\n\\', 0.9)])
+    metrics.count_evaluation("m", {"run": 1.0}, 1, [('a "seal"\n\\', 0.9)])
     said = subprocess.run(
         [PROMTOOL, "check", "metrics"],
         input=metrics.render()[0],

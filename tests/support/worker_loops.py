@@ -31,7 +31,7 @@ class App:
         self.handled.append(handled)
         return self.refuses
 
-    def count_refusal(self, error):
+    def count_refusal(self, error, _start):
         self.counted.append(error)
 
     def count_unreadable(self, status):

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.core import logs
 from modelserver.core.errors import Overloaded
-from modelserver.core.metrics import ModelNumbers
+from modelserver.core.metrics import ModelMetrics
 from modelserver.core.process_limits import resident_bytes
 from modelserver.engine.catalogue import State
 from modelserver.engine.catalogue.entries import Entry, Version
 from modelserver.engine.runners import cards
-from modelserver.web.samplers import read_all
+from modelserver.web.backend import sample
 from modelserver.web.server.worker import Worker
 from support import tiny_graphs
 from support.app_client import form, photo, post, post_form
@@ -116,7 +116,7 @@ def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
     worker.wsgi, worker.cfg = detector.application, SimpleNamespace(is_ssl=False)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert worker._refused(ours, b"POST /detect HTTP/1.1")
+        assert worker._refuse(ours, b"POST /detect HTTP/1.1")
         assert theirs.recv(12) == b"HTTP/1.1 503"
     assert value(detector, "refusals_total", reason="overloaded") == 1
     assert requests(detector, model="", status="503") == 1
@@ -181,8 +181,8 @@ def entry(pid=None):
 def test_a_process_tells_its_memory(monkeypatch):
     """From the system, and from the driver where there are GPUs."""
     pid = os.getpid()
-    (one,) = read_all([entry(pid)], gpus=False)
-    assert one._replace(resident_bytes=None) == ModelNumbers(
+    (one,) = sample([entry(pid)], gpus=False)
+    assert one._replace(resident_bytes=None) == ModelMetrics(
         "m", "READY", 3, 1, 4, {"left": 2}
     )
     assert one.resident_bytes > 1 << 20
@@ -198,17 +198,17 @@ def test_a_process_tells_its_memory(monkeypatch):
         ],
     )
     monkeypatch.setattr(cards, "pynvml", driver)
-    assert read_all([entry(pid)], gpus=True)[0].gpu_bytes == 201
-    assert read_all([entry(pid + 1)], gpus=True)[0].gpu_bytes is None
+    assert sample([entry(pid)], gpus=True)[0].gpu_bytes == 201
+    assert sample([entry(pid + 1)], gpus=True)[0].gpu_bytes is None
 
 
 def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
     """Nothing is counted where there is no sign of one."""
     slow = entry(os.getpid())
     slow.loaded.facts.device_reason = "GPU 0 was assigned, but ..."
-    told = read_all([entry(os.getpid()), slow], gpus=False, signs=True)
+    told = sample([entry(os.getpid()), slow], gpus=False, signs=True)
     assert [one.gpu_fallback for one in told] == [0, 1]
-    assert read_all([slow], gpus=False)[0].gpu_fallback is None
+    assert sample([slow], gpus=False)[0].gpu_fallback is None
 
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
@@ -221,15 +221,15 @@ def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypa
     driver = {"NVMLError": RuntimeError, "nvmlInit": int, "nvmlShutdown": int}
     driver[fails] = fail
     monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**driver))
-    (one,) = read_all([entry(os.getpid())], gpus=True)
+    (one,) = sample([entry(os.getpid())], gpus=True)
     assert one.resident_bytes
     assert one.gpu_bytes is None
 
 
 def test_a_model_that_does_not_serve_has_no_process(monkeypatch):
     """Its restarts and its state are told."""
-    (one,) = read_all([entry()], gpus=False)
-    assert one == ModelNumbers("m", "FAILED", 3, 1, 0, {})
+    (one,) = sample([entry()], gpus=False)
+    assert one == ModelMetrics("m", "FAILED", 3, 1, 0, {})
     assert resident_bytes(2**22 + 1) is None
 
 

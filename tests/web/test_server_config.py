@@ -266,20 +266,20 @@ def fake_arbiter(**changes):
 def test_the_first_hook_checks(capsys):
     """The check runs when gunicorn first hears of its number of workers."""
     with pytest.raises(SystemExit):
-        serving._checked(fake_arbiter(preload_app=True), 1, None)
+        serving._check_workers(fake_arbiter(preload_app=True), 1, None)
     assert "--preload" in capsys.readouterr().err
 
 
 def test_the_check_sees_gunicorns_variables():
     """A token given by gunicorn's --env counts."""
     arbiter = fake_arbiter(bind="0.0.0.0:1", raw_env=["API_TOKEN=x"])
-    serving._checked(arbiter, 1, None)
+    serving._check_workers(arbiter, 1, None)
 
 
 def test_a_second_worker_is_refused_while_running():
     """SIGTTIN changes nothing but the log."""
     arbiter = fake_arbiter()
-    serving._checked(arbiter, 2, 1)
+    serving._check_workers(arbiter, 2, 1)
     assert arbiter.num_workers == 1
     assert "second worker" in arbiter.lines[0]
 

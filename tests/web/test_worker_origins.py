@@ -69,7 +69,7 @@ def refusal(monkeypatch, origins):
     queue = SimpleNamespace(inside=0, refusal=lambda _coming: Overloaded())
     full = SimpleNamespace(queue=queue)
     entry = type("Entry", (), {"state": None, "loaded": full})
-    backend = Backend(DETECTION, make_settings(CORS_ORIGINS=origins))
+    backend = Backend([DETECTION], make_settings(CORS_ORIGINS=origins))
     monkeypatch.setattr(backend, "registry", [entry])
     return backend.refusal(0)
 

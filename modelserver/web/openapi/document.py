@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from flask import Flask, Response
 
-# Of the contract: another one when an answer that nobody asked to be different is.
+# Of the contract: a new one when an answer changes unasked.
 _VERSION = "1"
 _VERBS = ("GET", "POST")
 
@@ -32,7 +32,7 @@ def blueprint(app: Flask) -> Blueprint:
     def show() -> str:
         """``GET /docs``: the same for people."""
         told = made()
-        # What people come for first.
+        # Shown first.
         routes = sorted(
             (
                 (verb, path, operation)

@@ -1,4 +1,4 @@
-"""What each route takes and answers, in the words of OpenAPI 3.1."""
+"""The parameters and answers of each route, in OpenAPI 3.1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STRING = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 # Of these kinds are the answers to any request; the rest needs a photo or a model.
 _ANY = frozenset({400, 401, 403, 404, 405})
-# Answered where a model is asked for by its name alone.
+# Answered if a model is asked for by its name alone.
 _ONE_MODEL = frozenset({409})
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
@@ -161,7 +161,7 @@ def _problems(statuses: Iterable[int]) -> dict[str, Any]:
             "description": ", ".join(types) or "about:blank",
             "content": {PROBLEM: {"schema": schemas.of(contract.Problem)}},
         }
-        if status == 503:  # noqa: PLR2004 - the status itself is what is meant
+        if status == 503:  # noqa: PLR2004 - the status itself is meant
             told["503"]["headers"] = _RETRY_AFTER
     return told
 

@@ -1,4 +1,4 @@
-"""The JSON schemas of what the routes answer."""
+"""The JSON schemas of the routes' answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def of(kind: Any) -> dict[str, Any]:
 def _without_false(schema: Any) -> Any:
     """Leave out ``"items": false``, which apispec takes for a type's name.
 
-    Nothing is lost: ``maxItems`` stands beside it.
+    Nothing is lost: ``maxItems`` stands next to it.
     """
     if isinstance(schema, dict):
         return {

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from gunicorn.config import Config
     from gunicorn.workers.base import Worker
 
-# What gunicorn takes for "this worker will never start": it stops instead of starting
-# the next one.
+# The exit code for "this worker will never start": gunicorn then stops instead of
+# starting the next one.
 START_FAILED = 3
 
 _MIN_CONNECTIONS = 1000
@@ -74,8 +74,8 @@ def serve(
     """Run gunicorn in this very process until it is told to stop.
 
     Args:
-        app: what ``create_app`` made; it is served as it is, nothing is imported again.
-        default_port: where ``PORT`` is unset.
+        app: from ``create_app``; it is served as it is, nothing is imported again.
+        default_port: used if ``PORT`` is unset.
         arguments: of the command line, of which only ``--help`` is known; this
             process's own when not given.
 
@@ -89,7 +89,7 @@ def serve(
 
 
 def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> None:
-    """End the process where something is asked on the command line."""
+    """End the process if the command line asks for something."""
     parser = argparse.ArgumentParser(
         description=f"Serve models over HTTP, on 127.0.0.1 and port {default_port}.",
         epilog="Settings are variables of the environment: MODEL_FOLDER=/models PORT=80"
@@ -100,7 +100,7 @@ def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> Non
 
 
 def _keep_standard_descriptors() -> None:
-    """Open what was closed of descriptors 0 to 2.
+    """Open those of descriptors 0 to 2 that were closed.
 
     A socket of ours that got one of these numbers would be taken for a standard stream
     by every process that is started.
@@ -133,7 +133,7 @@ def _front(app: Flask, table: Mapping[str, Any]) -> Any:
 
 
 def configuration(argv: Sequence[str]) -> dict[str, Any]:
-    """Make the table for ``gunicorn.conf.py``, or end the process with a sentence.
+    """Return the table for ``gunicorn.conf.py``, or end the process with a sentence.
 
     Args:
         argv: the command line. A configuration file is read before gunicorn knows the
@@ -147,7 +147,7 @@ def configuration(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def options(settings: Settings) -> dict[str, Any]:
-    """Make gunicorn's options: the same for both ways to start."""
+    """Return gunicorn's options: the same for both ways to start."""
     threads, connections = _threads_and_connections(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
@@ -176,8 +176,8 @@ def options(settings: Settings) -> dict[str, Any]:
         # The worker's sign of life is a file's time: a slow disk would kill it.
         "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
         "logger_class": lambda: _logger_class(settings),
-        "nworkers_changed": _checked,
-        "on_starting": _starting,
+        "nworkers_changed": _check_workers,
+        "on_starting": _prepare,
         "when_ready": _check_listeners,
         "post_worker_init": _start_models,
         "worker_int": _close_models,
@@ -185,7 +185,7 @@ def options(settings: Settings) -> dict[str, Any]:
 
 
 def _threads_and_connections(settings: Settings) -> tuple[int, int]:
-    """Choose how many requests are handled, and how many connections held.
+    """Return how many requests are handled, and how many connections held.
 
     A connection takes a descriptor for its socket and one for its upload; running out
     of them costs connections. Many are cheap, and under load most of them only wait for
@@ -194,11 +194,11 @@ def _threads_and_connections(settings: Settings) -> tuple[int, int]:
     import resource  # noqa: PLC0415 - not on Windows
 
     threads = admission.threads(settings)
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    files, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard_limit == resource.RLIM_INFINITY else min(_FILES, hard_limit)
     if resource.RLIM_INFINITY != files < wanted:
         # The soft limit is for programs that use select, which nothing here does.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard_limit))
         files = wanted
     ceiling = files // 2 - 1 if files != resource.RLIM_INFINITY else sys.maxsize
     connections = max(min(max(_MIN_CONNECTIONS, 2 * threads), ceiling), 2)
@@ -223,14 +223,14 @@ def _logger_class(settings: Settings) -> type:
 
 
 def check(cfg: Config, environ: Mapping[str, str]) -> None:
-    """Refuse what would double the models, hang TensorFlow or let strangers in.
+    """Refuse options that double the models, hang TensorFlow or let strangers in.
 
     Args:
-        cfg: gunicorn's configuration, from whatever source it came.
+        cfg: gunicorn's configuration, from any source.
         environ: the variables that the app will see.
 
     Raises:
-        StartError: says what to change.
+        StartError: with the change to make.
     """
     from gunicorn.workers.gthread import ThreadWorker  # noqa: PLC0415 - see above
 
@@ -254,7 +254,7 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
     Settings.from_environ(environ).check_bind(hosts)
 
 
-def _checked(arbiter: Arbiter, workers: int, before: int | None) -> None:
+def _check_workers(arbiter: Arbiter, workers: int, before: int | None) -> None:
     """Check everything; gunicorn's earliest hook, before it preloads or listens.
 
     It comes at the start, at a reload (SIGHUP) and when SIGTTIN asks for a worker more.
@@ -267,7 +267,7 @@ def _checked(arbiter: Arbiter, workers: int, before: int | None) -> None:
         check(arbiter.cfg, {**os.environ, **arbiter.cfg.env})
 
 
-def _starting(arbiter: Arbiter) -> None:
+def _prepare(arbiter: Arbiter) -> None:
     _check_addresses_are_free(arbiter)
     # gunicorn looks the handler up by this name when the signal comes, both for
     # ``serve`` and for the ``gunicorn`` command.
@@ -278,14 +278,14 @@ def _rescan_models(arbiter: Arbiter) -> None:
     """Pass SIGHUP on to the worker, which looks for new models and lives on.
 
     gunicorn's own way is a new worker with the settings read again: its models would
-    have to be loaded first, beside those of the old one.
+    have to be loaded first, next to those of the old one.
     """
     arbiter.log.info("SIGHUP: looking for new models; settings need a restart")
     arbiter.kill_workers(signal.SIGHUP)
 
 
 def _check_addresses_are_free(arbiter: Arbiter) -> None:
-    """Say in one sentence what gunicorn would say in eleven lines and five seconds."""
+    """Refuse an address in use at once, not after gunicorn's five seconds."""
     if {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys() or arbiter.cfg.reuse_port:
         return
     for address in arbiter.cfg.address:
@@ -307,7 +307,7 @@ def _try_to_bind(host: str, port: int) -> None:
 
 
 def _check_listeners(arbiter: Arbiter) -> None:
-    """Check what really listens, for sockets that came as file descriptors."""
+    """Check the real listeners, for sockets that came as file descriptors."""
     names = [listener.getsockname() for listener in arbiter.LISTENERS]
     hosts = [name[0] for name in names if isinstance(name, tuple)]
     with start_errors():
@@ -325,32 +325,32 @@ def _start_models(worker: Worker) -> None:
     with start_errors():
         backend.start()
     backend.greet(worker.sockets[0].getsockname(), tls=worker.cfg.is_ssl)
-    # What is there by now stays: the collector need not look at it again and again.
+    # Objects made by now stay: the collector need not look at them again and again.
     gc.freeze()
     _close_on_demand(worker)
 
 
 def _give_freed_memory_back() -> None:
-    """Have large blocks go back to the system when they are freed.
+    """Have malloc give large blocks back to the system when they are freed.
 
-    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps what
-    is below: after a burst of large photos some gigabytes, for good.
+    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps
+    smaller ones: after a burst of large photos some gigabytes, for good.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _close_on_demand(worker: Worker) -> None:
-    """Start the thread that closes the models when ``_close_models`` says so."""
+    """Start the thread that closes the models when ``_close_models`` asks it to."""
     close = worker.wsgi.extensions["modelserver"].close
     interrupted: queue.SimpleQueue[None] = queue.SimpleQueue()
     worker.interrupted = interrupted
 
-    def closing() -> None:
+    def close_when_asked() -> None:
         interrupted.get()
         close()
 
-    threading.Thread(target=closing, name="close-models", daemon=True).start()
+    threading.Thread(target=close_when_asked, name="close-models", daemon=True).start()
 
 
 def _close_models(worker: Worker) -> None:

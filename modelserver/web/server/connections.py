@@ -1,8 +1,7 @@
-"""Connections that have no thread: those that say nothing yet, or nothing more.
+"""Connections that have no thread: those that are silent, or were answered.
 
 gunicorn closes a connection in its one main loop, and waits there up to two seconds for
-the client to close its side. Here the loop only looks in when there is something to
-read.
+the client to close its side. Here the loop only reads when there is something to read.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from gunicorn.workers.gthread import TConn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# So much, or so long, of what an answered client still sends is read and thrown away:
-# closed earlier, its system would drop the answer that it has not read.
+# So many bytes, for so long, that an answered client still sends are read and thrown
+# away: closed earlier, its system would drop the answer that it has not read.
 LINGER_BYTES = 1 << 20
 LINGER_S = 1.0
 # Linux throws the bytes away without copying them.
@@ -38,13 +37,13 @@ class _Guest(NamedTuple):
 
 
 class Lingering:
-    """Connections whose answer was sent, read until their clients close.
+    """Connections that were answered, read until their clients close.
 
     Not thread-safe: the main loop's.
 
     Args:
-        poller: gives the main loop's.
-        count: told +1 and -1 as connections come and go.
+        poller: returns the main loop's.
+        count: called with +1 and -1 as connections come and go.
         clock: seconds, monotonic.
     """
 
@@ -68,7 +67,7 @@ class Lingering:
         """Close our side of a connection, and the rest when its client has too."""
         try:
             sock.shutdown(socket.SHUT_WR)
-            if sock.gettimeout():  # it would wait in spite of what recv is told
+            if sock.gettimeout():  # it would wait in spite of recv's flag
                 sock.settimeout(0)
         except OSError:
             sock.close()
@@ -105,12 +104,12 @@ class Lingering:
         return False
 
     def _readable(self, sock: socket.socket) -> None:
-        # It may have been closed since the main loop was told of it.
+        # It may have been closed since the main loop heard of it.
         if sock in self._left and not self._read(sock):
             self._leave(sock)
 
     def _read(self, sock: socket.socket) -> bool:
-        """Throw away what is there; tell whether more may come."""
+        """Throw away all that can be read; return whether more may come."""
         try:
             while self._left[sock] > 0:
                 count = sock.recv_into(self._waste, 0, _DISCARD)
@@ -149,7 +148,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
 
 
 def accept(listener: socket.socket) -> tuple[socket.socket, Any] | None:
-    """Accept a connection; ``None`` where there is none any more.
+    """Accept a connection; ``None`` if there is none any more.
 
     Raises:
         OSError: there are no file descriptors left, or the listener is broken.
@@ -163,21 +162,21 @@ def accept(listener: socket.socket) -> tuple[socket.socket, Any] | None:
 
 
 def has_data(sock: socket.socket, wait_ms: int = 0) -> bool:
-    """Tell whether there is something to read, or the connection's end."""
+    """Return whether there is something to read, or the connection's end."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(wait_ms))
 
 
 def peek(sock: socket.socket, most: int) -> bytes | None:
-    """Return the first bytes of what waits to be read; they stay unread.
+    """Return the first bytes that wait to be read; they stay unread.
 
     Returns:
-        Nothing at the connection's end, and ``None`` where nothing has come yet.
+        Nothing at the connection's end, and ``None`` if nothing has come yet.
     """
     try:
         return sock.recv(most, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
-    except OSError:  # reset: who reads it will be told
+    except OSError:  # reset: its reader will notice
         return b""

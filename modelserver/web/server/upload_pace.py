@@ -41,7 +41,7 @@ class TooSlow(ParseException):  # type: ignore[misc] # gunicorn has no types
     """The client sends too slowly, or has stopped."""
 
     def __str__(self) -> str:
-        """As the log tells it."""
+        """Return the words for the log."""
         return "the client sends too slowly"
 
 
@@ -49,7 +49,7 @@ class SmallChunks(ParseException):  # type: ignore[misc] # gunicorn has no types
     """The body comes in far too many chunks."""
 
     def __str__(self) -> str:
-        """As the client is told."""
+        """Return the words for the client."""
         return "its chunks are too small"
 
 
@@ -57,8 +57,8 @@ class PacedSocket(socket.socket):
     """A connection that gives up on a client that is too slow.
 
     The limits hold in blocking mode, in which requests are read; with a timeout of its
-    own, as where gunicorn drains what was left, a call keeps to that one. For one
-    thread at a time.
+    own, as when gunicorn drains a connection, a call keeps to that one. For one thread
+    at a time.
     """
 
     _began = 0.0
@@ -87,10 +87,10 @@ class PacedSocket(socket.socket):
         self._received = 0
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """Read what is there.
+        """Read the bytes that are there.
 
         Raises:
-            TooSlow: nothing came for ``IDLE_S``, or too little in all.
+            TooSlow: no bytes came for ``IDLE_S``, or too few in all.
         """
         if flags or self.gettimeout() is not None:
             return super().recv(bufsize, flags)
@@ -105,7 +105,7 @@ class PacedSocket(socket.socket):
         return data
 
     def hold(self) -> None:
-        """Keep what is sent from now on until ``release``, or until it is much.
+        """Hold bytes that are sent from now on until ``release``, or a limit.
 
         gunicorn sends an answer's head and its body one after the other: two system
         calls, two packets, and twice a wait for the interpreter's lock.
@@ -113,7 +113,7 @@ class PacedSocket(socket.socket):
         self._held = bytearray()
 
     def release(self) -> None:
-        """Send what was kept.
+        """Send the held bytes.
 
         Raises:
             BrokenPipeError: as for ``sendall``.
@@ -140,7 +140,7 @@ class PacedSocket(socket.socket):
             raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """Send a file, after what was kept: its bytes do not come by ``sendall``."""
+        """Send a file, after the held bytes: its own do not come by ``sendall``."""
         self.release()
         return super().sendfile(file, offset, count)
 
@@ -160,10 +160,10 @@ def pace_body(request: Any, connection: Any) -> None:
         connection.begin(BODY_S)
     reader = request.body.reader
     if isinstance(reader, ChunkedReader) and reader.parser is not None:
-        reader.parser = _counted(reader.parser)
+        reader.parser = _count_chunks(reader.parser)
 
 
-def _counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _count_chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
     total = 0
     for number, piece in enumerate(pieces):
         total += len(piece)

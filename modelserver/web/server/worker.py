@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, less what a busy connection costs, and plainer errors."""
+"""gunicorn's threaded worker, with cheaper busy connections and plainer errors."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ _STATUSES = {
 
 
 class Threads(ThreadPoolExecutor):
-    """A pool that carries on where the system gives it no more threads.
+    """A pool that carries on if the system gives it no more threads.
 
     ``submit`` queues first and asks for a thread then, so one of those that are there
-    takes what was queued. It still raises ``RuntimeError`` where there is none at all.
+    takes what was queued. It still raises ``RuntimeError`` if there is none at all.
     """
 
     _warn_at = 0.0
@@ -74,14 +74,14 @@ class Threads(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
-            # At the most once a second: a burst would be told of again and again.
+            # At most once a second: a burst would be logged again and again.
             if self._warn_at <= time.monotonic():
                 self._warn_at = time.monotonic() + _WARN_S
                 log.warning("Out of threads: %d must do.", len(self._threads))
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
-    """Stays with a busy connection, and answers what it refuses as a problem.
+    """Stays with a busy connection, and answers refused requests as problems.
 
     The base class hands a kept connection back to its one main loop after each answer,
     which then hands it to a thread again: two thread changes a request.
@@ -107,12 +107,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         return tuple(f"POST {one}{end}".encode() for one in routes for end in " ?")
 
     @cached_property
-    def _peeked(self) -> int:
-        """How many of a request's bytes tell that."""
+    def _head_bytes(self) -> int:
+        """How many of a request's bytes are needed for that."""
         return max(map(len, self._photos))
 
     def init_process(self) -> None:
-        """Prepare what the main loop needs, then run it."""
+        """Prepare the main loop, then run it."""
 
         def count(change: int) -> None:
             self.nr_conns += change
@@ -143,7 +143,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         super().wait_for_and_dispatch_events(timeout)
 
     def accept(self, listener: Any) -> None:
-        """Take the connections that have come, and make room where there is none."""
+        """Take the connections that have come, and make room if there is none."""
         server = listener.getsockname()
         for _ in range(_ACCEPTS):
             if self.nr_conns >= self.worker_connections:
@@ -170,8 +170,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _take(self, sock: Any, address: Any, server: Any) -> None:
         if self.nr_conns >= self.worker_connections - 1:
             self._evict()
-        start = peek(sock, self._peeked)
-        if start is not None and self._refused(sock, start):
+        start = peek(sock, self._head_bytes)
+        if start is not None and self._refuse(sock, start):
             return
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, address, server)
@@ -188,8 +188,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _evict(self) -> bool:
         """Close the connection that has been silent for longest, if there is one."""
         for waiting in (self.pending_conns, self.keepalived_conns):
-            # One that has sent something is not silent: it may be what the loop is told
-            # of next.
+            # One that has sent something is not silent: it may be the loop's next
+            # event.
             silent = (conn for conn in waiting if not has_data(conn.sock))
             if (conn := next(silent, None)) is not None:
                 waiting.remove(conn)
@@ -200,19 +200,18 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         return self._lingering.evict()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread, or refuse what it asks for at once."""
+        """Give a connection to a thread, or refuse its request at once."""
         if self._shows_its_start(conn):
-            start = peek(conn.sock, self._peeked)
-            if start is not None and self._refused(conn.sock, start):
+            start = peek(conn.sock, self._head_bytes)
+            if start is not None and self._refuse(conn.sock, start):
                 self.nr_conns -= 1
                 return
         self._give_to_thread(conn)
 
     def _shows_its_start(self, conn: Any) -> bool:
-        """Whether what waits to be read is the start of a request.
+        """Return whether the bytes that wait to be read are the start of a request.
 
-        Not where some of it was read already; and what TLS has opened cannot be peeked
-        at.
+        They are not if some were read already; and bytes under TLS cannot be peeked at.
         """
         read = conn.parser is not None and conn.parser.unreader.buf.getvalue()
         return not read and not self.cfg.is_ssl
@@ -237,7 +236,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         super().murder_pending()
         self._lingering.expire()
 
-    def _refused(self, sock: socket.socket, start: bytes) -> bool:
+    def _refuse(self, sock: socket.socket, start: bytes) -> bool:
         """Answer a photo that no model would take now, in the main loop.
 
         Args:
@@ -290,7 +289,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             conn.sock = PacedSocket.of(conn.sock)
         result = self._handle_one(conn)
         for _ in range(_STAY_REQUESTS):
-            # More connections than threads: somebody else waits for this one.
+            # More connections than threads: another one waits for this thread.
             if not self.alive or self.nr_conns > self.cfg.threads:
                 break
             if result is not True or not _next_is_here(conn):
@@ -335,7 +334,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
 
 def _next_is_here(conn: Any) -> bool:
-    """Whether a connection's next request has begun to arrive."""
+    """Return whether a connection's next request has begun to arrive."""
     if conn.is_http2 or conn.parser is None:
         return False
     if conn.parser.unreader.buf.getvalue():
