@@ -69,7 +69,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def merged(parts: Iterable[Export]) -> Export | None:
+def merge(parts: Iterable[Export]) -> Export | None:
     """Merge the facts of several files; for each field the first file that has it wins.
 
     Returns:
@@ -102,7 +102,7 @@ def read(files: Mapping[str, bytes]) -> Export | None:
             parts.append(_record(name, data))
         elif name in _READERS and (content := _object(name, data)) is not None:
             parts.append(_READERS[name](content))
-    return merged(parts)
+    return merge(parts)
 
 
 def record(export: Export) -> bytes:

@@ -97,7 +97,7 @@ class Arena:
         Raises:
             Overloaded: the images in flight leave no room for this one.
         """
-        wanted = _rounded(math.prod(shape))
+        wanted = _round_up(math.prod(shape))
         with self._lock:
             for position, (start, length) in enumerate(self._free):
                 if length >= wanted:
@@ -110,14 +110,14 @@ class Arena:
 
     def release(self, offset: int, nbytes: int) -> None:
         """Take a frame's memory back; use :meth:`Frame.release`."""
-        length = _rounded(nbytes)
+        length = _round_up(nbytes)
         with self._lock:
             if self._memory is None:
                 return
             if length > _KEEP_BYTES and hasattr(mmap, "MADV_REMOVE"):
                 self._memory.madvise(mmap.MADV_REMOVE, offset, length)
             insort(self._free, (offset, length))
-            self._free = _merged(self._free)
+            self._free = _merge(self._free)
 
     def _view(self, offset: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         if self._memory is None:
@@ -143,11 +143,11 @@ def attach(descriptor: int) -> NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8)
 
 
-def _rounded(nbytes: int) -> int:
+def _round_up(nbytes: int) -> int:
     return max(1, math.ceil(nbytes / _ALIGN)) * _ALIGN
 
 
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Join neighbours of a sorted list of ``(start, length)``."""
     merged: list[tuple[int, int]] = []
     for start, length in spans:

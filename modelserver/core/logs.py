@@ -92,7 +92,7 @@ def unbind() -> None:
     _context.set(_NOTHING)
 
 
-def bound(name: str) -> str:
+def get_fact(name: str) -> str:
     """Return a fact that was bound in this thread; empty if it was not."""
     return _context.get().get(name, "")
 
@@ -106,7 +106,7 @@ def report(line: str) -> None:
     stream = sys.stdout
     if stream is None:  # started with stdout closed
         return
-    text = escaped(line) + "\n"
+    text = escape(line) + "\n"
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A label that the terminal's encoding lacks must not cost the line.
     text = text.encode(encoding, "backslashreplace").decode(encoding)
@@ -115,7 +115,7 @@ def report(line: str) -> None:
         stream.flush()
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Write out the characters that could end a line or steer a terminal."""
     return _UNSAFE.sub(_written_out, text)
 
@@ -187,12 +187,12 @@ def _safe(_logger: object, _method: str, event: EventDict) -> EventDict:
             continue
         if key == "exception":
             lines = str(value)[:MAX_TRACEBACK_CHARS].splitlines()
-            safe[key] = "\n".join("    " + escaped(line) for line in lines)
+            safe[key] = "\n".join("    " + escape(line) for line in lines)
         elif _is_plain(value):
             safe[key] = value
         else:
             limit = MAX_EVENT_CHARS if key == "event" else MAX_FIELD_CHARS
-            safe[key] = _cut(escaped(str(value).strip()), limit)
+            safe[key] = _cut(escape(str(value).strip()), limit)
     return safe
 
 

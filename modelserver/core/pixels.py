@@ -55,8 +55,8 @@ def sample(
     left = (left[:, None] * channels + each).reshape(-1)
     right = (right[:, None] * channels + each).reshape(-1)
     across = np.repeat(across, channels)
-    upper = _mixed(flat[top], left, right, across)
-    lower = _mixed(flat[bottom], left, right, across)
+    upper = _mix(flat[top], left, right, across)
+    lower = _mix(flat[bottom], left, right, across)
     lower -= upper
     lower *= down[:, None]
     upper += lower
@@ -79,12 +79,12 @@ def _neighbours(
         at *= step
     below = np.floor(at)
     low, high = (
-        np.clip(place.astype(np.intp), 0, count - 1) for place in (below, np.ceil(at))
+        np.clip(index.astype(np.intp), 0, count - 1) for index in (below, np.ceil(at))
     )
     return low, high, at - below
 
 
-def _mixed(
+def _mix(
     rows: Pixels,
     left: NDArray[np.intp],
     right: NDArray[np.intp],

@@ -271,10 +271,10 @@ def read_sidecar(path: Path) -> Sidecar:
     except UnicodeDecodeError as err:
         raise SidecarError(path, "is not UTF-8 text") from err
     except (msgspec.DecodeError, RecursionError) as err:
-        raise SidecarError(path, _explained(str(err))) from err
+        raise SidecarError(path, _explain(str(err))) from err
 
 
-def _explained(message: str) -> str:
+def _explain(message: str) -> str:
     """Turn msgspec's message round, so that it starts with the key."""
     text, _, where = message.partition(" - at `$")
     key = where.strip("`.")

@@ -132,7 +132,7 @@ def clean(data: Data) -> Data:
     found = list(_segments(data))
     if not found or sum(segment.junk for segment in found) > MOST_JUNK_BYTES:
         return data
-    pieces = [_plain(data, one) for one in found if one.code in _NEEDED]
+    pieces = [_plain(data, segment) for segment in found if segment.code in _NEEDED]
     return b"".join([b"\xff\xd8", *pieces, data[found[-1].end :]])
 
 
@@ -154,7 +154,7 @@ def has_all_scans(data: Data, components: int) -> bool:
     A file that was cut between two scans is decoded without a warning.
     """
     done: dict[int, set[int]] = {}
-    start = next((one.start for one in _segments(data) if one.code == _SOS), len(data))
+    start = next((s.start for s in _segments(data) if s.code == _SOS), len(data))
     for match in SCAN.finditer(data, start):
         count = data[match.end() + 2 : match.end() + 3]
         header = bytes(
@@ -165,7 +165,7 @@ def has_all_scans(data: Data, components: int) -> bool:
         for component in header[:-3:2]:
             done.setdefault(component, set()).update(range(header[-3], header[-2] + 1))
     whole = set(range(64))
-    return len(done) >= components and all(one >= whole for one in done.values())
+    return len(done) >= components and all(bits >= whole for bits in done.values())
 
 
 def is_warning(message: str) -> bool:

@@ -37,7 +37,7 @@ def install(app: Flask, backend: Backend) -> None:
         text from clients makes no series.
         """
         g.status = response.status_code
-        backend.metrics.count_answer(route(), logs.bound("model"), g.status)
+        backend.metrics.count_answer(route(), logs.get_fact("model"), g.status)
         return response
 
     def end(_error: BaseException | None) -> None:

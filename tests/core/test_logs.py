@@ -276,7 +276,7 @@ def test_what_is_bound_is_in_every_line_of_the_thread(log):
     other.start()
     other.join()
     logs.bind(model="")
-    assert logs.bound("model") == ""
+    assert logs.get_fact("model") == ""
     log.warning("one")
     logs.unbind()
     log.warning("none")

@@ -18,7 +18,7 @@ from modelserver.core.cuda.nodes import (
     any_signs,
     device_nodes,
     hindrance,
-    listed,
+    list_cards,
     opens,
 )
 from modelserver.core.cuda.words import Fault, about_cards, fault
@@ -36,7 +36,7 @@ __all__ = [
     "fault",
     "has_wheels",
     "hindrance",
-    "listed",
+    "list_cards",
     "opens",
     "preload",
     "read_build",

@@ -42,12 +42,12 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not self.capabilities:
             return "unknown"
-        ready = [_version(one) for one in self.capabilities if one.startswith("sm_")]
-        source = [_version(one) for one in self.capabilities if one[:3] == "com"]
+        ready = [_version(name) for name in self.capabilities if name.startswith("sm_")]
+        source = [_version(name) for name in self.capabilities if name[:3] == "com"]
         # Machine code runs on its own generation, from its own revision on.
-        if any(one[0] == capability[0] and one <= capability for one in ready):
+        if any(v[0] == capability[0] and v <= capability for v in ready):
             return "ready"
-        return "compiled" if any(one <= capability for one in source) else "none"
+        return "compiled" if any(v <= capability for v in source) else "none"
 
 
 def _version(capability: str) -> tuple[int, int]:
@@ -93,7 +93,9 @@ def _info(text: str) -> dict[str, Any]:
     """
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            names = [
+                target.id for target in node.targets if isinstance(target, ast.Name)
+            ]
             if names == ["build_info"] and node.value.args:
                 return dict(ast.literal_eval(node.value.args[0]))
     raise ValueError("no build_info")

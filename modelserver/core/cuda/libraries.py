@@ -117,13 +117,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def opened(self) -> tuple[str, ...]:
         """Names of those that were opened first, as TensorFlow would miss them."""
-        return tuple(one.name for one in self.libraries if one.how == "opened")
+        return tuple(lib.name for lib in self.libraries if lib.how == "opened")
 
     @property
     def lacking(self) -> tuple[Library, ...]:
         """Those that are needed and cannot be opened."""
         bad = ("missing", "broken")
-        return tuple(one for one in self.libraries if one.needed and one.how in bad)
+        return tuple(lib for lib in self.libraries if lib.needed and lib.how in bad)
 
     @property
     def sentence(self) -> str:
@@ -136,24 +136,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
                 "The installed TensorFlow was built for the CPU only; install "
                 "requirements.txt, which brings the one with CUDA."
             )
-        told = [_told(one) for one in self.lacking]
-        return f"{'; '.join(told)}." if told else ""
+        reasons = [_explain(lib) for lib in self.lacking]
+        return f"{'; '.join(reasons)}." if reasons else ""
 
 
-def _told(one: Library) -> str:
-    if one.name == "libnvidia-ml.so.1":
+def _explain(lib: Library) -> str:
+    if lib.name == "libnvidia-ml.so.1":
         return (
             "libnvidia-ml.so.1 of the NVIDIA driver cannot be opened; a container "
             "needs NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         )
-    if one.name == "libcuda.so.1":
+    if lib.name == "libcuda.so.1":
         return (
             "libcuda.so.1 of the NVIDIA driver cannot be opened; install the driver, "
             "or give the container its card (docker run --gpus all)"
         )
-    why = f" ({one.detail})" if one.how == "broken" else ""
-    state = "cannot be opened" if one.how == "broken" else "is missing"
-    return f"{one.name} {state}{why}; install {one.package}, as requirements.txt does"
+    why = f" ({lib.detail})" if lib.how == "broken" else ""
+    state = "cannot be opened" if lib.how == "broken" else "is missing"
+    return f"{lib.name} {state}{why}; install {lib.package}, as requirements.txt does"
 
 
 def survey(search: str | None = None) -> Report:
@@ -171,12 +171,12 @@ def survey(search: str | None = None) -> Report:
     wheels = _wheels()
     major = build.cuda.partition(".")[0]
     cuda = int(major) if major.isdecimal() else 0
-    found = [_system(one, f"lib{one.name}.so.{_DRIVER_VERSION}") for one in _DRIVER]
-    for one in _LIBRARIES:
-        for name in _names(one, cuda, wheels):
-            package = f"{one.package}-cu{cuda}" if cuda else one.package
-            wanted = one._replace(package=package)
-            by = _wheels_own(one.caller, wheels) if one.caller else caller
+    found = [_system(lib, f"lib{lib.name}.so.{_DRIVER_VERSION}") for lib in _DRIVER]
+    for lib in _LIBRARIES:
+        for name in _names(lib, cuda, wheels):
+            package = f"{lib.package}-cu{cuda}" if cuda else lib.package
+            wanted = lib._replace(package=package)
+            by = _wheels_own(lib.caller, wheels) if lib.caller else caller
             found.append(_search(wanted, name, by, asked, wheels))
     return Report(build=build, libraries=tuple(found))
 
@@ -187,17 +187,17 @@ def has_wheels() -> bool:
 
 
 def _wheels() -> list[Path]:
-    places = package_folders("nvidia")
-    return [folder for place in places for folder in sorted(place.glob("*/lib"))]
+    folders = package_folders("nvidia")
+    return [folder for package in folders for folder in sorted(package.glob("*/lib"))]
 
 
-def _names(one: _Wanted, cuda: int, wheels: list[Path]) -> Iterator[str]:
+def _names(lib: _Wanted, cuda: int, wheels: list[Path]) -> Iterator[str]:
     """Give the name that a library is opened by; unknown, as the wheels have it."""
-    if cuda in one.versions:
-        yield f"lib{one.name}.so.{one.versions[cuda]}"
+    if cuda in lib.versions:
+        yield f"lib{lib.name}.so.{lib.versions[cuda]}"
         return
     names = {
-        path.name for folder in wheels for path in folder.glob(f"lib{one.name}.so.*")
+        path.name for folder in wheels for path in folder.glob(f"lib{lib.name}.so.*")
     }
     yield from sorted(names)[:1]
 
@@ -216,10 +216,10 @@ def _wheels_own(start: str, wheels: list[Path]) -> Dynamic:
 
 
 def _search(
-    one: _Wanted, name: str, caller: Dynamic, asked: list[str], wheels: list[Path]
+    lib: _Wanted, name: str, caller: Dynamic, asked: list[str], wheels: list[Path]
 ) -> Library:
     """Look in the loader's order, and for the wheel's own."""
-    library = Library(name=name, needed=one.needed, package=one.package)
+    library = Library(name=name, needed=lib.needed, package=lib.package)
     by_itself = _first([*caller.rpath], name)
     shadow = "" if by_itself else _first(asked, name)
     by_itself = by_itself or _first([*caller.runpath], name)
@@ -231,7 +231,7 @@ def _search(
         return _with(library, shadow, "path")
     if by_itself:
         return _with(library, by_itself, "runpath")
-    return _with(library, own, "wheel") if own else _system(one, name)
+    return _with(library, own, "wheel") if own else _system(lib, name)
 
 
 def _first(folders: list[str], name: str) -> str:
@@ -251,9 +251,9 @@ def _with(library: Library, path: str, how: How, detail: str = "") -> Library:
     return msgspec.structs.replace(library, path=resolved, how=how, detail=detail)
 
 
-def _system(one: _Wanted, name: str) -> Library:
+def _system(lib: _Wanted, name: str) -> Library:
     """Ask the loader for a library that no wheel has; it stays open."""
-    library = Library(name=name, needed=one.needed, package=one.package)
+    library = Library(name=name, needed=lib.needed, package=lib.package)
     try:
         ctypes.CDLL(name)
     except OSError as error:
@@ -271,8 +271,8 @@ def preload() -> Report:
     return msgspec.structs.replace(
         found,
         libraries=tuple(
-            _opened(one) if one.how == "wheel" and one.needed else one
-            for one in found.libraries
+            _open(lib) if lib.how == "wheel" and lib.needed else lib
+            for lib in found.libraries
         ),
     )
 
@@ -286,18 +286,18 @@ def check() -> Report:
     found = survey()
     return msgspec.structs.replace(
         found,
-        libraries=tuple(_opened(one) if one.path else one for one in found.libraries),
+        libraries=tuple(_open(lib) if lib.path else lib for lib in found.libraries),
     )
 
 
-def _opened(one: Library) -> Library:
+def _open(lib: Library) -> Library:
     """Open a library for good; only one that TensorFlow would miss counts as opened."""
     try:
         # Not RTLD_GLOBAL: the loader goes by the name, and symbols need not mix.
-        ctypes.CDLL(one.path)
+        ctypes.CDLL(lib.path)
     except OSError as error:
-        return msgspec.structs.replace(one, how="broken", detail=str(error))
-    return msgspec.structs.replace(one, how="opened") if one.how == "wheel" else one
+        return msgspec.structs.replace(lib, how="broken", detail=str(error))
+    return msgspec.structs.replace(lib, how="opened") if lib.how == "wheel" else lib
 
 
 def without_cuda(search: str) -> tuple[str, list[str]]:

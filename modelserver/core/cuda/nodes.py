@@ -42,7 +42,7 @@ def any_signs() -> bool:
     names = {path.name for path in device_nodes()}
     if names == {_WSL}:
         found = ("lib/libcuda.so.1", "drivers/nv*")
-        return any(any(_WSL_DRIVERS.glob(one)) for one in found)
+        return any(any(_WSL_DRIVERS.glob(name)) for name in found)
     return bool(names) or (_PROC / "version").exists()
 
 
@@ -56,16 +56,16 @@ def device_nodes() -> list[Path]:
     return [_DEV / name for name in names if name in wanted or _CARD.fullmatch(name)]
 
 
-def listed() -> list[Listed]:
+def list_cards() -> list[Listed]:
     """List the cards as the driver does in ``/proc``, in the order of their bus."""
     try:
         folders = sorted((_PROC / "gpus").iterdir())
     except OSError:
         return []
-    return [one for folder in folders for one in _listed(folder)]
+    return [card for folder in folders for card in _read_card(folder)]
 
 
-def _listed(folder: Path) -> Iterator[Listed]:
+def _read_card(folder: Path) -> Iterator[Listed]:
     try:
         text = (folder / "information").read_text("utf-8", "replace")
     except OSError:

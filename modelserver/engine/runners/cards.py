@@ -270,7 +270,7 @@ def _instances(handle: Any) -> Iterator[tuple[str, str]]:
 def _list_by_proc() -> list[Card]:
     """List the cards that ``/proc`` shows and that have a device node here."""
     names = {path.name for path in cuda.device_nodes()}
-    reachable = [node for node in cuda.listed() if f"nvidia{node.minor}" in names]
+    reachable = [node for node in cuda.list_cards() if f"nvidia{node.minor}" in names]
     return [
         Card(node.uuid or str(index), f"GPU {index}", node.model, index, node.uuid)
         for index, node in enumerate(reachable)

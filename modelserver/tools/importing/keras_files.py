@@ -188,7 +188,7 @@ def open_keras_model(
                 what=what,
                 outputs={OUTPUT: tensor},
                 run=run,
-                seen=exports.merged([seen or Export(), told]) or Export(),
+                seen=exports.merge([seen or Export(), told]) or Export(),
             )
 
 

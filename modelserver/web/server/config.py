@@ -63,7 +63,7 @@ def start_errors() -> Iterator[None]:
 
 def _stop(reason: object) -> NoReturn:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr closed
-        sys.stderr.write(f"modelserver: {logs.escaped(str(reason))}\n")
+        sys.stderr.write(f"modelserver: {logs.escape(str(reason))}\n")
         sys.stderr.flush()
     raise SystemExit(START_FAILED)
 
