@@ -14,7 +14,7 @@ from support.app_client import SECONDS
 
 @pytest.fixture
 def ends():
-    """Both ends, as channels."""
+    """Yield both ends, as channels."""
     channels = tuple(map(Channel, socket.socketpair()))
     yield channels
     for channel in channels:
@@ -23,7 +23,7 @@ def ends():
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_messages_come_as_they_were_sent(messages):
-    """In order, the empty ones too, however many lie in the socket together."""
+    """Messages come in order, empty ones too, however many lie in the socket."""
     one, other = map(Channel, socket.socketpair())
     for message in messages:
         one.send(message)
@@ -34,7 +34,7 @@ def test_messages_come_as_they_were_sent(messages):
 
 @given(st.binary(min_size=1, max_size=60), st.integers(1, 7))
 def test_a_message_may_come_in_pieces(message, size):
-    """As the system cuts them."""
+    """A message is read whole though the system cuts it into pieces."""
     ours, theirs = socket.socketpair()
     whole = struct.pack("!I", len(message)) + message
     for start in range(0, len(whole), size):
@@ -46,7 +46,7 @@ def test_a_message_may_come_in_pieces(message, size):
 
 
 def test_a_message_larger_than_any_buffer_arrives(ends):
-    """Of some megabytes, while the other end reads."""
+    """A message of megabytes arrives while the other end reads."""
     one, other = ends
     message = bytes(range(256)) * 20_000
     sender = threading.Thread(target=one.send, args=(message,))
@@ -56,7 +56,7 @@ def test_a_message_larger_than_any_buffer_arrives(ends):
 
 
 def test_what_waits_is_seen_before_it_is_read(ends):
-    """Also what came along with the message before."""
+    """A message that came along with the one before counts as waiting, too."""
     one, other = ends
     assert not other.has_more()
     one.send(b"a")
@@ -70,7 +70,7 @@ def test_what_waits_is_seen_before_it_is_read(ends):
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0", struct.pack("!I", 5) + b"abc"])
 def test_an_end_is_told_wherever_it_comes(rest):
-    """Between messages or within one."""
+    """The end is an EOFError, between messages and within one."""
     ours, theirs = socket.socketpair()
     other = Channel(theirs)
     ours.sendall(rest)
@@ -81,7 +81,7 @@ def test_an_end_is_told_wherever_it_comes(rest):
 
 
 def test_a_length_that_was_made_up_is_not_waited_for():
-    """Nor is memory kept for it."""
+    """A false length is refused, and no memory is reserved for it."""
     ours, theirs = socket.socketpair()
     other = Channel(theirs)
     ours.sendall(struct.pack("!I", MAX_BYTES + 1))

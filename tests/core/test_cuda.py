@@ -1,4 +1,4 @@
-"""What TensorFlow needs for a card, told from files; no card and no CUDA here."""
+"""TensorFlow's needs for a card, read from files; there is no card and no CUDA here."""
 
 import contextlib
 import ctypes
@@ -37,7 +37,7 @@ build_info = collections.OrderedDict([('cuda_compute_capabilities', ['sm_60', 's
 
 
 def library(soname="", needed=(), runpath="", rpath=""):
-    """A library with a dynamic section and nothing else, which the loader takes."""
+    """Return a library with a dynamic section only, which the loader takes."""
     strings, entries = b"\0", []
 
     def add(tag, text):
@@ -68,7 +68,7 @@ def library(soname="", needed=(), runpath="", rpath=""):
 
 @pytest.fixture(autouse=True)
 def opened(monkeypatch):
-    """Paths that were opened, each closed again; the system has none of CUDA."""
+    """Yield the paths that are opened; the system has no library of CUDA."""
     paths = []
     real, close = ctypes.CDLL, ctypes.CDLL(None).dlclose
     close.argtypes = [ctypes.c_void_p]
@@ -85,7 +85,7 @@ def opened(monkeypatch):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder of packages with a CUDA build of TensorFlow that misses nothing."""
+    """Return a folder of packages with a complete CUDA build of TensorFlow."""
     runpath = ":".join(f"{ABOVE}/{one}/lib" for one in dict.fromkeys(FOLDERS.values()))
     write(tmp_path / "tensorflow" / "__init__.py", b"raise ImportError('imported')")
     write(tmp_path / "tensorflow/python/platform/build_info.py", INFO.encode())
@@ -117,21 +117,21 @@ def caller(site, runpath, **more):
 
 
 def without(*folders):
-    """TensorFlow's RUNPATH, less some folders."""
+    """Return TensorFlow's RUNPATH, less some folders."""
     left = [one for one in dict.fromkeys(FOLDERS.values()) if one not in folders]
     return ":".join(f"{ABOVE}/{one}/lib" for one in left)
 
 
 def found(report):
-    """How each of CUDA's libraries was found."""
+    """Return how each of CUDA's libraries was found."""
     return {one.name: one.how for one in report.libraries if one.name in FOLDERS}
 
 
 class TestTheLibraries:
-    """Each is looked for as the loader would."""
+    """Each library is looked for as the loader would."""
 
     def test_a_wheel_whose_runpath_has_all_needs_no_preload(self, site):
-        """As 2.20's had: the preload then does nothing by itself."""
+        """Nothing is opened if the RUNPATH has all, as 2.20's had."""
         report = cuda.preload()
         assert set(found(report).values()) == {"runpath"}
         assert report.opened == ()
@@ -140,7 +140,7 @@ class TestTheLibraries:
     def test_whatever_the_runpath_misses_is_opened_from_its_wheel(
         self, missed, site, opened
     ):
-        """Not one name: any of them, and only those of that folder."""
+        """Any library outside the RUNPATH is opened, and no other."""
         caller(site, without(FOLDERS[missed]))
         report = cuda.preload()
         assert found(report)[missed] == "opened"
@@ -150,7 +150,7 @@ class TestTheLibraries:
         assert opened == [f"{folder}/{name}" for name in FOLDERS if name in same]
 
     def test_what_another_library_opens_is_looked_for_from_there(self, site):
-        """NVIDIA's linker is cuSPARSE's, whose RUNPATH counts, not TensorFlow's."""
+        """The RUNPATH of cuSPARSE counts for NVIDIA's linker."""
         caller(site, without("nvjitlink"))
         assert found(cuda.survey())["libnvJitLink.so.12"] == "runpath"
         sparse = site / "nvidia/cusparse/lib/libcusparse.so.12"
@@ -158,12 +158,12 @@ class TestTheLibraries:
         assert found(cuda.survey())["libnvJitLink.so.12"] == "wheel"
 
     def test_nothing_is_imported(self, site):
-        """This TensorFlow would fail to be."""
+        """TensorFlow is not imported: this one would fail."""
         cuda.check()
         assert "tensorflow" not in sys.modules
 
     def test_a_missing_library_is_named_with_its_package(self, site):
-        """The sentence is what the operator reads."""
+        """The operator reads which library and package are missing."""
         (site / "nvidia/cufft/lib/libcufft.so.11").unlink()
         report = cuda.survey()
         assert found(report)["libcufft.so.11"] == "missing"
@@ -171,7 +171,7 @@ class TestTheLibraries:
         assert "nvidia-cufft-cu12" in report.sentence
 
     def test_a_broken_library_is_told_with_the_loaders_words(self, site):
-        """Cut off, or something that it needs is not there."""
+        """A library that cannot be opened has the loader's words."""
         needs = ["libnowhere.so.7"]
         write(site / "nvidia/cufft/lib/libcufft.so.11", library("x", needs))
         report = cuda.check()
@@ -181,7 +181,7 @@ class TestTheLibraries:
     def test_another_cuda_in_the_search_path_does_not_mix_in(
         self, site, monkeypatch, tmp_path_factory
     ):
-        """It would go before the RUNPATH, so the wheel's is opened before it."""
+        """The wheel's library is opened before LD_LIBRARY_PATH's."""
         system = tmp_path_factory.mktemp("cuda")
         write(system / "libcublas.so.12", library("libcublas.so.12"))
         monkeypatch.setenv("LD_LIBRARY_PATH", str(system))
@@ -194,7 +194,7 @@ class TestTheLibraries:
     def test_the_search_path_does_where_no_wheel_has_it(
         self, site, monkeypatch, tmp_path_factory
     ):
-        """Somebody who installs CUDA by hand knows why."""
+        """A CUDA that was installed by hand is used."""
         system = tmp_path_factory.mktemp("cuda")
         (site / "nvidia/cufft/lib/libcufft.so.11").rename(system / "libcufft.so.11")
         monkeypatch.setenv("LD_LIBRARY_PATH", str(system))
@@ -203,13 +203,13 @@ class TestTheLibraries:
         assert "libcufft" not in report.sentence
 
     def test_an_rpath_goes_before_the_search_path(self, site, monkeypatch):
-        """As the loader has it for files with no RUNPATH."""
+        """An RPATH goes before LD_LIBRARY_PATH if there is no RUNPATH."""
         caller(site, "", rpath=without())
         monkeypatch.setenv("LD_LIBRARY_PATH", str(site / "nvidia/cufft/lib"))
         assert found(cuda.survey())["libcufft.so.11"] == "runpath"
 
     def test_a_build_for_the_cpu_is_told_as_such(self, site):
-        """The wrong wheel on a box with a card."""
+        """A build for the CPU is named, on a machine with a card."""
         info = site / "tensorflow/python/platform/build_info.py"
         info.write_text(INFO.replace("True", "False"))
         report = cuda.preload()
@@ -218,13 +218,13 @@ class TestTheLibraries:
         assert "requirements.txt" in report.sentence
 
     def test_no_tensorflow_is_told_as_such(self, monkeypatch):
-        """Nothing is opened for one that is not there."""
+        """Nothing is opened if TensorFlow is not installed."""
         monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
         assert "not installed" in cuda.preload().sentence
 
     @pytest.mark.parametrize("info", ["", "build_info = 3", "build_info = f(g())", "("])
     def test_a_build_that_does_not_tell_is_looked_at_all_the_same(self, info, site):
-        """The names are then those that the wheels have."""
+        """Names are the wheels' if the build does not say."""
         (site / "tensorflow/python/platform/build_info.py").write_text(info)
         report = cuda.survey()
         assert not report.build.told
@@ -249,7 +249,7 @@ def test_the_preload_is_looked_at_again_with_each_tensorflow():
 
 
 class TestTheBuild:
-    """Which cards a build has kernels for."""
+    """A build says which cards it has kernels for."""
 
     BUILD = Build(capabilities=("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"))
 
@@ -268,7 +268,7 @@ class TestTheBuild:
         ],
     )
     def test_kernels_are_there_compiled_or_not(self, capability, kernels):
-        """Machine code runs on its own generation, source on all that are newer."""
+        """Machine code runs on its own generation, source on newer ones."""
         assert self.BUILD.kernels_for(capability) == kernels
 
     def test_a_build_that_tells_nothing_is_unknown(self):
@@ -276,7 +276,7 @@ class TestTheBuild:
         assert Build().kernels_for((5, 0)) == "unknown"
 
     def test_two_digits_before_the_last_are_a_generation(self):
-        """12.0 is not 1.20."""
+        """Compute capability 12.0 is not 1.20."""
         assert Build(capabilities=("sm_120",)).kernels_for((12, 0)) == "ready"
 
 
@@ -284,7 +284,7 @@ class TestTheSearchPath:
     """Folders of a system's CUDA are taken out, and no others."""
 
     def test_a_toolkit_goes_and_the_rest_stays(self, tmp_path):
-        """In their order; an empty word is the present folder to the loader."""
+        """Other folders keep their order; an empty word is the current folder."""
         toolkit, mine = tmp_path / "cuda" / "lib64", tmp_path / "mine"
         write(toolkit / "libcudart.so.11.0", b"")
         write(mine / "libmine.so", b"")
@@ -295,24 +295,24 @@ class TestTheSearchPath:
         assert cuda.without_cuda("") == ("", [])
 
     def test_the_drivers_folder_stays(self, tmp_path):
-        """Without it there is no card, as on WSL and in containers."""
+        """The driver's folder stays, as WSL and containers need it."""
         write(tmp_path / "libcuda.so.1", b"")
         write(tmp_path / "libcudart.so.12", b"")
         assert cuda.without_cuda(str(tmp_path)) == (str(tmp_path), [])
 
 
 class TestTheFiles:
-    """Whatever lies there, reading it ends well."""
+    """Reading any file ends well."""
 
     def test_a_real_library_is_read(self):
-        """One that is part of this Python."""
+        """A library of this Python is read."""
         import numpy as np
 
         path = next(Path(np.__file__).parent.rglob("_multiarray_umath*.so"))
         assert "libc.so.6" in read_dynamic(path).needed
 
     def test_each_folder_is_given_once(self, tmp_path):
-        """TensorFlow's RUNPATH has some of them a hundred times."""
+        """Each folder comes once, though TensorFlow's RUNPATH repeats some."""
         path = tmp_path / "a.so"
         path.write_bytes(library("a", runpath="$ORIGIN/x:${ORIGIN}/x:/y:$ORIGIN/x"))
         assert read_dynamic(path).runpath == (f"{tmp_path}/x", "/y")
@@ -320,7 +320,7 @@ class TestTheFiles:
 
     @given(st.data())
     def test_a_broken_one_is_an_error_of_value(self, tmp_path_factory, data):
-        """Never a crash or a hang: bytes changed, or the end cut off."""
+        """Changed or cut files raise ValueError, and never hang."""
         whole = bytearray(library("a", ["b", "c"], "$ORIGIN/x"))
         for _ in range(data.draw(st.integers(0, 4))):
             whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(

@@ -1,4 +1,4 @@
-"""What the files of an export tell of its model."""
+"""Facts about a model from the files of its export."""
 
 import json
 

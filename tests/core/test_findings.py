@@ -47,7 +47,7 @@ def test_each_guess_names_what_overrides_it(guess, expected):
 
 
 def test_a_scaling_that_nothing_tells_has_its_remedy():
-    """The sidecar's line for what is fed now, the other one, and the ways to find out."""
+    """The remedy names this scaling, the other one, and ways to find out."""
     guess = next(iter(GUESSES))
     model = signature(guesses=(guess,), mean=(0.0,), scale=(1 / 255,))
     (found,) = findings.of_guesses("x", model)
@@ -57,7 +57,7 @@ def test_a_scaling_that_nothing_tells_has_its_remedy():
 
 
 def test_what_speaks_against_a_scaling_is_a_warning():
-    """Whoever said it; and a model that is fed otherwise now is named."""
+    """Evidence against a scaling is a warning, and a change is a note."""
     scaling = Evidence(
         source="sidecar", why="w", against=("statistics would feed y",), formerly="z"
     )

@@ -28,7 +28,7 @@ def arena():
 
 
 def test_a_frame_has_the_shape_that_was_asked_for(arena):
-    """uint8, contiguous, writable, and on a page, so that it can be fed as it is."""
+    """A frame is uint8, contiguous, writable, and starts on a page."""
     frame = arena.allocate((4, 5, 3))
     assert frame.pixels.shape == (4, 5, 3)
     assert frame.pixels.dtype == np.uint8
@@ -38,7 +38,7 @@ def test_a_frame_has_the_shape_that_was_asked_for(arena):
 
 
 def test_another_mapping_sees_what_was_written(arena):
-    """This is how pixels cross to the runner."""
+    """Another mapping of the arena sees the pixels."""
     arena.allocate((PAGE,))
     frame = arena.allocate((2, 3))
     frame.pixels[:] = 7
@@ -57,7 +57,7 @@ def test_a_full_arena_refuses_and_recovers(arena):
 
 
 def test_releasing_twice_is_harmless(arena):
-    """The second time nothing is given back again."""
+    """A second release gives nothing back again."""
     first = arena.allocate((PAGE,))
     first.release()
     second = arena.allocate((PAGE,))
@@ -67,7 +67,7 @@ def test_releasing_twice_is_harmless(arena):
 
 
 def test_a_large_frame_gives_its_pages_back():
-    """Memory for one huge photo is not kept for ever: it reads as zero again."""
+    """Memory for one huge photo is given back: it reads as zero again."""
     arena = Arena(64 << 20)
     arena.open()
     frame = arena.allocate((32 << 20,))
@@ -91,7 +91,7 @@ def test_closing_keeps_living_frames_valid_and_allows_no_new_ones(arena):
 
 
 class ArenaMachine(RuleBasedStateMachine):
-    """Frames never overlap, and what was released can be used again."""
+    """Frames never overlap, and released memory is used again."""
 
     frames = Bundle("frames")
 

@@ -1,4 +1,4 @@
-"""Log lines and reports: one line each, whatever is in them."""
+"""Log lines and reports: one line each, with any text in them."""
 
 import io
 import json
@@ -80,14 +80,14 @@ def test_text_lines_read_well(log):
 
 
 def test_auto_is_json_off_a_terminal(log):
-    """Where no person looks, auto means JSON."""
+    """Off a terminal, auto means JSON."""
     stream = configured("auto")
     log.info("hello")
     assert json.loads(stream.getvalue())["event"] == "hello"
 
 
 def test_auto_is_text_on_a_terminal(log):
-    """Where a person looks, auto means text, with colours."""
+    """On a terminal, auto means text, with colours."""
     stream = configured("auto", Terminal())
     log.info("hello")
     assert "\x1b" in stream.getvalue()
@@ -125,7 +125,7 @@ def test_configuring_again_replaces(log, root_logger):
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @given(name=st.text(), value=st.text())
 def test_a_line_cannot_be_forged(log_format, name, value):
-    """Whatever a message and a field hold, one record is one line without escapes."""
+    """Any message and fields give one line without escape sequences."""
     stream = configured(log_format)
     logging.getLogger("modelserver.testing").info("no %s", name, extra={"x": value})
     text = stream.getvalue()
@@ -137,7 +137,7 @@ def test_a_line_cannot_be_forged(log_format, name, value):
 
 
 def test_a_forged_line_stays_readable(log):
-    """Control characters are written out, so that an operator sees the attempt."""
+    """Control characters are escaped, so that an operator sees the attempt."""
     stream = configured("json")
     log.info("no model %s", "x\n2026-01-01 INFO fake\x1b[31m\u202e")
     event = json.loads(stream.getvalue())["event"]
@@ -220,20 +220,20 @@ def test_adopting_a_logger(log):
 
 
 def test_a_report_is_one_line_on_stdout(capsys):
-    """A report goes to stdout as it is, whatever the log's format."""
+    """A report goes to stdout as it is, in any log format."""
     logs.configure("json")
     logs.report("dogs: 12.5 ms")
     assert capsys.readouterr().out == "dogs: 12.5 ms\n"
 
 
 def test_a_report_stays_one_line(capsys):
-    """Line ends in a report are written out."""
+    """Line ends in a report are escaped."""
     logs.report("dogs\nfake: 1 ms\r")
     assert capsys.readouterr().out == "dogs\\nfake: 1 ms\\r\n"
 
 
 def test_a_report_is_flushed(monkeypatch):
-    """A report is out at once, also where stdout is buffered."""
+    """A report is out at once, also if stdout is buffered."""
     raw = io.BytesIO()
     out = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", out)
@@ -242,7 +242,7 @@ def test_a_report_is_flushed(monkeypatch):
 
 
 def test_letters_that_stdout_lacks(monkeypatch):
-    """A label that stdout's encoding lacks is written out, not lost."""
+    """A label that stdout's encoding lacks is escaped, not lost."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     logs.report("Schneehühner \udcff")
@@ -260,14 +260,14 @@ def test_a_report_survives_a_broken_stdout(monkeypatch):
 
 @pytest.fixture
 def unbound():
-    """Leave nothing bound."""
+    """Leave no fact bound."""
     yield
     logs.unbind()
 
 
 @pytest.mark.usefixtures("unbound")
 def test_what_is_bound_is_in_every_line_of_the_thread(log):
-    """Until it is bound anew, emptied or unbound; a line's own facts go before."""
+    """Bound facts are in all lines; a line's own facts override them."""
     stream = configured("json")
     other = threading.Thread(target=log.warning, args=("other",))
     logs.bind(request_id="r", model="m")
@@ -294,7 +294,7 @@ def test_what_is_bound_is_in_every_line_of_the_thread(log):
 @pytest.mark.usefixtures("unbound")
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_what_is_bound_can_forge_nothing(log, log_format):
-    """It is escaped and cut like any fact."""
+    """Bound facts are escaped and cut like any fact."""
     stream = configured(log_format)
     logs.bind(model="m\nforged\x1b[2J" + "x" * 1000)
     log.warning("seen")

@@ -1,4 +1,4 @@
-"""Messages of a process that may be anybody's: read as data, and never the front's end."""
+"""Messages of a process that cannot be trusted: read as data, never the front's end."""
 
 import contextlib
 import logging
@@ -69,7 +69,7 @@ MESSAGES = st.one_of(
 
 
 def framed(data):
-    """A message's bytes on the socket."""
+    """Return a message's bytes on the socket."""
     return struct.pack("!i", len(data)) + data
 
 
@@ -114,7 +114,7 @@ def quiet():
 
 @given(STREAMS)
 def test_any_bytes_end_in_ended(stream):
-    """Whatever comes, the runs under way are answered and the end is told."""
+    """Any bytes answer the runs under way and resolve ``ended``."""
     with Wire() as wire:
         futures = [wire.runner.run([]) for _ in range(3)]
         wire.say(stream)
@@ -129,7 +129,7 @@ def test_any_bytes_end_in_ended(stream):
 
 @given(STREAMS)
 def test_any_bytes_in_a_load_are_facts_or_a_models_error(stream):
-    """Nothing else comes out of it."""
+    """Any bytes in a load give facts or a ModelError."""
     with Wire() as wire:
         wire.say(stream)
         with contextlib.suppress(errors.ModelError):
@@ -137,7 +137,7 @@ def test_any_bytes_in_a_load_are_facts_or_a_models_error(stream):
 
 
 def test_what_is_no_message_is_told_as_nonsense():
-    """In the reason of the load."""
+    """A malformed message is named in the reason of the failed load."""
     with Wire() as wire:
         wire.say(framed(b"\xc1"))
         with pytest.raises(errors.ModelCrashed, match="nonsense"):
@@ -145,7 +145,7 @@ def test_what_is_no_message_is_told_as_nonsense():
 
 
 def test_facts_must_come_before_answers():
-    """A process that skips them is not used."""
+    """A process that skips its facts is not used."""
     with Wire() as wire:
         ran = RunResult(number=0, outputs=[], run_ms=1.0)
         wire.say(framed(msgspec.msgpack.encode(ran)))
@@ -155,7 +155,7 @@ def test_facts_must_come_before_answers():
 
 @pytest.mark.parametrize("count", [0, -1, 1 << 40])
 def test_facts_that_cannot_be_are_refused(count):
-    """A model of no slots would never run anything."""
+    """Impossible facts, such as no slots, are refused."""
     with Wire() as wire:
         changed = msgspec.structs.replace(FACTS, slots=count)
         wire.say(framed(msgspec.msgpack.encode(changed)))
@@ -164,7 +164,7 @@ def test_facts_that_cannot_be_are_refused(count):
 
 
 def test_a_message_longer_than_any_answer_is_not_read():
-    """Its length alone would take the front's memory."""
+    """A length beyond the limit is refused before any memory is taken."""
     with Wire() as wire:
         wire.say(struct.pack("!iQ", -1, 1 << 40))
         with pytest.raises(ValueError, match="a message of"):
@@ -172,7 +172,7 @@ def test_a_message_longer_than_any_answer_is_not_read():
 
 
 def test_runs_are_timed_in_the_order_they_were_sent():
-    """Only as many as there are slots can run; the next one waits its turn."""
+    """Only as many runs as slots are timed; the next waits its turn."""
     with Wire() as wire:
         runner = wire.runner
         assert [activity.key for activity in runner._signs().activities] == ["import"]
@@ -188,7 +188,7 @@ def test_runs_are_timed_in_the_order_they_were_sent():
 
 
 def test_a_load_on_a_gpu_has_a_limit_of_its_own():
-    """One that is ended by it is tried again: what was compiled by then is kept."""
+    """A load past its limit on a GPU is tried again."""
     with Wire() as wire:
         runner = wire.runner
         runner._note(LoadStarted(on_gpu=True))
@@ -203,7 +203,7 @@ def test_a_load_on_a_gpu_has_a_limit_of_its_own():
 
 
 def test_an_import_that_is_told_twice_starts_no_load_anew():
-    """Nor once the model serves."""
+    """A second LoadStarted changes no limit, nor once the model serves."""
     with Wire() as wire:
         runner = wire.runner
         runner._start_up = None
@@ -212,7 +212,7 @@ def test_an_import_that_is_told_twice_starts_no_load_anew():
 
 
 def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
-    """A process that loads is bounded otherwise."""
+    """A heartbeat counts only once the model serves."""
     with Wire() as wire:
         runner = wire.runner
         clock = SimpleNamespace(monotonic=lambda: 77.0)
@@ -236,7 +236,7 @@ SAID = "Cannot dlopen some GPU libraries. | failed call to cuInit: CUDA_ERROR_NO
 
 
 def test_a_card_that_is_not_used_is_told_with_tensorflows_words():
-    """What it printed, less what every import prints, in reason and finding alike."""
+    """Reason and finding hold TensorFlow's warnings of the card."""
     reason = "GPU 0 was assigned, but TensorFlow finds none."
     unused = found("gpu-unused", "m", reason)
     facts = msgspec.structs.replace(FACTS, device_reason=reason, findings=(unused,))
@@ -249,7 +249,7 @@ def test_a_card_that_is_not_used_is_told_with_tensorflows_words():
 
 
 def test_words_about_cards_change_nothing_where_all_is_as_wanted():
-    """A CPU box's load is told as it is."""
+    """Such warnings change nothing on a machine without a card."""
     with Wire() as wire:
         wire.runner._child.output.feed(PRINTED)
         wire.say(framed(msgspec.msgpack.encode(FACTS)))
@@ -257,7 +257,7 @@ def test_words_about_cards_change_nothing_where_all_is_as_wanted():
 
 
 def test_a_load_that_the_card_refused_is_the_cards():
-    """Not the files': the registry tries it again."""
+    """A load that the card refused is a DeviceFailed, tried again."""
     refused = LoadError(reason="GPU 0 failed: full.", kind="device")
     with Wire("0") as wire:
         wire.runner._child.output.feed(PRINTED)
@@ -285,7 +285,7 @@ def test_a_load_that_the_card_refused_is_the_cards():
 def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
     gpu, printed, error, words
 ):
-    """And no advice about main memory is given on a card."""
+    """Its last words decide; no advice on main memory is given."""
     with Wire(gpu) as wire:
         wire.runner._child.output.feed(printed)
         wire.say(b"")
@@ -295,7 +295,7 @@ def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
 
 
 def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
-    """The run is answered first, so that its client tries again."""
+    """The run is answered before the process ends, so clients retry."""
     lost = RunError(number=0, reason="CUDA_ERROR_X", out_of_memory=False, lost=True)
     with Wire("0") as wire:
         future = wire.runner.run([])
@@ -308,7 +308,7 @@ def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
 
 
 def test_what_tensorflow_says_at_each_level_is_told_once():
-    """Nor again what is part of the reason."""
+    """No line is logged twice, nor one that the reason holds."""
     words = [
         "Failed to create session: INTERNAL: cudaGetDevice() failed.",
         "INTERNAL: cudaGetDevice() failed.",

@@ -1,4 +1,4 @@
-"""The server's numbers, as Prometheus reads them."""
+"""The server's metrics, as Prometheus reads them."""
 
 import threading
 
@@ -13,7 +13,7 @@ STATES = ("LOADING", "READY", "FAILED")
 
 
 def samples(metrics):
-    """Every sample, by its name and labels."""
+    """Return every sample, by its name and labels."""
     text = metrics.render()[0].decode()
     return {
         (one.name, frozenset(one.labels.values())): one.value
@@ -23,7 +23,7 @@ def samples(metrics):
 
 
 def test_what_was_answered_is_counted():
-    """By route, model and status; refusals by their reason."""
+    """Answers count by route, model and status; refusals by reason."""
     metrics = Metrics(lambda: THERE)
     for status in (200, 200, 503):
         metrics.count_answer("/detect", "seals", status)
@@ -39,7 +39,7 @@ def test_what_was_answered_is_counted():
 
 
 def test_an_evaluation_feeds_the_histograms():
-    """Stages in seconds, the batch's size, what was found and how surely."""
+    """An evaluation feeds stages, batch size, results and confidences."""
     metrics = Metrics(lambda: THERE)
     stages = dict(zip(STAGES, (0.002, 0.01, 0.04, 0.0001), strict=True))
     metrics.count_evaluation("seals", stages, 2, [("Seal1", 0.93), ("Seal1", 0.85)])
@@ -56,7 +56,7 @@ def test_an_evaluation_feeds_the_histograms():
 
 
 def test_what_can_be_looked_up_is_looked_up_when_asked():
-    """A model that comes later is there; its state is one of all that there are."""
+    """Gauges are sampled when asked for; a state is one of all states."""
     models = []
     metrics = Metrics(lambda: models, STATES)
     assert ("modelserver_queue_depth", frozenset({"seals"})) not in samples(metrics)
@@ -76,13 +76,13 @@ def test_what_can_be_looked_up_is_looked_up_when_asked():
 
 
 def test_memory_on_a_gpu_is_told_where_there_is_one():
-    """As a family of its own."""
+    """Memory on a GPU is a family of its own."""
     metrics = Metrics(lambda: [MODEL._replace(gpu_bytes=7)])
     assert samples(metrics)["modelserver_runner_gpu_bytes", frozenset({"seals"})] == 7
 
 
 def test_labels_without_end_become_other():
-    """A label map of ten thousand names makes a hundred series, and one more."""
+    """Ten thousand labels make a hundred series, and one more."""
     metrics = Metrics(lambda: THERE)
     for index in range(1000):
         metrics.count_evaluation("seals", {}, 1, [(f"label {index}", 0.5)])
@@ -95,7 +95,7 @@ def test_labels_without_end_become_other():
 
 
 def test_a_value_counts_where_its_bound_is_the_value_itself():
-    """Bounds belong to their buckets; what is above all of them is in the last only."""
+    """Bounds belong to their buckets; larger values are in the last."""
     metrics = Metrics(lambda: THERE)
     for seconds in (0.001, 0.0011, 31):
         metrics.count_evaluation("seals", {"run": seconds}, 1, [])
@@ -110,7 +110,7 @@ def test_a_value_counts_where_its_bound_is_the_value_itself():
 
 
 def test_what_was_counted_for_a_model_goes_with_it():
-    """Names that come and go for years must not fill the scraper."""
+    """A removed model's series go, so that scrapes do not grow."""
     models = list(THERE)
     metrics = Metrics(lambda: models)
     metrics.count_answer("/detect", "seals", 200)
@@ -124,7 +124,7 @@ def test_what_was_counted_for_a_model_goes_with_it():
 
 
 def test_a_model_that_came_while_somebody_looked_keeps_its_numbers():
-    """It was not among those that were there, and is not gone either."""
+    """A model that came during a scrape keeps its counts."""
     looks = [[], THERE]
 
     def look():
@@ -138,7 +138,7 @@ def test_a_model_that_came_while_somebody_looked_keeps_its_numbers():
 
 
 def test_counting_from_many_threads_loses_nothing():
-    """Each of a thousand is there."""
+    """A thousand counts from many threads are all there."""
     metrics = Metrics(lambda: THERE)
 
     def count():
@@ -157,7 +157,7 @@ def test_counting_from_many_threads_loses_nothing():
 
 
 def test_two_apps_have_numbers_of_their_own():
-    """And what a scraper takes decides the format."""
+    """Two apps count apart, and the scraper's Accept decides the format."""
     one, other = Metrics(list), Metrics(list)
     one.count_answer("/detect", "", 404)
     assert not any(
@@ -171,7 +171,7 @@ def test_two_apps_have_numbers_of_their_own():
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
 @pytest.mark.parametrize("version", ["x", "1.x", "", "9" * 5000, "0.0.4", "1.0.0"])
 def test_a_version_that_is_none_is_answered_in_plain_text(kind, version):
-    """Whatever a client takes; nothing that it sends is an error."""
+    """An Accept header with an invalid version is no error."""
     content, told = Metrics(list).render(f"{kind}; version={version}")
     assert content
     if version in {"x", "1.x"}:

@@ -18,7 +18,7 @@ SIDES = st.integers(1, 40)
 
 
 def by_tensorflow(pixels, size, sampling):
-    """What a graph's resizer makes of an image: float32 [height, width, C]."""
+    """Return a graph's own resize of an image: float32 [height, width, C]."""
     return tf.raw_ops.ResizeBilinear(
         images=pixels[None].astype(np.float32), size=size, **FLAGS[sampling]
     ).numpy()[0]
@@ -31,7 +31,7 @@ def by_tensorflow(pixels, size, sampling):
     st.sampled_from([1, 3]),
 )
 def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, channels):
-    """But for the rounding to whole values, whatever is shrunk or enlarged."""
+    """Any resize equals TensorFlow's, but for rounding."""
     pixels = np.ascontiguousarray(noise(shape)[..., :channels])
     made = sample(pixels, size, sampling)
     assert made.shape == (*size, channels)
@@ -42,7 +42,7 @@ def test_any_size_becomes_any_other_as_in_tensorflow(shape, size, sampling, chan
 @pytest.mark.parametrize("sampling", sorted(FLAGS))
 @pytest.mark.parametrize("shape", [(480, 640), (3024, 4032), (300, 451), (200, 150)])
 def test_photos_become_a_detectors_input(shape, sampling):
-    """Of usual sizes, into memory that is given."""
+    """Photos of usual sizes are resized into given memory."""
     pixels, out = noise(shape), np.zeros((300, 300, 3), np.uint8)
     assert sample(pixels, (300, 300), sampling, out) is out
     gap = np.abs(out.astype(np.float32) - by_tensorflow(pixels, (300, 300), sampling))
@@ -51,7 +51,7 @@ def test_photos_become_a_detectors_input(shape, sampling):
 
 @given(st.tuples(SIDES, SIDES), st.sampled_from(sorted(FLAGS)))
 def test_what_has_the_size_already_stays_as_it_is(shape, sampling):
-    """To the byte; so a graph's resizer changes nothing of what was made for it."""
+    """An image of that size stays the same to the byte."""
     pixels = noise(shape)
     made = sample(pixels, shape, sampling)
     assert made is not pixels
@@ -61,7 +61,7 @@ def test_what_has_the_size_already_stays_as_it_is(shape, sampling):
 
 @given(SIDES, SIDES, st.sampled_from([1, 3]))
 def test_png_is_read_back_the_same(height, width, channels):
-    """What is wrapped as PNG is what a reader finds in it."""
+    """Pixels written as PNG are read back the same."""
     pixels = np.ascontiguousarray(noise((height, width))[..., :channels])
     with Image.open(io.BytesIO(encode_png(pixels)), formats=("PNG",)) as image:
         image.load()

@@ -1,4 +1,4 @@
-"""How much a model's process may use."""
+"""Limits on a model's process."""
 
 import os
 import resource
@@ -22,7 +22,7 @@ def job_of(graph="gone.pb", memory_mb=0):
 
 
 def test_what_a_load_may_use_follows_the_graphs_size(tmp_path):
-    """4096 MiB and three times the file; a file that is gone has no size."""
+    """A load may use 4096 MiB and three times the file."""
     graph = tmp_path / "m.pb"
     graph.write_bytes(bytes(5 * MIB))
     assert process_limits.load_limit(job_of(graph)) == (4096 + 15) * MIB
@@ -30,12 +30,12 @@ def test_what_a_load_may_use_follows_the_graphs_size(tmp_path):
 
 
 def test_a_model_that_serves_may_use_more_for_each_slot():
-    """Each run has tensors of its own."""
+    """Each slot adds to the limit, as each run has tensors of its own."""
     assert process_limits.serving_limit(job_of(), 4) == (4096 + 4 * 1024) * MIB
 
 
 def test_the_operators_figure_holds_for_both():
-    """MODEL_MEMORY_MB is no starting point for sums."""
+    """MODEL_MEMORY_MB is the limit for loading and serving alike."""
     job = job_of(memory_mb=700)
     assert (
         process_limits.load_limit(job)
@@ -56,7 +56,7 @@ def test_the_memory_of_a_process_is_what_it_alone_uses():
 
 @pytest.fixture
 def system(monkeypatch):
-    """Stand for the kernel's limits: all of them unlimited, and nothing is set."""
+    """Stand for the kernel's limits: all are unlimited, and none is set."""
     state = {}
     endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda what: state.get(what, endless))
@@ -67,7 +67,7 @@ def system(monkeypatch):
 
 
 def test_limits_are_set_for_a_load_and_lifted_after_it(system):
-    """Address space is limited above what is mapped already; files stay forbidden."""
+    """Address space is limited above the mapped part; files stay forbidden."""
     endless = resource.RLIM_INFINITY
     process_limits.limit_loading(100 * MIB)
     soft, hard = system[resource.RLIMIT_AS]
@@ -81,7 +81,7 @@ def test_limits_are_set_for_a_load_and_lifted_after_it(system):
 
 
 def test_a_lower_limit_of_the_operators_stays(system):
-    """It was set by somebody who knows the machine."""
+    """A lower limit that the operator set is not raised."""
     system[resource.RLIMIT_AS] = (5 * MIB, 5 * MIB)
     process_limits.limit_loading(100 * MIB)
     assert system[resource.RLIMIT_AS] == (5 * MIB, 5 * MIB)
@@ -90,14 +90,14 @@ def test_a_lower_limit_of_the_operators_stays(system):
 
 
 def test_without_proc_address_space_is_not_limited(system, monkeypatch):
-    """Where it cannot be read what is mapped already, any figure would be wrong."""
+    """Without /proc no limit is set, as any figure would be wrong."""
     monkeypatch.setattr(process_limits, "_statm", lambda _pid: (0, 0, 0))
     process_limits.limit_loading(100 * MIB)
     assert resource.RLIMIT_AS not in system
 
 
 def test_the_kernel_keeps_to_them(tmp_path):
-    """No core, no file, and no memory beyond; afterwards memory again."""
+    """The kernel refuses core, file and memory; afterwards memory is free."""
     code = f"""
 import resource, sys
 from modelserver.core import process_limits as limits

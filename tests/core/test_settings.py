@@ -111,7 +111,7 @@ def test_no_in_many_words(word):
     ],
 )
 def test_a_bad_value_stops_the_start(name, value):
-    """The error names the variable, its value and what is allowed."""
+    """The error names the variable, its value and the allowed ones."""
     with pytest.raises(SettingError) as caught:
         read(**{name: value})
     allowed = next(s.converter.allowed for s in SETTINGS if s.name == name)
@@ -120,7 +120,7 @@ def test_a_bad_value_stops_the_start(name, value):
 
 
 def test_trusted_models_are_parted_by_commas_or_spaces():
-    """As ``sha256sum`` writes them or in capitals; each counts once."""
+    """Sums in small letters or capitals are read; each counts once."""
     one, two = "ab" * 32, "01" * 32
     trusted = read(TRUSTED_MODELS=f" {one.upper()}, {two},,{one} {two} ").trusted_models
     assert trusted == (one, two)
@@ -145,7 +145,7 @@ def test_the_token_is_not_in_the_repr():
 
 @given(environ=st.dictionaries(st.sampled_from([s.name for s in SETTINGS]), WORDS))
 def test_any_text_is_read_or_refused_by_name(environ):
-    """Whatever the variables hold, settings come out or an error that names one."""
+    """Any variables give settings or an error that names one."""
     try:
         settings = Settings.from_environ(environ)
     except SettingError as error:
@@ -172,7 +172,7 @@ def test_numbers_may_be_grouped():
 
 
 def test_a_home_folder_is_found(monkeypatch):
-    """A tilde means the home folder, also where no shell replaced it."""
+    """A tilde means the home folder, also if no shell replaced it."""
     monkeypatch.setenv("HOME", "/home/ada")
     assert read(MODEL_FOLDER="~/models").model_folder == Path("/home/ada/models")
 
@@ -215,7 +215,7 @@ def test_other_addresses_need_leave(host):
 
 
 def test_loopback_is_told_from_the_rest():
-    """The rule itself, on both lists."""
+    """is_loopback separates both lists."""
     assert all(map(is_loopback, LOCAL))
     assert not any(map(is_loopback, REMOTE))
 

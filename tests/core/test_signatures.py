@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "sidecar.md"
 
 @pytest.fixture
 def read(tmp_path):
-    """Write a sidecar (bytes, or what becomes JSON) and read it back."""
+    """Write a sidecar (bytes, or a value for JSON) and read it back."""
 
     def reading(content):
         path = tmp_path / "pets.json"
@@ -69,7 +69,7 @@ def test_an_empty_sidecar_says_nothing(read):
 
 
 def test_a_sidecar_may_say_everything(read):
-    """All keys together are read as they stand, behind a byte order mark too."""
+    """All keys together are read, behind a byte order mark too."""
     content = {
         "input": "input",
         "output": {"boxes": "b", "scores": "s", "classes": "c", "count": "n"},
@@ -145,7 +145,7 @@ def test_a_scale_alone_has_mean_zero(read):
     ids=str,
 )
 def test_a_wrong_sidecar_is_refused_by_its_key(read, content, reason):
-    """The error names the file, the key and what is expected."""
+    """The error names the file, the key and the expected value."""
     with pytest.raises(SidecarError) as caught:
         read(content)
     assert str(caught.value).startswith("pets.json: ")
@@ -180,7 +180,7 @@ OBJECTS = st.dictionaries(
     st.binary(max_size=64) | OBJECTS.map(lambda content: json.dumps(content).encode())
 )
 def test_any_bytes_are_a_sidecar_or_an_error_of_one(data):
-    """No content raises anything else, and what is accepted can be used."""
+    """Any content gives a valid sidecar or a SidecarError."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "x.json"
         path.write_bytes(data)

@@ -15,7 +15,7 @@ RED, WHITE = [255, 0, 0], [255, 255, 255]
 
 
 def decoded(image, kind, **how):
-    """Return the pixels of an image after a way through a file."""
+    """Return the pixels of an image after a round trip through a file."""
     file = io.BytesIO()
     image.save(file, kind, **how)
     return decode(file.getvalue(), limits=Limits()).pixels

@@ -1,4 +1,4 @@
-"""AVIF and HEIC: what phones send, and what a hostile file could make of them."""
+"""AVIF and HEIC: photos of phones, and hostile files."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ KINDS = [kind for kind in ("AVIF", "HEIC") if kind in formats.boxed_formats()]
 
 
 def encoded(kind, image=None, **how):
-    """An image's file."""
+    """Return an image's file."""
     image = image or Image.new("RGB", (80, 60), (200, 100, 50))
     file = io.BytesIO()
     if kind == "AVIF":
@@ -37,7 +37,7 @@ SEEDS = {kind: encoded(kind) for kind in KINDS}
 
 
 def photo():
-    """Red left, blue right."""
+    """Return a photo that is red on the left and blue on the right."""
     pixels = np.zeros((60, 80, 3), np.uint8)
     pixels[:, :40, 0] = pixels[:, 40:, 2] = 200
     return Image.fromarray(pixels)
@@ -45,7 +45,7 @@ def photo():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_photo_is_decoded(kind):
-    """Its format told by content, its size from its header."""
+    """The format is known by content, the size by the header."""
     picture = decode(encoded(kind, photo()), limits=LIMITS)
     assert (picture.format, picture.width, picture.height) == (kind, 80, 60)
     assert picture.orientation == 1
@@ -56,13 +56,13 @@ def test_a_photo_is_decoded(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_transparent_photo_is_decoded(kind):
-    """Alpha is a second picture in the file."""
+    """Alpha, a second image in the file, is laid over white."""
     data = encoded(kind, Image.new("RGBA", (80, 60), (200, 100, 50, 255)))
     assert decode(data, limits=LIMITS).pixels.shape == (60, 80, 3)
 
 
 def test_a_turned_photo_comes_upright():
-    """AVIF says it in a property of its own, which Pillow makes EXIF of."""
+    """AVIF's own property for the orientation is applied."""
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = decode(encoded("AVIF", photo(), exif=exif), limits=LIMITS)
@@ -71,7 +71,7 @@ def test_a_turned_photo_comes_upright():
 
 
 def test_a_photo_of_tiles_is_decoded():
-    """As phones write them."""
+    """A photo of tiles, as phones write them, is decoded."""
     pytest.importorskip("pillow_heif")
     data = encoded("HEIC", Image.new("RGB", (300, 200), (200, 100, 50)), tile_size=128)
     assert b"grid" in data
@@ -80,7 +80,7 @@ def test_a_photo_of_tiles_is_decoded():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_header_alone_rules_out_what_is_too_large(kind, monkeypatch):
-    """Nothing is decoded for it."""
+    """A large image is refused before any is decoded."""
 
     def never(*_):
         raise AssertionError
@@ -94,14 +94,14 @@ def test_the_header_alone_rules_out_what_is_too_large(kind, monkeypatch):
 
 
 def resized(data, width, height):
-    """A file that claims another size."""
+    """Return a file that claims another size."""
     at = data.index(b"ispe") + 8
     return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_holds_more_than_it_claims_is_refused(kind):
-    """A few hundred bytes could ask for a gigabyte."""
+    """A file whose image is larger than its claim is refused."""
     large = encoded(kind, Image.new("RGB", (1600, 1200)))
     with pytest.raises(UndecodableImage):
         decode(resized(large, 64, 64), limits=LIMITS)
@@ -120,7 +120,7 @@ def test_a_file_that_holds_more_than_it_claims_is_refused(kind):
     ],
 )
 def test_a_structure_that_nobody_writes_is_refused(change):
-    """Overlays, films, two heads, no place, no data."""
+    """Overlays, films, two heads and missing data are refused."""
     changed = change(SEEDS["AVIF"])
     assert changed != SEEDS["AVIF"]
     with pytest.raises(containers.BadContainerError):
@@ -134,7 +134,7 @@ def largest(content, kind, most=100):
 
 
 def test_a_picture_of_many_frames_is_refused():
-    """libde265 would decode each of them, as many as fit into the upload."""
+    """An image of many frames is refused: libde265 would decode each."""
     unit = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x80])
     slices = struct.pack(">I", 3) + bytes([1 << 1, 1, 0x00])
     assert largest(unit + slices * 9, "HEIC") == 0
@@ -151,14 +151,14 @@ def test_a_picture_of_many_frames_is_refused():
 
 
 def sequence_header(bits):
-    """AV1's, of zeros and ones."""
+    """Return a sequence header of AV1 of zeros and ones."""
     bits = bits.replace(" ", "")
     bits += "0" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
 def test_av1_tells_its_size_in_either_form():
-    """The one for still pictures, and the whole one with levels and delays."""
+    """The size is read from the short header and the whole one."""
     sides = f"{6:04b} {6:04b} {99:07b} {49:07b}"
     assert coded_units.size_of_av1(sequence_header(f"000 1 1 01000 {sides}")) == (
         100,
@@ -173,7 +173,7 @@ def test_av1_tells_its_size_in_either_form():
 
 
 def test_what_is_packed_within_is_refused():
-    """It might unpack to anything, and no photo has it."""
+    """A packed item is refused, as it might unpack to anything."""
     entry = struct.pack(">B3xHH4s", 2, 7, 0, b"mime") + b"\0application/rdf+xml\0"
     for encoding, fine in ((b"", True), (b"\0", True), (b"deflate\0", False)):
         box = struct.pack(">I4s", 8 + len(entry + encoding), b"infe") + entry + encoding
@@ -188,7 +188,7 @@ def test_what_is_packed_within_is_refused():
 
 
 def test_a_format_without_its_library_is_no_image(monkeypatch):
-    """The sentence names what is decoded here."""
+    """The error names the formats that can be decoded."""
     monkeypatch.setattr(formats, "boxed_formats", lambda: ("AVIF",))
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     with pytest.raises(NotAnImage, match="BMP or AVIF image"):
@@ -211,7 +211,7 @@ def test_a_format_without_its_library_is_no_image(monkeypatch):
     ],
 )
 def test_brands_tell_the_format(head, kind):
-    """The main one, else the first of the compatible ones that is known."""
+    """The main brand decides, else the first known compatible one."""
     assert containers.brand(head) == kind
 
 
@@ -219,7 +219,7 @@ def test_brands_tell_the_format(head, kind):
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_whatever_the_bytes_a_picture_comes_or_a_refusal(kind, data):
-    """No other error, and no frame larger than was allowed."""
+    """Any bytes give an image or a refusal, and no larger frame."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     changed = bytearray(SEEDS[kind])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -239,7 +239,7 @@ FRAME = bytes([6 << 3 | 2, 1, 0])
 
 
 def box(kind, *content, wide=False, open_end=False):
-    """A box; ``wide`` has its length in 64 bits, ``open_end`` none at all."""
+    """Return a box; ``wide`` has its length in 64 bits, ``open_end`` none at all."""
     inner = b"".join(content)
     if wide:
         return struct.pack(">I4sQ", 1, kind, 16 + len(inner)) + inner
@@ -247,7 +247,7 @@ def box(kind, *content, wide=False, open_end=False):
 
 
 def built(iloc, *, idat=b"", version=2, kind=b"av01", data=FRAME, **how):
-    """An AVIF's boxes around one item, which begins 16 bytes before the end."""
+    """Return an AVIF's boxes around one item, 16 bytes before the end."""
     number = struct.pack(">I" if version == 3 else ">H", 1)
     entry = box(b"infe", bytes([version, 0, 0, 0]), number, b"\0\0", kind, b"\0")
     items = box(b"iinf", bytes(4), b"\0\1", entry)
@@ -264,7 +264,7 @@ def built(iloc, *, idat=b"", version=2, kind=b"av01", data=FRAME, **how):
 
 
 def located(offset, length, *, version=0, method=0, sizes=0x4400, count=1, number=1):
-    """The place of an item, in one of the format's three versions."""
+    """Return the location of an item, in one of the format's three versions."""
     wide = ">I" if version == 2 else ">H"
     one = struct.pack(wide, number)
     one += struct.pack(">H", method) if version else b""
@@ -276,7 +276,7 @@ def located(offset, length, *, version=0, method=0, sizes=0x4400, count=1, numbe
 @pytest.mark.parametrize("version", [0, 1, 2])
 @pytest.mark.parametrize("how", [{}, {"wide": True}, {"open_end": True}])
 def test_data_is_found_however_it_is_placed(version, how):
-    """In each version of its table; the size claimed is what is given."""
+    """An item is found by each version of the table."""
     whole = built(located(0, 3, version=version), **how)
     at = whole.rindex(FRAME)
     assert (
@@ -308,13 +308,13 @@ def test_data_is_found_however_it_is_placed(version, how):
     ],
 )
 def test_data_that_cannot_be_found_is_refused(data):
-    """What we do not see, a decoder might."""
+    """An item outside of the read data is refused."""
     with pytest.raises(containers.BadContainerError):
         containers.check(data, "AVIF")
 
 
 def test_one_items_data_may_not_be_asked_for_again_and_again():
-    """A table of a megabyte over an upload of sixteen would be a terabyte."""
+    """Items that repeat the same data without end are refused."""
     many = 60_000
     table = bytes([0, 0, 0, 0]) + struct.pack(">HHH2xH", 0x4400, 1, 1, many)
     with pytest.raises(containers.BadContainerError):

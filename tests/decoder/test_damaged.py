@@ -1,4 +1,4 @@
-"""Damaged photos are refused, and whole ones served, whatever lies around their pixels."""
+"""Damaged photos are refused, and whole ones served with any bytes around their pixels."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ END = b"\xff\xd9"
 
 
 def scene(size=(160, 120)):
-    """A picture with edges, slopes and texture, which compresses as photos do."""
+    """Return an image with edges, slopes and texture, compressed as photos are."""
     width, height = size
     y, x = np.mgrid[:height, :width].astype(float)
     waves = np.sin(x / 7 + y / 11) * 60 + np.random.default_rng(0).normal(
@@ -32,7 +32,7 @@ def scene(size=(160, 120)):
 
 
 def jpeg(image=None, **how):
-    """A JPEG's bytes."""
+    """Return a JPEG's bytes."""
     file = io.BytesIO()
     (image or scene()).save(file, "JPEG", **{"quality": 85, **how})
     return file.getvalue()
@@ -52,7 +52,7 @@ any_jpeg = pytest.mark.parametrize("name", JPEGS)
 
 
 def refused(data, **how):
-    """Whether a photo is refused as damaged."""
+    """Return whether a photo is refused as damaged."""
     try:
         decode(data, limits=LIMITS, **how)
     except UndecodableImage as error:
@@ -65,7 +65,7 @@ def refused(data, **how):
 @given(share=st.floats(0.0, 0.97), end=st.sampled_from([END, b"", END + b"junk"]))
 @settings(max_examples=40, deadline=None)
 def test_pixels_that_end_early_are_refused(name, share, end):
-    """Also where a device appended an end to what was cut short on its way."""
+    """Missing pixels are refused, also if a device appended an end."""
     data = JPEGS[name]
     scan = jpeg_markers.first_scan(data)
     cut = data[: scan + int(share * (len(data) - scan - 2))]
@@ -78,7 +78,7 @@ def test_pixels_that_end_early_are_refused(name, share, end):
 
 @any_jpeg
 def test_a_scan_that_is_missing_is_noticed(name):
-    """A progressive file may be cut between two scans, where nothing warns."""
+    """A progressive file that was cut between two scans is refused."""
     data = JPEGS[name]
     scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
     for at in scans[1:]:
@@ -86,7 +86,7 @@ def test_a_scan_that_is_missing_is_noticed(name):
 
 
 def test_a_hole_that_shifts_the_pixels_is_refused():
-    """Most do; where the decoder comes out even nobody can tell."""
+    """Most holes are refused; one that comes out even cannot show."""
     data = JPEGS["baseline"]
     scan = jpeg_markers.first_scan(data)
     starts = np.linspace(scan, len(data) - 900, 40).astype(int)
@@ -101,7 +101,7 @@ def test_a_hole_that_shifts_the_pixels_is_refused():
     ids=["nothing", "a byte", "padding", "words", "a few"],
 )
 def test_a_whole_photo_that_lacks_its_end_is_served(name, junk):
-    """With junk behind it or without, with another end behind that or without."""
+    """Junk or another end behind the pixels changes nothing."""
     for end in (b"", END, END + b"more of it"):
         odd = JPEGS[name][:-2] + junk + end
         assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
@@ -109,20 +109,20 @@ def test_a_whole_photo_that_lacks_its_end_is_served(name, junk):
 
 @any_jpeg
 def test_vendor_bytes_behind_the_end_are_harmless(name):
-    """Any number of any."""
+    """Any number of bytes after the end is harmless."""
     odd = JPEGS[name] + np.random.default_rng(1).bytes(100_000)
     assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
 
 
 def test_too_much_between_pixels_and_end_is_no_padding():
-    """64 KiB are let pass."""
+    """More than 64 KiB before the end are damage."""
     data = JPEGS["baseline"][:-2]
     assert not refused(data + b" " * 65_000 + END)
     assert refused(data + b" " * 70_000 + END)
 
 
 def segment(code, body):
-    """A JPEG's segment."""
+    """Return a JPEG's segment."""
     return bytes((0xFF, code)) + struct.pack(">H", len(body) + 2) + body
 
 
@@ -140,7 +140,7 @@ def segment(code, body):
     ids=["junk", "empty EXIF", "JFIF 7", "Adobe 9", "odd ICC", "comment", "fill"],
 )
 def test_what_a_header_holds_hides_no_damage(before):
-    """Of several warnings libjpeg tells the first only."""
+    """Warnings of the header do not hide one of the pixels."""
     data = JPEGS["baseline"]
     at = data.index(b"\xff\xdb")
     odd = data[:at] + before + data[at:]
@@ -158,7 +158,7 @@ def test_what_a_header_holds_hides_no_damage(before):
     ids=["EXIF", "tables", "comments"],
 )
 def test_a_header_without_end_is_refused_before_it_is_read(before):
-    """Pillow would join thousands of segments, or unpack as many tables."""
+    """Thousands of segments or tables are refused unread."""
     data = JPEGS["baseline"]
     with pytest.raises(UndecodableImage, match="too long to read"):
         decode(data[:2] + before + data[2:], limits=LIMITS)
@@ -166,7 +166,7 @@ def test_a_header_without_end_is_refused_before_it_is_read(before):
 
 @given(st.binary(max_size=300))
 def test_any_bytes_can_be_looked_at(data):
-    """Whatever is there: nothing is read beyond the end, nothing runs for ever."""
+    """Any bytes are read without going past the end or running for ever."""
     data = b"\xff\xd8" + data
     scan = jpeg_markers.first_scan(data)
     assert 0 <= scan <= len(data)

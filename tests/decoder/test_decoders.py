@@ -1,4 +1,4 @@
-"""Decoding: what comes out equals Pillow's, and what is refused is refused in words."""
+"""Decoding: results equal Pillow's, and refusals have their reason."""
 
 import io
 import logging
@@ -118,7 +118,7 @@ SEEDS = seeds()
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "Gray"])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (16, 16), (33, 47), (130, 65)])
 def test_full_decode_of_a_jpeg_is_pillows(subsampling, size):
-    """Every subsampling, at odd sizes too, is equal to the bit."""
+    """A JPEG of any subsampling and size equals Pillow's to the bit."""
     colours = "GRAY" if subsampling == "Gray" else "RGB"
     pixels = np.ascontiguousarray(photo(*size, channels=1 if colours == "GRAY" else 3))
     data = simplejpeg.encode_jpeg(pixels, 90, colours, subsampling)
@@ -139,7 +139,7 @@ def test_full_decode_of_a_jpeg_is_pillows(subsampling, size):
 def test_full_decode_of_any_jpeg_of_pillows(
     height, width, sampling, progressive, quality
 ):
-    """Sizes, qualities and progressive scans make no difference to that."""
+    """Sizes, qualities and progressive scans make no difference."""
     data = encoded(
         photo(height, width),
         subsampling=sampling,
@@ -151,7 +151,7 @@ def test_full_decode_of_any_jpeg_of_pillows(
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP"])
 def test_lossless_formats_give_their_pixels(kind):
-    """What was put in comes out, named by its format."""
+    """A lossless file gives its pixels, and its format's name."""
     pixels = photo(20, 31)
     how = {"lossless": True} if kind == "WEBP" else {}
     picture = decode(encoded(pixels, kind, **how), limits=LIMITS)
@@ -162,7 +162,7 @@ def test_lossless_formats_give_their_pixels(kind):
 @pytest.mark.parametrize("wrap", [bytes, memoryview, "mmap"])
 @pytest.mark.parametrize("name", ["jpeg", "cmyk", "png", "webp", "gif", "bmp"])
 def test_takes_bytes_views_and_maps(name, wrap, tmp_path):
-    """Every kind of buffer decodes the same, also a second time, and is let go."""
+    """Every kind of buffer decodes the same, also twice, and is released."""
     wanted = decode(SEEDS[name], limits=LIMITS).pixels
     if wrap != "mmap":
         assert np.array_equal(decode(wrap(SEEDS[name]), limits=LIMITS).pixels, wanted)
@@ -178,7 +178,7 @@ def test_takes_bytes_views_and_maps(name, wrap, tmp_path):
 
 
 def test_map_of_a_broken_jpeg_is_let_go(tmp_path):
-    """A decoder that failed holds on to nothing."""
+    """A decoder that failed releases its buffer."""
     path = tmp_path / "upload"
     path.write_bytes(SEEDS["jpeg"][:-40])
     with path.open("rb") as file:
@@ -190,7 +190,7 @@ def test_map_of_a_broken_jpeg_is_let_go(tmp_path):
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_decodes_into_the_memory_it_is_given(name):
-    """The pixels are in the array that ``allocate`` gave, which is asked for once."""
+    """The pixels are in ``allocate``'s array, which is asked for once."""
     given_out = []
 
     def allocate(shape):
@@ -228,7 +228,7 @@ def test_errors_of_the_allocator_pass_through():
     ],
 )
 def test_reduced_decode_keeps_both_sides_long_enough(at_least, wanted):
-    """The smallest fast scale is taken of which neither side is too short."""
+    """The smallest fast scale with both sides long enough is used."""
     data = encoded(photo(400, 640))
     picture = decode(data, limits=LIMITS, at_least=at_least)
     assert picture.pixels.shape == (*wanted, 3)
@@ -237,7 +237,7 @@ def test_reduced_decode_keeps_both_sides_long_enough(at_least, wanted):
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
 def test_reduced_decode_counts_upright(orientation):
-    """What is asked for is meant upright, whichever way the camera was held."""
+    """``at_least`` is meant upright, in any orientation of the camera."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     upright = photo(640, 400)
@@ -283,7 +283,7 @@ def test_four_inks_become_what_pillow_makes_of_them(colours):
 
 
 def test_four_inks_are_reduced_too():
-    """At the scales of every other JPEG."""
+    """Four-ink JPEGs are reduced at the same scales."""
     data = encoded(Image.fromarray(photo(400, 640)).convert("CMYK"))
     picture = decode(data, limits=LIMITS, at_least=(90, 90))
     assert picture.pixels.shape == (100, 160, 3)
@@ -291,7 +291,7 @@ def test_four_inks_are_reduced_too():
 
 
 def test_most_jpegs_go_through_simplejpeg(monkeypatch):
-    """The fast decoder is the one that is used."""
+    """Ordinary JPEGs go through the fast decoder."""
     done = count_calls(monkeypatch)
     decode(SEEDS["jpeg"], limits=LIMITS)
     decode(SEEDS["progressive"], limits=LIMITS)
@@ -299,7 +299,7 @@ def test_most_jpegs_go_through_simplejpeg(monkeypatch):
 
 
 def test_junk_between_segments_is_passed_over(monkeypatch):
-    """It is left out before anything is decoded, so that damage is still told."""
+    """Junk is removed before decoding, so that damage still shows."""
     done = count_calls(monkeypatch)
     data = encoded(photo(24, 33))
     at = data.index(b"\xff\xdb")
@@ -311,7 +311,7 @@ def test_junk_between_segments_is_passed_over(monkeypatch):
 
 
 def test_a_photo_is_decoded_once_whatever_lies_behind_its_pixels():
-    """Into the memory that was asked for once."""
+    """Bytes after the pixels cause no second decode."""
     shapes = []
 
     def allocate(shape):
@@ -339,7 +339,7 @@ def test_phones_jpegs_with_more_pictures_inside(monkeypatch):
 
 
 def test_two_readers_that_disagree_go_through_pillow(monkeypatch):
-    """Where Pillow and simplejpeg see two sizes, memory is not laid out by either."""
+    """Pillow decodes a file in which the two see different sizes."""
     real = simplejpeg.decode_jpeg_header
     monkeypatch.setattr(
         simplejpeg, "decode_jpeg_header", lambda *a, **k: (7, 7, *real(*a, **k)[2:])
@@ -366,7 +366,7 @@ def test_two_readers_that_disagree_go_through_pillow(monkeypatch):
     ],
 )
 def test_other_content_is_not_an_image(data):
-    """What is none of the five formats is refused as such."""
+    """Content of none of the five formats is not an image."""
     with pytest.raises(NotAnImage):
         decode(data, limits=LIMITS)
 
@@ -381,7 +381,7 @@ def test_other_formats_of_pillow_are_not_served():
 @pytest.mark.parametrize("name", SEEDS)
 @pytest.mark.parametrize("twentieths", range(20))
 def test_cut_short_is_refused_or_decoded(name, twentieths):
-    """A cut file is a documented refusal, or a picture of the whole size."""
+    """A cut file is refused as documented, or decoded at its whole size."""
     data = SEEDS[name]
     whole = decode(data, limits=LIMITS).pixels.shape
     try:
@@ -410,7 +410,7 @@ def test_refusals_are_logged_with_the_reason(caplog):
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_any_damage_is_a_refusal(name):
-    """Whatever bytes change, only the three refusals leave ``decode``."""
+    """Any changed bytes cause the three refusals only."""
     limits = Limits(max_pixels=200_000, max_header_pixels=400_000)
     size = len(SEEDS[name])
     # Half of the changes hit the first bytes, where the structure is.
@@ -473,7 +473,7 @@ def test_limits_at_the_border():
 
 
 def test_jpeg_of_many_scans_must_fit_in_memory_whole():
-    """A reduction does not help where the decoder holds the full image anyway."""
+    """A reduction does not help if the decoder holds the full image."""
     big = (8000, 8000)
     baseline = encoded(photo(16, 16))
     progressive = encoded(photo(16, 16), progressive=True)
@@ -492,7 +492,7 @@ def test_jpeg_of_many_scans_must_fit_in_memory_whole():
 
 
 def test_strips_have_a_longest_side():
-    """A strip that no model makes sense of is refused in words; others are served."""
+    """A very long strip is refused with its reason; others are served."""
     strip = encoded(np.zeros((1, 10_000, 3), np.uint8), "PNG")
     assert decode(strip, limits=LIMITS).pixels.shape == (1, 10_000, 3)
     with pytest.raises(UndecodableImage, match="9999"):
@@ -510,7 +510,7 @@ def test_empty_extents_are_undecodable():
 
 
 def test_text_bombs_are_never_unpacked():
-    """Compressed text that grows without end is passed over, wherever it stands."""
+    """Compressed text that grows without end is ignored at any position."""
     bomb = b"key\0\0" + zlib.compress(bytes(80_000_000), 9)
     pixel = (b"IDAT", zlib.compress(b"\0\0"))
     for chunks in (((b"zTXt", bomb), pixel), (pixel, (b"zTXt", bomb))):

@@ -15,17 +15,17 @@ GREY = np.full((120, 200, 3), 90, np.uint8)
 
 
 def drawn(marks, pixels=GREY, form="PNG"):
-    """The picture that comes of some marks."""
+    """Return the pixels of a photo with some marks."""
     return np.asarray(Image.open(io.BytesIO(draw(pixels, marks, form))))
 
 
 def test_a_photo_without_marks_stays_as_it_is():
-    """In PNG bit for bit; what was given is not written to."""
+    """A PNG without marks equals the photo, which is not written to."""
     assert np.array_equal(drawn([]), GREY)
 
 
 def test_a_box_lies_where_it_was_found():
-    """Its lines have the label's colour, its inside is the photo's."""
+    """The lines have the label's colour, the inside is the photo's."""
     before = GREY.copy()
     picture = drawn([Mark("dog", "dog 90 %", (0.25, 0.5, 0.75, 1.0))])
     colour, _ = colours("dog")
@@ -39,14 +39,14 @@ def test_a_box_lies_where_it_was_found():
 
 
 def test_the_surest_box_lies_uppermost():
-    """Where two boxes have the same place, the first one is seen."""
+    """The first of two boxes at the same position is seen."""
     box = (0.1, 0.5, 0.9, 0.9)
     picture = drawn([Mark("dog", "", box), Mark("cat", "", box)])
     assert tuple(picture[80, round(0.1 * 199)]) == colours("dog")[0]
 
 
 def test_a_label_keeps_its_colour_and_its_words_can_be_read():
-    """Black or white, far enough from the colour behind."""
+    """Words are black or white, in contrast to their colour."""
     for label in map(str, range(200)):
         back, ink = colours(label)
         assert (back, ink) == colours(label)
@@ -55,7 +55,7 @@ def test_a_label_keeps_its_colour_and_its_words_can_be_read():
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_both_formats_can_be_read_again(form):
-    """And have the photo's size."""
+    """JPEG and PNG are read back at the photo's size."""
     data = draw(GREY, [Mark("a", "a", (0, 0, 1, 1))], form)
     image = Image.open(io.BytesIO(data))
     assert (image.format, image.size) == (form, (200, 120))
@@ -72,6 +72,6 @@ SIDE = st.floats(0, 1)
     st.integers(1, 40),
 )
 def test_any_label_on_any_box_can_be_drawn(words, box, height, width):
-    """Also sides the wrong way round, control characters and photos of one pixel."""
+    """Flipped boxes, control characters and one-pixel photos are drawn."""
     pixels = np.zeros((height, width, 3), np.uint8)
     assert drawn([Mark(words, words, box)], pixels).shape == pixels.shape

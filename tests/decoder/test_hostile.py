@@ -1,4 +1,4 @@
-"""Images that are made to cost: in time, in memory, by what they pretend to be."""
+"""Images that are made to cost time or memory, or that pretend to be others."""
 
 import io
 import random
@@ -27,14 +27,14 @@ REFUSALS = (NotAnImage, UndecodableImage, ImageTooLarge)
 
 
 def encoded(kind, size=(16, 16), mode="RGB", **how):
-    """An image file of one colour."""
+    """Return an image file of one colour."""
     file = io.BytesIO()
     Image.new(mode, size).save(file, kind, **how)
     return file.getvalue()
 
 
 def chunk(kind, content):
-    """A PNG chunk with its checksum."""
+    """Return a PNG chunk with its checksum."""
     check = struct.pack(">I", zlib.crc32(kind + content))
     return struct.pack(">I", len(content)) + kind + content + check
 
@@ -68,13 +68,13 @@ GIF_AT = 13 + 3 * (2 << (GIF[10] & 7))
     ],
 )
 def test_a_structure_of_crumbs_is_refused(data):
-    """Each costs a read in Python, and other threads wait."""
+    """Thousands of tiny parts, each a read in Python, are refused."""
     with pytest.raises(UndecodableImage, match=r"too long to read|damaged"):
         decode(data, limits=LIMITS)
 
 
 def run_length_bmp(width, height):
-    """A BMP of which each run is one pixel."""
+    """Return a BMP of which each run is one pixel."""
     row = b"".join(b"\1%c" % (x & 1) for x in range(width)) + b"\0\0"
     body = row * height + b"\0\1"
     at = 14 + 40 + 1024
@@ -88,7 +88,7 @@ def run_length_bmp(width, height):
 
 
 def test_run_length_bmps_are_read_up_to_a_point(monkeypatch):
-    """Pillow decodes them in Python, a run at a time."""
+    """Run-length BMPs are read up to a limit."""
     picture = decode(run_length_bmp(200, 150), limits=LIMITS)
     assert picture.pixels[0, :3, 0].tolist() == [0, 255, 0]
     monkeypatch.setattr(formats, "RUN_READS", 50_000)
@@ -97,7 +97,7 @@ def test_run_length_bmps_are_read_up_to_a_point(monkeypatch):
 
 
 def test_a_png_of_many_small_parts_is_read():
-    """Encoders write some kilobytes in each; a quarter of one is far below that."""
+    """A PNG of parts a quarter of the usual size is read."""
     pixels = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 0)
     parts = [chunk(b"IDAT", packed[at : at + 256]) for at in range(0, len(packed), 256)]
@@ -107,14 +107,14 @@ def test_a_png_of_many_small_parts_is_read():
 
 
 def with_scans(width, height, more):
-    """A progressive JPEG whose last scan comes again and again."""
+    """Return a progressive JPEG that repeats its last scan."""
     data = encoded("JPEG", (width, height), progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * more + b"\xff\xd9"
 
 
 def test_scans_are_counted_before_any_is_decoded(monkeypatch):
-    """Each is work over the whole image, and takes 40 bytes."""
+    """Too many scans are refused before one is decoded."""
     assert LIMITS.most_scans(5000, 5000) == 100
     assert LIMITS.most_scans(0, 0) == LIMITS.most_scans(16, 16) == MOST_SCANS
 
@@ -144,7 +144,7 @@ class Clock:
 
 
 def test_time_on_the_processor_has_an_end(monkeypatch):
-    """Whatever a plugin does with each read."""
+    """A plugin that computes for too long at each read is stopped."""
     clock = Clock()
     monkeypatch.setattr(watched_files, "time", clock)
     file = WatchedFile(bytes(100_000))
@@ -172,7 +172,7 @@ def test_time_on_the_processor_has_an_end(monkeypatch):
     ),
 )
 def test_a_watched_file_reads_like_any_other(data, calls):
-    """Position and content are those of a file in memory."""
+    """Position and content equal those of a file in memory."""
     ours, theirs = WatchedFile(memoryview(data)), io.BytesIO(data)
     for name, argument in calls:
         assert getattr(ours, name)(argument) == getattr(theirs, name)(argument)
@@ -182,7 +182,7 @@ def test_a_watched_file_reads_like_any_other(data, calls):
 
 
 def test_room_is_held_in_turn():
-    """What finds no room waits until another is done."""
+    """An image that finds no room waits until another is done."""
     workspace = Workspace(100, wait_s=60)
     inside, done = threading.Event(), []
 
@@ -202,7 +202,7 @@ def test_room_is_held_in_turn():
 
 
 def test_who_waits_too_long_is_sent_away():
-    """As overload, to be tried again; the room is as it was."""
+    """A wait that is too long is an overload, and the room is as before."""
     workspace = Workspace(100, wait_s=0)
     with (
         workspace.hold(100),
@@ -215,7 +215,7 @@ def test_who_waits_too_long_is_sent_away():
 
 
 def test_room_comes_back_after_an_error():
-    """Images that break on the way hold nothing."""
+    """Images that fail give their room back."""
     workspace = Workspace(100, wait_s=0)
     for _ in range(3):
         with pytest.raises(KeyError), workspace.hold(100):
@@ -237,7 +237,7 @@ def test_room_comes_back_after_an_error():
     ],
 )
 def test_memory_beside_the_pixels_is_held_while_it_is_needed(data, pixels, monkeypatch):
-    """A plain JPEG is decoded row by row; all else holds the image once more."""
+    """Only images that a decoder holds whole take room."""
     workspace = Workspace(64 * 48, wait_s=0)
     monkeypatch.setattr(decoders, "_workspace", workspace)
     assert decode(data, limits=LIMITS).pixels.shape == (48, 64, 3)
@@ -251,7 +251,7 @@ def test_memory_beside_the_pixels_is_held_while_it_is_needed(data, pixels, monke
 
 
 def seeds():
-    """One file of each format, with something in it."""
+    """Return one file of each format, with some metadata."""
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
     kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
     files = {}
@@ -265,7 +265,7 @@ def seeds():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_twenty_thousand_mutations_of_each_format(kind):
-    """Bytes changed, cut out, repeated: only the declared refusals leave ``decode``."""
+    """Changed, cut or repeated bytes cause the declared refusals only."""
     seed = seeds()[kind]
     limits = Limits(max_pixels=200_000, max_header_pixels=400_000)
     dice = random.Random(kind)  # noqa: S311 - to be the same each time
@@ -297,7 +297,7 @@ def test_twenty_thousand_mutations_of_each_format(kind):
     ],
 )
 def test_formats_with_a_history_are_never_opened(data, monkeypatch):
-    """Whatever their name says: no plugin but the five is called."""
+    """No other plugin than the five is called, for any file name."""
     monkeypatch.setattr(Image, "open", None)
     with pytest.raises(NotAnImage):
         decode(data, limits=LIMITS)
@@ -305,7 +305,7 @@ def test_formats_with_a_history_are_never_opened(data, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["iCCP", "iTXt", "zTXt"])
 def test_compressed_chunks_that_grow_are_refused(kind):
-    """A hundred megabytes in a hundred kilobytes: never a 500."""
+    """A hundred megabytes in a hundred kilobytes are refused, never a 500."""
     bomb = zlib.compress(bytes(100_000_000), 9)
     body = b"key\0\1\0\0\0" + bomb if kind == "iTXt" else b"key\0\0" + bomb
     data = PNG[:33] + chunk(kind.encode(), body) + PNG[33:]

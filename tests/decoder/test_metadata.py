@@ -1,4 +1,4 @@
-"""Whole photos are served whatever their metadata are; a BMP's unset alpha is none."""
+"""Whole photos are served with any metadata; a BMP's unset alpha counts as none."""
 
 import io
 import struct
@@ -19,21 +19,21 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def png(image=None, **how):
-    """A PNG's bytes."""
+    """Return a PNG's bytes."""
     file = io.BytesIO()
     (image or Image.fromarray(PIXELS)).save(file, "PNG", **how)
     return file.getvalue()
 
 
 def chunk(kind, body, *, good=True, length=None):
-    """A PNG chunk, with its checksum or with a wrong one, and maybe a wrong length."""
+    """Return a PNG chunk, with its checksum or a wrong one, and maybe a wrong length."""
     check = zlib.crc32(kind + body) ^ (0 if good else 1)
     size = len(body) if length is None else length
     return struct.pack(">I", size) + kind + body + struct.pack(">I", check)
 
 
 def ends(data):
-    """Where each chunk of a PNG ends, but its last."""
+    """Return the end of each chunk of a PNG but its last."""
     at, found = 8, []
     while data[at + 4 : at + 8] != b"IEND":
         at += 12 + int.from_bytes(data[at : at + 4], "big")
@@ -42,7 +42,7 @@ def ends(data):
 
 
 def pixels_of(data):
-    """The decoded pixels."""
+    """Return the decoded pixels."""
     return decode(data, limits=LIMITS).pixels
 
 
@@ -58,7 +58,7 @@ ANCILLARY = st.sampled_from(
 @given(kind=ANCILLARY, body=st.binary(max_size=40), where=st.integers(0, 2))
 @settings(max_examples=150, deadline=None)
 def test_a_damaged_chunk_that_shows_nothing_is_passed_over(data, kind, body, where):
-    """Before the pixels or behind them, of a wrong checksum."""
+    """Wrong checksums of other chunks than pixels are ignored."""
     at = [*ends(data)][min(where, len(ends(data)) - 1)]
     odd = data[:at] + chunk(kind, body, good=False) + data[at:]
     assert np.array_equal(pixels_of(odd), pixels_of(data))
@@ -88,14 +88,14 @@ def test_a_damaged_chunk_that_shows_nothing_is_passed_over(data, kind, body, whe
     ids=lambda odd: odd[4:16].decode("latin-1"),
 )
 def test_metadata_too_large_or_too_short_refuse_no_photo(odd):
-    """As libpng and browsers show it."""
+    """A photo with odd metadata is served, as browsers show it."""
     for at in ends(PLAIN):
         assert np.array_equal(pixels_of(PLAIN[:at] + odd + PLAIN[at:]), PIXELS)
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"IDAT"])
 def test_a_wrong_checksum_of_what_is_shown_is_damage(kind):
-    """Header, palette and pixels."""
+    """A wrong checksum of header, palette or pixels is damage."""
     data = bytearray(PALETTE)
     at = data.index(kind)
     end = at + 4 + int.from_bytes(data[at - 4 : at], "big")
@@ -105,7 +105,7 @@ def test_a_wrong_checksum_of_what_is_shown_is_damage(kind):
 
 
 def test_what_counts_is_kept():
-    """Transparency, and the orientation in its own chunk, in text and in XMP."""
+    """Transparency and orientation are kept, in chunk, text and XMP."""
     clear = png(Image.fromarray(PIXELS), transparency=tuple(PIXELS[0, 0].tolist()))
     assert pixels_of(clear)[0, 0].tolist() == [255, 255, 255]
     tiff = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
@@ -124,7 +124,7 @@ def test_what_counts_is_kept():
 
 
 def test_an_animations_first_picture_is_shown():
-    """The one that a reader shows which knows of no animations."""
+    """The image for readers that know no animations is decoded."""
     frames = [Image.fromarray(255 - PIXELS), Image.fromarray(PIXELS // 2)]
     data = png(Image.fromarray(PIXELS), save_all=True, append_images=frames)
     assert b"acTL" in data
@@ -133,18 +133,18 @@ def test_an_animations_first_picture_is_shown():
 
 @given(st.binary(max_size=200))
 def test_any_bytes_behind_the_signature_can_be_looked_at(data):
-    """What is no chunk is left to the decoder."""
+    """Bytes that form no chunk are left to the decoder."""
     data = PLAIN[:8] + data
     assert len(png_chunks.without_extras(data)) <= len(data)
 
 
 def test_a_plain_png_is_not_copied():
-    """There is nothing to leave out."""
+    """A PNG with nothing to leave out is not copied."""
     assert png_chunks.without_extras(PLAIN) is PLAIN
 
 
 def bmp(alpha, header):
-    """A 32-bit BMP with masks, of one red line; header 56, 108 or 124 bytes."""
+    """Return a 32-bit BMP with masks, of one red line; header 56, 108 or 124 bytes."""
     pixel = struct.pack("<I", alpha << 24 | 0xFF0000)
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     info = struct.pack("<IiiHHIIiiII", header, 8, 1, 1, 32, 3, 32, 0, 0, 0, 0) + masks
@@ -154,7 +154,7 @@ def bmp(alpha, header):
 
 @pytest.mark.parametrize("header", [56, 108, 124], ids=["V3", "V4", "V5"])
 def test_a_bmp_whose_alpha_is_nowhere_set_is_opaque(header):
-    """Programs that know of no alpha leave it 0; one that uses it has some above."""
+    """A BMP whose alpha is 0 everywhere is opaque."""
     assert pixels_of(bmp(0, header)).tolist() == [[[255, 0, 0]] * 8]
     half = pixels_of(bmp(128, header))[0, 0]
     assert half[0] == 255
@@ -162,7 +162,7 @@ def test_a_bmp_whose_alpha_is_nowhere_set_is_opaque(header):
 
 
 def test_a_run_length_bmp_of_many_pixels_is_refused_unread():
-    """A few bytes would fill them all, pixel by pixel."""
+    """A few bytes that claim many pixels are refused unread."""
     side = int(MOST_RUN_PIXELS**0.5) + 1
     info = struct.pack(
         "<IiiHHIIiiII", 40, side, side, 1, 8, 1, 2, 0, 0, 256, 0

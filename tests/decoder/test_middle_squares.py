@@ -1,4 +1,4 @@
-"""The middle of a photo as Custom Vision's own code cuts it out, to the pixel."""
+"""The middle of a photo equals that of Custom Vision's own code, to the pixel."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from modelserver import decoder
 
 
 def pixel(photo, x, y, ratio, origin):
-    """One pixel between its four neighbours, as that code has it, one at a time."""
+    """Return one pixel between its four neighbours, as in that code."""
     found = []
     for place, start, length in (
         (x, origin[0], photo.shape[1]),

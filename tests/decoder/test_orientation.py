@@ -61,7 +61,7 @@ def test_all_orientations_as_pillow_applies_them(kind, how, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_large_images_are_turned_the_same(orientation):
-    """The copy in squares is whole, also where the last ones are narrower."""
+    """The copy in squares is whole, also if the last ones are narrower."""
     stored = noise(300, 530)
     shape = (530, 300, 3) if turns(orientation) else (300, 530, 3)
     out = np.zeros(shape, np.uint8)
@@ -91,7 +91,7 @@ def test_long_numbers_count_and_other_types_do_not():
 
 
 def test_directory_that_is_cut_short():
-    """What stands before the cut counts, as in Pillow, and nothing fails."""
+    """Entries before the cut count, as in Pillow, and nothing fails."""
     block = exif(6)
     whole = block.index(b"\x12\x01\x03\x00") + 12
     assert orientation_of({"exif": block[:whole]}) == 6
@@ -138,7 +138,7 @@ def test_hexadecimal_text_of_a_png():
 
 
 def test_info_of_other_types_is_none():
-    """What a plugin puts there of an unexpected type is not looked at."""
+    """Info of an unexpected type is ignored."""
     assert orientation_of({"exif": 3, "xmp": 5, "Raw profile type exif": b"x"}) == 1
     assert orientation_of({}) == 1
 
@@ -147,13 +147,13 @@ def test_info_of_other_types_is_none():
 @example(b"II*\0\xff\xff\xff\xff")
 @example(b"MM\0*\0\0\0\x08\xff\xff")
 def test_any_bytes_give_an_orientation(block):
-    """No EXIF, however broken, fails a request."""
+    """Any broken EXIF gives an orientation and fails no request."""
     assert 1 <= orientation_of({"exif": block}) <= 8
 
 
 @given(st.lists(st.tuples(st.integers(0, 95), st.integers(0, 255)), max_size=3))
 def test_damaged_exif_as_pillow_reads_it(changes):
-    """Where Pillow can still read damaged EXIF without a word, so is it read here."""
+    """Damaged EXIF that Pillow reads without a warning is read the same."""
     block = bytearray(exif(6))
     for place, value in changes:
         block[place % len(block)] = value

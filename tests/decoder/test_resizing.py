@@ -1,4 +1,4 @@
-"""Resizing, gray and PNG: checked against Pillow and against plain geometry."""
+"""Resizing and gray: checked against Pillow and against plain geometry."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ HOW = st.sampled_from(["stretch", "crop", "pad"])
 
 
 def noise(height, width, channels=3):
-    """Return pixels of which no two places look alike."""
+    """Return pixels of which no two look alike."""
     rng = np.random.default_rng(3)
     return rng.integers(0, 256, (height, width, channels), np.uint8)
 
@@ -38,7 +38,7 @@ def test_crop_keeps_the_middle():
 
 
 def test_pad_adds_black_at_both_ends():
-    """Padding shows the whole picture in the middle of black."""
+    """Padding shows the whole image in the middle of black."""
     pixels = np.full((20, 60, 3), 255, np.uint8)
     wide = resize(pixels, (30, 30), "pad")
     assert wide[10:20].min() == 255
@@ -48,21 +48,21 @@ def test_pad_adds_black_at_both_ends():
 
 
 def test_pad_covers_what_lay_in_the_memory():
-    """Shared memory that held another picture shows nothing of it."""
+    """Padding overwrites the image that the memory held before."""
     out = np.full((30, 30, 3), 77, np.uint8)
     resize(np.full((20, 60, 3), 255, np.uint8), (30, 30), "pad", out)
     assert set(np.unique(out)) == {0, 255}
 
 
 def test_writes_into_the_memory_it_is_given():
-    """With ``out`` nothing new is handed back."""
+    """With ``out`` the result is that array."""
     out = np.zeros((8, 9, 3), np.uint8)
     assert resize(noise(30, 30), (8, 9), "stretch", out) is out
     assert out.any()
 
 
 def test_same_size_is_a_plain_copy():
-    """A picture that fits is copied as it is, and never handed back itself."""
+    """An image that fits is copied as it is, and never returned itself."""
     pixels = noise(9, 9)
     copy = resize(pixels, (9, 9), "crop")
     assert np.array_equal(copy, pixels)
@@ -85,7 +85,7 @@ def test_any_shape_to_any_size(height, width, rows, columns, how):
 
 @given(SIDES, SIDES, SIDES, SIDES, HOW)
 def test_window_lies_around_the_middle(height, width, rows, columns, how):
-    """Crop looks inside the picture, pad outside of it, and stretch at all of it."""
+    """Crop looks inside the image, pad outside of it, stretch at all of it."""
     ymin, xmin, ymax, xmax = source_window((height, width, 3), (rows, columns), how)
     tolerance = 1e-9
     if how == "stretch":
@@ -102,7 +102,7 @@ def test_window_lies_around_the_middle(height, width, rows, columns, how):
 @pytest.mark.parametrize("how", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("shape", [(120, 200), (200, 120), (100, 100)])
 def test_window_maps_a_box_back(how, shape):
-    """A square found in the resized image is where it was in the picture."""
+    """A square found in the resized image maps to its spot in the original."""
     pixels = np.zeros((*shape, 3), np.uint8)
     top, left = shape[0] // 2 - 10, shape[1] // 2 - 20
     pixels[top : top + 30, left : left + 30] = 255
