@@ -59,7 +59,7 @@ class Loader:
         Raises:
             ModelError: with the reason for ``/models``.
         """
-        with files.opened() as opened:
+        with files.open_all() as opened:
             label_map = labels.read_labels(opened.labels)
             for warning in label_map.warnings:
                 log.warning("%s: %s", files.name, warning)

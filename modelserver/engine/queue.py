@@ -365,7 +365,7 @@ class Batcher(Generic[Item, Result]):
         """Return a batch without the items whose results nobody waits for any more."""
         wanted, now = [], self._clock()
         for slot in batch:
-            error = _abandoned(slot, now)
+            error = _reason_to_drop(slot, now)
             if not (
                 slot.future.running() or slot.future.set_running_or_notify_cancel()
             ):
@@ -468,7 +468,7 @@ class Batcher(Generic[Item, Result]):
         return True
 
 
-def _abandoned(slot: QueueSlot[Item, Result], now: float) -> RequestError | None:
+def _reason_to_drop(slot: QueueSlot[Item, Result], now: float) -> RequestError | None:
     """Return why nobody waits for a slot's result any more, if so."""
     caller = slot.caller
     if caller is None:

@@ -140,7 +140,7 @@ def model_labels(name: str) -> Response:
         names = entry.loaded.labels.names
     else:
         try:
-            with entry.files.opened() as files:
+            with entry.files.open_all() as files:
                 names = labels.read_labels(files.labels).names
         except ModelError as error:
             raise ModelFailed(name) from error

@@ -241,8 +241,8 @@ class TestVisibleDevices:
     def test_any_value_is_read(self, chosen):
         """Each card is there once at most, and a reason if none is left."""
         those = [
-            Card(one.uuid, "w", "n", number, one.uuid)
-            for number, one in enumerate(FOUR)
+            Card(card.uuid, "w", "n", number, card.uuid)
+            for number, card in enumerate(FOUR)
         ]
         found = cards.select(those, chosen)
         assert len(set(found.cards)) == len(found.cards)
@@ -266,8 +266,8 @@ class TestMemory:
             "GPU-0000aaaa": Memory(3 * GIB, 24 * GIB),
             found[1].gpu: None,
         }
-        told = [cards.describe(card, measured[card.gpu]) for card in found]
-        assert told == [
+        words = [cards.describe(card, measured[card.gpu]) for card in found]
+        assert words == [
             "GPU 0: NVIDIA L4, 3.0 of 24.0 GiB free",
             "GPU 1: NVIDIA L4, its memory is not told",
         ]
@@ -530,13 +530,13 @@ class TestTheNodes:
 
 
 @pytest.mark.parametrize(
-    ("told", "version"),
+    ("answer", "version"),
     [("550.54.14", "550.54.14"), (b"535.1", "535.1"), (None, "")],
 )
-def test_the_drivers_version_is_known_if_nvml_knows_it(monkeypatch, told, version):
+def test_the_drivers_version_is_known_if_nvml_knows_it(monkeypatch, answer, version):
     """Old libraries give bytes; one that fails gives nothing."""
     known = {"nvmlInit": lambda: None, "nvmlShutdown": lambda: None}
-    known["nvmlSystemGetDriverVersion"] = lambda: told
+    known["nvmlSystemGetDriverVersion"] = lambda: answer
     known["NVMLError"] = RuntimeError
     monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**known))
     assert cards.driver() == version

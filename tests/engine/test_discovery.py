@@ -415,18 +415,18 @@ def test_a_fingerprint_sees_each_change(tmp_path):
     """A new size, time or file behind a name changes the fingerprint."""
     model = one(tmp_path, "m.pb", "m.pbtxt", "m.json")
     assert [stamp[0] for stamp in model.fingerprint] == ["m.pb", "m.pbtxt", "m.json"]
-    seen = {model.fingerprint}
-    assert seen == {model.fingerprint}
+    fingerprints = {model.fingerprint}
+    assert fingerprints == {model.fingerprint}
     model.graph.write_bytes(b"longer than it was before")
-    seen.add(model.fingerprint)
+    fingerprints.add(model.fingerprint)
     os.utime(model.labels, ns=(1, 1))
-    seen.add(model.fingerprint)
+    fingerprints.add(model.fingerprint)
     (tmp_path / "new").write_bytes(model.sidecar.read_bytes())
     (tmp_path / "new").rename(model.sidecar)
-    seen.add(model.fingerprint)
+    fingerprints.add(model.fingerprint)
     model.sidecar.unlink()
-    seen.add(model.fingerprint)
-    assert len(seen) == 5
+    fingerprints.add(model.fingerprint)
+    assert len(fingerprints) == 5
     assert model.fingerprint[2] == ("m.json", -1, -1, -1)
 
 
@@ -481,14 +481,14 @@ def test_any_folder_can_be_scanned(listing):
         for kind in KINDS:
             found = discover(Path(folder), by_kind(kind))
             assert names(found) == sorted(set(names(found)))
-            said = " ".join(found.warnings)
-            said.encode()
+            text = " ".join(found.warnings)
+            text.encode()
             used = {path.name for model in found.models for path in model.paths}
             for name in listing:
                 frozen = name.lower().endswith(".frozen.pb")
                 mine = frozen if kind == "detection" else name.endswith(".pb")
                 if mine and not (kind == "classification" and frozen):
-                    assert name in used or repr(name) in said or ascii(name) in said
+                    assert name in used or repr(name) in text or ascii(name) in text
                 assert not (kind == "classification" and frozen and name in used)
 
 

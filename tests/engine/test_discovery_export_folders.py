@@ -173,11 +173,11 @@ def test_a_model_of_another_format_is_named_with_its_import_line(tmp_path, files
     fill(tmp_path / "my cat", *files)
     found = discover(tmp_path, CLASSIFICATION)
     assert found.models == ()
-    (one,) = found.foreign
-    assert what in one.sentence
-    assert one.fix.startswith("python -m modelserver import '")
-    assert one.fix.endswith("--name 'my cat'")
-    assert one.advice in found.hint
+    (model,) = found.foreign
+    assert what in model.sentence
+    assert model.fix.startswith("python -m modelserver import '")
+    assert model.fix.endswith("--name 'my cat'")
+    assert model.advice in found.hint
     assert str(tmp_path) not in found.hint
 
 
@@ -185,15 +185,15 @@ def test_a_saved_model_below_is_named_too(tmp_path):
     """The Object Detection API of TensorFlow 2 writes it into a folder below."""
     folder = fill(tmp_path / "pets", "pipeline.config")
     fill(folder / "saved_model", "saved_model.pb")
-    (one,) = discover(tmp_path, DETECTION).foreign
-    assert one.path == folder / "saved_model"
+    (model,) = discover(tmp_path, DETECTION).foreign
+    assert model.path == folder / "saved_model"
 
 
 def test_a_description_under_any_name_is_known_by_its_beginning(tmp_path):
     folder = fill(tmp_path / "hands", "hands.bin", "labels.json")
     (folder / "hands.json").write_text('{"format": "graph-model", "modelTopology": {}}')
-    (one,) = discover(tmp_path, DETECTION).foreign
-    assert "TensorFlow.js" in one.sentence
+    (model,) = discover(tmp_path, DETECTION).foreign
+    assert "TensorFlow.js" in model.sentence
 
 
 def test_what_the_other_app_serves_is_named(tmp_path):
@@ -238,7 +238,7 @@ def test_labels_that_nobody_renamed_are_named(tmp_path):
 def test_a_problem_is_said_before_anything_is_opened(tmp_path):
     fill(tmp_path / "m", "a.pb", "b.pb")
     files = model(tmp_path)
-    for use in (files.digest, files.opened().__enter__):
+    for use in (files.digest, files.open_all().__enter__):
         with pytest.raises(ModelError, match=r"may be its graph: 'a\.pb' and 'b\.pb'"):
             use()
 

@@ -43,7 +43,7 @@ def read(path):
 
 
 def contents(files):
-    with files.opened() as opened:
+    with files.open_all() as opened:
         return [read(path) for path in (opened.graph, opened.labels)]
 
 
@@ -78,7 +78,7 @@ def test_a_swap_while_files_are_opened_gives_all_old_or_all_new(folder, monkeypa
 
 def test_what_was_opened_is_read_whatever_the_names_lead_to_later(folder):
     volume(folder, "v1", b"one")
-    with only(folder).opened() as opened:
+    with only(folder).open_all() as opened:
         digest = opened.digest()
         volume(folder, "v2", b"two")
         assert read(opened.graph) == b"one"
@@ -89,7 +89,7 @@ def test_files_that_never_stand_still_are_given_up(folder, monkeypatch):
     volume(folder, "v1", b"one")
     files = only(folder)
     monkeypatch.setattr(type(files), "_leads_to", lambda *_: False)
-    with pytest.raises(ModelError, match="keep changing"), files.opened():
+    with pytest.raises(ModelError, match="keep changing"), files.open_all():
         pass
 
 
@@ -173,7 +173,7 @@ def test_a_target_that_changes_after_the_look_is_refused_when_it_is_opened(folde
     files = only(folder)
     target.unlink()
     os.mkfifo(target)
-    with pytest.raises(ModelError, match="not a regular file"), files.opened():
+    with pytest.raises(ModelError, match="not a regular file"), files.open_all():
         pass
 
 

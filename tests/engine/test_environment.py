@@ -91,5 +91,7 @@ def test_libraries_that_tensorflow_would_miss_are_opened_before_it(
     monkeypatch.setitem(sys.modules, "modelserver.runner.sessions", cuda)
     inline.import_tensorflow(gpu)
     assert calls == [False] * times
-    told = "libcublas.so.12 is taken from /wheel: LD_LIBRARY_PATH has another one: /sys"
-    assert [record.getMessage() for record in caplog.records] == [told] * times
+    sentence = (
+        "libcublas.so.12 is taken from /wheel: LD_LIBRARY_PATH has another one: /sys"
+    )
+    assert [record.getMessage() for record in caplog.records] == [sentence] * times

@@ -59,9 +59,13 @@ def test_a_card_that_is_not_used_is_reported_everywhere(isolation, machine, capl
     assert reason.startswith("GPU 3 was assigned, but TensorFlow finds none: ")
     assert any(words in reason for words in LIBRARY)
     findings = client.get("/models/m").json["findings"]
-    (unused,) = [one for one in findings if one["code"] == "gpu-unused"]
+    (unused,) = [finding for finding in findings if finding["code"] == "gpu-unused"]
     assert unused["message"] == reason
-    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    warned = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING"
+    ]
     assert f"m: {reason}" in warned
     assert 'modelserver_gpu_fallback{model="m"} 1' in client.get("/metrics").text
     assert "m runs on the CPU: GPU 3 was assigned" in client.get("/").text

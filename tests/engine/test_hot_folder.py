@@ -15,11 +15,11 @@ class Sink:
     """Notes the calls that it gets."""
 
     def __init__(self):
-        self.told = []
+        self.calls = []
         self.changed = threading.Condition()
 
-    def put(self, files, seen):
-        assert files.stamp == seen
+    def put(self, files, stamp):
+        assert files.stamp == stamp
         self._note(f"put {files.name}")
 
     def remove(self, name, kind):
@@ -30,13 +30,13 @@ class Sink:
 
     def _note(self, words):
         with self.changed:
-            self.told.append(words)
+            self.calls.append(words)
             self.changed.notify_all()
 
     def wait(self, *words):
         """Wait until it has got these calls."""
         with self.changed:
-            assert self.changed.wait_for(lambda: self.told == list(words), SECONDS)
+            assert self.changed.wait_for(lambda: self.calls == list(words), SECONDS)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_models_of_the_first_scan_are_not_put_again(folder, hot, sink):
     write(folder, "m.pb")
     assert [files.name for files in hot.scan_first()] == ["m"]
     assert not hot.poll()
-    assert sink.told == []
+    assert sink.calls == []
 
 
 def test_a_new_model_is_put_once_two_scans_found_the_same(folder, hot, sink):
@@ -74,10 +74,10 @@ def test_a_new_model_is_put_once_two_scans_found_the_same(folder, hot, sink):
     assert hot.poll()
     write(folder, "m.pb", "12")
     assert hot.poll()
-    assert sink.told == []
+    assert sink.calls == []
     assert not hot.poll()
     assert not hot.poll()
-    assert sink.told == ["put m"]
+    assert sink.calls == ["put m"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_change_of_any_of_a_models_files_is_found(name, folder, hot, sink):
     write(folder, name, "another")
     assert hot.poll()
     assert not hot.poll()
-    assert sink.told == ["put m"]
+    assert sink.calls == ["put m"]
 
 
 def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
@@ -104,7 +104,7 @@ def test_a_file_that_joins_a_model_or_leaves_it_is_a_change(folder, hot, sink):
     (folder / "m.pbtxt").unlink()
     hot.poll()
     hot.poll()
-    assert sink.told == ["put m", "put m"]
+    assert sink.calls == ["put m", "put m"]
 
 
 def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
@@ -116,12 +116,12 @@ def test_a_model_that_is_gone_twice_is_removed(folder, hot, sink):
     assert hot.poll()
     away.rename(folder / "m.pb")
     assert not hot.poll()
-    assert sink.told == []
+    assert sink.calls == []
     (folder / "m.pb").unlink()
     assert hot.poll()
     assert not hot.poll()
     assert not hot.poll()
-    assert sink.told == ["remove m"]
+    assert sink.calls == ["remove m"]
 
 
 def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog):
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog)
     assert caplog.text.count("cannot be read") == 1
     away.rename(folder)
     assert not hot.poll()
-    assert sink.told == []
+    assert sink.calls == []
 
 
 def test_a_warning_is_logged_once(folder, hot, caplog):
@@ -221,13 +221,13 @@ def test_a_model_whose_file_cannot_be_used_is_neither_replaced_nor_removed(
     (folder / "m.pb").mkdir()
     for _ in range(3):
         assert not hot.poll()
-    assert set(sink.told) == {HELD}
+    assert set(sink.calls) == {HELD}
     (folder / "m.pb").rmdir()
     (folder / "kept").rename(folder / "m.pb")
-    sink.told.clear()
+    sink.calls.clear()
     assert hot.poll()
     assert not hot.poll()
-    assert sink.told == ["put m"]
+    assert sink.calls == ["put m"]
 
 
 def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink):
@@ -239,12 +239,12 @@ def test_a_model_is_not_replaced_by_itself_without_its_labels(folder, hot, sink)
     (folder / "m.pbtxt").symlink_to("/dev/null")
     for _ in range(3):
         hot.poll()
-    assert all(words.startswith("hold m: 'm.pbtxt' is skipped") for words in sink.told)
+    assert all(words.startswith("hold m: 'm.pbtxt' is skipped") for words in sink.calls)
     (folder / "m.pbtxt").unlink()
-    sink.told.clear()
+    sink.calls.clear()
     hot.poll()
     hot.poll()
-    assert sink.told == ["put m"]
+    assert sink.calls == ["put m"]
 
 
 def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
@@ -255,11 +255,11 @@ def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
     (folder / "m.pb").mkdir()
     hot.poll()
     (folder / "m.pb").rmdir()
-    sink.told.clear()
+    sink.calls.clear()
     assert hot.poll()
-    assert sink.told == []
+    assert sink.calls == []
     hot.poll()
-    assert sink.told == ["remove m"]
+    assert sink.calls == ["remove m"]
 
 
 def test_a_model_that_the_sink_could_not_take_is_put_again(
@@ -274,7 +274,7 @@ def test_a_model_that_the_sink_could_not_take_is_put_again(
         with pytest.raises(ZeroDivisionError):
             hot.poll()
     hot.poll()
-    assert sink.told == ["put m"]
+    assert sink.calls == ["put m"]
 
 
 @pytest.mark.parametrize("linked", [True, False])
@@ -287,22 +287,22 @@ def test_a_folder_comes_changes_and_goes_like_a_file(
         write(tmp_path / version, "model.pb", version)
         write(tmp_path / version, "labels.txt", version)
     hot.scan_first()
-    place = folder / "cats"
+    folder_of_cats = folder / "cats"
     for version in ("v1", "v2"):
         if linked:
             (tmp_path / "new").symlink_to(tmp_path / version)
-            (tmp_path / "new").replace(place)
-        elif place.exists():
-            write(place, "model.pb", version)
+            (tmp_path / "new").replace(folder_of_cats)
+        elif folder_of_cats.exists():
+            write(folder_of_cats, "model.pb", version)
         else:
-            (tmp_path / version).rename(place)
+            (tmp_path / version).rename(folder_of_cats)
         assert hot.poll()
         assert not hot.poll()
-    assert sink.told == ["put cats", "put cats"]
-    place.unlink() if linked else place.rename(tmp_path / "away")
+    assert sink.calls == ["put cats", "put cats"]
+    folder_of_cats.unlink() if linked else folder_of_cats.rename(tmp_path / "away")
     for _ in range(2):
         hot.poll()
-    assert sink.told == ["put cats", "put cats", "remove cats"]
+    assert sink.calls == ["put cats", "put cats", "remove cats"]
 
 
 def test_what_is_missing_is_told_while_there_is_no_model(folder, hot):
@@ -330,4 +330,4 @@ def test_models_of_one_name_and_two_kinds_are_told_apart(folder, sink):
     write(folder, "m.frozen.pb", "2")
     hot.poll()
     hot.poll()
-    assert sink.told == ["remove m", "put m"]
+    assert sink.calls == ["remove m", "put m"]

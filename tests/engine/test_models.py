@@ -196,9 +196,12 @@ def test_findings_of_a_load_are_logged_and_reported(
     levels = {line.getMessage(): line.levelname for line in caplog.records}
     assert levels["m: an odd thing"] == "INFO"
     assert levels["m: a doubt"] == "WARNING"
-    told = client.get("/models/m").json["findings"]
-    assert [one["message"] for one in told[:2]] == ["an odd thing", "a doubt"]
-    assert len(told) > 2
+    reported = client.get("/models/m").json["findings"]
+    assert [finding["message"] for finding in reported[:2]] == [
+        "an odd thing",
+        "a doubt",
+    ]
+    assert len(reported) > 2
 
 
 def test_on_a_gpu_photos_of_unlike_sizes_run_together(loaded, a_gpu):
@@ -214,20 +217,22 @@ def test_on_a_gpu_photos_of_unlike_sizes_run_together(loaded, a_gpu):
     a_gpu.fail = wait
     colours = [(200, 10, 20), (30, 200, 40), (50, 60, 200), (240, 240, 240)]
     sizes = [(40, 30), (64, 48), (100, 50), (33, 77)]
-    prepared = [model.prepare(photo(*one)) for one in zip(colours, sizes, strict=True)]
-    assert {one.frame.pixels.shape for one in prepared} == {(6, 8, 3)}
-    assert [(one.width, one.height) for one in prepared] == sizes
+    prepared = [
+        model.prepare(photo(*look)) for look in zip(colours, sizes, strict=True)
+    ]
+    assert {image.frame.pixels.shape for image in prepared} == {(6, 8, 3)}
+    assert [(image.width, image.height) for image in prepared] == sizes
     first = model.submit(prepared[0].frame)
     assert began.wait(SECONDS)
-    others = [model.submit(one.frame) for one in prepared[1:]]
+    others = [model.submit(image.frame) for image in prepared[1:]]
     gate.set()
     done = [future.result(SECONDS) for future in (first, *others)]
-    assert [one.batch for one in done] == [1, 3, 3, 3]
+    assert [result.batch for result in done] == [1, 3, 3, 3]
     assert a_gpu.sizes[-2:] == [1, 4]
-    for one, colour in zip(done, colours, strict=True):
+    for result, colour in zip(done, colours, strict=True):
         _, score, box = tiny_graphs.echoed(*colour)
-        assert one.result.outputs["scores"].flat[0] == pytest.approx(score)
-        assert one.result.outputs["boxes"].reshape(-1, 4)[0] == pytest.approx(box)
+        assert result.result.outputs["scores"].flat[0] == pytest.approx(score)
+        assert result.result.outputs["boxes"].reshape(-1, 4)[0] == pytest.approx(box)
 
 
 def test_on_a_cpu_photos_go_to_the_graph_as_they_are(loaded):

@@ -119,9 +119,9 @@ def test_a_server_says_at_its_start_which_cards_there_are(two, monkeypatch, capl
     backend = two()
     backend.start()
     backend.close()
-    told = {record.getMessage(): record.levelname for record in caplog.records}
-    assert told["GPU 0: x, its memory is not told"] == "INFO"
-    assert told["GPU 1 is passed over: lost."] == "WARNING"
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert levels["GPU 0: x, its memory is not told"] == "INFO"
+    assert levels["GPU 1 is passed over: lost."] == "WARNING"
 
 
 def test_without_any_card_the_reason_is_part_of_the_sentence(two, monkeypatch):

@@ -177,14 +177,14 @@ def test_the_rate_is_an_images_not_a_runs(runs):
         batcher.admit()
 
 
-@pytest.mark.parametrize(("run_s", "told_s"), [(2.0, 6.0), (0.01, 1.0)])
-def test_retry_after_is_the_wait_and_staggered(run_s, told_s, runs):
+@pytest.mark.parametrize(("run_s", "wait_s"), [(2.0, 6.0), (0.01, 1.0)])
+def test_retry_after_is_the_wait_and_staggered(run_s, wait_s, runs):
     """It is at least a second; clients refused together do not return together."""
     batcher = measured(runs, run_s, capacity=3)
     for _ in range(4):
         batcher.admit()
-    told = [batcher.refusal().retry_after_s for _ in range(4)]
-    assert told == [told_s, told_s + 1, told_s, told_s + 1]
+    waits = [batcher.refusal().retry_after_s for _ in range(4)]
+    assert waits == [wait_s, wait_s + 1, wait_s, wait_s + 1]
 
 
 def test_the_hint_counts_no_more_to_come_than_there_are_already(runs):

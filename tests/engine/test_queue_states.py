@@ -30,11 +30,11 @@ MOMENT_S = 0.02  # so long an item waits before its client is looked for
 
 
 class Visit:
-    """One caller's place and item, as the test knows them.
+    """One caller's slot and item, as the test knows them.
 
     Attributes:
         item: its number in the order of coming, and its key.
-        ends: each end that was told of.
+        ends: each end of its future.
     """
 
     def __init__(self, until, now):
@@ -262,8 +262,8 @@ class BatcherMachine(RuleBasedStateMachine):
         assert counts["refused"] == self.refused
         for error, more in ((DeadlinePassed, self.late), (ClientGone, 0)):
             ended = [v for v in self.visits if v.ends and not v.ends[0].cancelled()]
-            told = [v for v in ended if isinstance(v.ends[0].exception(0), error)]
-            assert counts[error.slug] == len(told) + more
+            failed = [v for v in ended if isinstance(v.ends[0].exception(0), error)]
+            assert counts[error.slug] == len(failed) + more
 
 
 TestBatcherMachine = BatcherMachine.TestCase

@@ -82,10 +82,10 @@ class RegistryMachine(RuleBasedStateMachine):
     """Puts, breaks, touches, removes, crashes, holds and waits; see the invariants.
 
     The registry's threads are real, but they take turns, in an order that is drawn:
-    else which of two models gets a place would be theirs to race for, and the same
+    else two models would race for the room in memory, and the same
     steps would not lead to the same state twice. A step ends once each thread waits
-    for something to do, or is in a load that the machine ends later. What is drawn
-    never depends on what the registry did.
+    for something to do, or is in a load that the machine ends later. The draws
+    never depend on the registry.
     """
 
     def __init__(self):
@@ -93,7 +93,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.numbers = 0
         self.disk = {}
-        self.told = {}
+        self.latest = {}
         self.loads = []
         self.all = []
         self.leases = []
@@ -151,7 +151,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 self.acted = False
                 for name in self.order:
                     self.give_turn(name)
-                if not self.acted and self.settled():
+                if not self.acted and self.is_settled():
                     break
             else:
                 raise AssertionError("it never settles")
@@ -175,10 +175,10 @@ class RegistryMachine(RuleBasedStateMachine):
     def held(self):
         return {load.name for load in self.loads if not load.go}
 
-    def settled(self):
+    def is_settled(self):
         return all(not e.busy or e.name in self.held() for e in self.registry)
 
-    def told_of(self, name, good):
+    def bring(self, name, good):
         """Write a new version and put it into the registry."""
         self.write(name, good)
         self.tell(name)
@@ -191,7 +191,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """Start with three models, whose loads end."""
         self.order = order
         for name, one in zip("abc", good, strict=True):
-            self.told_of(name, one)
+            self.bring(name, one)
         while self.loads:
             self.loads[0].go = True
             self.settle()
@@ -199,7 +199,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(name=NAMES, good=st.sampled_from([True, True, False]))
     def change(self, name, good):
         """Bring a new version, all at once."""
-        self.told_of(name, good)
+        self.bring(name, good)
 
     def entry(self, name):
         return next((e for e in self.registry if e.name == name), None)
@@ -215,7 +215,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """Put the files into the registry, as they lie still."""
         if name in self.disk:
             files = DiskFiles(name, self.disk)
-            self.told[name] = self.disk[name]
+            self.latest[name] = self.disk[name]
             self.registry.put(files, files.stamp)
             self.settle()
 
@@ -223,7 +223,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def remove(self, name):
         """Remove the files, and the model from the registry."""
         self.disk.pop(name, None)
-        self.told.pop(name, None)
+        self.latest.pop(name, None)
         self.registry.remove(name)
         self.settle()
 
@@ -321,7 +321,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def the_latest_good_version_serves(self):
         """Once nothing is under way, a bad version leaves the one before."""
         with self.lock:
-            for name, content in self.told.items():
+            for name, content in self.latest.items():
                 entry = self.entry(name)
                 if entry.busy or entry.pending or entry.retiring:
                     continue

@@ -53,8 +53,8 @@ def test_a_flood_is_counted_and_logged_when_it_is_over(caplog, lines):
     assert "ours" not in caplog.text
     now[0] = 60.0
     out.say(logging.WARNING, "again")
-    (told,) = (r for r in caplog.records if "too much" in r.getMessage())
-    assert (told.lines, told.model) == (941, "m")
+    (record,) = (r for r in caplog.records if "too much" in r.getMessage())
+    assert (record.lines, record.model) == (941, "m")
     assert "again" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""When a model that died is loaded again."""
+"""The times at which a model that died is loaded again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CIRCUIT_S, _MAX_CIRCUIT_S = 60.0, 600.0
 
 
 class Recovery:
-    """When a model that died is tried again. Not thread-safe: one thread's."""
+    """Schedules the loads of a model that died. Not thread-safe: for one thread."""
 
     def __init__(self) -> None:
         self._deaths: deque[float] = deque()

@@ -211,7 +211,7 @@ class Registry(Generic[L]):
             RequestError: as :meth:`get`.
         """
         with self._lock:
-            version = self._serving(self.entry(name, kind))
+            version = self._serving_version(self.entry(name, kind))
             version.users += 1
         try:
             yield version
@@ -231,7 +231,7 @@ class Registry(Generic[L]):
             ModelFailed: it could not be loaded.
         """
         with self._lock:
-            return self._serving(self.entry(name, kind)).loaded
+            return self._serving_version(self.entry(name, kind)).loaded
 
     def entry(self, name: str, kind: Kind | None = None) -> Entry[L]:
         """Return the entry of a model.
@@ -269,7 +269,7 @@ class Registry(Generic[L]):
             raise AmbiguousModel(name, sorted(entry.files.kind for entry in found))
         return found[0] if found else None
 
-    def _serving(self, entry: Entry[L]) -> Version[L]:
+    def _serving_version(self, entry: Entry[L]) -> Version[L]:
         name = entry.name
         version, now = entry.version, self._clock()
         entry.used = now

@@ -189,7 +189,7 @@ class Supervisor(Generic[L]):
         started = self._clock()
         try:
             snapshot = read(pending.files)
-            if snapshot.stamp != pending.stamp or self._known(entry, snapshot):
+            if snapshot.stamp != pending.stamp or self._is_known(entry, snapshot):
                 return
             log.info("%s: its files have changed; loading them beside", entry.name)
             loaded = self._open(snapshot)
@@ -204,7 +204,7 @@ class Supervisor(Generic[L]):
         else:
             self._serve(entry, snapshot, loaded, started)
 
-    def _known(self, entry: Entry[L], snapshot: Snapshot) -> bool:
+    def _is_known(self, entry: Entry[L], snapshot: Snapshot) -> bool:
         """Check whether such files serve already, or have failed already."""
         with self._lock:
             version = entry.version

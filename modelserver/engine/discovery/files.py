@@ -87,8 +87,8 @@ class ModelFiles:
         return self.paths, self.fingerprint, self.problem
 
     @contextmanager
-    def opened(self) -> Iterator[ModelFiles]:
-        """Open the files to load once, all of one version; closed with the context.
+    def open_all(self) -> Iterator[ModelFiles]:
+        """Open the files to load once, all of one version; close them with the context.
 
         Yields the same files, whose paths read the opened ones; golden files are read
         when the model is warm. A volume whose link is moved to another version

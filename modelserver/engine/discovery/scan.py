@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # A protobuf message cannot be larger.
 MAX_GRAPH_BYTES = 2000 * 1024 * 1024
 
-# What a model of any task may have: a golden image and what must be seen in it, ...
+# Files of a model of any task: a golden image and the answer expected to it, ...
 _COMMON: tuple[tuple[str, Role | None], ...] = (
     (".test.jpg", "image"),
     (".test.png", "image"),
@@ -95,7 +95,7 @@ class _Part(NamedTuple):
 
 def hint(*tasks: Task[Any]) -> str:
     """Say which files an empty model folder needs, without naming the folder."""
-    pairs = (f"NAME{one.graph_ending} and NAME{one.labels_ending}" for one in tasks)
+    pairs = (f"NAME{task.graph_ending} and NAME{task.labels_ending}" for task in tasks)
     return f"put {', or '.join(pairs)} into the model folder"
 
 
@@ -361,7 +361,7 @@ def _suffixes(task: Task[Any]) -> list[tuple[str, Role | None]]:
     if task.names_ending:
         own.append((task.names_ending, "names"))
     others = [(ending, None) for ending in endings_of_others(task)]
-    return sorted((*own, *others, *_COMMON), key=lambda one: -len(one[0]))
+    return sorted((*own, *others, *_COMMON), key=lambda suffix: -len(suffix[0]))
 
 
 def _part(path: Path, task: Task[Any], root: Path) -> _Part | None:
