@@ -191,17 +191,16 @@ class Backend:
         if self.traces is not None:
             self.traces.add_evaluation(evaluation)
 
-    def greet(self, address: object, *, tls: bool) -> None:
+    def greet(self, address: object) -> None:
         """Log a line to try once a model serves; see ``startup_hint``. Returns at once.
 
         Args:
             address: the server's own, as a socket's ``getsockname`` gives it.
-            tls: whether TLS is spoken there.
         """
         threading.Thread(
             target=startup_hint.greet,
             args=(self.registry, self.settings),
-            kwargs={"address": address, "tls": tls},
+            kwargs={"address": address},
             name="greet",
             daemon=True,
         ).start()

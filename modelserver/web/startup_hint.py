@@ -30,7 +30,6 @@ def greet(
     settings: Settings,
     *,
     address: object,
-    tls: bool,
 ) -> None:
     """Wait until a model serves, or all are closed, and log the line to try.
 
@@ -38,14 +37,13 @@ def greet(
         registry: the app's models.
         settings: the server's.
         address: the server's own, as a socket's ``getsockname`` gives it.
-        tls: whether TLS is spoken there.
     """
     registry.wait(lambda _: registry.closed or bool(_serving(registry)))
     serving = _serving(registry)
     if serving:
         name, kind = serving[0]
         task = by_kind(kind)
-        log.info("try: %s", command(task, settings, name, address, tls=tls))
+        log.info("try: %s", command(task, settings, name, address))
 
 
 def _serving(registry: Registry[Any]) -> list[tuple[str, str]]:
@@ -59,8 +57,6 @@ def command(
     settings: Settings,
     model: str,
     address: object,
-    *,
-    tls: bool = False,
 ) -> str:
     """Return a line for the shell that evaluates a photo.
 
@@ -79,7 +75,7 @@ def command(
     else:
         words.append(f"--unix-socket {shlex.quote(str(address))}")
         authority = "localhost"
-    words.append(f"{'https' if tls else 'http'}://{authority}{task.endpoint.route}")
+    words.append(f"http://{authority}{task.endpoint.route}")
     return " ".join(words)
 
 

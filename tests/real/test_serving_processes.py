@@ -178,11 +178,16 @@ def test_sigttin_starts_no_worker(start):
         pytest.param({"GUNICORN_CMD_ARGS": "-b :5001"}, "API_TOKEN", id="bind"),
         pytest.param({"GUNICORN_CMD_ARGS": "--preload"}, "Preloading", id="preload"),
         pytest.param({"GUNICORN_CMD_ARGS": "-w 2"}, "2 workers", id="workers"),
+        pytest.param({"GUNICORN_CMD_ARGS": "--certfile x"}, "TLS is", id="certfile"),
+        pytest.param({"GUNICORN_CMD_ARGS": "--keyfile x"}, "TLS is", id="keyfile"),
+        pytest.param({"GUNICORN_CMD_ARGS": "-c tls.py"}, "TLS is", id="own-file"),
         pytest.param({"MIN_CONFIDENCE": "2"}, "MIN_CONFIDENCE='2'", id="setting"),
     ],
 )
-def test_a_refused_start(start, command, environ, words):
+def test_a_refused_start(start, command, environ, words, tmp_path):
     """What is refused ends both ways with one line, before anything listens."""
+    own = (ROOT / "gunicorn.conf.py").read_text() + 'certfile = keyfile = "x.pem"'
+    (tmp_path / "tls.py").write_text(own)
     server = start(command, **environ)
     code, out = server.end()
     assert code == START_FAILED
@@ -192,7 +197,9 @@ def test_a_refused_start(start, command, environ, words):
     assert "started" not in out
 
 
-@pytest.mark.parametrize("options", ["-b 0.0.0.0:5001", "--preload", "-w 3"])
+@pytest.mark.parametrize(
+    "options", ["-b 0.0.0.0:5001", "--preload", "-w 3", "--certfile x --keyfile y"]
+)
 def test_a_refused_command_line(start, options):
     """The same goes for gunicorn's own command line."""
     server = start(["-m", "gunicorn", *shlex.split(options), "app:app"])

@@ -30,7 +30,7 @@ class Backend:
             raise StartError("There is no GPU.")
         report(f"started in {os.getpid()}")
 
-    def greet(self, _address, *, tls):
+    def greet(self, _address):
         """Say nothing."""
 
     def close(self):

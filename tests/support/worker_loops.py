@@ -42,7 +42,7 @@ class Loop(Worker):
     """A worker without a process: a test makes its events and ends its requests."""
 
     def __init__(self, connections):
-        self.cfg = SimpleNamespace(is_ssl=False, keepalive=5, threads=2)
+        self.cfg = SimpleNamespace(keepalive=5, threads=2)
         self.log = logging.getLogger("loop")
         self.worker_connections = connections
         self.nr_conns = 0

@@ -113,7 +113,7 @@ def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
     monkeypatch.setattr(backend, "refusal", lambda _handled: Overloaded())
     worker = Worker.__new__(Worker)
     worker._lingering = SimpleNamespace(take=lambda _sock: None)
-    worker.wsgi, worker.cfg = detector.application, SimpleNamespace(is_ssl=False)
+    worker.wsgi = detector.application
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert worker._refuse(ours, b"POST /detect HTTP/1.1")

@@ -60,7 +60,7 @@ class Door:
         """Count."""
         self.started += 1
 
-    def greet(self, address, *, tls):
+    def greet(self, address):
         """Note where the app is found."""
         self.address = address
 
@@ -88,7 +88,6 @@ def worker(door):
         yield SimpleNamespace(
             wsgi=SimpleNamespace(extensions={"modelserver": door}),
             sockets=[listener],
-            cfg=SimpleNamespace(is_ssl=False),
         )
     for number, handler in zip(signals, before, strict=True):
         signal.signal(number, handler)
@@ -230,6 +229,8 @@ def test_other_errors_pass():
         pytest.param({"preload_app": True}, "--preload", id="preload"),
         pytest.param({"workers": 2}, "2 workers", id="workers"),
         pytest.param({"worker_class": "sync", "threads": 1}, "'sync'", id="class"),
+        pytest.param({"certfile": "x"}, "a proxy in front", id="certificate"),
+        pytest.param({"keyfile": "x"}, "a proxy in front", id="key"),
         pytest.param({"bind": "0.0.0.0:1"}, "API_TOKEN", id="everywhere"),
         pytest.param({"bind": ":1"}, "every address", id="no-host"),
         pytest.param({"bind": ["127.0.0.1:1", "[::]:1"]}, "::", id="second"),

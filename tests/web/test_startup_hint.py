@@ -51,17 +51,17 @@ def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("address", "tls", "end"),
+    ("address", "end"),
     [
-        (("0.0.0.0", 8), False, " http://127.0.0.1:8/detect"),
-        (("::", 8, 0, 0), False, " http://[::1]:8/detect"),
-        (("192.0.2.7", 8), True, " https://192.0.2.7:8/detect"),
-        ("/run/a b", False, " --unix-socket '/run/a b' http://localhost/detect"),
+        (("0.0.0.0", 8), " http://127.0.0.1:8/detect"),
+        (("::", 8, 0, 0), " http://[::1]:8/detect"),
+        (("192.0.2.7", 8), " http://192.0.2.7:8/detect"),
+        ("/run/a b", " --unix-socket '/run/a b' http://localhost/detect"),
     ],
 )
-def test_it_has_the_address_that_is_listened_at(address, tls, end):
+def test_it_has_the_address_that_is_listened_at(address, end):
     """Or one that leads there."""
-    line = command(DETECTION, make_settings(), "m", address, tls=tls)
+    line = command(DETECTION, make_settings(), "m", address)
     assert line.endswith(end)
 
 
@@ -110,7 +110,7 @@ def greeted(caplog):
     thread = threading.Thread(
         target=greet,
         args=(models, make_settings()),
-        kwargs={"address": HERE, "tls": False},
+        kwargs={"address": HERE},
     )
     thread.start()
     yield models, thread, caplog

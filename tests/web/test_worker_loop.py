@@ -187,35 +187,6 @@ def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):
     assert loop.with_threads == []
 
 
-class Opened:
-    """Stands for a connection that TLS has opened: no flags, as Python's has it."""
-
-    def __init__(self, sock):
-        self._sock = sock
-
-    def recv(self, _size, flags=0):
-        raise ValueError(f"non-zero flags {flags}")
-
-    def __getattr__(self, name):
-        return getattr(self._sock, name)
-
-
-def test_a_kept_connection_of_tls_is_given_to_a_thread(make):
-    """Nobody can look at what it will say without reading it."""
-    loop = make()
-    loop.cfg.is_ssl = True
-    loop.come(PHOTO)
-    conn = loop.with_threads.pop()
-    conn.parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
-    plain, conn.sock = conn.sock, Opened(conn.sock)
-    loop._handled -= 1
-    loop.wsgi.refuses = Overloaded()
-    loop.enqueue_req(conn)
-    assert loop.with_threads == [conn]
-    assert loop.wsgi.handled == []
-    conn.sock, loop.cfg.is_ssl = plain, False  # so that it can be ended
-
-
 def test_what_was_read_ahead_is_not_refused_by_what_follows(make):
     """What was read of a connection is the request, not what still waits."""
     loop = make()

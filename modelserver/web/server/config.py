@@ -225,6 +225,8 @@ def _logger_class(settings: Settings) -> type:
 def check(cfg: Config, environ: Mapping[str, str]) -> None:
     """Refuse options that double the models, hang TensorFlow or let strangers in.
 
+    And TLS, which gunicorn speaks in a request's own thread, without time limits.
+
     Args:
         cfg: gunicorn's configuration, from any source.
         environ: the variables that the app will see.
@@ -248,6 +250,11 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
         raise StartError(
             f"The worker class {cfg.worker_class_str!r} is refused: the server needs"
             " gthread. Leave out --worker-class."
+        )
+    if cfg.is_ssl:
+        raise StartError(
+            "TLS is refused: the server speaks HTTP only, and a proxy in front of it"
+            " speaks TLS, as in deploy/nginx.conf. Leave out --certfile and --keyfile."
         )
     # A file descriptor or a Unix socket names no host here; see _check_listeners.
     hosts = [address[0] for address in cfg.address if isinstance(address, tuple)]
@@ -324,7 +331,7 @@ def _start_models(worker: Worker) -> None:
     signal.siginterrupt(signal.SIGHUP, False)  # noqa: FBT003 - has no other way
     with start_errors():
         backend.start()
-    backend.greet(worker.sockets[0].getsockname(), tls=worker.cfg.is_ssl)
+    backend.greet(worker.sockets[0].getsockname())
     # Objects made by now stay: the collector need not look at them again and again.
     gc.freeze()
     _close_on_demand(worker)

@@ -141,7 +141,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
 
     def close(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's
         """Close; gracefully means that the client may still read its answer."""
-        if graceful and not self.cfg.is_ssl:
+        if graceful:
             self.lingering.take(self.sock)
         else:
             super().close(graceful)

@@ -211,10 +211,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _shows_its_start(self, conn: Any) -> bool:
         """Return whether the bytes that wait to be read are the start of a request.
 
-        They are not if some were read already; and bytes under TLS cannot be peeked at.
+        They are not if some were read already.
         """
         read = conn.parser is not None and conn.parser.unreader.buf.getvalue()
-        return not read and not self.cfg.is_ssl
+        return not read
 
     def _give_to_thread(self, conn: Any) -> None:
         self._handled += 1
@@ -242,7 +242,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         Args:
             start: of the request, which is not read.
         """
-        if self.cfg.is_ssl or not start.startswith(self._photos):
+        if not start.startswith(self._photos):
             return False
         backend = self.wsgi.extensions["modelserver"]
         # Once a turn: with many models it is not cheap, and while the turn lasts none
@@ -284,8 +284,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def handle(self, conn: Any) -> Any:
         """Handle a connection's request, and those that follow at once."""
-        new = not (conn.initialized or isinstance(conn.sock, PacedSocket))
-        if new and not self.cfg.is_ssl:
+        if not (conn.initialized or isinstance(conn.sock, PacedSocket)):
             conn.sock = PacedSocket.of(conn.sock)
         result = self._handle_one(conn)
         for _ in range(_STAY_REQUESTS):
