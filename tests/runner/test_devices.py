@@ -8,7 +8,7 @@ from modelserver.core import cuda, errors, findings
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.runner.inline import InlineRunner
 from modelserver.runner.sessions import devices
-from modelserver.runner.sessions.devices import Faults, translate_load_errors
+from modelserver.runner.sessions.devices import Faults, as_load_errors
 from support import tiny_graphs
 from support.app_client import SECONDS
 from support.graph_runs import session_of
@@ -240,7 +240,7 @@ class TestLoading:
 
     def fail(self, error, device=CARD):
         """Raise an error during a load."""
-        with translate_load_errors(device):
+        with as_load_errors(device):
             raise error
 
     @pytest.mark.parametrize("cause", [errors.OutOfMemory(), errors.RunnerDied()])

@@ -122,22 +122,20 @@ def score_tensors(graph: Any, image: Any) -> list[Any]:
     ops = [op for op in graph.get_operations() if op in reached]
     for is_final in (_is_final_softmax, _is_final_sigmoid):
         found = [_follow_to_answer(op.outputs[0]) for op in ops if is_final(op)]
-        fitting = _drop_inner([tensor for tensor in found if _may_be_scores(tensor)])
+        fitting = _drop_inner([tensor for tensor in found if _fits(tensor)])
         if fitting:
             return fitting
     ends = [op.inputs[0] for op in ops if op.type in _DECISIONS] + leaves(ops)
-    return _keep_likely(
-        [tensor for tensor in _deduplicate(ends) if _may_be_scores(tensor)]
-    )
+    return _keep_likely([tensor for tensor in _distinct(ends) if _fits(tensor)])
 
 
-def _deduplicate(tensors: list[Any]) -> list[Any]:
+def _distinct(tensors: list[Any]) -> list[Any]:
     return list({tensor.name: tensor for tensor in tensors}.values())
 
 
 def _drop_inner(tensors: list[Any]) -> list[Any]:
     """Leave out those from which others are made: a softmax of a softmax."""
-    found = _deduplicate(tensors)
+    found = _distinct(tensors)
     if len(found) == 1:
         return found
     return [
@@ -162,7 +160,7 @@ def _restore_batch(tensor: Any) -> Any:
     op = tensor.op
     while tensor.shape.rank in {0, 1} and op.type in {*FORMS, "StridedSlice"}:
         before = op.inputs[0]
-        if not _may_be_scores(before) or maker(before) is not maker(tensor):
+        if not _fits(before) or maker(before) is not maker(tensor):
             break
         tensor, op = before, before.op
     return tensor
@@ -178,7 +176,7 @@ def _find_named(graph: Any, output: str | DetectionOutputs) -> Any:
     tensor = find_tensor(graph, output)
     if tensor is None:
         raise GraphError(f"the sidecar's output {output!r} is not in the graph")
-    if not _may_be_scores(tensor):
+    if not _fits(tensor):
         raise GraphError(
             f"the sidecar's output {output!r} is {shape_text(tensor)}, which cannot be "
             "class scores: floats with one value a class"
@@ -209,9 +207,7 @@ def _follow_to_answer(tensor: Any) -> Any:
     ends = [
         end
         for end in leaves(descendants(tensor))
-        if _may_be_scores(end)
-        and is_of_softmax(end)
-        and end.shape[-1:] == tensor.shape[-1:]
+        if _fits(end) and is_of_softmax(end) and end.shape[-1:] == tensor.shape[-1:]
     ]
     return ends[0] if len(ends) == 1 and _is_mixture(ends[0]) else _follow_forms(tensor)
 
@@ -230,14 +226,12 @@ def _follow_forms(tensor: Any) -> Any:
         if len(users) != 1 or users[0].type not in FORMS:
             return tensor
         after = output_through(tensor, users[0])
-        if not _may_be_scores(after) or (
-            after.shape.rank == 1 and tensor.shape.rank != 1
-        ):
+        if not _fits(after) or (after.shape.rank == 1 and tensor.shape.rank != 1):
             return tensor
         tensor = after
 
 
-def _may_be_scores(tensor: Any) -> bool:
+def _fits(tensor: Any) -> bool:
     """Return whether a tensor's dtype and shape can be class scores."""
     if not tensor.dtype.base_dtype.is_floating:
         return False

@@ -204,14 +204,14 @@ class _Folder:
 
     Attributes:
         lives: by op's name.
-        taken: the output that a ``Switch`` hands on, by its name.
+        branch: the output that a ``Switch`` hands on, by its name.
         values: an op's outputs by its name, ``None`` if they cannot be computed.
         work_left: of ``MAX_WORK``.
     """
 
     def __init__(self) -> None:
         self.lives: dict[str, _Life] = {}
-        self.way_taken: dict[str, int] = {}
+        self.branch: dict[str, int] = {}
         self.values: dict[str, list[Array] | None] = {}
         self.work_left = MAX_WORK
 
@@ -232,12 +232,8 @@ class _Folder:
         """Return a judged op's state; a cycle, which only loops have, varies."""
         op = tensor.op
         life = self.lives.get(op.name, _VARIES)
-        way_taken = self.way_taken.get(op.name, tensor.value_index)
-        if (
-            op.type == "Switch"
-            and life is not _DEAD
-            and way_taken != tensor.value_index
-        ):
+        branch = self.branch.get(op.name, tensor.value_index)
+        if op.type == "Switch" and life is not _DEAD and branch != tensor.value_index:
             return _DEAD
         return _VARIES if op.type == "Merge" and tensor.value_index else life
 
@@ -279,7 +275,7 @@ class _Folder:
         way = self.value(op.inputs[1]) if predicate is _FIXED else None
         if way is None or way.size != 1:
             return _VARIES
-        self.way_taken[op.name] = int(bool(way))
+        self.branch[op.name] = int(bool(way))
         return data
 
     def _evaluate(self, start: Any) -> None:

@@ -93,7 +93,7 @@ def choose_scaling(clues: ScalingClues) -> ScalingChoice:
         found.append(layers)
     winner, *later = found or [_default_scaling(clues.kind)]
     chosen = _apply_order(winner, sidecar, later)
-    against = list(_contradictions(chosen, winner, later))
+    against = list(_conflicts(chosen, winner, later))
     if verdict is not None and verdict.blue_first not in {None, bool(chosen.bgr)}:
         against.append(_tint_sentence(verdict))
     evidence = Evidence(
@@ -190,9 +190,7 @@ def _apply_order(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Sca
     return replace(winner, bgr=bgr)
 
 
-def _contradictions(
-    chosen: Scaling, winner: Scaling, later: list[Scaling]
-) -> Iterator[str]:
+def _conflicts(chosen: Scaling, winner: Scaling, later: list[Scaling]) -> Iterator[str]:
     """Describe later evidence that clearly contradicts the winner."""
     for other in later:
         if winner.source == "arithmetic" and other.source == "architecture":

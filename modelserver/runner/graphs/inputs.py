@@ -201,7 +201,7 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     if tensor.dtype.base_dtype.name == "string":
         return _describe_file(tensor)
     if tensor.dtype.base_dtype.name not in _NUMBERS:
-        raise GraphError(_misfit(tensor, "numbers that no image is made of"))
+        raise _misfit(tensor, "numbers that no image is made of")
     shape = shape_of(tensor)
     guesses: tuple[str, ...] = ()
     if shape is None:
@@ -211,9 +211,7 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
         guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
     axes = read_axes(tensor, shape, sidecar)
     if axes is None:
-        raise GraphError(
-            _misfit(tensor, "not an image's axes, height, width, channels")
-        )
+        raise _misfit(tensor, "not an image's axes, height, width, channels")
     _refuse_channels_first(axes, tensor, ends)
     channels, guess = _channels(tensor, axes.depth, ends, sidecar)
     return ImageInput(
@@ -227,16 +225,17 @@ def describe_image(tensor: Any, ends: list[Pixels], sidecar: Sidecar) -> ImageIn
     )
 
 
-def _misfit(tensor: Any, what: str) -> str:
-    return f"the input {tensor.name} takes {shape_text(tensor)}: {what}"
+def _misfit(tensor: Any, what: str) -> GraphError:
+    return GraphError(f"the input {tensor.name} takes {shape_text(tensor)}: {what}")
 
 
 def _describe_file(tensor: Any) -> ImageInput:
     """Describe an input that takes the photo's file as a string."""
     if not is_image(tensor.op) and not _is_decoded_constant(tensor.op):
-        raise GraphError(
-            _misfit(tensor, "a string that is not decoded as an image (a tf.Example?)")
-            + "; export the model with an image as its input"
+        raise _misfit(
+            tensor,
+            "a string that is not decoded as an image (a tf.Example?); export the "
+            "model with an image as its input",
         )
     rank = tensor.shape.rank
     guesses: tuple[str, ...] = ()
@@ -246,7 +245,7 @@ def _describe_file(tensor: Any) -> ImageInput:
         what = "one file" if direct else "a list of files"
         guesses = (f"the input {tensor.name} has no known shape: taken for {what}",)
     if rank not in {_NO_AXIS, _LIST_AXES}:
-        raise GraphError(_misfit(tensor, "neither one image's file nor a list of them"))
+        raise _misfit(tensor, "neither one image's file nor a list of them")
     if rank == _NO_AXIS:
         return ImageInput(tensor, "encoded", 3, None, 1, guesses=guesses)
     batch = (shape_of(tensor) or (None,))[0] or 0
@@ -270,10 +269,10 @@ def _refuse_channels_first(axes: Axes, tensor: Any, ends: list[Pixels]) -> None:
     """
     first = axes.layout in {"NCHW", "CHW"} and axes.depth != 1
     if first and not turns_channels(tensor):
-        raise GraphError(_misfit(tensor, _CHANNELS_FIRST))
+        raise _misfit(tensor, _CHANNELS_FIRST)
     if any(op.get_attr("data_format") == b"NCHW" for op in _filters(ends)):
         what = f"the filters behind it take {_CHANNELS_FIRST}"
-        raise GraphError(_misfit(tensor, what))
+        raise _misfit(tensor, what)
 
 
 def _filters(ends: list[Pixels]) -> list[Any]:
@@ -287,9 +286,7 @@ def _channels(
     asked = 3 if sidecar.channels == "bgr" else sidecar.channels
     known = depth or _filter_depth(ends)
     if known is not None and known not in CHANNELS:
-        raise GraphError(
-            _misfit(tensor, f"{known} channels, neither 1 (gray) nor 3 (RGB)")
-        )
+        raise _misfit(tensor, f"{known} channels, neither 1 (gray) nor 3 (RGB)")
     if asked is not None and known not in {None, asked}:
         raise GraphError(
             f"the sidecar says {asked} channels, but the input {tensor.name} takes "

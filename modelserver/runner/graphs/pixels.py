@@ -188,19 +188,15 @@ def inner_size(ends: Iterable[Pixels]) -> tuple[int, int] | None:
 
 def _carry(op: Any, tensor: Any, pixels: Pixels) -> list[Pixels | None] | None:
     """Return the pixels in each output, ``None`` if this is an end."""
-    positions = {
-        position for position, operand in enumerate(op.inputs) if operand is tensor
-    }
+    indexes = {index for index, operand in enumerate(op.inputs) if operand is tensor}
     made: Any = None
     if op.type in _AFFINE:
-        made = (
-            _after_affine(op, positions.pop(), pixels) if len(positions) == 1 else None
-        )
+        made = _after_affine(op, indexes.pop(), pixels) if len(indexes) == 1 else None
     elif op.type in _PARTS:
-        made = _after_part(op, positions, pixels)
-    elif positions == {0}:
+        made = _after_part(op, indexes, pixels)
+    elif indexes == {0}:
         made = _after_op(op, pixels)
-    elif positions <= set(_CARRIERS.get(op.type, ())):
+    elif indexes <= set(_CARRIERS.get(op.type, ())):
         made = pixels
     if made is None or isinstance(made, list):
         return made
@@ -275,27 +271,27 @@ def _channels(value: Any, tensor: Any, axis: int | None) -> Any:
         return None
     full = value.reshape((1,) * (rank - value.ndim) + value.shape)
     channel = None if axis is None else rank + axis
-    others = [side for position, side in enumerate(full.shape) if position != channel]
+    others = [side for index, side in enumerate(full.shape) if index != channel]
     spatial = [side for side in others if side > 1]
     if len(spatial) not in {0, 2} or (channel is not None and channel < 0):
         return None
-    over = tuple(position for position in range(rank) if position != channel)
+    over = tuple(index for index in range(rank) if index != channel)
     sides = (spatial[0], spatial[1]) if spatial else None
     return full.mean(axis=over).reshape(-1), sides
 
 
-def _after_affine(op: Any, position: int, pixels: Pixels) -> Pixels | None:
+def _after_affine(op: Any, index: int, pixels: Pixels) -> Pixels | None:
     """Apply an addition or multiplication of a constant."""
-    other = op.inputs[1 - position]
+    other = op.inputs[1 - index]
     value = constant(other)
     axis = pixels.axis
     if op.type == "BiasAdd" and op.get_attr("data_format") == b"NCHW":
         value = None if value is None else value.reshape(-1, 1, 1)
-    found = None if value is None else _channels(value, op.inputs[position], axis)
+    found = None if value is None else _channels(value, op.inputs[index], axis)
     if found is None:
         return None
     number, sides = found
-    if op.type in {"Div", "RealDiv"} and (position == 1 or not number.all()):
+    if op.type in {"Div", "RealDiv"} and (index == 1 or not number.all()):
         return None
     factor, shift = pixels.factor, pixels.shift
     if op.type in _ADDITIONS:
@@ -303,7 +299,7 @@ def _after_affine(op: Any, position: int, pixels: Pixels) -> Pixels | None:
     elif op.type == "Mul":
         factor, shift = factor * number, shift * number
     elif op.type == "Sub":
-        sign = 1.0 if position == 0 else -1.0
+        sign = 1.0 if index == 0 else -1.0
         factor, shift = factor * sign, sign * (shift - number)
     else:
         factor, shift = factor / number, shift / number
@@ -389,10 +385,10 @@ def _select(pixels: Pixels, channels: list[int], count: int) -> Pixels:
     )
 
 
-def _after_part(op: Any, positions: set[int], pixels: Pixels) -> Any:
+def _after_part(op: Any, indexes: set[int], pixels: Pixels) -> Any:
     """Follow an op that turns the channels, takes some or parts them."""
     image = op.inputs[1 if op.type == "Split" else 0]
-    if positions != {1 if op.type == "Split" else 0}:
+    if indexes != {1 if op.type == "Split" else 0}:
         return None
     rank = image.shape.rank
     rank = 4 if rank is None else rank
@@ -413,10 +409,8 @@ def _after_part(op: Any, positions: set[int], pixels: Pixels) -> Any:
     return made
 
 
-def _is_zero_elsewhere(numbers: Any, axis: int) -> bool:
-    return all(
-        number == 0 for position, number in enumerate(numbers) if position != axis
-    )
+def _is_zero_but(numbers: Any, axis: int) -> bool:
+    return all(number == 0 for index, number in enumerate(numbers) if index != axis)
 
 
 def _follow_reverse(op: Any, channel: int, rank: int, channels: Any) -> Any:
@@ -460,9 +454,7 @@ def _follow_slice(op: Any, channel: int, rank: int, channels: Any) -> Any:
     if begin is None or size is None or len(begin) != rank:
         return None
     rest = [count + 1 for count in size.tolist()]
-    if not _is_zero_elsewhere(begin.tolist(), channel) or not _is_zero_elsewhere(
-        rest, channel
-    ):
+    if not _is_zero_but(begin.tolist(), channel) or not _is_zero_but(rest, channel):
         return None
     first, count = int(begin[channel]), int(size[channel])
     return [channels[first : None if count < 0 else first + count]]
@@ -479,18 +471,18 @@ def _follow_strided_slice(op: Any, channel: int, rank: int, channels: Any) -> An
         for name in ("begin", "end", "ellipsis", "new_axis")
     }
     axis, picked = 0, channels
-    for position, step in enumerate(strides.tolist()):
-        flags = {name for name, mask in masks.items() if mask >> position & 1}
+    for index, step in enumerate(strides.tolist()):
+        flags = {name for name, mask in masks.items() if mask >> index & 1}
         if "new_axis" in flags:
             continue
         if "ellipsis" in flags:
-            later = masks["new_axis"] >> (position + 1)
-            named = len(strides) - position - 1 - later.bit_count()
+            later = masks["new_axis"] >> (index + 1)
+            named = len(strides) - index - 1 - later.bit_count()
             axis = rank - named
             continue
         if axis == channel:
-            first = None if "begin" in flags else int(begin[position])
-            last = None if "end" in flags else int(end[position])
+            first = None if "begin" in flags else int(begin[index])
+            last = None if "end" in flags else int(end[index])
             picked = channels[first:last:step]
         elif abs(step) != 1 or flags != {"begin", "end"}:
             return None
@@ -515,10 +507,10 @@ def _join(op: Any, known: list[Pixels | None]) -> Pixels | None:
     """Join channels again; ``None`` if something else is among them."""
     axis: Any = op.get_attr("axis") if op.type == "Pack" else None
     if op.type != "Pack":
-        position = 0 if op.type == "Concat" else len(known) - 1
-        value = constant(op.inputs[position])
+        index = 0 if op.type == "Concat" else len(known) - 1
+        value = constant(op.inputs[index])
         axis = None if value is None else int(value)
-        known = [*known[:position], *known[position + 1 :]]
+        known = [*known[:index], *known[index + 1 :]]
     parts = [part for part in known if part is not None]
     rank = op.outputs[0].shape.rank
     if axis is None or rank is None or len(parts) < len(known):

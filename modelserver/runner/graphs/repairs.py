@@ -280,18 +280,14 @@ def drop_assignments(graph_def: Any) -> Iterator[tuple[str, str]]:
                 users[name.partition(":")[0]].append(node.op)
     for node in graph_def.node:
         op = node.op
-        if op in _TYPES and not users[node.name] and _replace_by_rank(node):
+        if op in _TYPES and not users[node.name] and _to_rank(node):
             yield "assignments that nobody reads dropped", op
-        elif op in _READ and not _is_variable(node, nodes) and _replace_by_value(node):
+        elif op in _READ and not _is_variable(node, nodes) and _to_value(node):
             yield "assignments replaced by what they give", op
-        elif (
-            op in _READERS
-            and not _is_variable(node, nodes)
-            and _replace_by_identity(node)
-        ):
+        elif op in _READERS and not _is_variable(node, nodes) and _to_identity(node):
             yield "reading a variable replaced by its value", op
         elif op in _ASKED and not _is_variable(node, nodes):
-            _replace_by_true(node)
+            _to_true(node)
             yield "reading a variable replaced by its value", op
 
 
@@ -330,7 +326,7 @@ def _type_attribute(node: Any, name: str) -> int:
     return int(node.attr[name].type) if name in node.attr else 0
 
 
-def _replace_by_rank(node: Any) -> bool:
+def _to_rank(node: Any) -> bool:
     """Turn an assignment into the rank of its value."""
     data, waits = _split_inputs(node)
     dtype = _type_attribute(node, _TYPES[node.op])
@@ -339,7 +335,7 @@ def _replace_by_rank(node: Any) -> bool:
     return bool(node.op == "Rank")
 
 
-def _replace_by_value(node: Any) -> bool:
+def _to_value(node: Any) -> bool:
     """Turn an assignment to a constant into the result of reading it."""
     data, waits = _split_inputs(node)
     dtype = _type_attribute(node, "T")
@@ -350,7 +346,7 @@ def _replace_by_value(node: Any) -> bool:
     return True
 
 
-def _replace_by_identity(node: Any) -> bool:
+def _to_identity(node: Any) -> bool:
     """Turn the reading of a variable into its value."""
     data, waits = _split_inputs(node)
     dtype = _type_attribute(node, "dtype")
@@ -360,7 +356,7 @@ def _replace_by_identity(node: Any) -> bool:
     return True
 
 
-def _replace_by_true(node: Any) -> None:
+def _to_true(node: Any) -> None:
     """Turn a question whether a constant is initialized into ``True``."""
     _, waits = _split_inputs(node)
     _turn_into(node, "Const", waits, dtype=types_pb2.DT_BOOL)

@@ -5,10 +5,12 @@ draft         a graph that is being rewritten
 passthrough   nodes without effect, constants, and bytes that need not be floats
 loops         loops over images that one op does
 contractions  biases and chains of arithmetic, folded into kernels
+batches       a batch of a fixed number of images, opened to any number
 suppression   non-maximum suppression of fewer boxes, and on the CPU
 parity        whether two graphs answer the same
 """
 
+from modelserver.runner.rewriting.batches import open_batch
 from modelserver.runner.rewriting.parity import (
     EQUAL,
     NEAR,
@@ -26,6 +28,7 @@ __all__ = [
     "Tolerance",
     "first_difference",
     "keep_suppression_on_cpu",
+    "open_batch",
     "rewrite",
     "sample_images",
 ]

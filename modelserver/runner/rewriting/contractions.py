@@ -18,10 +18,10 @@ from modelserver.runner.rewriting.draft import (
     attribute,
     canonical,
     copy_node,
-    has_control_input,
     is_float,
     is_nhwc,
     new_node,
+    waits,
 )
 
 if TYPE_CHECKING:
@@ -65,12 +65,7 @@ def find_contraction(draft: Draft, name: str) -> Contraction | None:
     It must be float32, channels last, and wait for nothing.
     """
     node = draft.producer(name, *CONVOLUTIONS, "MatMul")
-    if (
-        node is None
-        or not is_float(node)
-        or not is_nhwc(node)
-        or has_control_input(node)
-    ):
+    if node is None or not is_float(node) or not is_nhwc(node) or waits(node):
         return None
     kernel = draft.constant(node.input[1])
     if kernel is None or kernel.size == 0:
@@ -171,7 +166,7 @@ def read_affine(
     Returns:
         ``None`` if it does anything but multiply and add one constant a channel.
     """
-    if not is_float(node) or has_control_input(node) or not is_nhwc(node):
+    if not is_float(node) or waits(node) or not is_nhwc(node):
         return None
     index = [canonical(name) for name in node.input].index(tensor)
     read = _NORMS.get(node.op)
@@ -269,14 +264,14 @@ def move_biases(draft: Draft) -> int:
 
 
 def _move_bias(draft: Draft, node: Any) -> bool:
-    if has_control_input(node):
+    if waits(node):
         return False
     for index in (0, 1):
         total = draft.producer(node.input[index], *_SUMS)
         constant = draft.constant(node.input[1 - index])
         if total is None or constant is None or draft.only_user(total.name) is None:
             continue
-        if not is_float(total) or has_control_input(total) or len(total.input) != 2:  # noqa: PLR2004 - a sum of two
+        if not is_float(total) or waits(total) or len(total.input) != 2:  # noqa: PLR2004 - a sum of two
             continue
         for side, name in enumerate(total.input):
             found = find_contraction(draft, name)

@@ -242,7 +242,7 @@ def is_nhwc(node: Any) -> bool:
     return "data_format" not in node.attr or attribute(node, "data_format").s == b"NHWC"
 
 
-def has_control_input(node: Any) -> bool:
+def waits(node: Any) -> bool:
     """Return whether a node waits for another (has a control edge)."""
     return any(name.startswith("^") for name in node.input)
 

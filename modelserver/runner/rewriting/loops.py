@@ -18,8 +18,8 @@ from modelserver.runner.rewriting.draft import (
     attribute,
     canonical,
     copy_node,
-    has_control_input,
     v1,
+    waits,
 )
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _check(holds: bool) -> None:  # noqa: FBT001 - the condition is the argument
 def _node(draft: Draft, name: str, *ops: str) -> Any:
     """Return the node that an input comes from, which must be of these ops."""
     node = draft.producer(_source(draft, name), *ops)
-    if node is None or has_control_input(node) or draft.is_kept(node.name):
+    if node is None or waits(node) or draft.is_kept(node.name):
         raise _NoMatchError
     return node
 
@@ -219,11 +219,7 @@ def _loop_input(draft: Draft, name: str) -> str:
 def _source(draft: Draft, name: str) -> str:
     """Follow ``Identity`` nodes back to their source."""
     node = draft.producer(name, "Identity")
-    while (
-        node is not None
-        and not has_control_input(node)
-        and not draft.is_kept(node.name)
-    ):
+    while node is not None and not waits(node) and not draft.is_kept(node.name):
         name = node.input[0]
         node = draft.producer(name, "Identity")
     return canonical(name)

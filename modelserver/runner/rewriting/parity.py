@@ -110,7 +110,7 @@ def first_difference(
     """
     if signature.kind == "classification":
         old, new = (
-            _read_scores(outputs, signature, tolerance) for outputs in (before, after)
+            _read_scores(each, signature, tolerance) for each in (before, after)
         )
         return _compare_scores(old, new, tolerance)
     return _compare_detections(before, after, score_floor, tolerance)
@@ -178,14 +178,12 @@ def _compare_detections(
         for outputs in (before, after)
     )
     for (rows, _), (others, lowest), what in ((old, new, "gone"), (new, old, "new")):
-        unmatched = [
+        lone = [
             row for row in _find_unmatched(rows, others, tolerance) if row[0] >= lowest
         ]
-        faint = sum(row[0] < tolerance.faint for row in unmatched)
-        if unmatched and (
-            faint < len(unmatched) or faint > tolerance.others * len(rows)
-        ):
-            row = max(unmatched, key=lambda row: float(row[0]))
+        faint = sum(row[0] < tolerance.faint for row in lone)
+        if lone and (faint < len(lone) or faint > tolerance.others * len(rows)):
+            row = max(lone, key=lambda row: float(row[0]))
             box = ", ".join(f"{side:.4f}" for side in row[2:])
             return f"class {row[1]:g}, score {row[0]:.6f}, box [{box}] is {what}"
     return None
@@ -194,7 +192,7 @@ def _compare_detections(
 def _find_unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Array]:
     """Return the detections that have none near them; each is near one at most."""
     free = np.ones(len(others), bool)
-    unmatched = []
+    lone = []
     for row in rows:
         gap = np.abs(others - row)
         same = free & (gap[:, 0] <= tolerance.score) & (gap[:, 1] == 0)
@@ -202,5 +200,5 @@ def _find_unmatched(rows: Array, others: Array, tolerance: Tolerance) -> list[Ar
         if same.any():
             free[np.flatnonzero(same)[gap[same, 0].argmin()]] = False
         else:
-            unmatched.append(row)
-    return unmatched
+            lone.append(row)
+    return lone

@@ -13,8 +13,8 @@ from modelserver.runner.rewriting.draft import (
     attribute,
     canonical,
     copy_node,
-    has_control_input,
     is_float,
+    waits,
 )
 
 if TYPE_CHECKING:
@@ -51,11 +51,7 @@ def strip_passthrough(draft: Draft) -> int:
     _untie_checks(draft)
     count = 0
     for node in draft:
-        if (
-            node.op not in _PASSING
-            or draft.is_kept(node.name)
-            or has_control_input(node)
-        ):
+        if node.op not in _PASSING or draft.is_kept(node.name) or waits(node):
             continue
         users = draft.users(node.name)
         if users and not any(f"^{node.name}" in user.input for user in users):
@@ -169,7 +165,7 @@ def resize_bytes(draft: Draft) -> int:
         cast = draft.producer(node.input[0], "Cast")
         if (
             cast is None
-            or has_control_input(cast)
+            or waits(cast)
             or attribute(cast, "SrcT").type != tf.uint8.as_datatype_enum
         ):
             continue

@@ -212,7 +212,7 @@ class Faults:
 
 
 @contextlib.contextmanager
-def translate_load_errors(device: Device) -> Iterator[None]:
+def as_load_errors(device: Device) -> Iterator[None]:
     """Report a card's fault during a load as the card's, not the files'.
 
     Raises:

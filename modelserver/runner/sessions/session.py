@@ -1,4 +1,4 @@
-"""Reads a model's graph, chooses how it is run, and runs it."""
+"""Read a model's graph, choose how it is run, and run it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from modelserver.runner.sessions.batch_sizes import filled, run_sizes
 from modelserver.runner.sessions.devices import (
     Device,
     Faults,
+    as_load_errors,
     choose,
-    translate_load_errors,
 )
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun
@@ -97,7 +97,7 @@ class ModelSession:
         self._choose_device()
         if chosen is not None:
             chosen(self._device.on_gpu)
-        with translate_load_errors(self._device):
+        with as_load_errors(self._device):
             self._open()
         self.load_ms = (time.perf_counter() - started) * 1000
 
@@ -168,7 +168,7 @@ class ModelSession:
         """Open a batch that is fixed, if the answers stay the same; else fill it."""
         count = self.signature.fill
         try:
-            made = graphs.open_batch(graph_def, graph, self.signature.input)
+            made = rewriting.open_batch(graph_def, graph, self.signature.input)
             opened = graphs.import_graph(made)
             signature = graphs.find_signature(
                 opened, self._job.kind, sidecar, export=self._job.export
@@ -360,7 +360,7 @@ class ModelSession:
         sizes = (fill,) if fill else run_sizes(self._batch_limit())
         photos = self._photos()
         try:
-            fits = warm_up.find_sizes(self.run, sizes, photos, self.slots)
+            fits = warm_up.try_sizes(self.run, sizes, photos, self.slots)
         except RequestError as error:
             raise _unrunnable_error(photos[0], error) from error
         # A batch that is filled may be larger than a run is to take.

@@ -42,7 +42,7 @@ class Fit(NamedTuple):
     obstacle: RequestError | None = None
 
 
-def find_sizes(
+def try_sizes(
     run: Runs, sizes: Sequence[int], images: Sequence[Image], slots: int
 ) -> Fit:
     """Run each size of batch once, the largest first.

@@ -9,32 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from modelserver.runner.graphs.constants import constant
 from modelserver.runner.graphs.traversal import descendants, shape_of
+from modelserver.runner.rewriting.draft import Draft, copy_node
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Shape = NDArray[np.integer[Any]]
 
-v1 = tf.compat.v1
-
 # Ops that take a shape of constants, and by which input.
 _SHAPED = {"Reshape": 1, "Slice": 2, "StridedSlice": 2}
 _SHAPE_ATTR = {"EnsureShape", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault"}
-
-
-def fixed_batch(graph: Any, image: str) -> int:
-    """Return the number of images that a graph's input wants, exactly; 1 if not more.
-
-    Args:
-        graph: a ``tf.Graph``.
-        image: name of the tensor that takes the images.
-    """
-    shape = shape_of(graph.get_tensor_by_name(image))
-    return shape[0] or 1 if shape else 1
 
 
 def open_batch(graph_def: Any, graph: Any, image: str) -> Any:
@@ -49,30 +36,33 @@ def open_batch(graph_def: Any, graph: Any, image: str) -> Any:
         A ``tf.compat.v1.GraphDef``; it may be none that TensorFlow takes.
     """
     tensor = graph.get_tensor_by_name(image)
-    count = fixed_batch(graph, image)
+    count = (shape_of(tensor) or (None,))[0] or 1
     behind = {op.name: op for op in descendants(tensor)}
-    made = v1.GraphDef()
-    made.CopyFrom(graph_def)
-    for node in list(made.node):
+    draft = Draft(graph_def)
+    for node in draft:
         op = behind.get(node.name)
         if node.name == tensor.op.name or (op and node.op in _SHAPE_ATTR):
-            _open_attribute(node, count)
+            draft.put(_open_attribute(node, count))
         elif op is not None and node.op in _SHAPED:
             index = _SHAPED[node.op]
             value = constant(op.inputs[index])
-            open_shape = None if value is None else _open_shape(op, value, count)
-            if open_shape is not None:
-                node.input[index] = _add_constant(
-                    made, f"{node.name}/any_batch", open_shape
+            shape = None if value is None else _open_shape(op, value, count)
+            if shape is not None:
+                changed = copy_node(node)
+                changed.input[index] = draft.add_constant(
+                    f"{node.name}/any_batch", shape
                 )
-    return made
+                draft.put(changed)
+    return draft.graph_def()
 
 
-def _open_attribute(node: Any, count: int) -> None:
-    """Open the first side of a node's shape."""
+def _open_attribute(node: Any, count: int) -> Any:
+    """Copy a node and open the first side of its shape."""
+    changed = copy_node(node)
     if "shape" in node.attr:
-        for dim in node.attr["shape"].shape.dim[:1]:
+        for dim in changed.attr["shape"].shape.dim[:1]:
             dim.size = -1 if dim.size == count else dim.size
+    return changed
 
 
 def _open_shape(op: Any, value: Shape, count: int) -> Shape | None:
@@ -101,14 +91,3 @@ def _begins_first(op: Any) -> bool:
     )
     masks = ("shrink_axis_mask", "new_axis_mask", "ellipsis_mask")
     return bool(starts) and not any(op.get_attr(mask) & 1 for mask in masks)
-
-
-def _add_constant(made: Any, name: str, value: Shape) -> str:
-    """Add a constant under a name that is free."""
-    taken = {node.name for node in made.node}
-    while name in taken:
-        name += "_"
-    node = made.node.add(name=name, op="Const")
-    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    return name
