@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
 from modelserver.core.errors import OutOfMemory, RunFailed
 from modelserver.core.pixels import encode_png
-from modelserver.runner.sessions.batch_sizes import filled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     Frames = Sequence[NDArray[np.uint8]]
 
 v1 = tf.compat.v1
+
+Item = TypeVar("Item")
 
 # Each op runs in the caller's own thread. With one intra-op thread and as many runs
 # side by side as there are cores this is the fastest setting measured on a CPU
@@ -78,7 +80,7 @@ class GraphRun:
             RunFailed: TensorFlow refused; its words are in ``__cause__``.
             BadModelOutput: the outputs do not fit the batch.
         """
-        batch = filled(frames, (self._signature.fill,))
+        batch = fill(frames, (self._signature.fill,))
         feed = prepare(batch, self._signature)
         feeds = self._signature.feeds.values()
         try:
@@ -152,3 +154,28 @@ def split(
         {role: array[i] for role, array in zip(roles, arrays, strict=True)}
         for i in range(count)
     ]
+
+
+def run_sizes(largest: int) -> tuple[int, ...]:
+    """Return the sizes of runs of at most ``largest`` items: powers of two, and it.
+
+    So a run takes as many as the setting allows: with 24 the sizes are 1, 2, 4, 8, 16
+    and 24. A GPU's libraries look for the best way to compute each shape when they
+    first meet it, which takes seconds. So batches there have few sizes, and are filled
+    up to the next one.
+    """
+    powers = (1 << bits for bits in range(largest.bit_length()))
+    return tuple(sorted({*(size for size in powers if size < largest), largest}))
+
+
+def fill(items: Sequence[Item], sizes: Sequence[int]) -> Sequence[Item]:
+    """Fill a batch up to the next of some sizes, with copies of its items.
+
+    Args:
+        items: one at least; their order is kept, and the copies stand behind them.
+        sizes: rising. If all are smaller, or there is none, the batch stays.
+    """
+    size = next((size for size in sizes if size >= len(items)), len(items))
+    if size == len(items):
+        return items
+    return list(islice(cycle(items), size))

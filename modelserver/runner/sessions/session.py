@@ -19,7 +19,6 @@ from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
 from modelserver.runner.sessions import warm_up
-from modelserver.runner.sessions.batch_sizes import filled, run_sizes
 from modelserver.runner.sessions.devices import (
     Device,
     Faults,
@@ -27,7 +26,7 @@ from modelserver.runner.sessions.devices import (
     choose,
 )
 from modelserver.runner.sessions.reference import Reference
-from modelserver.runner.sessions.runs import GraphRun
+from modelserver.runner.sessions.runs import GraphRun, fill, run_sizes
 from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, score_spread
 
 if TYPE_CHECKING:
@@ -458,7 +457,7 @@ class ModelSession:
         return self._device.on_gpu and self._shape(frames) not in self._seen_shapes
 
     def _shape(self, frames: Sequence[NDArray[np.uint8]]) -> tuple[int, ...]:
-        return len(filled(frames, self._sizes)), *frames[0].shape
+        return len(fill(frames, self._sizes)), *frames[0].shape
 
     def run(
         self, frames: Sequence[NDArray[np.uint8]]
@@ -476,7 +475,7 @@ class ModelSession:
         """
         if self._run is None:
             raise RuntimeError("the session is not open")
-        answers = self._run(filled(frames, self._sizes))
+        answers = self._run(fill(frames, self._sizes))
         if self._device.on_gpu:
             self._remember(self._shape(frames))
         return answers[: len(frames)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from modelserver.core.errors import RequestError
 from modelserver.runner import rewriting
-from modelserver.runner.sessions.batch_sizes import filled
+from modelserver.runner.sessions.runs import fill
 from modelserver.tasks import detection
 from modelserver.tasks.confidences import ROUNDING, confidences
 
@@ -63,7 +63,7 @@ def try_sizes(
     ran: list[int] = []
     obstacle: RequestError | None = None
     for size in reversed(sizes):
-        batch = filled(images[:size], (size,))
+        batch = fill(images[:size], (size,))
         try:
             run(batch)
             if not ran:

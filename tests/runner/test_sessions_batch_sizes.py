@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.runner.sessions.batch_sizes import filled, run_sizes
+from modelserver.runner.sessions.runs import fill, run_sizes
 
 MOST = st.integers(1, 1024)
 
@@ -38,7 +38,7 @@ def test_no_size_is_more_than_twice_the_one_before(most):
 def test_a_batch_is_filled_up_to_the_next_size_in_order(data, most):
     """A batch's own items come first, in order; only copies of them follow."""
     items = data.draw(st.lists(st.integers(), min_size=1, max_size=most))
-    full = filled(items, run_sizes(most))
+    full = fill(items, run_sizes(most))
     assert list(full[: len(items)]) == items
     assert set(full) == set(items)
     assert len(full) in run_sizes(most)
@@ -49,7 +49,7 @@ def test_a_batch_is_filled_up_to_the_next_size_in_order(data, most):
 @given(st.lists(st.integers(), min_size=1), st.sampled_from([(), (1,), (2, 4)]))
 def test_a_batch_beyond_all_sizes_stays_as_it_is(items, sizes):
     """No item is ever left out."""
-    full = filled(items, sizes)
+    full = fill(items, sizes)
     assert list(full[: len(items)]) == items
     if len(items) > max(sizes, default=0):
         assert full is items
@@ -57,5 +57,5 @@ def test_a_batch_beyond_all_sizes_stays_as_it_is(items, sizes):
 
 def test_a_fixed_size_is_always_filled():
     """A batch for a graph that takes four images and no fewer is filled to four."""
-    assert filled(["a", "b", "c"], (4,)) == ["a", "b", "c", "a"]
-    assert filled(["a"], (4,)) == ["a"] * 4
+    assert fill(["a", "b", "c"], (4,)) == ["a", "b", "c", "a"]
+    assert fill(["a"], (4,)) == ["a"] * 4
