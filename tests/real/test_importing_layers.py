@@ -27,7 +27,7 @@ def answers(folder):
             tf.import_graph_def(original.graph_def, name="")
             tensor = original.outputs["scores"]
             frozen = session.run(tensor, {original.input: IMAGE})
-        return original.run(IMAGE)["scores"], frozen, original.seen
+        return original.run(IMAGE)["scores"], frozen, original.export
 
 
 @pytest.mark.parametrize("converted", [True, False])

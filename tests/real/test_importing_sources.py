@@ -86,7 +86,7 @@ def test_a_model_is_found_in_folders_and_archives(tmp_path, zipped, inner):
                 archive.write(path, path.relative_to(source))
         source = tmp_path / "x.zip"
     with sources.open_source(source) as (original, found):
-        assert original.what == "SavedModel"
+        assert original.format == "SavedModel"
         assert (found.parent / "labels.txt").exists() or (found / "labels.txt").exists()
 
 
@@ -104,9 +104,9 @@ def test_labels_of_everybodys_temporary_files_are_not_an_archives(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         for path in source.rglob("*"):
             file.write(path, path.relative_to(source))
-    wish = importer.ImportOptions()
+    options = importer.ImportOptions()
     with sources.open_source(tmp_path / "x.zip") as (original, found):
-        assert importer._add_labels(wish, original, found) == (wish, ())
+        assert importer._add_labels(options, original, found) == (options, ())
 
 
 def archive(tmp_path, **members):
@@ -218,4 +218,4 @@ def test_a_description_of_tensorflow_js_is_taken_by_its_file(tmp_path):
     (source / "model.json").rename(source / "hands.json")
     (source / "shard0").rename(source / "hands.bin")
     with sources.open_source(source / "hands.json") as (original, found):
-        assert (original.what, found.name) == ("TensorFlow.js model", "hands.json")
+        assert (original.format, found.name) == ("TensorFlow.js model", "hands.json")

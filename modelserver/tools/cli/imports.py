@@ -18,7 +18,7 @@ from modelserver.tools.cli.shared import (
     reporting,
 )
 from modelserver.tools.importing import model_files
-from modelserver.tools.importing.model_files import ROLES, SCALING_NAMES
+from modelserver.tools.importing.model_files import ROLES, SCALINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Output(click.ParamType[tuple[str, str]]):
 )
 @click.option(
     "--scaling",
-    type=click.Choice(SCALING_NAMES),
+    type=click.Choice(list(SCALINGS)),
     help="How it wants its pixels, for the sidecar; told by the graph otherwise.",
 )
 @click.option("--signature", help="Of a SavedModel; serving_default otherwise.")
@@ -80,7 +80,7 @@ def import_model(
     folder: Path,
     outputs: Sequence[tuple[str, str]],
     photo: Path | None,
-    **wishes: Any,
+    **facts: Any,
 ) -> None:
     """Turn the model at SOURCE into a frozen graph that this server runs.
 
@@ -97,12 +97,12 @@ def import_model(
             # It must not come into the process of any other command.
             from modelserver.tools.importing import importer  # noqa: PLC0415
 
-            wish = importer.ImportOptions(
+            options = importer.ImportOptions(
                 outputs=dict(outputs),
                 photo=photo.read_bytes() if photo else None,
-                **wishes,
+                **facts,
             )
-            made = importer.import_model(source, name, folder, wish, report)
+            made = importer.import_model(source, name, folder, options, report)
     except ModelServerError as err:
         raise Sentence(str(err)) from err
     for note in made.notes:

@@ -1,8 +1,7 @@
-"""Runs a model under every scaling there is, to find out which one sees what it should.
+"""Trials of a model under every scaling, on a photo of known content.
 
-Where nothing tells how a model wants its pixels, a photo of known content does. Each
-try is a load of the same graph with another sidecar, in a process of its own, as the
-server would serve it.
+They find a model's scaling if neither graph nor files tell it. Each trial loads the
+same graph with another sidecar, in a process of its own, as the server would serve it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from modelserver.engine.loader import Loader
 from modelserver.tasks import TASKS, labels
 from modelserver.tools.doctor.checks import answers_of
 from modelserver.tools.doctor.reports import ModelTries, Try
+from modelserver.tools.importing.model_files import SCALINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,36 +29,31 @@ if TYPE_CHECKING:
     from modelserver.tools.doctor.reports import Photo
 
 _COLOURS = 3
-_TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-_CAFFE = (123.68, 116.779, 103.939)
-# Name to mean and scale, red first; those of one channel come first.
-_CANDIDATES: tuple[tuple[str, Any, Any], ...] = (
-    ("0..1", 0.0, 1 / 255),
-    ("-1..1", 127.5, 1 / 127.5),
-    ("0..255", 0.0, 1.0),
-    ("torch", _TORCH[0], tuple(1 / one for one in _TORCH[1])),
-    ("caffe", _CAFFE, 1.0),
-)
+# The most frequent first.
+_SCALINGS = ("0..1", "-1..1", "0..255", "torch", "caffe")
 _FAILURES = (ModelError, RequestError, TimeoutError, ValueError, KeyError)
 
 
 def candidates(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give each scaling's name and the sidecar's keys that say it.
+    """Yield each scaling's name and its keys of a sidecar.
 
     Args:
-        channels: that the model takes; a gray one has no order and no means of colours.
+        channels: of the model; a gray one has no order and no means of colours.
     """
-    for name, mean, scale in _CANDIDATES:
+    for name in _SCALINGS:
+        keys = SCALINGS[name]
+        numbers = {key: keys[key] for key in ("mean", "scale")}
+        turned = {
+            key: number[::-1] if isinstance(number, tuple) else number
+            for key, number in numbers.items()
+        }
         if channels < _COLOURS:
-            if not isinstance(mean, tuple):
-                yield name, {"mean": mean, "scale": scale}
+            if numbers == turned:
+                yield name, numbers
             continue
-        yield f"{name} RGB", {"mean": mean, "scale": scale, "channels": 3}
-        turned = [one[::-1] if isinstance(one, tuple) else one for one in (mean, scale)]
-        yield (
-            f"{name} BGR",
-            {"mean": turned[0], "scale": turned[1], "channels": "bgr"},
-        )
+        rgb, bgr = (turned, numbers) if "channels" in keys else (numbers, turned)
+        yield f"{name} RGB", {**rgb, "channels": 3}
+        yield f"{name} BGR", {**bgr, "channels": "bgr"}
 
 
 def try_scalings(
@@ -71,12 +66,12 @@ def try_scalings(
 
     Args:
         settings: the server's.
-        photo: what shows the label.
+        photo: shows the label.
         label: as the label map has it.
-        progress: told before each model and at the end.
+        progress: called before each model and at the end.
     """
-    # A rewritten graph answers the same, and costs a comparison each time; and so does
-    # the CPU, whatever the server runs on.
+    # Neither a rewritten graph, which costs a comparison each time, nor a GPU changes
+    # the answers.
     quick = replace(settings, rewrite_graphs=False, require_gpu=False)
     folder = Path(settings.model_folder)
     found = [files for t in TASKS.values() for files in discover(folder, t).models]
@@ -84,7 +79,7 @@ def try_scalings(
     for done, files in enumerate(found):
         if progress:
             progress(done, len(found), f"trying {files.name}")
-        report = _tried(files, quick, photo, label)
+        report = _try_model(files, quick, photo, label)
         if report is not None:
             reports.append(report)
     if progress:
@@ -92,10 +87,10 @@ def try_scalings(
     return tuple(reports)
 
 
-def _tried(
+def _try_model(
     files: ModelFiles, settings: Settings, photo: Photo, label: str
 ) -> ModelTries | None:
-    """Try one model; ``None`` where it does not know the label."""
+    """Try one model; ``None`` if it does not know the label."""
     try:
         names = labels.read_labels(files.labels).names.values()
         if label not in names:
@@ -113,19 +108,19 @@ def _tried(
     return ModelTries(
         name=files.name,
         label=label,
-        tries=tuple(sorted(tries, key=lambda one: (not one.sees, -one.confidence))),
+        tries=tuple(sorted(tries, key=lambda t: (not t.sees, -t.confidence))),
     )
 
 
 def _signature(files: ModelFiles, settings: Settings) -> Signature:
-    """Load a model as it lies there, for what it takes."""
+    """Load a model with its own sidecar and return its signature."""
     model = Loader(settings)(files)
     model.close()
     return model.facts.signature
 
 
 class _Trial(NamedTuple):
-    """What is tried, whatever the scaling."""
+    """The model and photo of the trials."""
 
     files: ModelFiles
     settings: Settings
@@ -134,9 +129,9 @@ class _Trial(NamedTuple):
 
     def run(self, name: str, keys: dict[str, Any]) -> Try:
         """Load the model with one more sidecar, and run it on the photo."""
-        beside = self.files.sidecar
-        said = json.loads(beside.read_bytes()) if beside else {}
-        line = json.dumps({**said, **keys})
+        sidecar = self.files.sidecar
+        own_keys = json.loads(sidecar.read_bytes()) if sidecar else {}
+        line = json.dumps({**own_keys, **keys})
         try:
             answers = self._answers(line)
         except _FAILURES as err:
@@ -152,15 +147,15 @@ class _Trial(NamedTuple):
         )
 
     def _answers(self, line: str) -> Sequence[tuple[str, float]]:
-        """Lay the model's files into a folder of their own, with that sidecar."""
+        """Run the model in a folder of its own, with links and a sidecar."""
         with tempfile.TemporaryDirectory() as folder:
             sidecar = Path(folder) / f"{self.files.name}.json"
             sidecar.write_text(line, encoding="utf-8")
             files = replace(
                 self.files,
-                graph=_linked(self.files.graph, folder),
-                labels=self.files.labels and _linked(self.files.labels, folder),
-                facts=tuple(_linked(path, folder) for path in self.files.facts),
+                graph=_link(self.files.graph, folder),
+                labels=self.files.labels and _link(self.files.labels, folder),
+                facts=tuple(_link(path, folder) for path in self.files.facts),
                 sidecar=sidecar,
                 inside=False,
             )
@@ -171,7 +166,7 @@ class _Trial(NamedTuple):
                 model.close()
 
 
-def _linked(path: Path, folder: str) -> Path:
+def _link(path: Path, folder: str) -> Path:
     """Link to a file from a folder."""
     link = Path(folder) / path.name
     link.symlink_to(path.resolve())

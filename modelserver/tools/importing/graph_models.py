@@ -1,4 +1,4 @@
-"""Opens graphs of plain nodes: TensorFlow.js graph models, and graphs in text form.
+"""Graphs of plain nodes: TensorFlow.js graph models, and graphs in text form.
 
 Nothing here runs JavaScript: the original to compare with is the graph's own nodes, as
 TensorFlow runs them before anything was named or cut.
@@ -19,11 +19,10 @@ from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import graphdefs, ssdlite, tfjs
 from modelserver.tools.importing.source_models import (
     SourceModel,
+    conversion_errors,
     plain_session,
     session_run,
-    shorten,
 )
-from modelserver.tools.importing.tfjs import read_bounded
 from modelserver.tools.importing.tfjs_fused import unfuse
 
 if TYPE_CHECKING:
@@ -37,14 +36,15 @@ _PLACEHOLDERS = {"Placeholder", "PlaceholderV2"}
 _DEFAULTED = "PlaceholderWithDefault"
 _NO_ENDS = {"Const", "NoOp", _DEFAULTED, *_PLACEHOLDERS}
 _SSDLITE = {ssdlite.INPUT, ssdlite.BOXES, ssdlite.SCORES}
+_REFUSALS = (ValueError, TypeError, KeyError, tf.errors.OpError)
 
 
 @contextmanager
 def open_tfjs_graph(source: Path | Described) -> Iterator[SourceModel]:
     """Open a graph model; closed with the context.
 
-    One that ends in SSDLite's boxes and scores, as TensorFlow.js's coco-ssd does, is
-    given the suppression that it lacks.
+    A model that ends in SSDLite's boxes and scores, as TensorFlow.js's coco-ssd does,
+    gets the suppression that it lacks.
 
     Raises:
         ConversionError: not a whole graph model, one whose nodes TensorFlow does not
@@ -66,15 +66,15 @@ def open_tfjs_graph(source: Path | Described) -> Iterator[SourceModel]:
 
 @contextmanager
 def open_graph(
-    definition: Any, what: str, signature: _Signature = ({}, {})
+    definition: Any, form: str, signature: _Signature = ({}, {})
 ) -> Iterator[SourceModel]:
     """Open a graph of plain nodes; closed with the context.
 
     Args:
         definition: a ``GraphDef`` without variables.
-        what: the format, for a sentence.
-        signature: its inputs and outputs; where it has none, placeholders and what
-            nobody uses.
+        form: the format, for a sentence.
+        signature: its inputs and outputs; if it has none, the placeholders and the
+            nodes that no other node uses.
 
     Raises:
         ConversionError: TensorFlow refuses it, or it takes more than an image.
@@ -82,20 +82,20 @@ def open_graph(
     inputs = signature[0] or _placeholders(definition)
     outputs = signature[1] or _ends(definition)
     if len(inputs) != 1 or not outputs:
-        kind = "graph model" if what.startswith("TensorFlow.js") else what
+        kind = "graph model" if form.startswith("TensorFlow.js") else form
         raise ConversionError(
             f"the {kind} takes {', '.join(sorted(inputs)) or 'nothing'}, but a "
             "model is served with one image"
         )
     image = next(iter(inputs.values())).name
     graph = tf.Graph()
-    try:
-        with graph.as_default():
-            tf.import_graph_def(definition, name="")
-    except (ValueError, TypeError, KeyError, tf.errors.OpError) as err:
-        raise ConversionError(f"TensorFlow refuses the {what}: {shorten(err)}") from err
+    with (
+        conversion_errors(f"TensorFlow refuses the {form}", _REFUSALS),
+        graph.as_default(),
+    ):
+        tf.import_graph_def(definition, name="")
     with closing(plain_session(graph)) as session:
-        yield _source_model(graph, session, image, outputs, what)
+        yield _source_model(graph, session, image, outputs, form)
 
 
 def _source_model(
@@ -103,27 +103,27 @@ def _source_model(
     session: Any,
     image: str,
     outputs: Mapping[str, tfjs.Tensor],
-    what: str,
+    form: str,
 ) -> SourceModel:
-    """Put together what is known of a graph that a session holds."""
-    tensors = {key: _tensor(graph, one.name) for key, one in outputs.items()}
-    names = {key: one.name for key, one in outputs.items()}
+    """Return the model of a graph that a session holds."""
+    names = {key: output.name for key, output in outputs.items()}
+    tensors = {key: _tensor(graph, name) for key, name in names.items()}
     _tensor(graph, image)
     return SourceModel(
-        what=what,
+        format=form,
         graph_def=graph.as_graph_def(),
         input=image,
         outputs=names,
         run=session_run(session, image, names),
         ranks={
-            key: one.rank if one.rank is not None else tensors[key].shape.rank
-            for key, one in outputs.items()
+            key: tensors[key].shape.rank if output.rank is None else output.rank
+            for key, output in outputs.items()
         },
     )
 
 
 def _tensor(graph: Any, name: str) -> Any:
-    """Find a tensor of the signature, or refuse a name that no node gives."""
+    """Find a tensor of the signature, or refuse a name that no node has."""
     try:
         return graph.get_tensor_by_name(name)
     except (KeyError, ValueError) as err:
@@ -133,10 +133,10 @@ def _tensor(graph: Any, name: str) -> Any:
 
 
 def _placeholders(graph: Any) -> dict[str, tfjs.Tensor]:
-    """Give the inputs of a graph model that was written without a signature.
+    """Return the inputs of a graph model that was written without a signature.
 
-    One that has a default beside one that has none is a door that training used, such
-    as the bottleneck of TensorFlow's retrain script.
+    A placeholder with a default, next to one without, is an entry for training, such as
+    the bottleneck of TensorFlow's retrain script.
     """
     plain, defaulted = (
         {
@@ -150,7 +150,7 @@ def _placeholders(graph: Any) -> dict[str, tfjs.Tensor]:
 
 
 def _ends(graph: Any) -> dict[str, tfjs.Tensor]:
-    """Give the nodes that nobody uses."""
+    """Return the nodes that no other node uses."""
     used = {
         name.removeprefix("^").partition(":")[0]
         for node in graph.node
@@ -168,10 +168,11 @@ _PEEKED_BYTES = 4096
 # Weights in text take about four times their bytes.
 _MAX_BYTES = 1000 << 20
 _VARIABLES = {"Variable", "VariableV2", "VarHandleOp"}
+_UNREADABLE = (text_format.ParseError, UnicodeDecodeError, RecursionError)
 
 
 def is_text_graph(path: Path) -> bool:
-    """Tell whether a file begins as a graph in text form does."""
+    """Return whether a file begins as a graph in text form does."""
     with path.open("rb") as file:
         return _START.match(file.read(_PEEKED_BYTES)) is not None
 
@@ -182,20 +183,16 @@ def open_text_graph(path: Path) -> Iterator[SourceModel]:
 
     Raises:
         ConversionError: it is something else, such as a label map, it is not frozen,
-            or it takes more than an image.
+            or it takes more than one image.
     """
     if not is_text_graph(path):
         raise ConversionError(
             f"{path.name} is no graph in text form; a label map is given with --labels"
         )
     graph = graph_pb2.GraphDef()
-    try:
-        data = read_bounded(path, _MAX_BYTES)
+    with conversion_errors(f"{path.name} cannot be read as a graph", _UNREADABLE):
+        data = tfjs.read_bounded(path, _MAX_BYTES)
         text_format.Parse(data, graph, allow_unknown_field=False)
-    except (text_format.ParseError, UnicodeDecodeError, RecursionError) as err:
-        raise ConversionError(
-            f"{path.name} cannot be read as a graph: {shorten(err)}"
-        ) from err
     held = [node.name for node in graph.node if node.op in _VARIABLES]
     if held:
         raise ConversionError(

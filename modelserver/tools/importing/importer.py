@@ -1,8 +1,8 @@
-"""Brings a model of another format into a model folder.
+"""The import of a model of another format into a model folder.
 
 Everything is made in a hidden folder inside the model folder: written, found by the
 server's own discovery, loaded by its own session and compared with the original. Only
-then are the files moved to where they are served, label map and sidecar first.
+then the files are moved into the model folder, label map and sidecar first.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from modelserver.engine.discovery import discover
 from modelserver.runner import graphs
 from modelserver.tasks import labels
 from modelserver.tools.importing import freezing, model_files, parity, roles, sources
-from modelserver.tools.importing.scalings import (
-    SCALINGS,
-    known_scaling,
-    refuse_contradiction,
-)
+from modelserver.tools.importing.model_files import SCALINGS
+from modelserver.tools.importing.scalings import known_scaling, refuse_contradiction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,27 +35,27 @@ if TYPE_CHECKING:
     from modelserver.tools.importing.source_models import SourceModel
 
 Progress = Callable[[int, int, str], None]
-"""Told before each step and at the end: steps done, steps in all, what comes next."""
+"""Called before each step and at the end: steps done, steps in all, the next step."""
 
 STEPS = 5
-# What Teachable Machine and Custom Vision call their labels.
+# Teachable Machine's and Custom Vision's name of their labels.
 _LABELS = "labels.txt"
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the operator says about a model to import; every field is optional.
+    """The operator's facts about a model to import; every field is optional.
 
     Attributes:
-        kind: which task it does; ``None`` tells it by the outputs.
+        kind: which task it does; ``None`` decides by the outputs.
         labels: a label file, see ``model_files.read_labels``.
         first_id: id of the first name of a label file without numbers.
         outputs: role to the model's own name of an output.
         signature: of a SavedModel.
-        scaling: one of ``SCALINGS``; ``None`` leaves it to what the graph tells.
-        photo: bytes of an image to compare on, beside noise and a painted scene.
+        scaling: one of ``SCALINGS``; ``None`` leaves it to the graph.
+        photo: bytes of an image to compare on, besides noise and a painted scene.
         force: overwrite files that are there.
-        names: labels that lie beside the model, in their order, without a file.
+        names: labels that come with the model, in their order, without a file.
     """
 
     kind: str | None = None
@@ -74,12 +71,12 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import made.
+    """The result of an import.
 
     Attributes:
         kind: the task that the model does.
         paths: the files, the graph last.
-        notes: a sentence for each thing that was guessed or is worth a look.
+        notes: a sentence for each guess, and for each fact that is worth a look.
     """
 
     kind: str
@@ -88,7 +85,7 @@ class ImportResult:
 
 
 def import_model(
-    source: Path, name: str, folder: Path, wish: ImportOptions, progress: Progress
+    source: Path, name: str, folder: Path, options: ImportOptions, progress: Progress
 ) -> ImportResult:
     """Turn a model into a frozen graph, a label map and a sidecar in ``folder``.
 
@@ -97,8 +94,8 @@ def import_model(
             description, a graph in text form, or an archive of one of these.
         name: the model's, the prefix of its files.
         folder: made if it is not there.
-        wish: what the operator says.
-        progress: told of each step.
+        options: the operator's facts.
+        progress: called before each step.
 
     Raises:
         ConversionError: ``source`` is no such model, cannot be served or answers
@@ -109,11 +106,16 @@ def import_model(
         progress(0, STEPS, f"reading {source.name}")
         with (
             tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as scratch,
-            sources.open_source(source, wish.signature) as (original, found),
+            sources.open_source(source, options.signature) as (original, found),
         ):
-            wish, notes = _add_labels(wish, original, found)
+            options, notes = _add_labels(options, original, found)
             made = _import(
-                original, name, Path(scratch), folder, wish=wish, progress=progress
+                original,
+                name,
+                Path(scratch),
+                folder,
+                options=options,
+                progress=progress,
             )
             return replace(made, notes=(*made.notes, *notes))
     except ModelError as err:
@@ -130,36 +132,37 @@ def _import(
     scratch: Path,
     folder: Path,
     *,
-    wish: ImportOptions,
+    options: ImportOptions,
     progress: Progress,
 ) -> ImportResult:
     """Do the steps, each in ``scratch``, and move the files when all are done."""
-    placed = roles.detections_by_position(original)
+    positioned = roles.detections_by_position(original)
     task, outputs = roles.choose(
-        list(original.outputs), wish.kind, wish.outputs, placed
+        list(original.outputs), options.kind, options.outputs, positioned
     )
     ends = (task.labels_ending, task.graph_ending, ".json", exports.RECORD_END)
     targets = [folder / (name + end) for end in ends]
-    _refuse_existing(targets, wish)
-    progress(1, STEPS, f"freezing the {original.what}")
+    _refuse_existing(targets, options)
+    progress(1, STEPS, f"freezing the {original.format}")
     graph = scratch / (name + task.graph_ending)
     tensors = {
         task.outputs[role]: original.outputs[output] for role, output in outputs.items()
     }
     _write(graph, freezing.rename_ends(original.graph_def, original.input, tensors))
-    if names := _labels(wish, task):
+    if names := _labels(options, task):
         model_files.write_labels(scratch / (name + task.labels_ending), names)
-    if original.seen != Export():
-        _write(scratch / (name + exports.RECORD_END), exports.record(original.seen))
+    export = original.export
+    if export != Export():
+        _write(scratch / (name + exports.RECORD_END), exports.record(export))
     progress(2, STEPS, "finding out what it takes and gives")
-    signature = _signature(graph, name, task, wish, original.seen)
+    signature = _signature(graph, name, task, options, export)
     files = _discover(scratch, name, task)
     progress(3, STEPS, "comparing it with the original")
-    parity.compare(original, files, outputs, wish.photo)
-    notes = (*original.seen.notes, *signature.guesses, *_label_notes(files, signature))
+    parity.compare(original, files, outputs, options.photo)
+    notes = (*export.notes, *signature.guesses, *_label_notes(files, signature))
     progress(4, STEPS, f"moving it to {folder}")
-    paths = _move(scratch, targets, wish)
-    progress(STEPS, STEPS, f"{paths[-1]} answers as the {original.what} does")
+    paths = _move(scratch, targets, options)
+    progress(STEPS, STEPS, f"{paths[-1]} answers as the {original.format} does")
     return ImportResult(task.kind, paths, notes)
 
 
@@ -172,52 +175,49 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _signature(
-    graph: Path, name: str, task: Task[Any], wish: ImportOptions, seen: Export
+    graph: Path, name: str, task: Task[Any], options: ImportOptions, export: Export
 ) -> Signature:
-    """Find out what a frozen graph takes and gives; write the sidecar that it needs."""
+    """Return a frozen graph's signature, and write the sidecar that it needs."""
     imported = graphs.import_graph(graphs.read_checked_graph(graph))
-    if wish.scaling is not None:
-        refuse_contradiction(imported, task.kind, wish.scaling, seen)
-    sidecar: Mapping[str, Any] = SCALINGS.get(wish.scaling or "", {})
-    sidecar = sidecar or known_scaling(imported, task.kind, seen)
+    if options.scaling is not None:
+        refuse_contradiction(imported, task.kind, options.scaling, export)
+    sidecar: Mapping[str, Any] = SCALINGS.get(options.scaling or "", {})
+    sidecar = sidecar or known_scaling(imported, task.kind, export)
     path = graph.with_name(f"{name}.json")
     if sidecar:
         _write(path, msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
     return graphs.find_signature(
-        imported, task.kind, read_sidecar(path) if sidecar else None, export=seen
+        imported, task.kind, read_sidecar(path) if sidecar else None, export=export
     )
 
 
 def _add_labels(
-    wish: ImportOptions, original: SourceModel, found: Path
+    options: ImportOptions, original: SourceModel, found: Path
 ) -> tuple[ImportOptions, tuple[str, ...]]:
-    """Take the labels that lie beside a model, where none are asked for."""
-    if wish.labels is not None:
-        return wish, ()
-    if original.seen.names:
-        count = len(original.seen.names)
-        return (
-            replace(wish, names=original.seen.names),
-            (f"its {count} labels are those of {exports.METADATA}",),
-        )
+    """Add the labels that come with a model, if none are given; return a note, too."""
+    if options.labels is not None:
+        return options, ()
+    if names := original.export.names:
+        note = f"its {len(names)} labels are those of {exports.METADATA}"
+        return replace(options, names=names), (note,)
     for folder in (found.parent, found.parent.parent):
-        beside = folder / _LABELS
-        if beside.is_file():
+        labels_file = folder / _LABELS
+        if labels_file.is_file():
             note = f"its labels are those of {_LABELS} beside it (--labels FILE)"
-            return replace(wish, labels=beside), (note,)
-    return wish, ()
+            return replace(options, labels=labels_file), (note,)
+    return options, ()
 
 
-def _labels(wish: ImportOptions, task: Task[Any]) -> dict[int, str]:
-    """Give class id to name, where there are labels."""
-    first_id = task.first_id if wish.first_id is None else wish.first_id
-    if wish.labels is not None:
-        return model_files.read_labels(wish.labels, first_id)
-    return dict(enumerate(wish.names, first_id))
+def _labels(options: ImportOptions, task: Task[Any]) -> dict[int, str]:
+    """Return class id to name; empty if there are no labels."""
+    first_id = task.first_id if options.first_id is None else options.first_id
+    if options.labels is not None:
+        return model_files.read_labels(options.labels, first_id)
+    return dict(enumerate(options.names, first_id))
 
 
 def _discover(scratch: Path, name: str, task: Task[Any]) -> ModelFiles:
-    """Have the server's own discovery find the model, or say why it would not."""
+    """Find the model by the server's own discovery, or raise its reason not to."""
     found = discover(scratch, task)
     if len(found.models) == 1 and found.models[0].name == name:
         return found.models[0]
@@ -227,7 +227,7 @@ def _discover(scratch: Path, name: str, task: Task[Any]) -> ModelFiles:
 
 
 def _label_notes(files: ModelFiles, signature: Signature) -> Iterator[str]:
-    """Say how the label map fits, where that is known."""
+    """Yield notes on how the label map fits, if that is known."""
     if files.labels is None:
         yield "there is no label map: class ids are given as labels (--labels FILE)"
         return
@@ -240,25 +240,27 @@ def _label_notes(files: ModelFiles, signature: Signature) -> Iterator[str]:
         yield aligned.sentence
 
 
-def _refuse_existing(targets: list[Path], wish: ImportOptions) -> None:
-    """Refuse to overwrite what is there."""
-    there = [path for path in targets if path.exists()]
-    if there and not wish.force:
-        raise ConversionError(f"{there[0]} is there already; --force overwrites it")
+def _refuse_existing(targets: list[Path], options: ImportOptions) -> None:
+    """Refuse to overwrite files, unless forced."""
+    existing = [path for path in targets if path.exists()]
+    if existing and not options.force:
+        raise ConversionError(f"{existing[0]} is there already; --force overwrites it")
 
 
-def _move(scratch: Path, targets: list[Path], wish: ImportOptions) -> tuple[Path, ...]:
-    """Move what was made, each file whole at once and the graph last.
+def _move(
+    scratch: Path, targets: list[Path], options: ImportOptions
+) -> tuple[Path, ...]:
+    """Move the new files, each whole at once and the graph last.
 
-    A sidecar of the model that is overwritten would be taken for this one's.
+    The sidecar of a model that is overwritten goes, if the new one has none.
     """
-    _refuse_existing(targets, wish)
-    labels_target, graph_target, *beside = targets
+    _refuse_existing(targets, options)
+    labels_target, graph_target, *facts = targets
     moved = []
-    for target in (labels_target, *beside, graph_target):
-        made = scratch / target.name
-        if made.exists():
-            moved.append(made.replace(target))
-        elif target in beside:
+    for target in (labels_target, *facts, graph_target):
+        new = scratch / target.name
+        if new.exists():
+            moved.append(new.replace(target))
+        elif target in facts:
             target.unlink(missing_ok=True)
     return tuple(moved)

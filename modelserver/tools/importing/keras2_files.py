@@ -1,9 +1,9 @@
-"""Builds models by Keras 2 itself, for the ``.h5`` files and descriptions it wrote.
+"""The ``.h5`` files and descriptions that Keras 2 wrote, built by Keras 2 itself.
 
 Keras 3 reads some of them, but not models inside models, which Teachable Machine's are.
 The package ``tf_keras`` is Keras 2 on today's TensorFlow; its safe mode does not hold
-for descriptions, whose layers may bring Python code or read files. So every name in
-one is looked at first, and only Keras's own building blocks pass.
+for descriptions, whose layers may bring Python code or read files. So every name in a
+description is checked first, and only Keras's own building blocks pass.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import h5py
 import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.source_models import shorten
+from modelserver.tools.importing.source_models import conversion_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 # Their code, or the name of a function of TensorFlow's, stands in the file.
@@ -30,7 +31,7 @@ _READ_FILES = {
     "TFSMLayer",
 }
 _ALSO = {"Functional", "Model", "Sequential", "Policy", "DTypePolicy"}
-# How Keras 3 writes what goes from layer to layer.
+# Keras 3's names of the values that go from layer to layer.
 _ALSO_IN_KERAS_3 = {"__keras_tensor__", "__tuple__", "__numpy__"}
 _MODULES = ("keras", "tf_keras", "builtins")
 _INSTALL = "pip install --no-deps -r requirements-keras2.txt"
@@ -39,9 +40,9 @@ _MAX_NAMES = 100_000
 
 
 def is_keras_2_file(path: Path) -> bool:
-    """Tell whether Keras 2 wrote a file, or an older Keras.
+    """Return whether Keras 2, or an older Keras, wrote a file.
 
-    A file that cannot be read is none: Keras says what is wrong with it.
+    False for a file that cannot be read: loading it tells the fault.
     """
     try:
         with h5py.File(path) as file:
@@ -52,7 +53,7 @@ def is_keras_2_file(path: Path) -> bool:
 
 
 def import_keras_2(name: str) -> Any:
-    """Give the package that is Keras 2.
+    """Import and return the package that is Keras 2.
 
     Args:
         name: of the file that needs it.
@@ -70,7 +71,7 @@ def import_keras_2(name: str) -> Any:
 
 
 def choose_keras(topology: Mapping[str, Any], name: str) -> Any:
-    """Choose the Keras that wrote a description: 3 where it shows, else 2."""
+    """Choose the Keras that wrote a description: 3 if it says so, else 2."""
     if str(topology.get("keras_version", "2")).startswith("3") or "module" in topology:
         return tf.keras
     return import_keras_2(name)
@@ -84,25 +85,26 @@ def load(path: Path) -> Any:
             or Keras 2 is not installed.
     """
     keras = import_keras_2(path.name)
-    try:
-        with h5py.File(path) as file:
-            described = json.loads(_text(file.attrs["model_config"]))
-    except (OSError, ValueError, KeyError, RecursionError) as err:
-        raise ConversionError(f"{path.name} is broken: {shorten(err)}") from err
+    errors = (OSError, ValueError, KeyError, RecursionError)
+    with conversion_errors(f"{path.name} is broken", errors), h5py.File(path) as file:
+        described = json.loads(_text(file.attrs["model_config"]))
     check(described, keras, path.name)
     _measure(described, keras, path.name)
-    try:
+    with keras_errors(f"Keras {keras.__version__} does not load {path.name}"):
         return keras.models.load_model(path, compile=False)
-    except Exception as err:
-        # Broad, because Keras raises whatever its layers' constructors do for a file
-        # that is broken. Nothing else runs in here.
-        raise ConversionError(
-            f"Keras {keras.__version__} does not load {path.name}: {shorten(err)}"
-        ) from err
+
+
+def keras_errors(sentence: str) -> AbstractContextManager[None]:
+    """Raise Keras's errors as a ``ConversionError``; ``sentence`` goes before them.
+
+    All errors, because Keras passes on those of its layers' constructors for a file
+    that is broken or of another version. Nothing else may run inside.
+    """
+    return conversion_errors(sentence, Exception)
 
 
 def build(described: dict[str, Any], keras: Any, name: str) -> Any:
-    """Build a model from its description alone; its weights are made up.
+    """Build a model from its description alone, with random weights.
 
     Args:
         described: ``class_name`` and ``config``, as ``model.to_json`` writes them.
@@ -112,7 +114,7 @@ def build(described: dict[str, Any], keras: Any, name: str) -> Any:
     Raises:
         ConversionError: as :func:`load`.
     """
-    # TensorFlow.js adds what Keras 3 would take for an argument.
+    # TensorFlow.js adds keys that Keras 3 would take for arguments.
     keys = ("class_name", "config", "module", "registered_name", "build_config")
     described = {key: described[key] for key in keys if key in described}
     check(described, keras, name)
@@ -122,14 +124,8 @@ def build(described: dict[str, Any], keras: Any, name: str) -> Any:
 
 
 def _build(described: dict[str, Any], keras: Any, name: str) -> Any:
-    try:
+    with keras_errors(f"Keras {keras.__version__} does not load what {name} describes"):
         return keras.models.model_from_json(json.dumps(described))
-    except Exception as err:
-        # Broad, as above.
-        raise ConversionError(
-            f"Keras {keras.__version__} does not load what {name} describes: "
-            f"{shorten(err)}"
-        ) from err
 
 
 def check(described: object, keras: Any, name: str) -> None:
@@ -152,7 +148,7 @@ def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
     """
     with tf.Graph().as_default():
         model = _build(described, keras, name)
-        count = sum(one.shape.num_elements() or 0 for one in model.weights)
+        count = sum(weight.shape.num_elements() or 0 for weight in model.weights)
     if count > _MAX_PARAMETERS:
         raise ConversionError(
             f"{name} describes a model of {count} weights, more than a graph can hold"
@@ -171,12 +167,12 @@ def _blocks(keras: Any) -> set[str]:
 
 
 def _strange(described: object, blocks: set[str], left: list[int]) -> Iterator[str]:
-    """Give the names in a description that are not Keras's own.
+    """Yield the names in a description that are not Keras's own.
 
     Args:
         described: the description, or a part of it.
-        blocks: the names that are.
-        left: how many objects may still be looked at.
+        blocks: Keras's own names.
+        left: how many objects may still be checked.
     """
     left[0] -= 1
     if left[0] < 0:
@@ -191,6 +187,6 @@ def _strange(described: object, blocks: set[str], left: list[int]) -> Iterator[s
             yield str(module)[:100]
         described = list(described.values())
     if isinstance(described, list):
-        for one in described:
-            if isinstance(one, (dict, list)):
-                yield from _strange(one, blocks, left)
+        for part in described:
+            if isinstance(part, (dict, list)):
+                yield from _strange(part, blocks, left)

@@ -1,4 +1,4 @@
-"""Opens Keras classifiers: ``.keras`` and ``.h5`` files.
+"""Keras classifiers: ``.keras`` and ``.h5`` files.
 
 Keras's safe mode holds: a file that brings Python code of its own, as a Lambda layer
 does, is refused and never run.
@@ -21,18 +21,21 @@ from modelserver.core import exports
 from modelserver.core.errors import ConversionError
 from modelserver.core.exports import Export
 from modelserver.tools.importing import keras2_files, saved_models, tfjs
-from modelserver.tools.importing.source_models import SourceModel, shorten
+from modelserver.tools.importing.source_models import SourceModel, conversion_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
 OUTPUT = "scores"
+_MAX_DESCRIPTION_BYTES = 64 << 20
+_MAX_LOOKED_INTO = 64
+_NO_EXPORT = (ValueError, TypeError, RuntimeError, tf.errors.OpError)
 
 
-@contextmanager
-def open_keras_file(path: Path) -> Iterator[SourceModel]:
+def open_keras_file(path: Path) -> AbstractContextManager[SourceModel]:
     """Open a Keras model with one input and one output; closed with the context.
 
     Raises:
@@ -40,23 +43,18 @@ def open_keras_file(path: Path) -> Iterator[SourceModel]:
             or gives more than a classifier does.
     """
     if _has_weights_only(path):
-        described = _find_description(path)
-        with open_keras_parts(described, path) as original:
-            yield original
-        return
-    with open_keras_model(_load(path), path.name) as original:
-        yield original
+        return open_keras_parts(_find_description(path), path)
+    return open_keras_model(_load(path), path.name)
 
 
-@contextmanager
 def open_keras_parts(
     description: Path, weights: Path | None = None
-) -> Iterator[SourceModel]:
+) -> AbstractContextManager[SourceModel]:
     """Open a model whose layers and weights lie in two files.
 
     Args:
-        description: what ``model.to_json()`` wrote.
-        weights: the ``.h5`` file; found beside the description otherwise.
+        description: written by ``model.to_json()``.
+        weights: the ``.h5`` file; found next to the description by default.
     """
     described = read_description(description)
     if described is None:
@@ -64,20 +62,16 @@ def open_keras_parts(
     weights = weights or _find_weights(description)
     keras = keras2_files.choose_keras(described, description.name)
     model = keras2_files.build(described, keras, description.name)
-    try:
+    with keras2_files.keras_errors(
+        f"the weights in {weights.name} are not those of the layers in "
+        f"{description.name}"
+    ):
         model.load_weights(weights)
-    except Exception as err:
-        # Broad, because Keras raises whatever it meets in a file that does not fit.
-        raise ConversionError(
-            f"the weights in {weights.name} are not those of the layers in "
-            f"{description.name}: {shorten(err)}"
-        ) from err
-    with open_keras_model(model, description.name) as original:
-        yield original
+    return open_keras_model(model, description.name)
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """Read what Keras's ``to_json`` wrote; ``None`` for anything else.
+    """Read a description by Keras's ``to_json``; ``None`` for any other file.
 
     People write that text into a file as it is, or as JSON once more.
     """
@@ -91,7 +85,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
 
 
 def _has_weights_only(path: Path) -> bool:
-    """Tell whether an HDF5 file holds weights and no layers."""
+    """Return whether an HDF5 file holds weights and no layers."""
     if path.suffix.lower() == ".keras":
         return False
     try:
@@ -103,13 +97,11 @@ def _has_weights_only(path: Path) -> bool:
 
 def _find_description(weights: Path) -> Path:
     """Find the description that belongs to weights: of their name, or the only one."""
-    stem = weights.name.partition(".")[0].removesuffix("_weights")
-    beside = sorted(weights.parent.glob("*.json"))[:_MAX_LOOKED_INTO]
-    fitting = [path for path in beside if path.name.partition(".")[0] == stem]
-    for paths in (fitting, beside):
-        found = [path for path in paths if _is_description(path)]
-        if len(found) == 1:
-            return found[0]
+    stem = _stem(weights)
+    paths = sorted(weights.parent.glob("*.json"))[:_MAX_LOOKED_INTO]
+    found = _only(stem, [path for path in paths if _is_description(path)])
+    if found is not None:
+        return found
     raise ConversionError(
         f"{weights.name} has weights only; it needs the model's architecture: save the "
         f"whole model (model.save), or put what model.to_json() gives beside it as "
@@ -127,41 +119,42 @@ def _is_description(path: Path) -> bool:
 def _find_weights(description: Path) -> Path:
     """Find the weights that belong to a description: of its name, or the only ones."""
     stem = description.stem
-    beside = sorted(
-        path for path in description.parent.iterdir() if path.suffix in {".h5", ".hdf5"}
-    )
-    fitting = [
-        path
-        for path in beside
-        if path.name.partition(".")[0].removesuffix("_weights") == stem
-    ]
-    for found in (fitting, beside):
-        if len(found) == 1:
-            return found[0]
+    paths = description.parent.iterdir()
+    found = _only(stem, [path for path in paths if path.suffix in {".h5", ".hdf5"}])
+    if found is not None:
+        return found
     raise ConversionError(
         f"{description.name} describes a model's layers only; its weights belong "
         f"beside it as {stem}.weights.h5"
     )
 
 
-_MAX_DESCRIPTION_BYTES = 64 << 20
-_MAX_LOOKED_INTO = 64
+def _stem(weights: Path) -> str:
+    return weights.name.partition(".")[0].removesuffix("_weights")
+
+
+def _only(stem: str, paths: list[Path]) -> Path | None:
+    """Return the only path with a stem, or else the only path."""
+    for found in ([path for path in paths if _stem(path) == stem], paths):
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 @contextmanager
 def open_keras_model(
-    model: Any, name: str, what: str = "Keras model", seen: Export | None = None
+    model: Any, name: str, form: str = "Keras model", export: Export | None = None
 ) -> Iterator[SourceModel]:
-    """Open a model that Keras has in memory; as :func:`open_keras_file`.
+    """Open a model that Keras has in memory; see ``open_keras_file``.
 
     Args:
         model: of Keras 2 or 3.
         name: of its file, for sentences.
-        what: the format, for a sentence.
-        seen: what the files beside it tell.
+        form: the format, for a sentence.
+        export: the facts in the files next to it.
     """
     _refuse_shapeless(model, name)
-    told = read_layers(model, "Keras")
+    from_layers = read_layers(model, "Keras")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ConversionError(
             f"{name} has {len(model.inputs)} inputs and {len(model.outputs)} "
@@ -174,21 +167,18 @@ def open_keras_model(
 
     with tempfile.TemporaryDirectory(prefix="modelserver-keras-") as scratch:
         folder = Path(scratch) / "saved_model"
-        try:
-            # Keras 2 exports nothing else, and says so in words only; Keras 3 would
-            # tell of each of its variables.
-            keras_2 = type(model).__module__.startswith("tf_keras")
+        # Keras 3 would print each of its variables; Keras 2 knows no such argument.
+        keras_2 = type(model).__module__.startswith("tf_keras")
+        with conversion_errors(f"{name} cannot be exported", _NO_EXPORT):
             model.export(folder, **({} if keras_2 else {"verbose": False}))
-        except (ValueError, TypeError, RuntimeError, tf.errors.OpError) as err:
-            raise ConversionError(f"{name} cannot be exported: {shorten(err)}") from err
         with saved_models.open_saved_model(folder) as exported:
             tensor = next(iter(exported.outputs.values()))
             yield replace(
                 exported,
-                what=what,
+                format=form,
                 outputs={OUTPUT: tensor},
                 run=run,
-                seen=exports.merge([seen or Export(), told]) or Export(),
+                export=exports.merge([export or Export(), from_layers]) or Export(),
             )
 
 
@@ -210,14 +200,9 @@ def _load(path: Path) -> Any:
 
 
 def _load_by_keras_3(path: Path) -> Any:
-    try:
+    refusal = f"Keras {tf.keras.__version__} does not load {path.name}"
+    with keras2_files.keras_errors(refusal):
         return tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as err:
-        # Broad, because Keras raises whatever its layers' constructors do for a file
-        # that is broken or of another version. Nothing else runs in here.
-        raise ConversionError(
-            f"Keras {tf.keras.__version__} does not load {path.name}: {shorten(err)}"
-        ) from err
 
 
 # In front of these nothing but preprocessing stands.
@@ -228,10 +213,10 @@ _BYTES_MEAN = 2.0
 
 
 def read_layers(model: Any, tool: str) -> Export:
-    """Look at the layers in front of the first convolution.
+    """Return the facts in the layers in front of the first convolution.
 
     A model that scales its pixels itself takes 0..255. The statistics of a batch norm
-    are noted before freezing makes them constants like others.
+    are noted here, because freezing makes them constants like others.
     """
     notes: list[str] = []
     raw = False
@@ -254,8 +239,8 @@ def read_layers(model: Any, tool: str) -> Export:
             raw = raw or float(np.mean(mean)) > _BYTES_MEAN
         elif kind == "BatchNormalization":
             mean, variance = (
-                np.ravel(np.asarray(one))
-                for one in (layer.moving_mean, layer.moving_variance)
+                np.ravel(np.asarray(statistic))
+                for statistic in (layer.moving_mean, layer.moving_variance)
             )
             notes.append(
                 f"the layer {layer.name} (BatchNormalization) has seen pixels of mean "
@@ -270,7 +255,7 @@ def read_layers(model: Any, tool: str) -> Export:
 
 
 def _in_front(model: Any) -> Iterator[Any]:
-    """Give the layers before the first that looks at pixels, also in models inside."""
+    """Yield the layers before the first one of ``_SEES``, also in models inside."""
     for layer in model._flatten_layers(include_self=False):  # noqa: SLF001 - both Keras have it
         if type(layer).__name__ in _SEES:
             return
@@ -278,5 +263,5 @@ def _in_front(model: Any) -> Iterator[Any]:
 
 
 def _few(numbers: Any) -> str:
-    """Write the first few numbers."""
-    return ", ".join(f"{float(one):.6g}" for one in numbers[:3])
+    """Format the first few numbers."""
+    return ", ".join(f"{float(number):.6g}" for number in numbers[:3])

@@ -1,8 +1,8 @@
-"""Opens TensorFlow.js layers models: Keras's layers in JSON, their weights in shards.
+"""TensorFlow.js layers models: Keras's layers in JSON, their weights in shards.
 
-That is what Teachable Machine exports by default, and what Keras models become by
-TensorFlow.js's converter. Keras builds the layers again, under the same list of layers
-as for its own files; each weight goes to the layer that its name says.
+Teachable Machine exports them by default, and TensorFlow.js's converter makes them of
+Keras models. Keras builds the layers again, with the same list of permitted layers as
+for its own files; each weight goes to the layer in its name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modelserver.tools.importing.source_models import SourceModel
     from modelserver.tools.importing.tfjs import Described
 
-WHAT = "TensorFlow.js layers model"
+FORMAT = "TensorFlow.js layers model"
 _NO_IMAGES = "@teachablemachine/pose", "tfjsSpeechCommandsVersion"
 
 
@@ -36,7 +36,7 @@ def open_layers_model(model: Described) -> Iterator[SourceModel]:
         ConversionError: it needs code of its own, its weights are not those of its
             layers, or it takes something else than an image.
     """
-    seen = _metadata(model.path.with_name(exports.METADATA))
+    export = _metadata(model.path.with_name(exports.METADATA))
     topology = model.content["modelTopology"]
     described = topology.get("model_config", topology)
     if not isinstance(described, dict):
@@ -45,12 +45,14 @@ def open_layers_model(model: Described) -> Iterator[SourceModel]:
     built = keras2_files.build(described, keras, model.path.name)
     _refuse_no_image(built, model.path.name)
     set_weights(built, tfjs.read_weights(model))
-    with keras_files.open_keras_model(built, model.path.name, WHAT, seen) as original:
+    with keras_files.open_keras_model(
+        built, model.path.name, FORMAT, export
+    ) as original:
         yield original
 
 
 def _metadata(path: Path) -> Export | None:
-    """Read what Teachable Machine wrote beside its model."""
+    """Read Teachable Machine's file next to its model."""
     try:
         data = tfjs.read_bounded(path, exports.MAX_BYTES)
     except FileNotFoundError:
@@ -65,18 +67,18 @@ def _metadata(path: Path) -> Export | None:
 
 def _refuse_no_image(model: Any, name: str) -> None:
     """Refuse a model that takes a row of numbers, or several things."""
-    shapes = [tuple(one.shape) for one in model.inputs or []]
+    shapes = [tuple(tensor.shape) for tensor in model.inputs or []]
     if len(shapes) == 1 and len(shapes[0]) <= 1:
         raise ConversionError(f"{name} takes {shapes[0]}, which is no image")
 
 
 def set_weights(model: Any, weights: Mapping[str, NDArray[Any]]) -> None:
-    """Give each weight of a model its value, by name and with its shape checked.
+    """Set each weight of a model, by its name, and check the shape.
 
     Args:
         model: built by Keras.
-        weights: by the names that TensorFlow.js wrote: ``layer/kernel``, perhaps in
-            the layer's scopes.
+        weights: by TensorFlow.js's names: ``layer/kernel``, perhaps in the layer's
+            scopes.
 
     Raises:
         ConversionError: one is missing, left over, or of another shape.
@@ -96,19 +98,19 @@ def set_weights(model: Any, weights: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _variables(model: Any) -> Iterator[tuple[str, Any]]:
-    """Give each weight with its layer's name, also those of models inside."""
-    seen: set[int] = set()
+    """Yield each weight after its layer's name, also those of models inside."""
+    visited: set[int] = set()
     for layer in model._flatten_layers(include_self=False):  # noqa: SLF001 - both Keras have it
         if hasattr(layer, "layers"):
             continue
         for variable in layer.weights:
-            if id(variable) not in seen:
-                seen.add(id(variable))
+            if id(variable) not in visited:
+                visited.add(id(variable))
                 yield layer.name, variable
 
 
 def _find_name(weights: Mapping[str, Any], layer: str, variable: Any) -> str:
-    """Find a layer's weight among those that are left."""
+    """Find the name of a layer's weight among those that are left."""
     full = str(getattr(variable, "path", variable.name)).partition(":")[0]
     if full in weights:
         return full

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import secrets
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelserver.core.errors import ConversionError, LabelMapError
 from modelserver.tasks import TASKS, by_labels, labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -23,7 +23,7 @@ def read_labels(path: Path, first_id: int = 0) -> dict[int, str]:
 
     Args:
         path: see ``labels.read_labels``.
-        first_id: id of the first name where the file has no numbers of its own.
+        first_id: id of the first name if the file has no numbers.
 
     Returns:
         Class id to name.
@@ -50,11 +50,11 @@ def write_labels(path: Path, names: dict[int, str]) -> None:
 def write_label_map(
     source: Path, target: Path, first_id: int | None = None, *, force: bool = False
 ) -> dict[int, str]:
-    """Read a label file and write it as a label map, which appears whole.
+    """Read a label file and write it as a label map, whole or not at all.
 
     Args:
-        source: see :func:`read_labels`.
-        target: its name says whose it is: ``*.label_map.pbtxt`` a detector's.
+        source: see ``read_labels``.
+        target: a name ``*.label_map.pbtxt`` is a detector's.
         first_id: of a file without numbers; ``None`` chooses by ``target``.
         force: overwrite.
 
@@ -62,7 +62,7 @@ def write_label_map(
         Class id to name.
 
     Raises:
-        ConversionError: ``source`` is none, or ``target`` cannot be written.
+        ConversionError: ``source`` is no label file, or ``target`` cannot be written.
     """
     if target.exists() and not force:
         raise ConversionError(f"{target} is there already; --force overwrites it")
@@ -98,12 +98,22 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 ROLES = tuple(dict.fromkeys(role for task in TASKS.values() for role in task.outputs))
-SCALING_NAMES = ("0..255", "0..1", "-1..1", "caffe", "torch")
+# The usual names of scalings to a sidecar's keys: (pixel - mean) * scale is fed.
+SCALINGS: dict[str, Mapping[str, Any]] = {
+    "0..255": {"mean": 0.0, "scale": 1.0},
+    "0..1": {"mean": 0.0, "scale": 1 / 255},
+    "-1..1": {"mean": 127.5, "scale": 1 / 127.5},
+    "caffe": {"mean": (103.939, 116.779, 123.68), "scale": 1.0, "channels": "bgr"},
+    "torch": {
+        "mean": (123.675, 116.28, 103.53),
+        "scale": (1 / 58.395, 1 / 57.12, 1 / 57.375),
+    },
+}
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes ``target`` if nothing is raised.
+    """Yield a path to write to, which becomes ``target`` if nothing is raised.
 
     The temporary file lies in the same folder, under a name that is no model's, so
     that ``target`` is there whole or not at all.

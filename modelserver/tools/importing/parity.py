@@ -1,4 +1,4 @@
-"""Whether a converted model answers as its original does, by the server's own way."""
+"""The comparison of a converted model with its original, run as the server runs it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def compare(
         original: open.
         files: the converted model's.
         outputs: role to the original's name of its output.
-        photo: bytes of an image, beside a painted scene and noise.
+        photo: bytes of an image, used besides a painted scene and noise.
 
     Raises:
-        ConversionError: some score differs by more than 1e-4, a box by more than 1e-3,
-            or a class; or the photo is none.
+        ConversionError: a score differs by more than 1e-4, a box by more than 1e-3, or
+            a class; or the photo cannot be decoded.
         ModelError: the converted model cannot be loaded.
     """
     job = Job(
@@ -55,13 +55,13 @@ def compare(
     session = ModelSession(job)
     try:
         session.open()
-        for what, image in _images(session.signature, photo):
+        for subject, image in _images(session.signature, photo):
             run = original.run(_own_feed(original, image, session.signature))
             before = {role: run[name] for role, name in outputs.items()}
             difference = _difference(before, session.run([image])[0], session.signature)
             if difference is not None:
                 raise ConversionError(
-                    f"the converted graph answers otherwise on {what}: {difference}"
+                    f"the converted graph answers otherwise on {subject}: {difference}"
                 )
     except RequestError as err:
         raise ConversionError(f"the converted graph cannot be run: {err}") from err
@@ -70,16 +70,17 @@ def compare(
 
 
 def _own_feed(original: SourceModel, image: Any, signature: Signature) -> Any:
-    """Feed an image to the original as its own source would, where that is told.
+    """Prepare an image as the original's own tool would, if its export says how.
 
-    Otherwise nothing tells it but the server's own reading, by which both are fed.
+    If it does not, both are fed by the server's signature.
     """
-    told = original.seen
+    export = original.export
     plain = signature.dtype == "float32" and signature.layout == "NHWC"
-    if told.mean is None or told.scale is None or not plain:
+    if export.mean is None or export.scale is None or not plain:
         return prepare([image], signature)
-    pixels = image[None, ..., ::-1] if told.bgr else image[None]
-    mean, scale = (np.asarray(one, np.float32) for one in (told.mean, told.scale))
+    pixels = image[None, ..., ::-1] if export.bgr else image[None]
+    mean = np.asarray(export.mean, np.float32)
+    scale = np.asarray(export.scale, np.float32)
     return (pixels.astype(np.float32) - mean) * scale
 
 
@@ -106,7 +107,7 @@ def _probabilities(outputs: Any, signature: Signature) -> Any:
 def _images(
     signature: Signature, photo: bytes | None
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Give what to compare on, uint8 [height, width, channels], by name."""
+    """Yield the images to compare on, uint8 [height, width, channels], by name."""
     names = ("a scene", "noise", "a scene of another size")
     yield from zip(names, rewriting.sample_images(signature), strict=False)
     if photo is None:

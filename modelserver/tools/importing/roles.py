@@ -1,4 +1,4 @@
-"""Which output of a model plays which role."""
+"""The roles of a model's outputs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def choose(
     outputs: Sequence[str],
     kind: str | None,
     given: Mapping[str, str],
-    placed: Mapping[str, str] | None = None,
+    positioned: Mapping[str, str] | None = None,
 ) -> tuple[Task[Any], dict[str, str]]:
     """Choose the task of a model and the output of each role.
 
     Args:
         outputs: the model's own names of its outputs.
-        kind: as asked for; ``None`` tells it by the outputs.
-        given: role to output, as asked for; wins over what the names say.
-        placed: role to output, as the outputs' places tell where their names do not.
+        kind: as asked for; ``None`` decides by the outputs.
+        given: role to output, as asked for; wins over the names.
+        positioned: role to output, by the outputs' positions; the names win over it.
 
     Returns:
         The task, and role to the model's own name.
@@ -35,10 +35,11 @@ def choose(
     Raises:
         ConversionError: a role has no output, or there is no such output or role.
     """
-    placed = placed or {}
-    task = by_kind(kind) if kind else _told(outputs, placed.keys() | given.keys())
+    positioned = positioned or {}
+    known = positioned.keys() | given.keys()
+    task = by_kind(kind) if kind else _task(outputs, known)
     _refuse_unknown(outputs, given, task)
-    named = {**(placed if placed.keys() <= task.outputs.keys() else {})}
+    named = {**(positioned if positioned.keys() <= task.outputs.keys() else {})}
     named |= {**task.named_outputs(outputs), **given}
     found = {role: named[role] for role in task.outputs if role in named}
     missing = [role for role in task.outputs if role not in {*found, *task.optional}]
@@ -51,14 +52,16 @@ def choose(
     return task, found
 
 
-def _told(outputs: Sequence[str], known: Collection[str]) -> Task[Any]:
-    """Tell the task by a role that no other has; a classifier's scores are nobody's.
+def _task(outputs: Sequence[str], known: Collection[str]) -> Task[Any]:
+    """Return the task that has a role which no other has; else classification.
 
     Args:
-        known: roles that are asked for, or that the outputs' places tell.
+        known: roles that are asked for, or found by the outputs' positions.
     """
     for task in TASKS.values():
-        others = {r for one in TASKS.values() if one is not task for r in one.outputs}
+        others = {
+            r for other in TASKS.values() if other is not task for r in other.outputs
+        }
         own = task.outputs.keys() - others - task.optional
         if own & {*known, *task.named_outputs(outputs)}:
             return task
@@ -68,7 +71,7 @@ def _told(outputs: Sequence[str], known: Collection[str]) -> Task[Any]:
 def _refuse_unknown(
     outputs: Sequence[str], given: Mapping[str, str], task: Task[Any]
 ) -> None:
-    """Refuse what was asked for, where there is no such role or output."""
+    """Refuse a role or an output that there is not."""
     for role, name in given.items():
         if role not in task.outputs:
             raise ConversionError(
@@ -83,13 +86,13 @@ def _refuse_unknown(
 
 
 def detections_by_position(original: SourceModel) -> dict[str, str]:
-    """Find the outputs whose names tell a place only, by the rule of the server."""
+    """Find a detector's outputs by the positions in their names, as the server does."""
     named = DETECTION.named_outputs(list(original.outputs))
-    places = {
-        place: output
-        for place, output in original.places.items()
+    positions = {
+        position: output
+        for position, output in original.positions.items()
         if output not in named.values()
     }
-    ranks = {place: original.ranks.get(output) for place, output in places.items()}
-    told = roles_by_index(ranks, named)
-    return {role: places[place] for role, place in told.items()}
+    ranks = {n: original.ranks.get(output) for n, output in positions.items()}
+    found = roles_by_index(ranks, named)
+    return {role: positions[position] for role, position in found.items()}

@@ -1,8 +1,8 @@
-"""Opens SavedModels, of TensorFlow 1 and 2 alike.
+"""SavedModels, of TensorFlow 1 and 2 alike.
 
 They are loaded as TensorFlow 1 does it: graph, variables, and one session. So the
-signature's own nodes are what is frozen and what is compared with, and no Python class
-that the model was made of is needed.
+signature's own nodes are frozen and compared with, and none of the model's Python
+classes is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from modelserver.core.errors import ConversionError
 from modelserver.tools.importing.freezing import freeze, inline_functions
 from modelserver.tools.importing.source_models import (
     SourceModel,
+    conversion_errors,
     plain_session,
     session_run,
-    shorten,
 )
 
 if TYPE_CHECKING:
@@ -30,12 +30,17 @@ v1 = tf.compat.v1
 
 SERVE = "serve"
 DEFAULT = "serving_default"
-# What TensorFlow puts beside the signatures of a SavedModel, for itself.
+# TensorFlow's own entries next to the signatures of a SavedModel.
 _INTERNAL = "__saved_model_"
+# TensorFlow's errors for a folder that is no whole SavedModel.
+_BROKEN = (
+    *(tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError),
+    DecodeError,
+)
 
 
 def is_saved_model(path: Path) -> bool:
-    """Tell whether a folder holds a SavedModel."""
+    """Return whether a folder holds a SavedModel."""
     return any((path / f"saved_model.{end}").is_file() for end in ("pb", "pbtxt"))
 
 
@@ -49,7 +54,7 @@ def open_saved_model(
 
     Args:
         folder: holds ``saved_model.pb`` and ``variables``.
-        signature: which to take; by default ``serving_default``, or the only one.
+        signature: by default ``serving_default``, or the only one.
 
     Raises:
         ConversionError: it cannot be loaded, has no such signature, takes more than an
@@ -68,7 +73,7 @@ def open_saved_model(
 
 
 def _tensors(signature: Any) -> tuple[str, dict[str, str]]:
-    """Give a signature's one input and its outputs by key, as tensor names."""
+    """Return a signature's one input and its outputs by key, as tensor names."""
     inputs = [info.name for info in signature.inputs.values()]
     if len(inputs) != 1 or not inputs[0]:
         raise ConversionError(
@@ -82,31 +87,21 @@ def _tensors(signature: Any) -> tuple[str, dict[str, str]]:
 
 
 def _load(session: Any, folder: Path) -> Mapping[str, Any]:
-    """Load a SavedModel into a session and give its signatures."""
-    try:
+    """Load a SavedModel into a session and return its signatures."""
+    broken = f"{folder.name} is not a whole SavedModel for serving"
+    with conversion_errors(broken, _BROKEN):
         meta_graph = v1.saved_model.loader.load(session, [SERVE], str(folder))
-    except (
-        tf.errors.OpError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        DecodeError,
-    ) as err:
-        raise ConversionError(
-            f"{folder.name} is not a whole SavedModel for serving: {shorten(err)}"
-        ) from err
     return {
-        key: one
-        for key, one in meta_graph.signature_def.items()
+        key: signature
+        for key, signature in meta_graph.signature_def.items()
         if not key.startswith(_INTERNAL)
     }
 
 
-def _choose(signatures: Mapping[str, Any], asked: str | None) -> Any:
-    """Choose a signature: as asked, the default, the only one."""
+def _choose(signatures: Mapping[str, Any], wanted: str | None) -> Any:
+    """Choose a signature: the one that is asked for, the default, or the only one."""
     only = next(iter(signatures)) if len(signatures) == 1 else DEFAULT
-    key = asked or (DEFAULT if DEFAULT in signatures else only)
+    key = wanted or (DEFAULT if DEFAULT in signatures else only)
     if key not in signatures:
         there = ", ".join(sorted(signatures)) or "none"
         raise ConversionError(

@@ -1,4 +1,4 @@
-"""How pixels are scaled, as a sidecar says it."""
+"""The scaling of a model's pixels, for its sidecar."""
 
 from __future__ import annotations
 
@@ -8,51 +8,39 @@ import numpy as np
 
 from modelserver.core.errors import ConversionError, GraphError
 from modelserver.runner import graphs
-from modelserver.tools.importing.model_files import SCALING_NAMES
+from modelserver.tools.importing.model_files import SCALINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from modelserver.core.exports import Export
-    from modelserver.core.signatures import Kind
+    from modelserver.core.signatures import Kind, Signature
 
-_CAFFE = (103.939, 116.779, 123.68)
-_TORCH_MEAN = (123.675, 116.28, 103.53)
-_TORCH_DEVIATION = (58.395, 57.12, 57.375)
-# What people call a scaling, to a sidecar's keys: (pixel - mean) * scale is fed.
-_SIDECARS: tuple[Mapping[str, Any], ...] = (
-    {"mean": 0.0, "scale": 1.0},
-    {"mean": 0.0, "scale": 1 / 255},
-    {"mean": 127.5, "scale": 1 / 127.5},
-    {"mean": _CAFFE, "scale": 1.0, "channels": "bgr"},
-    {"mean": _TORCH_MEAN, "scale": tuple(1 / one for one in _TORCH_DEVIATION)},
-)
-# What a graph says itself. Names and statistics are evidence that the server weighs at
-# each load, and tells as what it is: written down they would pass for the operator's.
-_TOLD = {"arithmetic"}
+# Evidence in the graph itself. Names and statistics the server weighs at each load, and
+# reports as guesses: in a sidecar they would pass for the operator's word.
+_IN_THE_GRAPH = {"arithmetic"}
 _CERTAIN = {"arithmetic", "export files"}
-SCALINGS = dict(zip(SCALING_NAMES, _SIDECARS, strict=True))
 
 
 def known_scaling(
-    graph: Any, kind: Kind, seen: Export | None = None
+    graph: Any, kind: Kind, export: Export | None = None
 ) -> Mapping[str, Any]:
-    """Return the sidecar that fixes a scaling which the graph tells.
+    """Return the sidecar with the scaling that the graph itself shows.
 
     Args:
         graph: a ``tf.Graph``, frozen.
         kind: the task it does.
-        seen: what the import saw in the original; it is kept beside the graph.
+        export: the original's facts, which are kept next to the graph.
 
     Returns:
-        Empty where pixels are fed as they are, and where the server could only guess
-        by habit: that is no knowledge to write down.
+        Empty if pixels are fed as they are, or if the server can only guess, because a
+        guess is not to be written down.
     """
     try:
-        signature = graphs.find_signature(graph, kind, None, export=seen)
+        signature = graphs.find_signature(graph, kind, None, export=export)
     except GraphError:
         return {}
-    if signature.scaling is None or signature.scaling.source not in _TOLD:
+    if signature.scaling is None or signature.scaling.source not in _IN_THE_GRAPH:
         return {}
     known: dict[str, Any] = {
         "mean": _plain(signature.mean),
@@ -63,45 +51,42 @@ def known_scaling(
     return known
 
 
-def refuse_contradiction(graph: Any, kind: Kind, asked: str, seen: Export) -> None:
-    """Refuse a scaling that the model itself does already, or does otherwise.
+def refuse_contradiction(graph: Any, kind: Kind, asked: str, export: Export) -> None:
+    """Refuse a scaling if the model scales its pixels itself, in another way.
 
     Args:
         graph: a ``tf.Graph``, frozen.
         kind: the task it does.
         asked: one of ``SCALINGS``.
-        seen: what the import saw in the original.
+        export: the original's facts.
 
     Raises:
-        ConversionError: the sentence says what the model takes.
+        ConversionError: with the scaling that the model takes.
     """
     try:
-        signature = graphs.find_signature(graph, kind, None, export=seen)
+        signature = graphs.find_signature(graph, kind, None, export=export)
     except GraphError:
         return
     evidence = signature.scaling
     if evidence is None or evidence.source not in _CERTAIN:
         return
-    wanted = SCALINGS[asked]
-    pairs = ((wanted["mean"], signature.mean), (wanted["scale"], signature.scale))
-    if all(np.allclose(one, other, rtol=0.01, atol=1e-6) for one, other in pairs):
+    fitting = [name for name, keys in SCALINGS.items() if _fits(keys, signature)]
+    if asked in fitting:
         return
-    told = next(
-        (
-            name
-            for name, one in SCALINGS.items()
-            if np.allclose(one["mean"], signature.mean, rtol=0.01, atol=1e-6)
-            and np.allclose(one["scale"], signature.scale, rtol=0.01, atol=1e-6)
-        ),
-        "other pixels",
-    )
+    taken = fitting[0] if fitting else "other pixels"
     raise ConversionError(
         f"the model scales its pixels itself ({evidence.why or evidence.source}) and "
-        f"takes {told}: with --scaling {asked} they would be scaled twice. Leave "
+        f"takes {taken}: with --scaling {asked} they would be scaled twice. Leave "
         "--scaling out"
     )
 
 
+def _fits(keys: Mapping[str, Any], signature: Signature) -> bool:
+    """Return whether a sidecar's keys say a signature's mean and scale."""
+    pairs = ((keys["mean"], signature.mean), (keys["scale"], signature.scale))
+    return all(np.allclose(a, b, rtol=0.01, atol=1e-6) for a, b in pairs)
+
+
 def _plain(numbers: tuple[float, ...]) -> float | tuple[float, ...]:
-    """Write one number as a number."""
+    """Return a single number as a number."""
     return numbers[0] if len(numbers) == 1 else numbers

@@ -1,4 +1,4 @@
-"""Tells what was given to an import, and who opens it; or what it is instead."""
+"""The formats that can be imported: how a source is recognised, unpacked and opened."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from modelserver.tools.importing import (
     saved_models,
     tfjs,
 )
+from modelserver.tools.importing.source_models import refuse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,12 +51,13 @@ _NOT_THESE: dict[str, str] = {
         "the model as a SavedModel",
     ),
 }
-_WHAT = (
+_FORMATS = (
     "what can be imported: a SavedModel's folder, a .keras or .h5 file, a "
     "TensorFlow.js model's .json file or folder, a graph in text form (.pbtxt), a .zip "
     "of one of these"
 )
-_LFS = b"version https://git-lfs"
+
+_POINTER_BYTES = 200
 _MAX_MEMBERS = 2000
 _MAX_UNPACKED_BYTES = 2000 << 20
 _MAX_DEPTH = 3
@@ -65,10 +67,10 @@ _MAX_DEPTH = 3
 def open_source(
     source: Path, signature: str | None = None
 ) -> Iterator[tuple[SourceModel, Path]]:
-    """Open whatever was given; closed with the context.
+    """Open a model of any of the formats; closed with the context.
 
-    Gives the model, and the file or folder that it was found in: that is another one
-    where a folder or an archive was given.
+    Yields:
+        The model, and the file or folder of it, which may lie inside ``source``.
 
     Args:
         source: a file or folder of one of the formats.
@@ -78,11 +80,11 @@ def open_source(
         ConversionError: it is something else, or not whole.
     """
     if not source.exists():
-        raise ConversionError(f"{source} is not there; {_WHAT}")
+        raise ConversionError(f"{source} is not there; {_FORMATS}")
     with tempfile.TemporaryDirectory(prefix="modelserver-import-") as scratch:
         if source.is_file() and source.suffix.lower() == ".zip":
-            # Two folders deep, as labels are looked for beside a model and above it:
-            # not in the folder of everybody's temporary files.
+            # Two folders deep, because labels are looked for next to a model and above
+            # it: not in the folder of everybody's temporary files.
             folder = Path(scratch) / "archive" / "unpacked"
             folder.mkdir(parents=True)
             source = _unpack(source, folder)
@@ -96,7 +98,8 @@ def _find(source: Path) -> Path:
     if source.is_file() and source.name in {"saved_model.pb", "saved_model.pbtxt"}:
         return source.parent
     if source.is_file():
-        _refuse_pointer(source)
+        with source.open("rb") as file:
+            refuse_pointer(source.name, file.read(_POINTER_BYTES))
         return source
     found = list(_candidates(source, _MAX_DEPTH))
     if len(found) > 1:
@@ -104,13 +107,13 @@ def _find(source: Path) -> Path:
         raise ConversionError(f"{source.name} holds several models: {two}; name one")
     if not found:
         raise ConversionError(
-            f"{source.name} holds no model that can be imported; {_WHAT}"
+            f"{source.name} holds no model that can be imported; {_FORMATS}"
         )
     return found[0]
 
 
 def _candidates(folder: Path, depth: int) -> Iterator[Path]:
-    """Give the models in a folder; those below it only where it holds none itself."""
+    """Yield the models in a folder; those below it only if it holds none itself."""
     if saved_models.is_saved_model(folder):
         yield folder
         return
@@ -132,7 +135,7 @@ def _candidates(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _opener(source: Path, signature: str | None) -> AbstractContextManager[SourceModel]:
-    """Choose who opens a model that was found."""
+    """Return the context that opens a model."""
     if source.is_dir():
         return saved_models.open_saved_model(source, signature)
     ending = source.suffix.lower()
@@ -150,12 +153,12 @@ def _opener(source: Path, signature: str | None) -> AbstractContextManager[Sourc
             f"{source.name} is a TensorFlow.js model of its first format (before 1.0); "
             "import the SavedModel or Keras file that it was made of"
         )
-    what = _NOT_THESE.get(ending, "no model that can be imported")
-    raise ConversionError(f"{source.name} is {what}; {_WHAT}")
+    instead = _NOT_THESE.get(ending, "no model that can be imported")
+    raise ConversionError(f"{source.name} is {instead}; {_FORMATS}")
 
 
 def _opener_of_json(source: Path) -> AbstractContextManager[SourceModel]:
-    """Choose who opens a description: of TensorFlow.js, or of Keras's layers alone."""
+    """Return the context for a description, of TensorFlow.js or of Keras's layers."""
     if tfjs.find_description(source) is None:
         from modelserver.tools.importing import keras_files  # noqa: PLC0415
 
@@ -172,15 +175,6 @@ def _opener_of_tfjs(model: Described) -> AbstractContextManager[SourceModel]:
     return graph_models.open_tfjs_graph(model)
 
 
-def _refuse_pointer(source: Path) -> None:
-    with source.open("rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise ConversionError(
-                f"{source.name} is a Git LFS pointer, not the file it points to; run "
-                "'git lfs pull' where it came from"
-            )
-
-
 def _unpack(archive: Path, scratch: Path) -> Path:
     """Unpack an archive, as Teachable Machine hands them out, within limits.
 
@@ -190,14 +184,14 @@ def _unpack(archive: Path, scratch: Path) -> Path:
     left = _MAX_UNPACKED_BYTES
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [one for one in file.infolist() if not one.is_dir()]
+            members = [member for member in file.infolist() if not member.is_dir()]
             if len(members) > _MAX_MEMBERS:
                 raise ConversionError(f"{archive.name} holds too many files")
             for member in members:
                 target = scratch / _within(archive, member.filename)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as packed, target.open("wb") as plain:
-                    # What the archive says of its sizes need not be true.
+                    # The sizes in the archive need not be true.
                     while chunk := packed.read(1 << 20):
                         left -= len(chunk)
                         if left < 0:
@@ -217,7 +211,7 @@ def _unpack(archive: Path, scratch: Path) -> Path:
 
 
 def _within(archive: Path, name: str) -> PurePosixPath:
-    """Give a member's path, which must stay inside the folder it is unpacked to."""
+    """Return a member's path, which must stay inside the folder it is unpacked to."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
         raise ConversionError(

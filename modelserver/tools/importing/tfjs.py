@@ -1,4 +1,4 @@
-"""Reads TensorFlow.js models: the description, the binary shards, and the graph.
+"""The files of TensorFlow.js models: the description, the binary shards, the graph.
 
 The description is ``model.json``, or a file of another name if the model was renamed.
 Its weights lie one after the other in the shards, as the weights manifest says, where
@@ -22,7 +22,7 @@ from tensorflow.core.framework import graph_pb2
 
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import graphdefs
-from modelserver.tools.importing.source_models import shorten
+from modelserver.tools.importing.source_models import refuse_pointer, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +38,9 @@ _MAX_DESCRIPTION_BYTES = 64 << 20
 # As much as a frozen graph may hold.
 _MAX_WEIGHT_BYTES = 2000 << 20
 _MAX_LOOKED_INTO = 64
-_LFS = b"version https://git-lfs"
-# What a download leaves of an address: weights.bin?alt=media&token=...
+# The endings of a lone shard that was renamed with its description.
+_RENAMED = (".bin", ".weights.bin")
+# A name may be the address of a download: weights.bin?alt=media&token=...
 _ADDRESS = re.compile(r"(?:https?://)?(?:[^?#]*/)?([^/?#]+)(?:[?#].*)?")
 
 
@@ -49,7 +50,7 @@ class Described:
 
     Attributes:
         path: the file.
-        content: what stands in it, a JSON object.
+        content: the JSON object in it.
     """
 
     path: Path
@@ -57,7 +58,7 @@ class Described:
 
     @property
     def is_layers_model(self) -> bool:
-        """Whether it describes Keras's layers rather than a graph's nodes."""
+        """Whether the model is described by Keras's layers, not by a graph's nodes."""
         topology = self.content.get("modelTopology")
         if self.content.get("format") == "layers-model":
             return True
@@ -87,7 +88,7 @@ def find_description(source: Path) -> Path | None:
 
 
 def is_description(path: Path) -> bool:
-    """Tell by a file's beginning and end whether it describes a model."""
+    """Return whether a file describes a model, by its beginning and end."""
     with path.open("rb") as file:
         start = file.read(1 << 20)
         file.seek(max(0, path.stat().st_size - (1 << 20)))
@@ -116,7 +117,7 @@ def read_description(source: Path) -> Described:
 
 @contextmanager
 def tfjs_errors() -> Iterator[None]:
-    """Turn what a file that is something else leads to into one error."""
+    """Raise the errors of a malformed file as a ``ConversionError``."""
     try:
         yield
     except (KeyError, AttributeError, TypeError, IndexError) as err:
@@ -144,11 +145,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ConversionError(f"{path.name} is larger than {limit >> 20} MiB")
-    if data.startswith(_LFS):
-        raise ConversionError(
-            f"{path.name} is a Git LFS pointer, not the file it points to; run "
-            "'git lfs pull' where it came from"
-        )
+    refuse_pointer(path.name, data)
     return data
 
 
@@ -156,8 +153,7 @@ def read_weights(model: Described) -> dict[str, NDArray[Any]]:
     """Read the value of every weight, in the dtype that the model computes with.
 
     Raises:
-        ConversionError: the shards are not there, or hold something else than the
-            manifest says.
+        ConversionError: the shards are not there, or do not match the manifest.
     """
     with tfjs_errors():
         groups = model.content["weightsManifest"]
@@ -178,7 +174,7 @@ def read_weights(model: Described) -> dict[str, NDArray[Any]]:
 
 
 def _group(specs: list[dict[str, Any]], data: bytes) -> Iterator[tuple[str, Any]]:
-    """Give name and value of each weight that lies in some bytes."""
+    """Yield name and value of each weight that lies in some bytes."""
     start = 0
     for spec in specs:
         shape = spec["shape"]
@@ -196,10 +192,10 @@ def _group(specs: list[dict[str, Any]], data: bytes) -> Iterator[tuple[str, Any]
 
 
 def _find_shard(description: Path, name: str, *, alone: bool) -> Path:
-    """Find a shard, which lies beside the description or in a folder below it.
+    """Find a shard, which lies next to the description or in a folder below it.
 
-    The manifest's name may be an address that the model was downloaded from; and where
-    there is one shard alone, it may have been renamed with the description.
+    The manifest's name may be an address that the model was downloaded from; and if
+    there is one shard only, it may have been renamed with the description.
     """
     folder = description.parent
     parts = name.split("/")
@@ -212,23 +208,19 @@ def _find_shard(description: Path, name: str, *, alone: bool) -> Path:
         raise ConversionError(f"the shard {name!r} is not beside {description.name}")
     if alone:
         guesses += [folder / f"{description.stem}{end}" for end in _RENAMED]
-    there = [path for path in guesses if path.is_file()]
-    if not there:
+    found = next((path for path in guesses if path.is_file()), None)
+    if found is None:
         raise ConversionError(
             f"{guesses[0].name}: No such file beside {description.name}, which names "
             "it; the description and its weights belong into one folder"
         )
-    return there[0]
-
-
-_RENAMED = (".bin", ".weights.bin")
+    return found
 
 
 def _is_below(parts: list[str]) -> bool:
-    """Tell whether a path of these parts stays inside the folder it starts from."""
-    strange = ("", "..")
+    """Return whether a path of these parts stays inside the folder it starts from."""
     return bool(parts) and not any(
-        part in strange or "\\" in part or "\0" in part or ":" in part for part in parts
+        part in ("", "..") or set(part) & set("\\\0:") for part in parts
     )
 
 
@@ -250,11 +242,11 @@ def _value(flat: NDArray[Any], spec: dict[str, Any]) -> NDArray[Any]:
 
 
 class Tensor(NamedTuple):
-    """A tensor as the signature has it.
+    """A tensor of a signature.
 
     Attributes:
         name: as TensorFlow writes it, ``node:0``.
-        rank: its number of axes; ``None`` where the signature does not say.
+        rank: its number of axes; ``None`` if the signature does not say.
     """
 
     name: str
@@ -274,7 +266,7 @@ def read_graph(source: Path) -> Any:
 
 
 def graph_def(model: Described) -> Any:
-    """Return the ``GraphDef`` of a graph model that was read; as :func:`read_graph`."""
+    """Return the ``GraphDef`` of a graph model's description; see ``read_graph``."""
     with tfjs_errors():
         topology = model.content["modelTopology"]
         if topology.get("library", {}).get("function"):
@@ -287,14 +279,14 @@ def graph_def(model: Described) -> Any:
 def signature(model: Described) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return a graph model's inputs and outputs, each by its key.
 
-    Both are empty where the model was written without a signature.
+    Both are empty if the model was written without a signature.
 
     Raises:
         ConversionError: not a graph model.
     """
     with tfjs_errors():
-        told = model.content.get("userDefinedMetadata") or {}
-        written = model.content.get("signature") or told.get("signature") or {}
+        metadata = model.content.get("userDefinedMetadata") or {}
+        written = model.content.get("signature") or metadata.get("signature") or {}
         inputs, outputs = (
             {str(key): _tensor(info, key) for key, info in sorted(part.items())}
             for part in (written.get("inputs", {}), written.get("outputs", {}))
@@ -313,7 +305,7 @@ def _tensor(info: dict[str, Any], key: str) -> Tensor:
 
 
 def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any:
-    """Build the GraphDef of the JSON ``nodes``."""
+    """Return the GraphDef of the JSON ``nodes``."""
     graph = graph_pb2.GraphDef()
     for plain in nodes:
         name, op = plain["name"], plain["op"]
@@ -331,7 +323,7 @@ def _graph(nodes: list[dict[str, Any]], weights: dict[str, NDArray[Any]]) -> Any
 
 
 def _to_base64(attr: dict[str, Any]) -> dict[str, Any]:
-    """Turn byte strings that are lists of numbers into what protobuf's JSON has.
+    """Convert byte strings from lists of numbers to base64, as in protobuf's JSON.
 
     TensorFlow.js writes ``"SAME"`` either way, by the version of its converter.
     """

@@ -1,7 +1,7 @@
-"""Takes apart the nodes that TensorFlow.js's converter fused.
+"""Plain nodes in place of those that TensorFlow.js's converter fused.
 
-TensorFlow has kernels of the same names for some, which want attributes that
-TensorFlow.js does not write, and know fewer steps: plain nodes always do.
+TensorFlow has kernels of the same names for some, which need attributes that
+TensorFlow.js does not write, and know fewer steps; plain nodes always work.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _KEPT = (
 )
 _BY_AXIS = ("strides", "dilations")
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-_EPSILON = 1e-3  # of FusedBatchNorm, where a node does not say
+_EPSILON = 1e-3  # of FusedBatchNorm, if a node does not say
 
 
 def unfuse(graph: Any) -> None:
     """Replace the fused nodes by plain ones, in place.
 
-    The last of them has the fused node's name, so whatever uses it finds it.
+    The last of them has the fused node's name, so the nodes that use it find it.
 
     Raises:
         ConversionError: something unknown is fused in, or an input is missing.
@@ -60,8 +60,8 @@ def unfuse(graph: Any) -> None:
 class _Parts:
     """The plain nodes that one fused node stands for.
 
-    On a CPU convolutions take channels last only; where they come first, what works by
-    channels stands between two transpositions.
+    On a CPU convolutions take channels last only; if they come first, the steps that
+    work by channel stand between two transpositions.
     """
 
     def __init__(self, node: Any) -> None:
@@ -70,36 +70,36 @@ class _Parts:
         self._control = [name for name in node.input if name.startswith("^")]
         self._first, self._rest = data[:2], data[2:]
         self._nodes: list[Any] = []
-        self._turned = node.attr["data_format"].s == b"NCHW"
+        self._channels_first = node.attr["data_format"].s == b"NCHW"
         self._type = node.attr["T"].type or types_pb2.DT_FLOAT
-        if len(self._first) < 2:  # noqa: PLR2004 - what is seen and what it is seen by
+        if len(self._first) < 2:  # noqa: PLR2004 - image and kernel
             raise ConversionError(f"{node.name} has no two inputs")
 
     def make(self) -> list[Any]:
-        """Give them: the convolution or product, the bias, the rest."""
+        """Return them: the convolution or product, the bias, the rest."""
         image, kernel = self._first
-        turned, by_channel = self._turned, True
+        turned, by_channel = self._channels_first, True
         if turned:
-            image = self._transposed(image, _TO_NHWC)
+            image = self._transpose(image, _TO_NHWC)
         last = self._add(_FUSED[self._node.op], [image, kernel])
         self._copy_attributes(self._nodes[-1])
         steps = [step.decode() for step in self._node.attr["fused_ops"].list.s]
         for step in steps:
             if turned and by_channel and step not in {"BiasAdd", "FusedBatchNorm"}:
-                last, by_channel = self._transposed(last, _TO_NCHW), False
+                last, by_channel = self._transpose(last, _TO_NCHW), False
             last = self._step(step, last)
         if turned and by_channel:
-            self._transposed(last, _TO_NCHW)
-        return self._named()
+            self._transpose(last, _TO_NCHW)
+        return self._finish()
 
     def make_prelu(self) -> list[Any]:
-        """Give those of a Prelu that nothing is fused with."""
+        """Return those of a Prelu that nothing is fused with."""
         self._rest = self._first[1:]
         self._step(_PRELU, self._first[0])
-        return self._named()
+        return self._finish()
 
-    def _named(self) -> list[Any]:
-        """Give the nodes, the last with the fused node's name."""
+    def _finish(self) -> list[Any]:
+        """Return the nodes, the last with the fused node's name."""
         self._nodes[-1].name = self._node.name
         self._nodes[0].input.extend(self._control)
         return self._nodes
@@ -116,7 +116,7 @@ class _Parts:
         for key in _KEPT:
             if key in self._node.attr:
                 first.attr[key].CopyFrom(self._node.attr[key])
-        if not self._turned:
+        if not self._channels_first:
             return
         first.attr["data_format"].s = b"NHWC"
         for key in _BY_AXIS:
@@ -129,7 +129,7 @@ class _Parts:
                 pads[2 * axis + end] for axis in _TO_NHWC for end in (0, 1)
             ]
 
-    def _transposed(self, before: str, order: tuple[int, ...]) -> str:
+    def _transpose(self, before: str, order: tuple[int, ...]) -> str:
         axes = self._add("Const", [], typed=False)
         set_const(self._nodes[-1], np.array(order, np.int32))
         last = self._add("Transpose", [before, axes])
@@ -143,7 +143,7 @@ class _Parts:
         return argument
 
     def _step(self, step: str, before: str) -> str:
-        """Add the nodes of one step and give the last one's name."""
+        """Add the nodes of one step and return the name of the last."""
         if step == "BiasAdd":
             return self._add(step, [before, self._argument()])
         if step == "FusedBatchNorm":
