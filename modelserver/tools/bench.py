@@ -545,7 +545,7 @@ def measure(
     return [summarise(some) for some in results]
 
 
-def listening(url: str) -> bool:
+def is_listening(url: str) -> bool:
     """Return whether a server takes connections at a URL."""
     try:
         target = Target.of(url, "/", "", ())

@@ -113,7 +113,7 @@ def nginx(
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     proxy = Proxy(folder, port)
     try:
-        if wait(lambda: bench.listening(proxy.url), _START_S) == math.inf:
+        if wait(lambda: bench.is_listening(proxy.url), _START_S) == math.inf:
             raise SystemExit(f"nginx does not start: {proxy.log}")
         yield proxy
     finally:

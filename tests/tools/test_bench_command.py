@@ -12,7 +12,7 @@ from rich.console import Console
 from modelserver.core.contract import CLASSIFY, DETECT
 from modelserver.tools import bench, cli
 from modelserver.tools.cli import bench as command
-from modelserver.tools.cli.shared import reporting
+from modelserver.tools.cli.shared import show_progress
 from support.bench_servers import stand_in, unused_url
 
 
@@ -166,7 +166,7 @@ def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
         yield command.Started(server.url, 1)
         events.append("ended")
 
-    monkeypatch.setattr(command, "started", started)
+    monkeypatch.setattr(command, "start_server", started)
     options = ["--start", "--folder", str(photo.parent), "--token", "t"]
     options += ["--classify"] if kind == "classification" else []
     result = call(photo, "--url", unused_url(), *options)
@@ -176,7 +176,7 @@ def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
 
 def test_a_server_that_answers_is_not_started_again(server, photo, monkeypatch):
     """``--start`` is for when there is none."""
-    monkeypatch.setattr(command, "started", None)
+    monkeypatch.setattr(command, "start_server", None)
     assert call(photo, "--url", server.url, "--start").exit_code == 0
 
 
@@ -195,7 +195,7 @@ def test_errors_are_counted_in_the_table():
 
 def test_progress_stays_off_a_pipe(capsys):
     """A measurement's output is its table alone; on a terminal there is a bar."""
-    with reporting(Console(file=io.StringIO()), quiet=True) as report:
+    with show_progress(Console(file=io.StringIO()), quiet=True) as report:
         report(0, 2, "1 client, warming up")
     assert capsys.readouterr().out == ""
 

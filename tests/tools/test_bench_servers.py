@@ -97,16 +97,16 @@ def test_the_last_line_tells_why(said, line):
 def test_listening_is_told_from_not():
     """By a connection; what is no URL listens nowhere."""
     with stand_in() as server:
-        assert bench.listening(server.url)
-    assert not bench.listening(unused_url())
-    assert not bench.listening("http://[a")
+        assert bench.is_listening(server.url)
+    assert not bench.is_listening(unused_url())
+    assert not bench.is_listening("http://[a")
 
 
 @pytest.mark.real
 def test_a_started_server_is_ended(folder):
     """It answers on loopback until the measurement is over; it may have no model."""
-    with command.started(folder, CLASSIFY) as server:
-        assert bench.listening(server.url)
+    with command.start_server(folder, CLASSIFY) as server:
+        assert bench.is_listening(server.url)
         target = bench.Target.of(server.url, "/classify", "net", [b"photo"])
         with pytest.raises(BenchError, match="404: There is no model 'net'"):
             bench.check(target)
@@ -123,6 +123,6 @@ def test_a_server_that_does_not_start_says_why(folder):
     """Its own sentence is passed on."""
     with (
         pytest.raises(BenchError, match=r"The server does not start: .*MIN_CONFIDENCE"),
-        command.started(folder, environ={"MIN_CONFIDENCE": "7"}),
+        command.start_server(folder, environ={"MIN_CONFIDENCE": "7"}),
     ):
         raise AssertionError("it has started")

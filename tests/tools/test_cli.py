@@ -11,7 +11,7 @@ from rich.console import Console
 from modelserver.core.errors import InstallError
 from modelserver.tools import zoo
 from modelserver.tools.cli import main
-from modelserver.tools.cli.shared import reporting
+from modelserver.tools.cli.shared import show_progress
 
 
 class FakeZoo:
@@ -128,7 +128,7 @@ def test_the_list_tells_what_is_installed(fake):
 def test_progress_is_a_bar_on_a_terminal():
     """A terminal gets a bar, and a line for each thing that is done."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with reporting(console) as report:
+    with show_progress(console) as report:
         report(1, 2, "fetching nets [1]")
         report(2, 2, "installed nets")
     shown = console.file.getvalue()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from modelserver.tools.cli import main
 from modelserver.tools.doctor import try_scalings
-from modelserver.tools.doctor.inspection import picture_fed
+from modelserver.tools.doctor.inspection import draw_input
 from modelserver.tools.doctor.photo_trials import candidates
 from modelserver.tools.doctor.reports import Photo
 from support import tiny_graphs
@@ -82,7 +82,7 @@ def test_a_server_that_requires_a_gpu_is_helped_on_the_cpu(folder, model):
     (report,) = try_scalings(required, DIM, "red")
     assert (report.error, report.tries[0].error) == ("", "")
     assert report.tries[0].sees
-    assert "8 x 8 RGB" in picture_fed(model, None, required, DIM)[1]
+    assert "8 x 8 RGB" in draw_input(model, None, required, DIM)[1]
     asked = ["check", str(folder), "--photo", str(model), "--label", "red", "--gpu"]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 2
@@ -120,7 +120,7 @@ def test_a_photo_is_shown_as_it_is_fed(folder, model, sidecar, colour, words):
     """Its size and the order of its channels; the range is told."""
     model.with_name("m.json").write_text(json.dumps(sidecar))
     given = Photo("red.png", photo((200, 10, 30), (30, 20)))
-    data, sentence = picture_fed(model, None, settings_of(folder), given)
+    data, sentence = draw_input(model, None, settings_of(folder), given)
     picture = Image.open(io.BytesIO(data))
     assert picture.size == (8, 8)
     assert picture.getpixel((4, 4)) == colour

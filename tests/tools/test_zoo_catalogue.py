@@ -48,7 +48,7 @@ def test_the_samples_are_three_photos():
 def test_a_file_is_copied(tmp_path):
     """A photo is what it was in the package."""
     (tmp_path / "a.png").write_bytes(b"photo")
-    catalogue.copied("a.png")(tmp_path, tmp_path / "b.png")
+    catalogue.copier("a.png")(tmp_path, tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == b"photo"
 
 
@@ -73,7 +73,7 @@ def test_a_graph_is_converted_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     target = tmp_path / "x.frozen.pb"
-    catalogue.converted("ssdlite", "model")(tmp_path, target)
+    catalogue.converter("ssdlite", "model")(tmp_path, target)
     assert target.read_bytes() == ssdlite.convert(tmp_path / "model")
 
 
@@ -92,6 +92,6 @@ def test_a_failed_conversion_is_one_sentence(tmp_path, monkeypatch, stderr, said
     registry.patch(monkeypatch)
     registry.fail(stderr)
     with pytest.raises(InstallError, match=f"^model cannot be converted: {said}"):
-        catalogue.converted("ssdlite", "model")(tmp_path, tmp_path / "x")
+        catalogue.converter("ssdlite", "model")(tmp_path, tmp_path / "x")
     (call,) = registry.calls
     assert call.startswith("-m modelserver.tools.importing ssdlite")

@@ -21,8 +21,8 @@ def write_labels(_, target):
 
 
 LABELS = Part("net.label_map.pbtxt", None, write_labels)
-GRAPH = Part("net.frozen.pb", NETS, catalogue.copied("net.bin"))
-PHOTOS = tuple(Part(f"{x}.png", NETS, catalogue.copied("net.bin")) for x in "ab")
+GRAPH = Part("net.frozen.pb", NETS, catalogue.copier("net.bin"))
+PHOTOS = tuple(Part(f"{x}.png", NETS, catalogue.copier("net.bin")) for x in "ab")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``python -m modelserver bench``: how fast a running server is."""
+"""``modelserver bench``: measure a running server, started for it if need be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rich.table import Table
 from modelserver.core.contract import CLASSIFY, DETECT
 from modelserver.core.errors import ModelServerError
 from modelserver.tools import bench
-from modelserver.tools.cli.shared import Sentence, folder_option, reporting
+from modelserver.tools.cli.shared import CliError, folder_option, show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modelserver.core.contract import Endpoint
 
 MAX_CLIENTS = 1024
-# No line of a table is to be broken for a program that reads it.
+# Wide enough that no line of a table is broken for a program that reads it.
 _PIPE_WIDTH = 160
 _READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _POLL_S = 0.02
@@ -117,7 +117,7 @@ def measure(
     endpoint = CLASSIFY if classify else DETECT
     url = url or f"http://127.0.0.1:{endpoint.port}"
     # Its drawing is not to cost the server anything that counts.
-    bar = reporting(Console(stderr=True), quiet=True, refreshes=2)
+    bar = show_progress(Console(stderr=True), quiet=True, refreshes=2)
     try:
         files = [bench.read_photo(photo) for photo in photos]
         with serving(url, folder, endpoint, token, start=start) as url, bar as progress:
@@ -127,7 +127,7 @@ def measure(
                 target, clients, seconds=seconds, rounds=rounds, progress=progress
             )
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err
     if as_json:
         names = [str(photo) for photo in photos]
         facts = {"url": url, "model": model, "photos": names, "seconds": seconds}
@@ -138,7 +138,7 @@ def measure(
         if not console.is_terminal:
             console.width = _PIPE_WIDTH
         console.print(table(figures, f"{model} at {url}, times in ms"))
-    ctx.exit(0 if all(one.answers and not one.errors for one in figures) else 1)
+    ctx.exit(0 if all(row.answers and not row.errors for row in figures) else 1)
 
 
 @contextmanager
@@ -146,11 +146,11 @@ def serving(
     url: str, folder: Path, endpoint: Endpoint, token: str, *, start: bool
 ) -> Iterator[str]:
     """Yield the URL of a server: one that is started now, if asked and none answers."""
-    if not start or bench.listening(url):
+    if not start or bench.is_listening(url):
         yield url
         return
     environ = {"API_TOKEN": token} if token else None
-    with started(folder, endpoint, environ=environ) as server:
+    with start_server(folder, endpoint, environ=environ) as server:
         yield server.url
 
 
@@ -168,7 +168,7 @@ class Started:
 
 
 @contextmanager
-def started(
+def start_server(
     folder: Path,
     endpoint: Endpoint = DETECT,
     *,

@@ -17,7 +17,12 @@ from modelserver.engine.runners import cards
 from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.tasks import TASKS
 from modelserver.tools import doctor
-from modelserver.tools.cli.shared import SAMPLE, Sentence, quiet_tensorflow, reporting
+from modelserver.tools.cli.shared import (
+    SAMPLE,
+    CliError,
+    quiet_tensorflow,
+    show_progress,
+)
 from modelserver.tools.doctor.gpu import gpu_lines, gpu_report
 from modelserver.tools.doctor.reports import Photo
 
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
     from modelserver.tools.doctor import ModelTries
 
-# No line of a table is to be broken for a program that reads it.
+# Wide enough that no line of a table is broken for a program that reads it.
 _PIPE_WIDTH = 200
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -73,7 +78,7 @@ def inspect_graph(
         raise click.UsageError("--photo and --out go together")
     try:
         if photo is not None and out is not None:
-            _show_fed(graph, TASKS.get(kind or ""), photo, out)
+            _show_input(graph, TASKS.get(kind or ""), photo, out)
             return
         with quiet_tensorflow():
             # It must not come into the process of any other command.
@@ -81,7 +86,7 @@ def inspect_graph(
 
             report = inspect(graph, TASKS.get(kind or ""))
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err
     _show(report, doctor.graph_tables(report), as_json=as_json)
     ctx.exit(1 if report.error else 0)
 
@@ -132,7 +137,7 @@ def check_folder(
         given = _photo(photo)
         sample = _photo(SAMPLE if SAMPLE.is_file() else None)
         with (
-            reporting(Console(), quiet=True) as report_progress,
+            show_progress(Console(), quiet=True) as report_progress,
             quiet_tensorflow(warnings=gpu),
         ):
             if given is not None and label is not None:
@@ -142,46 +147,46 @@ def check_folder(
                     settings, given, sample, report_progress, survey=survey
                 )
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err
     if label is not None:
-        ctx.exit(_shown_tries(tries, settings, as_json=as_json))
+        ctx.exit(_show_tries(tries, settings, as_json=as_json))
     _show(report, doctor.folder_tables(report), as_json=as_json)
     failing = {"error", "warning"} if strict else {"error"}
-    ctx.exit(any(one.level in failing for one in report.findings))
+    ctx.exit(any(finding.level in failing for finding in report.findings))
 
 
-def _shown_tries(
+def _show_tries(
     tries: Sequence[ModelTries], settings: Settings, *, as_json: bool
 ) -> int:
-    """Print what models see under every scaling; give the exit code."""
+    """Print the models' answers under every scaling; return the exit code."""
     if not tries:
-        raise Sentence(f"no model in {settings.model_folder} knows that label")
+        raise CliError(f"no model in {settings.model_folder} knows that label")
     _show(tries, doctor.tries_tables(tries), as_json=as_json)
-    return 0 if any(one.sees for report in tries for one in report.tries) else 1
+    return 0 if any(trial.sees for model in tries for trial in model.tries) else 1
 
 
 def _cards() -> Survey:
-    """Find the cards to check models on.
+    """Return the cards to check models on.
 
     Raises:
-        Sentence: there is none.
+        CliError: there is none.
     """
     survey = cards.survey()
     if not survey.cards:
         why = survey.no_gpu or "No GPU is seen here, or none is to be used."
-        raise Sentence(f"{why} python -m modelserver doctor gpu tells more.")
+        raise CliError(f"{why} python -m modelserver doctor gpu tells more.")
     return survey
 
 
-def _show_fed(graph: Path, task: Task[Any] | None, photo: Path, out: Path) -> None:
-    """Write a photo as a model is fed it."""
+def _show_input(graph: Path, task: Task[Any] | None, photo: Path, out: Path) -> None:
+    """Write a photo as a model takes it."""
     with quiet_tensorflow():
         # It must not come into the process of any other command.
-        from modelserver.tools.doctor.inspection import picture_fed  # noqa: PLC0415
+        from modelserver.tools.doctor.inspection import draw_input  # noqa: PLC0415
 
         settings = Settings.from_environ(os.environ)
         given = Photo(photo.name, photo.read_bytes())
-        picture, sentence = picture_fed(graph, task, settings, given)
+        picture, sentence = draw_input(graph, task, settings, given)
     out.write_bytes(picture)
     click.echo(f"wrote {out}: {sentence}")
 

@@ -1,4 +1,4 @@
-"""``python -m modelserver import`` and ``labels``: bring a model, bring its labels."""
+"""``modelserver import`` and ``labels``: import a model, convert its labels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from modelserver.core.errors import ModelServerError
 from modelserver.tasks import TASKS
 from modelserver.tools.cli.shared import (
     SAMPLE,
-    Sentence,
+    CliError,
     folder_option,
     quiet_tensorflow,
-    reporting,
+    show_progress,
 )
 from modelserver.tools.importing import model_files
 from modelserver.tools.importing.model_files import ROLES, SCALINGS
@@ -92,7 +92,7 @@ def import_model(
     if photo is None and SAMPLE.is_file():
         photo = SAMPLE
     try:
-        with reporting(Console()) as report, quiet_tensorflow():
+        with show_progress(Console()) as report, quiet_tensorflow():
             report(0, 1, "starting TensorFlow")
             # It must not come into the process of any other command.
             from modelserver.tools.importing import importer  # noqa: PLC0415
@@ -104,7 +104,7 @@ def import_model(
             )
             made = importer.import_model(source, name, folder, options, report)
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err
     for note in made.notes:
         click.echo(f"note: {note}")
     click.echo(f"wrote {', '.join(str(path) for path in made.paths)}")
@@ -129,7 +129,7 @@ def convert_labels(
     try:
         names = model_files.write_label_map(source, target, first_id, force=force)
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err
     click.echo(
         f"wrote {target}: {len(names)} classes, ids {min(names)} to {max(names)}"
     )

@@ -1,4 +1,4 @@
-"""``python -m modelserver models``: the default models."""
+"""``modelserver models``: the default models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from modelserver.core.errors import ModelServerError
 from modelserver.tools import zoo
-from modelserver.tools.cli.shared import Sentence, folder_option, reporting
+from modelserver.tools.cli.shared import CliError, folder_option, show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,10 +47,10 @@ def install_models(
     """Install default models by NAME; without one, or with 'all', every one."""
     chosen = zoo.names() if not names or "all" in names else names
     try:
-        with reporting(Console()) as report:
+        with show_progress(Console()) as report:
             for name in chosen:
                 zoo.install(name, folder, cache=cache, progress=report)
             if samples:
                 zoo.install_samples(SAMPLES_FOLDER, cache=cache, progress=report)
     except ModelServerError as err:
-        raise Sentence(str(err)) from err
+        raise CliError(str(err)) from err

@@ -1,4 +1,4 @@
-"""``python -m modelserver predict``: what is in photos, from a running server."""
+"""``modelserver predict``: a running server's answers for photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelserver.client.errors import ClientError
 from modelserver.client.folders import Client
 from modelserver.client.writers import Format, writer
 from modelserver.core.contract import CLASSIFY, DETECT
-from modelserver.tools.cli.shared import Sentence
+from modelserver.tools.cli.shared import CliError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modelserver.client.folders import Outcome
 
 _MAX_WORKERS = 256
-# Some seconds: who waits before a command line wants to know that nobody answers.
+# Some seconds: a person at a command line wants to know soon that nobody answers.
 _RETRIES = 5
 
 
@@ -88,7 +88,7 @@ def predict(
     classify: bool,
     recursive: bool,
     gpu: bool,
-    **asked: Any,
+    **values: Any,
 ) -> None:
     """Write what a running server finds in PHOTOS, which are files and folders.
 
@@ -97,7 +97,7 @@ def predict(
     """
     if classify and form == "coco":
         raise click.UsageError("COCO is for boxes, which classifiers have none of.")
-    options = _options(asked, classify=classify)
+    options = _options(values, classify=classify)
     url = url or f"http://127.0.0.1:{(CLASSIFY if classify else DETECT).port}"
     try:
         with Client(url, token or None, retries=_RETRIES) as client:
@@ -115,46 +115,46 @@ def predict(
             )
             failed = _write(outcomes, form, output)
     except ClientError as error:
-        raise Sentence(str(error)) from error
+        raise CliError(str(error)) from error
     ctx.exit(1 if failed else 0)
 
 
 def _require_gpu(client: Client, model: str) -> None:
-    """See that a model is not run on the CPU.
+    """Refuse a model that is run on the CPU.
 
     Raises:
-        Sentence: it is, or it is not there.
+        CliError: it is, or it is not there.
     """
-    devices = {one.name: one.facts.get("device") for one in client.models()}
+    devices = {info.name: info.facts.get("device") for info in client.models()}
     device = devices.get(model)
     if not str(device).startswith("GPU"):
         where = f"on {device}" if device else "nowhere"
-        raise Sentence(
+        raise CliError(
             f"The server runs {model} {where}, and --gpu was asked for. On its machine "
             "python -m modelserver doctor gpu tells why."
         )
 
 
-def _options(asked: dict[str, Any], *, classify: bool) -> dict[str, Any]:
-    """Return what was asked for; refuse what the route does not know."""
-    given = {name: value for name, value in asked.items() if value is not None}
-    for name in given:
+def _options(values: dict[str, Any], *, classify: bool) -> dict[str, Any]:
+    """Return the options that were given; refuse those that the route lacks."""
+    options = {name: value for name, value in values.items() if value is not None}
+    for name in options:
         if classify != (name == "top_k"):
             flag = "--" + name.replace("_", "-")
             tasks = ("without", "with") if classify else ("with", "without")
             raise click.UsageError(f"{flag} goes {tasks[0]} --classify only.")
-    return given
+    return options
 
 
 def _write(outcomes: Generator[Outcome], form: Format, output: str) -> int:
-    """Write all outcomes and say on stderr how it went; returns how many failed."""
+    """Write all outcomes and a summary on stderr; return how many failed."""
     begun = time.monotonic()
     done = failed = 0
     # A file's name may be no text; it comes out as it went in.
-    opened = click.open_file(
+    target = click.open_file(
         output, "w", encoding="utf-8", errors="surrogateescape", lazy=False
     )
-    with opened as file, closing(writer(form, file)) as lines, closing(outcomes):
+    with target as file, closing(writer(form, file)) as lines, closing(outcomes):
         for outcome in outcomes:
             lines.write(outcome)
             done += 1

@@ -1,4 +1,4 @@
-"""What several commands share: the folder, one-sentence errors, progress."""
+"""Shared parts of the commands: the folder's option, errors, progress."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ folder_option = click.option(
 )
 
 
-class Sentence(click.ClickException):
+class CliError(click.ClickException):
     """An error of ours on the command line: one sentence on stderr, exit code 1."""
 
 
 @contextmanager
-def reporting(
+def show_progress(
     console: Console, *, quiet: bool = False, refreshes: int = 10
 ) -> Iterator[Report]:
-    """Give a function that shows progress: a bar on a terminal, else plain lines.
+    """Yield a function that shows progress: a bar on a terminal, or plain lines.
 
     Args:
-        quiet: show nothing where there is no terminal.
+        quiet: show nothing if there is no terminal.
         refreshes: of the bar, a second.
     """
     if not console.is_terminal:
@@ -65,7 +65,7 @@ def reporting(
         def report(done: int, total: int, step: str) -> None:
             bar.update(task, completed=done, total=total, description=step)
             if done == total:
-                # What is finished stays on the screen; the bar goes on.
+                # The last step stays on the screen; the bar goes.
                 bar.console.print(step, highlight=False, markup=False)
 
         yield report
@@ -75,12 +75,12 @@ def reporting(
 def quiet_tensorflow(*, warnings: bool = False) -> Iterator[None]:
     """Keep TensorFlow off the GPU, which may be full, and off the terminal.
 
-    Its libraries write to the descriptor itself; what went wrong is an error of ours.
-    What our own modules would warn of is in a command's report.
+    Its libraries write to the descriptor itself. Errors are ours, and our modules'
+    warnings are in a command's report.
 
     Args:
-        warnings: let TensorFlow say why it uses no card; models' processes that are
-            given one have their own words read.
+        warnings: let TensorFlow say why it uses no card; models' processes that have
+            one write to a pipe that is read.
     """
     words = "1" if warnings else "3"
     environ = {"TF_CPP_MIN_LOG_LEVEL": words, "CUDA_VISIBLE_DEVICES": "-1"}

@@ -1,13 +1,12 @@
-"""The doctor: what a graph is, and what is wrong in a model folder.
+"""The doctor: reports on a graph, on a model folder, and on this machine's cards.
 
-Importing this package imports no TensorFlow; ``inspecting`` does.
+Importing this package imports no TensorFlow; ``inspection`` does.
 
-    reports     what is found, as values that become JSON
-    tables      the same, for people
-    inspecting  one graph, read and not run
-    checking    all models of a folder, loaded and run as the server does
-    gpu         this machine's NVIDIA cards, from the driver up to TensorFlow
-    trying      a model under every scaling, on a photo of known content
+    reports       values that become JSON, and tables for people
+    inspection    one graph, read and not run
+    checks        all models of a folder, loaded and run as the server does
+    gpu           this machine's NVIDIA cards, from the driver up to TensorFlow
+    photo_trials  a model under every scaling, on a photo of known content
 """
 
 from modelserver.tools.doctor.checks import check_folder

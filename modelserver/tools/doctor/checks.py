@@ -1,6 +1,6 @@
-"""Checks all models of a folder, loaded and run as the server does it.
+"""The check of all models of a folder, loaded and run as the server does it.
 
-Each model runs in a process of its own, so one that crashes is a finding and no more.
+Each model runs in a process of its own, so a crash is a finding and no more.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from modelserver.tasks import TASKS, by_kind, labels
 from modelserver.tools.doctor.reports import FolderReport, ModelReport, Photo, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from modelserver.core.findings import Finding
     from modelserver.core.settings import Settings
-    from modelserver.engine.discovery import Discovery, ModelFiles
+    from modelserver.engine.discovery import ModelFiles
     from modelserver.engine.models import Model
     from modelserver.engine.runners.cards import Survey
 
@@ -42,17 +42,19 @@ ROUNDS = 3
 _TOP = 5
 _NOISE = (480, 640, 3)
 _LEVELS = ("error", "warning", "note")
-# What is no frozen graph but is put into model folders, by a file that it has.
 
 
 def noise() -> Photo:
-    """Make the photo that is used where there is none."""
+    """Return the photo for models without another one."""
     pixels = np.random.default_rng(0).integers(0, 256, _NOISE, np.uint8)
     return Photo("noise", encode_png(pixels))
 
 
-def _golden(files: ModelFiles) -> Photo | None:
-    """Read a model's golden image; that it cannot be read, the golden check says."""
+def _golden_image(files: ModelFiles) -> Photo | None:
+    """Read a model's golden image; ``None`` without one, or if it cannot be read.
+
+    The self test reports the one that cannot be read.
+    """
     if files.image is None:
         return None
     try:
@@ -69,60 +71,57 @@ def check_folder(
     *,
     survey: Survey = NO_CARDS,
 ) -> FolderReport:
-    """Load and run every model of ``MODEL_FOLDER`` and tell what is worth a look.
+    """Load and run every model of ``MODEL_FOLDER`` and report the findings.
 
     Args:
-        settings: the server's, so that what is checked is what will be served.
-        photo: to run the models on; their golden images otherwise.
-        sample: for those that have none; noise otherwise.
-        progress: told before each model and at the end.
+        settings: the server's, so that models are checked as they will be served.
+        photo: to run the models on; their golden images by default.
+        sample: for the models without one; noise by default.
+        progress: called before each model and at the end.
         survey: the cards to run them on; on the CPU without any.
     """
     folder = Path(settings.model_folder)
-    models, known = _discovered(folder)
+    models, findings = _discover(folder)
     reports = []
     for done, files in enumerate(models):
         if progress:
             progress(done, len(models), f"checking {files.name}")
-        shown = photo or _golden(files) or sample or noise()
-        report, more = _checked(files, settings, shown, survey)
+        shown = photo or _golden_image(files) or sample or noise()
+        report, more = _check(files, settings, shown, survey)
         reports.append(report)
-        known += more
+        findings += more
     if progress:
         progress(len(models), len(models), f"checked {len(models)} models")
-    known.sort(key=lambda one: _LEVELS.index(one.level))
+    findings.sort(key=lambda finding: _LEVELS.index(finding.level))
     return FolderReport(
         folder=str(folder),
-        ok=not any(one.level == "error" for one in known),
-        models=tuple(sorted(reports, key=lambda one: (one.name, one.kind))),
-        findings=tuple(known),
+        ok=not any(finding.level == "error" for finding in findings),
+        models=tuple(sorted(reports, key=lambda report: (report.name, report.kind))),
+        findings=tuple(findings),
     )
 
 
-def _discovered(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
-    """Find the models of all tasks, and what is odd about the folder."""
+def _discover(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
+    """Find the models of all tasks, and the folder's own findings."""
     discoveries = [discover(folder, task) for task in TASKS.values()]
-    models = [files for one in discoveries for files in one.models]
-    warnings = [warning for one in discoveries for warning in one.warnings]
-    known = list(_foreign(discoveries[0]))
+    models = [files for discovery in discoveries for files in discovery.models]
+    warnings = [line for discovery in discoveries for line in discovery.warnings]
+    findings = [
+        found("not-frozen", "", foreign.sentence, foreign.fix)
+        for foreign in discoveries[0].foreign
+    ]
     if not models:
-        known.append(found("no-models", "", warnings[0], "see docs/models.md"))
-    # Each kind warns of the same file, and of its own absence, which is nothing here.
-    known += [
+        findings.append(found("no-models", "", warnings[0], "see docs/models.md"))
+    # Each kind warns of the same file; that one kind is absent is no finding.
+    findings += [
         found("folder", "", line)
         for line in dict.fromkeys(warnings)
         if not line.startswith(("There is no ", "The model folder "))
     ]
-    return models, known
+    return models, findings
 
 
-def _foreign(discovery: Discovery) -> Iterator[Finding]:
-    """Tell of models of other formats, which the server passes over."""
-    for one in discovery.foreign:
-        yield found("not-frozen", "", one.sentence, one.fix)
-
-
-def _checked(
+def _check(
     files: ModelFiles, settings: Settings, photo: Photo, survey: Survey
 ) -> tuple[ModelReport, list[Finding]]:
     """Check one model."""
@@ -135,7 +134,7 @@ def _checked(
     try:
         signature = model.facts.signature
         classes = signature.classes or _classes(files)
-        known = model_findings.of_model(files, signature, label_map, classes)
+        findings = model_findings.of_model(files, signature, label_map, classes)
         timing, failed = _run(files, model, settings, photo)
     finally:
         model.close()
@@ -150,11 +149,11 @@ def _checked(
         classes=classes,
         timing=timing,
     )
-    return report, [*model.facts.findings, *known, *failed]
+    return report, [*model.facts.findings, *findings, *failed]
 
 
 def _failure(name: str, err: ModelError) -> Finding:
-    """Say why a model cannot be loaded, and what to do."""
+    """Return the finding for a model that cannot be loaded, with its remedy."""
     sentence = str(err)
     if isinstance(err, LabelMapError):
         return found(
@@ -179,11 +178,11 @@ def _failure(name: str, err: ModelError) -> Finding:
 
 
 def _classes(files: ModelFiles) -> int | None:
-    """Tell the classes of a model whose signature does not hold them.
+    """Return the number of classes of a model whose signature does not hold it.
 
     The graph was loaded in a process of its own before, so it is safe to read here.
     """
-    # It brings TensorFlow into this process, which nothing else here does.
+    # It alone brings TensorFlow into this process.
     from modelserver.tools.doctor.inspection import inspect  # noqa: PLC0415
 
     return inspect(files.graph, by_kind(files.kind)).classes
@@ -206,31 +205,30 @@ def _run(
             )
         )
     try:
-        tries = [_timed(model, photo, timeout_s) for _ in range(ROUNDS)]
+        tries = [_time(model, photo, timeout_s) for _ in range(ROUNDS)]
     except (RequestError, FutureTimeoutError, ValueError, KeyError) as err:
         message = f"it cannot be run on {photo.name}: {err or 'it took too long'}"
         fix = "see the log, and that the photo is one"
         return None, [*failed, found("run-failed", files.name, message, fix)]
-    best = min(tries, key=lambda one: one.run_ms)
-    return best, failed
+    return min(tries, key=lambda timing: timing.run_ms), failed
 
 
-def _timed(model: Model, photo: Photo, timeout_s: float) -> Timing:
-    """Run a model once, on a request's way."""
+def _time(model: Model, photo: Photo, timeout_s: float) -> Timing:
+    """Run a model once, as for a request, and time it."""
     task = by_kind(model.files.kind)
-    seen = examine(task, model, photo.data, timeout_s)
+    examined = examine(task, model, photo.data, timeout_s)
     return Timing(
         photo=photo.name,
-        decode_ms=seen.decode_ms,
-        run_ms=seen.run_ms,
-        answers=tuple(task.scores(seen.found)[:_TOP]),
+        decode_ms=examined.decode_ms,
+        run_ms=examined.run_ms,
+        answers=tuple(task.scores(examined.found)[:_TOP]),
     )
 
 
 def answers_of(
     model: Model, photo: Photo, timeout_s: float
 ) -> Sequence[tuple[str, float]]:
-    """Run a model on a photo, on a request's way.
+    """Run a model on a photo, as for a request.
 
     Returns:
         Every label with its confidence, best first.

@@ -1,7 +1,7 @@
-"""What this machine shows of NVIDIA cards, from the driver up to TensorFlow.
+"""This machine's NVIDIA cards, from the driver up to TensorFlow.
 
-The first thing to ask of somebody whose card is not used. Imports no TensorFlow: that
-is asked in a process of its own, as a model's process would ask it.
+The first report to read if a card is not used. Imports no TensorFlow: that is asked in
+a process of its own, as a model's process would ask it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from modelserver.engine.runners.cards import Card, Survey
 
 _KERNEL = Path("/proc/driver/nvidia/version")
-# What decides about cards, or about how they are used.
+# The variables that decide about cards and their use.
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
@@ -40,7 +40,7 @@ VARIABLES = (
     "REQUIRE_GPU",
     "GPU_MEMORY_MB",
 )
-# What the driver says, and what to do about it; its own words give no advice.
+# The driver's words, and a remedy, which its own words lack.
 _REMEDIES = (
     (
         r"CUDA_ERROR_UNKNOWN|CUDA_ERROR_999|\b999\b",
@@ -105,7 +105,7 @@ class CardReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         gpu: as ``CUDA_VISIBLE_DEVICES`` names it.
         words: such as ``GPU 0: NVIDIA L4, 21.0 of 22.5 GiB free``.
-        tensorflow: what TensorFlow calls it; empty where it does not use it.
+        tensorflow: TensorFlow's name for it; empty if TensorFlow does not use it.
         reason: why it does not.
     """
 
@@ -116,17 +116,17 @@ class CardReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What this machine shows of NVIDIA cards.
+    """The facts of this machine's NVIDIA cards.
 
     Attributes:
         ok: TensorFlow uses a card.
         system: the machine, Python, and the kernel's part of the driver.
-        nodes: paths in ``/dev`` that cards are reached by, and whether they open.
-        environment: variables that decide about cards, where they are set.
+        nodes: paths of the cards in ``/dev``, and whether they open.
+        environment: the variables that decide about cards, if they are set.
         tensorflow: version and build, in words.
         libraries: the driver's, then CUDA's.
-        cards: those that may be used, as TensorFlow uses them or not.
-        problems: what is wrong and what to do, most fundamental first.
+        cards: those that may be used, whether TensorFlow uses them or not.
+        problems: each with its remedy, most fundamental first.
     """
 
     ok: bool
@@ -160,15 +160,15 @@ def gpu_report(environ: Mapping[str, str] = os.environ) -> GpuReport:
         tensorflow=_tensorflow(found.build),
         libraries=tuple(map(_library, found.libraries)),
         cards=shown,
-        problems=tuple(dict.fromkeys(map(_advised, filter(None, problems)))),
+        problems=tuple(dict.fromkeys(map(_add_remedy, filter(None, problems)))),
     )
 
 
 def _card(card: Card, words: str) -> CardReport:
     """Have TensorFlow try a card."""
-    told = probe.ask_one(card)
-    name = ", ".join(told.names)
-    return CardReport(gpu=card.gpu, words=words, tensorflow=name, reason=told.reason)
+    answer = probe.ask_one(card)
+    name = ", ".join(answer.names)
+    return CardReport(gpu=card.gpu, words=words, tensorflow=name, reason=answer.reason)
 
 
 def _problems(
@@ -177,7 +177,7 @@ def _problems(
     shown: tuple[CardReport, ...],
     environ: Mapping[str, str],
 ) -> Iterator[str]:
-    """Say what is wrong, with what to do; the first is what to begin with."""
+    """Yield the problems with their remedies; the first is the one to begin with."""
     if survey.unwanted:
         value = environ.get("CUDA_VISIBLE_DEVICES", "")
         yield (
@@ -195,16 +195,16 @@ def _problems(
     if sentence := found.sentence:
         # The driver's libraries come with the driver, all others with packages.
         packages = not found.build.cuda or any(
-            one.package.startswith("nvidia-") for one in found.lacking
+            library.package.startswith("nvidia-") for library in found.lacking
         )
         yield f"{sentence} {_ANEW}" if packages else sentence
-    for one in shown:
-        if one.reason:
-            yield f"{one.words.partition(',')[0]}: {one.reason}"
+    for card in shown:
+        if card.reason:
+            yield f"{card.words.partition(',')[0]}: {card.reason}"
 
 
-def _advised(sentence: str) -> str:
-    """Add what to do where a sentence quotes the driver, which does not say that."""
+def _add_remedy(sentence: str) -> str:
+    """Add a remedy to a sentence that quotes the driver, which gives none."""
     for words, remedy in _REMEDIES:
         if re.search(words, sentence):
             return f"{sentence.rstrip()} {remedy}"
@@ -242,10 +242,12 @@ def _tensorflow(build: Build) -> str:
     return f"{version}, built with CUDA {build.cuda or '?'}; kernels for {kernels}"
 
 
-def _library(one: Library) -> LibraryReport:
-    known = _version(one.package) if one.package.startswith("nvidia-") else ""
-    facts = {name: getattr(one, name) for name in one.__struct_fields__}
-    return LibraryReport(version=known, **facts)
+def _library(library: Library) -> LibraryReport:
+    installed = library.package.startswith("nvidia-")
+    return LibraryReport(
+        version=_version(library.package) if installed else "",
+        **msgspec.structs.asdict(library),
+    )
 
 
 def _version(package: str) -> str:
@@ -267,15 +269,15 @@ _HOW = {
 
 
 def gpu_lines(report: GpuReport) -> Iterator[str]:
-    """Give a report as plain lines, to be read and to be sent."""
+    """Yield a report as plain lines, to be read and to be sent."""
     yield from (f"{name:<14}{value}" for name, value in report.system.items())
     yield f"{'TensorFlow':<14}{report.tensorflow}"
-    yield from _listed("nodes", (f"{k}  {v}" for k, v in report.nodes.items()))
-    yield from _listed(
+    yield from _section("nodes", (f"{k}  {v}" for k, v in report.nodes.items()))
+    yield from _section(
         "environment", (f"{k}={v!r}" for k, v in report.environment.items())
     )
-    yield from _listed("libraries", map(_library_line, report.libraries))
-    yield from _listed("cards", map(_card_line, report.cards))
+    yield from _section("libraries", map(_library_line, report.libraries))
+    yield from _section("cards", map(_card_line, report.cards))
     if report.problems:
         yield "what is wrong"
         for number, sentence in enumerate(report.problems, 1):
@@ -283,23 +285,24 @@ def gpu_lines(report: GpuReport) -> Iterator[str]:
     yield "TensorFlow uses a card." if report.ok else "TensorFlow uses no card."
 
 
-def _listed(title: str, lines: Iterator[str]) -> Iterator[str]:
-    """Give a title and its lines; a title alone says that there is none."""
+def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
+    """Yield a title and its lines; with "none" if there are no lines."""
     found = [f"  {line}" for line in lines]
     yield title if found else f"{title:<14}none"
     yield from found
 
 
-def _library_line(one: LibraryReport) -> str:
-    package = " ".join(filter(None, (one.package, one.version)))
-    state = _HOW.get(one.how, one.how)
-    if one.how == "missing" and not one.needed:
+def _library_line(library: LibraryReport) -> str:
+    package = " ".join(filter(None, (library.package, library.version)))
+    missing = library.how == "missing"
+    state = _HOW.get(library.how, library.how)
+    if missing and not library.needed:
         state = "missing, and not needed"
-    detail = f" ({one.detail})" if one.detail and one.how != "missing" else ""
-    return f"{one.name:<24}{state}{detail}  [{package}] {one.path}".rstrip()
+    detail = f" ({library.detail})" if library.detail and not missing else ""
+    return f"{library.name:<24}{state}{detail}  [{package}] {library.path}".rstrip()
 
 
-def _card_line(one: CardReport) -> str:
-    if one.tensorflow:
-        return f"{one.words} [{one.gpu}]; TensorFlow: {one.tensorflow}"
-    return f"{one.words} [{one.gpu}]; TensorFlow does NOT use it: {one.reason}"
+def _card_line(card: CardReport) -> str:
+    if card.tensorflow:
+        return f"{card.words} [{card.gpu}]; TensorFlow: {card.tensorflow}"
+    return f"{card.words} [{card.gpu}]; TensorFlow does NOT use it: {card.reason}"

@@ -1,6 +1,6 @@
-"""Reads one graph and reports its inputs and outputs; shows a photo as it is fed.
+"""The inspection of one graph, and a photo as the graph is fed it.
 
-A graph is checked first, and not run.
+A graph is checked first, and an inspection does not run it.
 """
 
 from __future__ import annotations
@@ -48,41 +48,41 @@ _RAW_SCORES = ("raw_detection_scores", "detection_multiclass_scores")
 
 
 def sidecar_of(path: Path) -> Path | None:
-    """Give the sidecar beside a graph, ``None`` where there is none."""
-    beside = path.with_name(f"{_prefix(path)}.json")
-    return beside if beside.is_file() else None
+    """Return the sidecar next to a graph, ``None`` if there is none."""
+    sidecar = path.with_name(f"{_prefix(path)}.json")
+    return sidecar if sidecar.is_file() else None
 
 
 def export_of(path: Path) -> Export | None:
-    """Read what the tool that made a graph wrote down beside it.
+    """Read the files that the tool that made a graph wrote next to it.
 
     Raises:
-        ModelError: a file is none of its kind.
+        ModelError: a file is not of its kind.
     """
     names = (*exports.NAMES, f"{_prefix(path)}{exports.RECORD_END}")
     found = {}
-    for beside in map(path.with_name, names):
-        if beside.is_file():
-            with beside.open("rb") as file:
-                found[beside.name] = file.read(exports.MAX_BYTES + 1)
+    for export in map(path.with_name, names):
+        if export.is_file():
+            with export.open("rb") as file:
+                found[export.name] = file.read(exports.MAX_BYTES + 1)
     return exports.read(found)
 
 
 def _prefix(path: Path) -> str:
     endings = sorted((t.graph_ending for t in TASKS.values()), key=len, reverse=True)
-    fitting = (one for one in endings if path.name.endswith(one))
+    fitting = (ending for ending in endings if path.name.endswith(ending))
     return path.name.removesuffix(next(fitting, ""))
 
 
 def inspect(path: Path, task: Task[Any] | None = None) -> GraphReport:
-    """Tell what a graph is, by its file and the sidecar beside it.
+    """Report on a graph, by its file and the sidecar next to it.
 
     A graph that cannot be served is reported too, with the reason in ``error``. One
     with a refused op is not given to TensorFlow.
 
     Args:
         path: a frozen graph.
-        task: which one it is to do; told by its name otherwise.
+        task: its task; by default the name decides.
 
     Raises:
         GraphError: it is no graph at all.
@@ -106,19 +106,19 @@ def inspect(path: Path, task: Task[Any] | None = None) -> GraphReport:
         repairs = repair(graph_def)
         refused = _refused(check_structure(graph_def, len(data)))
         if refused:
-            named = ", ".join(one.op for one in refused)
+            named = ", ".join(op.op for op in refused)
             why = f"it uses ops that are not let in: {named}"
             return GraphReport(**facts, refused=refused, error=why)
         found = sidecar_of(path)
         sidecar = read_sidecar(found) if found else None
-        signed = _signed(graph_def, task, sidecar, export_of(path))
-        return GraphReport(**facts, repairs=repairs, **signed)
+        facts |= _signature_facts(graph_def, task, sidecar, export_of(path))
+        return GraphReport(**facts, repairs=repairs)
     except ModelError as err:
         return GraphReport(**facts, error=str(err))
 
 
 def _nodes(graph_def: Any) -> Iterable[Any]:
-    """Give the nodes of a graph and of its functions."""
+    """Yield the nodes of a graph and of its functions."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
@@ -143,10 +143,10 @@ def _refused(bodies: Iterable[Body]) -> tuple[Refused, ...]:
     return tuple(Refused(op, count) for op, count in ops.most_common())
 
 
-def _signed(
+def _signature_facts(
     graph_def: Any, task: Task[Any], sidecar: Sidecar | None, export: Export | None
 ) -> dict[str, Any]:
-    """Find what a checked graph takes and gives, or why it cannot be told."""
+    """Find a checked graph's signature, or why it has none."""
     graph = graphs.import_graph(graph_def)
     fed = tuple(f"{op.name} {shape_text(op.outputs[0])}" for op in placeholders(graph))
     try:
@@ -166,7 +166,7 @@ def _signed(
 
 
 def _classes(graph: Any, signature: Signature) -> int | None:
-    """Tell how many classes a graph has; a detector's may count the background."""
+    """Return how many classes a graph has; a detector's may count the background."""
     if signature.classes is not None:
         return signature.classes
     counts = []
@@ -178,17 +178,17 @@ def _classes(graph: Any, signature: Signature) -> int | None:
     return max(filter(None, counts), default=None)
 
 
-def picture_fed(
+def draw_input(
     graph: Path, task: Task[Any] | None, settings: Settings, photo: Photo
 ) -> tuple[bytes, str]:
-    """Bring a photo to a model as the server does, and draw what arrives.
+    """Prepare a photo for a model as the server does, and draw the model's input.
 
-    The scaling is undone, so that it can be looked at; the order of the channels is
-    not: fed blue first, red and blue are seen in each other's place.
+    The scaling is undone, so that people can look at it; the order of the channels is
+    not: if the model takes blue first, red and blue are exchanged.
 
     Args:
-        graph: the model's graph; what lies beside it counts.
-        task: which one it is to do; told by its name otherwise.
+        graph: the model's graph; the files next to it count.
+        task: its task; by default the name decides.
         settings: the server's.
         photo: the upload.
 
@@ -198,7 +198,7 @@ def picture_fed(
     Raises:
         ModelError, RequestError: the model cannot be loaded, or that is no photo.
     """
-    # It is the same on the CPU, whatever the server runs on.
+    # The CPU does, because no device changes the input.
     model = Loader(replace(settings, require_gpu=False))(
         _files(graph, task or by_graph(graph.name))
     )
@@ -223,7 +223,7 @@ def picture_fed(
 
 
 def _files(graph: Path, task: Task[Any]) -> ModelFiles:
-    """Give a graph's files as the server would find them, or as inspect does."""
+    """Return a graph's files as the server would find them, or as inspect does."""
     for files in discover(graph.parent, task).models:
         if files.graph.name == graph.name:
             return files

@@ -23,7 +23,7 @@ class Photo(NamedTuple):
 
 
 class Guess(msgspec.Struct, frozen=True):
-    """A guess, and the sidecar's keys that override it; empty where none does."""
+    """A guess, and the sidecar's keys that override it; empty if there are none."""
 
     guess: str
     override: str
@@ -37,7 +37,7 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class GraphReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one graph is.
+    """The facts of one graph.
 
     Attributes:
         file: its name.
@@ -46,18 +46,18 @@ class GraphReport(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of the file, as ``TRUSTED_MODELS`` takes it.
         nodes: of the graph and its functions.
         functions: how many it has.
-        producer: version of the GraphDef's maker; 0 where it says none.
+        producer: version of the GraphDef's maker; 0 if it says none.
         parameters: numbers in its floating point constants that have an axis.
         ops: op to how many nodes have it, most first.
         refused: ops that are not let in.
-        placeholders: what could be fed: name, dtype and shape.
-        signature: how it is fed and what is fetched; ``None`` where that fails.
+        placeholders: name, dtype and shape of each possible input.
+        signature: input and outputs; ``None`` if none is found.
         outputs: role to name, dtype and shape.
-        classes: how many it tells apart, where that can be seen; a detector's may
+        classes: how many it distinguishes, if the graph shows it; a detector's may
             count the background.
-        guesses: what was guessed.
-        repairs: what freezing or another machine left in it and was repaired.
-        error: why it cannot be served; empty where it can.
+        guesses: the signature's.
+        repairs: leftovers of freezing or of another machine that were repaired.
+        error: why it cannot be served; empty if it can.
     """
 
     file: str
@@ -83,10 +83,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long a photo took, the best of several, in milliseconds.
 
     Attributes:
-        photo: which one: a file's name, or ``noise``.
+        photo: a file's name, or ``noise``.
         decode_ms: decoding and resizing.
         run_ms: the graph alone.
-        answers: what was found, best first, at most five: label and confidence.
+        answers: label and confidence, best first, at most five.
     """
 
     photo: str
@@ -96,16 +96,16 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model of a folder is.
+    """The facts of one model of a folder.
 
     Attributes:
-        serves: it was loaded, and nothing that was found keeps it from serving.
-        device: as it was loaded on; empty where it was not.
+        serves: it was loaded, and no finding keeps it from serving.
+        device: that it was loaded on; empty if it was not.
         load_ms: how long that took.
-        signature: how it is fed and what is fetched.
+        signature: input and outputs.
         labels: how many names its label map has.
-        classes: of the graph, where they can be seen.
-        timing: of a run; ``None`` where there was none.
+        classes: of the graph, if it shows them.
+        timing: of a run; ``None`` if there was none.
     """
 
     name: str
@@ -120,7 +120,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model folder holds.
+    """The models and findings of a model folder.
 
     Attributes:
         ok: no finding is an error.
@@ -135,11 +135,11 @@ class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Try(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model sees in a photo under one scaling.
+    """A model's answer to a photo under one scaling.
 
     Attributes:
         scaling: its name, and the order of the channels.
-        sidecar: the line that says it, with what the sidecar says already.
+        sidecar: a whole sidecar with that scaling, on one line.
         sees: the label is its best answer.
         confidence: of the label.
         best, best_confidence: its best answer.
@@ -156,7 +156,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelTries(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model sees under every scaling, the ones that see the label first."""
+    """A model's answers under every scaling, those that see the label first."""
 
     name: str
     label: str
@@ -169,17 +169,17 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def graph_tables(report: GraphReport) -> Iterator[Table]:
-    """Give what a graph is: its facts, its guesses, its ops."""
+    """Yield the tables of a graph: its facts, its guesses, its ops."""
     facts = Table(title=Text(report.file), show_header=False, title_justify="left")
     for name, value in _graph_facts(report):
         facts.add_row(Text(name), Text(value))
     yield facts
     if report.guesses:
         guesses = _table("guessed", "what", "the sidecar's keys that say otherwise")
-        for one in report.guesses:
-            guesses.add_row(Text(one.guess), Text(one.override or "none"))
+        for guess in report.guesses:
+            guesses.add_row(Text(guess.guess), Text(guess.override or "none"))
         yield guesses
-    refused = {one.op for one in report.refused}
+    refused = {op.op for op in report.refused}
     ops = _table("ops", "op", "nodes")
     for op, count in list(report.ops.items())[:_MOST_OPS]:
         style = _STYLES["error"] if op in refused else ""
@@ -197,10 +197,8 @@ def _graph_facts(report: GraphReport) -> Iterator[tuple[str, str]]:
     yield "sha256", report.sha256
     if report.error:
         yield "cannot be served", report.error
-    for one in report.repairs:
-        yield "repaired", one
-    for one in report.placeholders:
-        yield "placeholder", one
+    yield from (("repaired", repair) for repair in report.repairs)
+    yield from (("placeholder", tensor) for tensor in report.placeholders)
     if report.signature is not None:
         yield from _signature_facts(report.signature)
     for role, tensor in report.outputs.items():
@@ -210,7 +208,7 @@ def _graph_facts(report: GraphReport) -> Iterator[tuple[str, str]]:
 
 
 def _signature_facts(signature: Signature) -> Iterator[tuple[str, str]]:
-    """Say how a graph is fed."""
+    """Yield how a graph is fed."""
     yield "input", f"{signature.input}, {signature.dtype} {signature.layout}"
     yield "image", _image(signature)
     if signature.dtype not in {"uint8", "string"}:
@@ -237,11 +235,11 @@ def _image(signature: Signature) -> str:
 
 
 def folder_tables(report: FolderReport) -> Iterator[Table]:
-    """Give what a folder holds: its models, and what is worth a look."""
+    """Yield the tables of a folder: its models, and the findings."""
     columns = ("model", "task", "serves", "device", "run", "answers")
     models = _table(report.folder, *columns)
-    for one in report.models:
-        models.add_row(*map(Text, _row(one)))
+    for model in report.models:
+        models.add_row(*map(Text, _row(model)))
     yield models
     if report.findings:
         found = _table("findings", "level", "code", "model", "what", "what to do")
@@ -252,17 +250,17 @@ def folder_tables(report: FolderReport) -> Iterator[Table]:
 
 
 def tries_tables(reports: Iterable[ModelTries]) -> Iterator[Table]:
-    """Give what each model sees under each scaling, with the sidecar that says it."""
+    """Yield a table of each model's answers under each scaling, with the sidecars."""
     for report in reports:
         title = f"{report.name}: which scaling sees {report.label!r}"
         table = _table(title, "scaling", "sees it", "confidence", "best", "sidecar")
         if report.error:
             table.add_row(Text(report.error))
-        for one in report.tries:
-            sure = f"{one.confidence:.3f}"
-            best = one.error or f"{one.best} {one.best_confidence:.3f}"
-            sees = "yes" if one.sees else "no"
-            table.add_row(*map(Text, (one.scaling, sees, sure, best, one.sidecar)))
+        for trial in report.tries:
+            sure = f"{trial.confidence:.3f}"
+            best = trial.error or f"{trial.best} {trial.best_confidence:.3f}"
+            sees = "yes" if trial.sees else "no"
+            table.add_row(*map(Text, (trial.scaling, sees, sure, best, trial.sidecar)))
         yield table
 
 
@@ -276,7 +274,7 @@ def _row(model: ModelReport) -> tuple[str, ...]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Give a table whose texts are never read as markup."""
+    """Return a table whose texts are never read as markup."""
     table = Table(title=Text(title), title_justify="left")
     for column in columns:
         table.add_column(Text(column))

@@ -1,7 +1,7 @@
-"""Turns models of other formats into frozen graphs.
+"""The conversion of models of other formats into frozen graphs.
 
-``python -m modelserver.tools.importing ssdlite|efficientnet SOURCE TARGET`` is the way
-in for the rest of the package: the conversion needs TensorFlow, so it runs in a process
-of its own. Every conversion is deterministic: the same source gives the same bytes,
-whatever the TensorFlow version.
+The zoo runs ``python -m modelserver.tools.importing ssdlite|efficientnet SOURCE
+TARGET``: the conversion needs TensorFlow, so it has a process of its own. Every
+conversion is deterministic: the same source gives the same bytes with every version of
+TensorFlow.
 """

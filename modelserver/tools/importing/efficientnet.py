@@ -54,7 +54,7 @@ def convert(path: Path) -> bytes:
 
 @dataclass
 class _Network:
-    """Writes the network's layers; each method returns its output's name."""
+    """The network's layers; each method writes some and returns its output's name."""
 
     writer: GraphWriter
     state: dict[str, NDArray[Any]]
@@ -106,7 +106,7 @@ class _Network:
         return layer
 
     def _channels(self, index: int) -> int:
-        """Return the channels that block ``index`` gives; -1 is the stem."""
+        """Return the output channels of block ``index``; -1 is the stem."""
         name = "_conv_stem" if index < 0 else f"_blocks.{index}._project_conv"
         return len(self.state[f"{name}.weight"])
 

@@ -35,7 +35,7 @@ DTYPES: dict[np.dtype[Any], int] = {
 
 @dataclass
 class GraphWriter:
-    """Appends nodes to a GraphDef. Not thread-safe.
+    """A GraphDef that grows node by node. Not thread-safe.
 
     Attributes:
         graph: the ``GraphDef`` so far; a new one by default.

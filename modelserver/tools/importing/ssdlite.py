@@ -1,8 +1,8 @@
 """SSDLite MobileNetV2: a TensorFlow.js graph model in, an object detector out.
 
-The graph model ends in decoded boxes and class scores for 1917 anchors. What an
-exported object detector has after that, non-maximum suppression and the four
-``detection_*`` outputs, is appended here.
+The graph model ends in decoded boxes and class scores for 1917 anchors. Non-maximum
+suppression and the four ``detection_*`` outputs, which an exported object detector has
+after that, are appended here.
 """
 
 from __future__ import annotations

