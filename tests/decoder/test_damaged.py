@@ -1,4 +1,4 @@
-"""Damaged photos are refused, and whole ones served with any bytes around their pixels."""
+"""Damaged photos are refused, and whole ones served with any bytes around them."""
 
 import io
 import struct

@@ -26,7 +26,7 @@ def png(image=None, **how):
 
 
 def chunk(kind, body, *, good=True, length=None):
-    """Return a PNG chunk, with its checksum or a wrong one, and maybe a wrong length."""
+    """Return a PNG chunk, with a right or wrong checksum, and maybe a wrong length."""
     check = zlib.crc32(kind + body) ^ (0 if good else 1)
     size = len(body) if length is None else length
     return struct.pack(">I", size) + kind + body + struct.pack(">I", check)

@@ -1,4 +1,4 @@
-"""Who is answered: by name, by origin, by token; and what every answer carries."""
+"""Who is answered, by name, origin and token, and the headers of every answer."""
 
 import hmac
 
@@ -16,7 +16,7 @@ EVIL = "https://evil.example"
 
 
 def hosts(**environ):
-    """The check of ``Host`` under some settings: a function that tells its verdict."""
+    """Return a function that checks a Host header under some settings."""
     checked = Hosts(make_settings(**environ))
 
     def answers(host, path="/detect", **more):
@@ -38,7 +38,7 @@ def hosts(**environ):
     ],
 )  # fmt: skip
 def test_this_machine_has_names_that_no_page_can_have(host):
-    """Loopback names and addresses of all kinds, without any setting."""
+    """Loopback names and addresses are answered without any setting."""
     assert hosts()(host)
 
 
@@ -51,18 +51,18 @@ def test_this_machine_has_names_that_no_page_can_have(host):
     ],
 )  # fmt: skip
 def test_a_name_that_was_made_to_point_here_is_refused(host):
-    """DNS rebinding: without a token only this machine may come, by its own names."""
+    """Without a token a foreign name (DNS rebinding) is refused."""
     assert not hosts()(host)
 
 
 def test_a_server_for_others_has_any_name():
-    """Where a token or the operator's leave says who may come."""
+    """With a token or ALLOW_ANONYMOUS any name is answered."""
     assert hosts(API_TOKEN=TOKEN)("evil.example")
     assert hosts(ALLOW_ANONYMOUS=True)("evil.example")
 
 
 def test_trusted_hosts_are_the_only_ones():
-    """Exactly, or with all below; probes are asked for by address."""
+    """Only trusted hosts are answered; probes may use any address."""
     answers = hosts(
         TRUSTED_HOSTS="Vision.example.org, .lab.example, ::1", API_TOKEN=TOKEN
     )
@@ -81,7 +81,7 @@ def test_trusted_hosts_are_the_only_ones():
 
 
 def test_a_missing_host_is_refused_where_http_demands_one():
-    """HTTP/1.0, which no browser speaks, does not."""
+    """HTTP/1.1 needs a Host header, and HTTP/1.0 does not."""
     answers = hosts(API_TOKEN=TOKEN)
     assert not answers("")
     assert not answers("", "/livez", SERVER_PROTOCOL="HTTP/1.1")
@@ -89,12 +89,12 @@ def test_a_missing_host_is_refused_where_http_demands_one():
 
 
 def test_a_unix_socket_has_no_name():
-    """Its clients have no address, and no browser is among them."""
+    """Clients of a Unix socket may send any Host header."""
     assert hosts()("whatever", REMOTE_ADDR="")
 
 
 def origin_check(allowed=(), method="POST", **headers):
-    """Whether a request from somewhere is let in."""
+    """Return whether a request from some site is let in."""
     environ = {"REQUEST_METHOD": method, "HTTP_HOST": "here.example:5000"}
     try:
         Origins(allowed).check({**environ, **headers})
@@ -104,13 +104,13 @@ def origin_check(allowed=(), method="POST", **headers):
 
 
 def test_programs_are_not_asked_where_they_are_from():
-    """Such as curl, which sends neither header."""
+    """A request with neither header, such as curl's, is let in."""
     assert origin_check()
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "", "nonsense"])
 def test_another_sites_page_is_refused(site):
-    """A neighbour on the same host too, and whatever it asks as its origin."""
+    """A page of another site is refused, a neighbour on the host too."""
     assert not origin_check(HTTP_SEC_FETCH_SITE=site)
     assert not origin_check(HTTP_SEC_FETCH_SITE=site, HTTP_ORIGIN=EVIL)
     assert not origin_check(method="DELETE", HTTP_SEC_FETCH_SITE=site)
@@ -118,12 +118,12 @@ def test_another_sites_page_is_refused(site):
 
 @pytest.mark.parametrize("origin", [EVIL, "null", "", "http://here.example", "file://"])
 def test_another_origin_is_refused_where_browsers_say_no_more(origin):
-    """Over plain HTTP browsers send the origin only; another port is another one."""
+    """Another origin is refused, and another port is another one."""
     assert not origin_check(HTTP_ORIGIN=origin)
 
 
 def test_the_page_of_this_server_may_send():
-    """By the browser's word, or by the origin, whatever the proxy made of the scheme."""
+    """The server's own page may send, whatever scheme a proxy made of it."""
     for site in ("same-origin", "none"):
         assert origin_check(
             HTTP_SEC_FETCH_SITE=site, HTTP_ORIGIN="https://public.example"
@@ -133,13 +133,13 @@ def test_the_page_of_this_server_may_send():
 
 
 def test_reading_is_not_sending():
-    """A link from anywhere may be followed; the answer cannot be read there."""
+    """A page of any site may link here, as it cannot read the answer."""
     for method in ("GET", "HEAD", "OPTIONS"):
         assert origin_check(method=method, HTTP_SEC_FETCH_SITE="cross-site")
 
 
 def test_allowed_sites_may_send():
-    """Exactly they, or all."""
+    """Pages of allowed sites may send, and no others."""
     friend = {
         "HTTP_ORIGIN": "https://friend.example",
         "HTTP_SEC_FETCH_SITE": "cross-site",
@@ -152,13 +152,13 @@ def test_allowed_sites_may_send():
 
 @pytest.fixture
 def client(folder, serving):
-    """A function that serves one echoing model under some settings."""
+    """Return a function that serves one echoing model under some settings."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     return serving
 
 
 def test_refusals_have_problems_of_their_own(client):
-    """400 for the host, 403 for the site, before anything else is looked at."""
+    """A host is refused with 400 and a site with 403, before all else."""
     app = client()
     answer = post(app, "/detect", "m", photo(), headers={"Host": "evil.example"})
     assert (answer.status_code, answer.json["type"]) == (
@@ -184,7 +184,7 @@ def preflight(client, origin, path="/detect"):
 
 
 def test_a_preflight_is_answered_without_a_token(client):
-    """For the sites that may, and for paths that are there."""
+    """Allowed sites get an answer for known paths without a token."""
     app = client(CORS_ORIGINS="https://a.example, https://B.example", API_TOKEN=TOKEN)
     for origin in ("https://a.example", "https://b.example"):
         answer = preflight(app, origin)
@@ -206,7 +206,7 @@ def test_a_preflight_is_answered_without_a_token(client):
 
 
 def test_without_cors_nothing_is_told_to_other_sites(client):
-    """No header, and OPTIONS is a method that is not allowed."""
+    """Without CORS_ORIGINS there is no header, and OPTIONS is a 405."""
     app = client()
     for path in ("/detect", "/models", "/livez", "/"):
         answer = preflight(app, EVIL, path)
@@ -218,7 +218,7 @@ def test_without_cors_nothing_is_told_to_other_sites(client):
 
 
 def test_allowed_sites_can_read_the_answers(client):
-    """Errors too; with ``*`` everybody, but never with cookies."""
+    """Allowed sites can read answers and errors, never with cookies."""
     app = client(CORS_ORIGINS="https://a.example")
     for answer in (
         post(app, "/detect", "m", photo(), headers={"Origin": "https://a.example"}),
@@ -237,7 +237,7 @@ def test_allowed_sites_can_read_the_answers(client):
     "method", ["HEAD", "OPTIONS", "TRACE", "PUT", "PATCH", "DELETE"]
 )
 def test_other_methods_are_405_with_allow(method, client):
-    """On every route; HEAD where GET is."""
+    """Each route names its methods in Allow; HEAD comes with GET."""
     app = client()
     for rule in app.application.url_map.iter_rules():
         if method in rule.methods or rule.endpoint == "static":
@@ -252,7 +252,7 @@ def test_other_methods_are_405_with_allow(method, client):
 
 
 def test_the_token_is_compared_in_constant_time(client, monkeypatch):
-    """By the one function that does, on bytes, whatever was sent."""
+    """Any token is compared as bytes, by hmac."""
     app = client(API_TOKEN=TOKEN)
     compared = []
     real = hmac.compare_digest
@@ -270,14 +270,14 @@ def test_the_token_is_compared_in_constant_time(client, monkeypatch):
 
 
 def test_a_token_is_asked_for_before_anything_is_read(client):
-    """A body of no sense makes no difference."""
+    """A missing token is refused, also with a malformed body."""
     app = client(API_TOKEN=TOKEN)
     for body in (b"", b"x" * 100_000, form({"modelname": "m"}, photo())):
         assert post_form(app, "/detect", body).status_code == 401
 
 
 def test_the_token_is_in_no_log_and_no_answer(client, caplog, capsys):
-    """Neither the right one nor a wrong one."""
+    """Neither the right token nor a wrong one is logged or answered."""
     caplog.set_level(0)
     app = client(API_TOKEN=TOKEN)
     texts = []
@@ -292,7 +292,7 @@ def test_the_token_is_in_no_log_and_no_answer(client, caplog, capsys):
 
 
 def test_every_answer_says_how_browsers_shall_take_it(client):
-    """No sniffing, no referrer elsewhere, nothing kept; pages have a policy too."""
+    """Every answer has the safety headers, and pages a policy too."""
     app = client()
     for answer in (app.get("/models"), app.get("/nowhere"), app.get("/detect")):
         headers = answer.headers
@@ -311,7 +311,7 @@ def test_every_answer_says_how_browsers_shall_take_it(client):
 
 
 def test_files_of_the_package_may_be_kept(client):
-    """They are the same until the server is another version."""
+    """Static files may be cached, as they change with the version only."""
     with client().application.test_request_context("/static/x"):
         from flask import g
 
@@ -333,7 +333,7 @@ def test_files_of_the_package_may_be_kept(client):
     ],
 )
 def test_without_a_token_only_this_machine_is_answered(address, forwarded, let_in):
-    """Not those either for whom a proxy on this machine asks."""
+    """Clients elsewhere are refused, also behind a proxy here."""
     if let_in:
         access.check_loopback(address, forwarded)
     else:

@@ -1,4 +1,4 @@
-"""One app for both tasks: photos, models and numbers where a name is in both."""
+"""One app for both tasks, also if both have a model of the same name."""
 
 import io
 import re
@@ -17,7 +17,7 @@ RED = (250, 20, 20)
 
 @pytest.fixture
 def both(serving, folder):
-    """An app of both tasks: ``m`` is a detector and a classifier, the others are one."""
+    """Return an app of both tasks; ``m`` is a detector and a classifier."""
     for name in ("m", "boxes"):
         write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
         (folder / f"{name}.label_map.pbtxt").write_text('item { id: 26 name: "box" }')
@@ -34,7 +34,7 @@ def post(client, path, *names, **fields):
 
 
 def test_each_route_asks_the_model_of_its_task(both):
-    """A name may be in both; a model of the other task is not found."""
+    """Each route finds models of its own task only."""
     (box,) = post(both, "/detect", "m").json
     assert box["label"] == "box"
     assert post(both, "/classify", "m").json == {"class": "red"}
@@ -45,7 +45,7 @@ def test_each_route_asks_the_model_of_its_task(both):
 
 
 def test_every_model_of_the_task_may_be_asked(both):
-    """``*`` is for the route's own task."""
+    """``*`` means all models of the route's task."""
     told = post(both, "/detect", "*").json["results"]
     assert [one["model"] for one in told] == ["boxes", "m"]
     told = post(both, "/classify", "*").json["results"]
@@ -56,7 +56,7 @@ def test_every_model_of_the_task_may_be_asked(both):
 
 
 def test_all_models_are_listed_with_their_kinds(both):
-    """By name, and of one name by kind."""
+    """Models are listed by name, and by kind if names are equal."""
     told = [(one["name"], one["kind"]) for one in both.get("/models").json["models"]]
     assert told == [
         ("boxes", "detection"),
@@ -68,7 +68,7 @@ def test_all_models_are_listed_with_their_kinds(both):
 
 @pytest.mark.parametrize("path", ["", "/labels"])
 def test_a_name_in_both_needs_its_kind(both, path):
-    """The answer without says how; other names need none, and may be given theirs."""
+    """An ambiguous name is refused with a hint; others need no kind."""
     refused = both.get(f"/models/m{path}")
     assert refused.status_code == 409
     assert refused.json["type"] == "/problems/ambiguous-model"
@@ -82,21 +82,21 @@ def test_a_name_in_both_needs_its_kind(both, path):
 
 
 def test_the_model_that_is_asked_for_is_told(both):
-    """Its own report and its own labels."""
+    """``?kind=`` chooses the model's report and labels."""
     assert both.get("/models/m?kind=detection").json["kind"] == "detection"
     labels = both.get("/models/m/labels?kind=classification").json["labels"]
     assert [one["name"] for one in labels] == ["red", "green", "blue"]
 
 
 def test_readiness_names_the_kind_where_a_name_is_in_both(both):
-    """So no state hides another."""
+    """Readiness shows both models of one name."""
     told = both.get("/readyz").json["models"]
     names = {"boxes", "colour", "classification/m", "detection/m"}
     assert told == dict.fromkeys(names, "READY")
 
 
 def test_the_numbers_of_two_models_of_one_name_are_told_apart(both, capsys):
-    """In metrics, and in the line that each evaluation prints."""
+    """Metrics and lines on stdout name the kind."""
     post(both, "/detect", "m")
     post(both, "/classify", "m")
     post(both, "/classify", "colour")
@@ -112,7 +112,7 @@ def test_the_numbers_of_two_models_of_one_name_are_told_apart(both, capsys):
 
 
 def test_the_page_has_the_models_of_both(both):
-    """In two groups, each with where its photos go."""
+    """The page lists both tasks' models in two groups."""
     page = both.get("/").text
     assert "<title>ModelServer</title>" in page
     groups = re.findall(r'<optgroup label="(\w+)">(.*?)</optgroup>', page, re.DOTALL)
@@ -123,14 +123,14 @@ def test_the_page_has_the_models_of_both(both):
 
 
 def test_the_description_has_the_routes_of_both(both):
-    """And says which model a name alone may not tell."""
+    """OpenAPI has both routes, and the answer to ambiguous names."""
     told = both.get("/openapi.json").json["paths"]
     assert {"/detect", "/classify"} < told.keys()
     assert "409" in told["/models/{name}"]["get"]["responses"]
 
 
 def test_an_empty_folder_is_told_what_either_task_needs(serving):
-    """Once, and nobody is sent to another app."""
+    """The hint names both tasks' files once, and no other app."""
     client = serving(*BOTH)
     detail = post(client, "/detect", "m").json["detail"]
     assert "NAME.frozen.pb and NAME.label_map.pbtxt, or NAME.pb" in detail
@@ -138,6 +138,6 @@ def test_an_empty_folder_is_told_what_either_task_needs(serving):
 
 
 def test_the_line_to_try_is_of_the_models_task():
-    """The route belongs to the model that serves first."""
+    """The line to try has the route of the first model that serves."""
     line = command(CLASSIFICATION, make_settings(), "m", ("127.0.0.1", 5000))
     assert line.endswith(":5000/classify")

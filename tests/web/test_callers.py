@@ -1,4 +1,4 @@
-"""Who waits for an answer, how long, and whether still."""
+"""Callers: how long they wait for an answer, and whether they still do."""
 
 import socket
 import struct
@@ -21,7 +21,7 @@ class Clock:
 
 @pytest.fixture
 def caller(monkeypatch):
-    """A function that gives the caller of a request with some headers and environ."""
+    """Return a function that gives the caller of a request."""
     app = Flask(__name__)
     monkeypatch.setattr(callers, "time", Clock)
 
@@ -36,7 +36,7 @@ def caller(monkeypatch):
 
 @pytest.fixture
 def pair():
-    """A server's connection and its client's, over TCP."""
+    """Yield a server's connection and its client's, over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
@@ -45,7 +45,7 @@ def pair():
 
 
 def test_a_caller_waits_as_long_as_the_server_allows(caller):
-    """From when its upload was there, however slowly that came."""
+    """The server's limit runs from when the upload was there."""
     who = caller()
     assert (who.seconds, who.until) == (30.0, 1040.0)
     assert who.remaining_s(1020.0) == 20.0
@@ -64,14 +64,14 @@ def test_a_caller_waits_as_long_as_the_server_allows(caller):
     ],
 )
 def test_a_client_may_ask_for_less(given, seconds, caller):
-    """In milliseconds, from when its request's head was read."""
+    """A client's limit runs from when its request's head was read."""
     who = caller(given)
     assert (who.seconds, who.until) == (seconds, 1000.0 + seconds)
 
 
 @pytest.mark.parametrize("given", ["40001", "9999999999"])
 def test_a_client_may_not_ask_for_more(given, caller):
-    """The server's own limit comes first."""
+    """The server's own limit holds if it is shorter."""
     who = caller(given)
     assert (who.seconds, who.until) == (30.0, 1040.0)
 
@@ -84,13 +84,13 @@ def test_a_client_may_not_ask_for_more(given, caller):
     ],
 )
 def test_what_is_no_time_is_a_bad_request(given, caller):
-    """Rather than a guess at what was meant."""
+    """An invalid time is refused, not guessed at."""
     with pytest.raises(BadRequest, match=r"X-Request-Timeout-Ms must be"):
         caller(given)
 
 
 def test_a_client_that_waits_is_not_gone(caller, pair):
-    """Whether it is silent or sends more; and what it sends stays unread."""
+    """A client that is silent or sends more is not gone."""
     server, client = pair
     gone = caller(**{"gunicorn.socket": server}).gone
     assert not gone()
@@ -102,7 +102,7 @@ def test_a_client_that_waits_is_not_gone(caller, pair):
 @pytest.mark.parametrize("pending", [b"", b"the next request"])
 @pytest.mark.parametrize("how", ["close", "half", "reset"])
 def test_a_client_that_closed_is_gone(how, pending, caller, pair):
-    """Wholly, or only its side; also where something it sent is still unread."""
+    """A client that closed is gone, also if sent bytes are still unread."""
     server, client = pair
     gone = caller(**{"gunicorn.socket": server}).gone
     client.sendall(pending)
@@ -117,7 +117,7 @@ def test_a_client_that_closed_is_gone(how, pending, caller, pair):
 
 
 def test_over_a_unix_socket_a_client_that_closed_is_gone(caller):
-    """As behind a proxy on the same machine."""
+    """A proxy's client that closed is gone."""
     server, client = socket.socketpair()
     with server:
         gone = caller(**{"gunicorn.socket": server}).gone
@@ -127,7 +127,7 @@ def test_over_a_unix_socket_a_client_that_closed_is_gone(caller):
 
 
 def test_a_connection_that_we_have_closed_is_gone(caller, pair):
-    """The run was taken after its thread had given up."""
+    """A connection that the server has closed is gone."""
     server, _ = pair
     gone = caller(**{"gunicorn.socket": server}).gone
     server.close()
@@ -135,7 +135,7 @@ def test_a_connection_that_we_have_closed_is_gone(caller, pair):
 
 
 def test_asking_changes_nothing_about_the_connection(caller, pair):
-    """Its thread may be in the middle of something."""
+    """The check leaves the connection as it is."""
     server, _ = pair
     server.settimeout(7)
     caller(**{"gunicorn.socket": server}).gone()
@@ -146,12 +146,12 @@ class Encrypted(socket.socket):
     """Looks like a TLS connection."""
 
     def cipher(self):
-        """As of a TLS connection."""
+        """Return nothing, as a TLS connection may."""
 
 
 @pytest.mark.parametrize("connection", [None, object(), Encrypted])
 def test_without_a_plain_socket_nobody_is_taken_for_gone(connection, caller):
-    """Under another server, and under TLS, whose own bytes must be left alone."""
+    """Under TLS or another server no client counts as gone."""
     if connection is Encrypted:
         with Encrypted() as unconnected:
             assert not caller(**{"gunicorn.socket": unconnected}).gone()

@@ -1,4 +1,4 @@
-"""The API's description: it is true, whole, and the file in docs is the same."""
+"""The API's description is true, whole, and equal to the file in docs."""
 
 import json
 import re
@@ -22,7 +22,7 @@ FILE = ("file", "x.png", photo())
 
 @pytest.fixture
 def apps(folder, uploads):
-    """Both apps, without a model."""
+    """Return both apps, without a model."""
     settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads)
     apps = [create_app(task, settings) for task in TASKS.values()]
     yield apps
@@ -31,13 +31,13 @@ def apps(folder, uploads):
 
 
 def test_the_file_in_docs_is_what_the_apps_say(apps):
-    """Made anew by ``script/openapi``."""
+    """docs/openapi.json is as ``script/openapi`` makes it."""
     kept = json.loads((DOCS / "openapi.json").read_text())
     assert kept == json.loads(json.dumps(document(*apps)))
 
 
 def test_every_route_is_described_and_nothing_else(apps):
-    """In each app its own."""
+    """Each app describes its own routes, and no others."""
     for app in apps:
         told = app.test_client().get("/openapi.json").json
         rules = {rule.rule for rule in app.url_map.iter_rules()}
@@ -47,7 +47,7 @@ def test_every_route_is_described_and_nothing_else(apps):
 
 
 def test_every_option_is_described_as_a_parameter_and_a_field():
-    """By the names that are read, for either kind of model."""
+    """Every option is a parameter and a field of both tasks."""
     described = {}
     for kind, unused in (("detection", "top_k"), ("classification", "coordinates")):
         operation = operations.evaluation(by_kind(kind))
@@ -60,7 +60,7 @@ def test_every_option_is_described_as_a_parameter_and_a_field():
 
 
 def test_every_status_of_an_error_is_described():
-    """For the routes that may answer with it."""
+    """Each route describes the statuses it may answer with."""
     from modelserver.web.problems import kinds
 
     told = set(operations.evaluation(DETECTION)["responses"])
@@ -69,7 +69,7 @@ def test_every_status_of_an_error_is_described():
 
 
 def references(value):
-    """All references in a document."""
+    """Return all references in a document."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "$ref":
@@ -82,14 +82,14 @@ def references(value):
 
 
 def test_every_reference_leads_somewhere(apps):
-    """To a schema of the same document."""
+    """Every reference leads to a schema of the same document."""
     told = document(*apps)
     there = {f"#/components/schemas/{name}" for name in told["components"]["schemas"]}
     assert set(references(told)) <= there
 
 
 def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
-    """Without a script; it needs no token, nor does the document."""
+    """The page shows each route without script or token."""
     for app in apps:
         client = app.test_client()
         response = client.get("/docs")
@@ -108,7 +108,7 @@ def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
 
 
 def test_what_people_come_for_stands_first(apps):
-    """With a line to try; texts are shown as texts, and problems lead to their words."""
+    """The page begins with a line to try, and shows texts as texts."""
     for app, path in zip(apps, ("/detect", "/classify"), strict=True):
         client = app.test_client()
         page = client.get("/docs").text
@@ -127,7 +127,7 @@ def test_what_people_come_for_stands_first(apps):
 
 
 def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):
-    """It tells nothing of what is there."""
+    """The description needs no token, as it names no model."""
     settings = make_settings(
         MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, API_TOKEN="s3cret-token"
     )
@@ -140,7 +140,7 @@ def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):
 
 
 def test_answers_are_what_the_types_say(folder, serving):
-    """No member more, none less."""
+    """Answers have exactly the members of their types."""
     import msgspec
 
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
@@ -171,7 +171,7 @@ def test_answers_are_what_the_types_say(folder, serving):
 
 
 def test_one_models_report_tells_how_its_graph_is_fed(folder, serving):
-    """And what is worth a look; 404 where there is no such model."""
+    """A model's report has its signature and findings."""
     tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
     (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
     client = serving("classification")

@@ -1,4 +1,4 @@
-"""The page as it is served: what it names, what it may load, how it is cached."""
+"""The page: its names, its policy, its cache headers."""
 
 import json
 import re
@@ -32,7 +32,7 @@ PATHS = {"detection": "/detect", "classification": "/classify"}
 
 
 class Parsed(HTMLParser):
-    """Each element's name and attributes, and the text inside scripts and styles."""
+    """Collects each element's attributes, and the text inside scripts and styles."""
 
     def __init__(self, text):
         super().__init__()
@@ -45,18 +45,18 @@ class Parsed(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        """Note text where it would run."""
+        """Note text inside scripts and styles."""
         if self.lasttag in {"script", "style"} and data.strip():
             self.inline.append(data)
 
     def all(self, tag):
-        """The attributes of all elements of a name."""
+        """Return the attributes of all elements of a name."""
         return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture
 def client(folder, uploads):
-    """A function that gives a client of an app whose models never start."""
+    """Return a function that gives a client of an app whose models never start."""
 
     def make(kind="detection", **environ):
         settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, **environ)
@@ -68,21 +68,21 @@ def client(folder, uploads):
 
 
 def fetch(client, path, **options):
-    """GET a file of the package's and close it."""
+    """GET a file of the package and close it."""
     with client.get(path, **options) as response:
         response.get_data()
         return response
 
 
 def parsed(response):
-    """A page that was answered."""
+    """Return a page, parsed."""
     assert response.status_code == 200
     return Parsed(response.text)
 
 
 @pytest.mark.parametrize(("kind", "path"), PATHS.items())
 def test_the_page_is_at_the_root_and_where_photos_are_posted(client, kind, path):
-    """For GET and HEAD; its form needs no script."""
+    """Both addresses answer GET and HEAD; the form needs no script."""
     client = client(kind)
     for where in ("/", path):
         response = client.get(where)
@@ -98,7 +98,7 @@ def test_the_page_is_at_the_root_and_where_photos_are_posted(client, kind, path)
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere(client):
-    """So that the policy needs no exception."""
+    """All of the page is its own, so the policy has no exception."""
     response = client().get("/")
     shown = parsed(response)
     assert shown.inline == []
@@ -113,12 +113,12 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(client):
 
 
 def preloads(elements):
-    """What the browser is told to fetch because a script will import it."""
+    """Return the modules that the page preloads."""
     return [one for _, one in elements if one.get("rel") == "modulepreload"]
 
 
 def test_what_the_page_loads_is_small(client):
-    """All of it, uncompressed, under 100 kB; and all of it is there."""
+    """All files of the page are there, and have under 100 kB."""
     client = client()
     response = client.get("/")
     elements = parsed(response).elements
@@ -131,7 +131,7 @@ def test_what_the_page_loads_is_small(client):
 
 
 def test_what_is_named_by_its_digest_is_kept_for_ever(client):
-    """And nothing else: what a script imports is asked about again, cheaply."""
+    """Only files named by digest are cached for ever."""
     client = client()
     (script,) = parsed(client.get("/")).all("script")
     for_ever = "public, max-age=31536000, immutable"
@@ -146,7 +146,7 @@ def test_what_is_named_by_its_digest_is_kept_for_ever(client):
 
 
 def test_a_file_that_changes_has_another_digest(tmp_path):
-    """A browser never shows an old one."""
+    """A changed file has another address."""
     (tmp_path / "a.js").write_text("1")
     before = page.digests_of(tmp_path)
     (tmp_path / "a.js").write_text("2")
@@ -155,7 +155,7 @@ def test_a_file_that_changes_has_another_digest(tmp_path):
 
 
 def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
-    """SCRIPT_NAME is where the app begins."""
+    """All addresses begin with SCRIPT_NAME."""
     response = client().get("/", environ_overrides={"SCRIPT_NAME": "/vision"})
     shown = parsed(response)
     (body,) = shown.all("body")
@@ -167,7 +167,7 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
 
 
 def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
-    """As a guessed scaling is."""
+    """A guessed size is marked with its remedy."""
     write(folder / "any.pb", tiny_graphs.classifier((None, None, None, 3)))
     response = serving("classification").get("/")
     (option,) = parsed(response).all("option")
@@ -177,7 +177,7 @@ def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
 
 
 def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
-    """Beside the model; one whose scaling is told has no mark."""
+    """A guessed scaling is marked next to the model."""
     write(folder / "guess.pb", tiny_graphs.classifier())
     told = tiny_graphs.classifier(before=lambda image: image / 255.0)
     write(folder / "told.pb", told)
@@ -190,7 +190,7 @@ def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
 
 
 def test_names_are_text_and_states_are_told(folder, serving):
-    """A model that cannot serve cannot be chosen."""
+    """Names are text, and a model that cannot serve cannot be chosen."""
     write(folder / '"><b>.frozen.pb', tiny_graphs.echo_detector())
     write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
     response = serving().get("/")
@@ -203,7 +203,7 @@ def test_names_are_text_and_states_are_told(folder, serving):
 
 
 def test_with_a_token_nobodys_page_names_a_model(folder, serving):
-    """It asks for the token, and knows that it must."""
+    """With a token the page names no model, and asks for the token."""
     write(folder / "hidden.frozen.pb", tiny_graphs.echo_detector())
     response = serving(API_TOKEN="s3cret-token").get("/")
     (body,) = parsed(response).all("body")
@@ -214,7 +214,7 @@ def test_with_a_token_nobodys_page_names_a_model(folder, serving):
 
 
 def test_the_page_knows_the_servers_limits(client):
-    """The slider begins where the server does, and reaches below."""
+    """The slider begins at the server's limit, and reaches below."""
     client_ = client(MIN_CONFIDENCE=0.6, MAX_UPLOAD_MB=7)
     (body,) = parsed(client_.get("/")).all("body")
     assert (body["data-usual"], body["data-lowest"]) == ("0.6", "0.05")
@@ -224,14 +224,14 @@ def test_the_page_knows_the_servers_limits(client):
 
 
 def test_without_a_model_the_page_says_what_to_do(client):
-    """For people who have just installed the server."""
+    """An empty folder's page names the files to add."""
     assert "There is no model yet" in client().get("/").text
     assert "NAME.pbtxt" in client("classification").get("/").text
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_stays_readable_and_writes_no_markup(path):
-    """Nothing is parsed as HTML or run as code, and no address is in it."""
+    """Scripts parse no HTML, run no text, and hold no address."""
     text = path.read_text()
     assert text.count("\n") <= 350
     for word in (
@@ -248,7 +248,7 @@ def test_a_script_stays_readable_and_writes_no_markup(path):
 
 
 def luminance(colour):
-    """How light a colour is, as WCAG has it; ``#rrggbb``."""
+    """Return a colour's lightness as WCAG has it; ``#rrggbb``."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [
         p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
@@ -257,7 +257,7 @@ def luminance(colour):
 
 
 def test_white_can_be_read_on_every_labels_colour():
-    """WCAG's AA: a contrast of 4.5 at least; as many as the script counts on."""
+    """White has a contrast of 4.5 on every label's colour."""
     tones = re.findall(r"\.tone-\d+ { --tone: (#\w{6})", CSS)
     count = re.search(r"TONES = (\d+)", (STATIC / "elements.js").read_text())
     assert len(set(tones)) == len(tones) == int(count[1])

@@ -1,4 +1,4 @@
-"""``/metrics``: what is counted, for whom, and that nobody can make it grow."""
+"""``/metrics``: requests are counted, and no client can make it grow."""
 
 import io
 import json
@@ -29,14 +29,14 @@ RED = (200, 100, 50)
 
 @pytest.fixture
 def detector(folder, serving):
-    """A client of the detection app with one echoing model, ``m``."""
+    """Return a client of the detection app with one echoing model, ``m``."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (folder / "m.label_map.pbtxt").write_text(LABELS)
     return serving()
 
 
 def numbers(client, **options):
-    """Every sample that ``/metrics`` gives: name and labels to value."""
+    """Return every sample of ``/metrics``: name and labels to value."""
     response = client.get("/metrics", **options)
     assert response.status_code == 200
     return {
@@ -47,17 +47,17 @@ def numbers(client, **options):
 
 
 def value(client, name, **labels):
-    """One of our samples; 0 where there is none."""
+    """Return one of our samples; 0 if there is none."""
     return numbers(client).get((f"modelserver_{name}", *sorted(labels.items())), 0)
 
 
 def requests(client, route="/detect", model="m", status="200"):
-    """How many requests were counted."""
+    """Return how many requests were counted."""
     return value(client, "requests_total", route=route, model=model, status=status)
 
 
 def test_an_answer_is_counted_by_route_model_and_status(detector):
-    """What was found and how long it took, too."""
+    """An answer counts, with its results and times."""
     for _ in range(3):
         assert post(detector, "/detect", "m", photo(RED)).status_code == 200
     assert requests(detector) == 3
@@ -71,7 +71,7 @@ def test_an_answer_is_counted_by_route_model_and_status(detector):
 
 
 def test_a_classifier_has_numbers_too(folder, serving):
-    """Of its own app, under its own route."""
+    """A classifier's answers count under its own route."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     (folder / "m.labels.txt").write_text("red\ngreen\nblue\n")
     client = serving("classification")
@@ -82,7 +82,7 @@ def test_a_classifier_has_numbers_too(folder, serving):
 
 
 def test_a_thousand_names_of_no_model_make_no_series(detector):
-    """Nor do paths and methods that nobody serves."""
+    """Unknown names, paths and methods make no series."""
     post(detector, "/detect", "x", photo())
     detector.get("/x")
     before = len(numbers(detector))
@@ -98,7 +98,7 @@ def test_a_thousand_names_of_no_model_make_no_series(detector):
 
 
 def test_refusals_are_counted_by_their_type(detector):
-    """With the model that was asked for, where there is one."""
+    """Refusals count by type, and by model if there is one."""
     post(detector, "/detect", "m", b"no image")
     post_form(detector, "/detect", form({"modelname": "m"}))
     assert value(detector, "refusals_total", reason="not-an-image") == 1
@@ -108,7 +108,7 @@ def test_refusals_are_counted_by_their_type(detector):
 
 
 def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
-    """By the worker, in its main loop."""
+    """A refusal in the worker's main loop is counted."""
     backend = detector.application.extensions["modelserver"]
     monkeypatch.setattr(backend, "refusal", lambda _handled: Overloaded())
     worker = Worker.__new__(Worker)
@@ -123,7 +123,7 @@ def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
 
 
 def test_the_token_that_guards_the_models_guards_the_numbers(folder, serving):
-    """They have the models' names in them."""
+    """The metrics need the token, as they name models."""
     client = serving(API_TOKEN="s3cret-token")
     assert client.get("/metrics").status_code == 401
     bearer = {"Authorization": "Bearer s3cret-token"}
@@ -132,13 +132,13 @@ def test_the_token_that_guards_the_models_guards_the_numbers(folder, serving):
 
 
 def test_only_this_machine_may_ask_without_a_token(detector):
-    """As for every other route."""
+    """Without a token other machines get no metrics."""
     far = {"REMOTE_ADDR": "192.0.2.7"}
     assert detector.get("/metrics", environ_base=far).status_code == 403
 
 
 def test_the_scraper_chooses_the_format(detector):
-    """Prometheus's text, or OpenMetrics."""
+    """The scraper chooses Prometheus's text or OpenMetrics."""
     assert detector.get("/metrics").content_type.startswith("text/plain")
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = detector.get("/metrics", headers=accept)
@@ -147,7 +147,7 @@ def test_the_scraper_chooses_the_format(detector):
 
 
 def test_a_model_tells_its_state(detector):
-    """One of all states is 1; a process's memory only where it has one."""
+    """One of all states is 1; memory is there only for a process."""
     for state in State:
         number = value(detector, "model_state", model="m", state=state.value)
         assert number == (state is State.READY)
@@ -166,7 +166,7 @@ class FakeModel:
 
 
 def entry(pid=None):
-    """A model that serves from a process, or that does not serve."""
+    """Return a model that serves from a process, or that does not serve."""
     version = Version(FakeModel(pid), None, 0.0) if pid is not None else None
     return Entry(
         SimpleNamespace(name="m"),
@@ -179,7 +179,7 @@ def entry(pid=None):
 
 
 def test_a_process_tells_its_memory(monkeypatch):
-    """From the system, and from the driver where there are GPUs."""
+    """Memory comes from the system, and from the driver if there are GPUs."""
     pid = os.getpid()
     (one,) = sample([entry(pid)], gpus=False)
     assert one._replace(resident_bytes=None) == ModelMetrics(
@@ -203,7 +203,7 @@ def test_a_process_tells_its_memory(monkeypatch):
 
 
 def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
-    """Nothing is counted where there is no sign of one."""
+    """A model on the CPU counts if there are signs of a GPU."""
     slow = entry(os.getpid())
     slow.loaded.facts.device_reason = "GPU 0 was assigned, but ..."
     told = sample([entry(os.getpid()), slow], gpus=False, signs=True)
@@ -213,7 +213,7 @@ def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
 
 @pytest.mark.parametrize("fails", ["nvmlInit", "nvmlDeviceGetCount"])
 def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypatch):
-    """The others are told."""
+    """A silent driver costs only its own metric."""
 
     def fail():
         raise RuntimeError
@@ -227,14 +227,14 @@ def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypa
 
 
 def test_a_model_that_does_not_serve_has_no_process(monkeypatch):
-    """Its restarts and its state are told."""
+    """A model without a process has restarts and a state."""
     (one,) = sample([entry()], gpus=False)
     assert one == ModelMetrics("m", "FAILED", 3, 1, 0, {})
     assert resident_bytes(2**22 + 1) is None
 
 
 def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
-    """With its id and its model; the next request's lines have their own."""
+    """Each log line has its request's id and model."""
     stream = io.StringIO()
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -259,7 +259,7 @@ def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
 
 
 def test_a_failed_reload_is_counted(detector, folder):
-    """And the old version serves on."""
+    """A failed reload counts, and the old version serves on."""
     backend = detector.application.extensions["modelserver"]
     (m,) = backend.registry
     (folder / "m.frozen.pb").write_bytes(b"no graph")
@@ -270,7 +270,7 @@ def test_a_failed_reload_is_counted(detector, folder):
 
 
 def test_a_request_of_several_is_one_request(detector, folder):
-    """Each photo with each model is an evaluation; each failure a refusal."""
+    """Each pair is an evaluation and each failure a refusal, of one request."""
     with (folder.parent / "photo").open("wb+") as file:
         file.write(photo(RED))
         names = ["m", "x"]

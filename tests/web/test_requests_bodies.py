@@ -1,4 +1,4 @@
-"""Photos that are no part of a form, and pictures as answers."""
+"""Photos outside of a form, and photos with boxes as answers."""
 
 import io
 
@@ -24,7 +24,7 @@ FILE = ("file", "photo.png", PHOTO)
 
 @pytest.fixture
 def detector(folder, serving):
-    """A client of the detection app with one echoing model, ``m``."""
+    """Return a client of the detection app with one echoing model, ``m``."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (folder / "m.label_map.pbtxt").write_text('item { id: 21 name: "red" }')
     return serving()
@@ -41,7 +41,7 @@ def detector(folder, serving):
     ],
 )
 def test_a_body_may_be_the_photo_itself(kind, detector):
-    """Of whatever type the client calls it; curl calls everything a form."""
+    """A body of any content type may be the photo itself."""
     whole = send(detector, "/detect", ("modelname", "m"), FILE)
     raw = detector.post("/detect?modelname=m", data=PHOTO, content_type=kind)
     assert raw.status_code == 200
@@ -49,7 +49,7 @@ def test_a_body_may_be_the_photo_itself(kind, detector):
 
 
 def test_a_raw_body_takes_options_and_several_models(folder, serving):
-    """All in the query."""
+    """The query may hold options and several models."""
     for name in ("a", "b"):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
     client = serving()
@@ -60,7 +60,7 @@ def test_a_raw_body_takes_options_and_several_models(folder, serving):
 
 
 def test_a_raw_body_is_told_what_is_wrong_with_it(detector):
-    """No model named, nothing sent, no image, packed, too much."""
+    """Each fault of a raw body has its problem."""
     expect_problem(
         detector.post("/detect", data=PHOTO, content_type="text/plain"),
         400,
@@ -78,7 +78,7 @@ def test_a_raw_body_is_told_what_is_wrong_with_it(detector):
 
 
 def test_a_raw_body_has_the_same_limit(folder, serving):
-    """MAX_UPLOAD_MB."""
+    """MAX_UPLOAD_MB limits raw bodies, too."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(MAX_UPLOAD_MB=1)
     large = client.post("/detect?modelname=m", data=b"x" * (2 << 20))
@@ -88,7 +88,7 @@ def test_a_raw_body_has_the_same_limit(folder, serving):
 @pytest.mark.parametrize("more", range(-3, 6))
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_form_may_end_anywhere_in_what_is_read_at_a_time(pieces, more, detector):
-    """Also where the line's end after its last boundary is read alone."""
+    """A form may end at any byte of a read."""
     length = pieces * forms._READ_BYTES + more
     empty = form_of(("modelname", "m"), ("file", "x", b""))
     body = form_of(("modelname", "m"), ("file", "x", b"x" * (length - len(empty))))
@@ -106,7 +106,7 @@ def test_a_form_may_end_anywhere_in_what_is_read_at_a_time(pieces, more, detecto
 
 @pytest.mark.parametrize("after", [b"x", b"\r\n" * 2])
 def test_what_follows_a_form_in_a_piece_of_its_own_is_refused(after, detector):
-    """Only what stands with the form's end is read over."""
+    """Bytes after a form are ignored only in its last piece."""
     filler = form_of(("modelname", "m"), FILE, ("other", "x", b""))
     filling = b"x" * (forms._READ_BYTES - len(filler))
     body = form_of(("modelname", "m"), FILE, ("other", "x", filling))
@@ -115,7 +115,7 @@ def test_what_follows_a_form_in_a_piece_of_its_own_is_refused(after, detector):
 
 
 def test_a_body_of_exactly_the_limit_is_taken_and_a_byte_more_is_not(folder, serving):
-    """Under a server that tells a body's end, in chunks too, as gunicorn does."""
+    """The limit is exact, in chunks too."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(MAX_UPLOAD_MB=1)
     known = {"wsgi.input_terminated": True}
@@ -135,14 +135,14 @@ def test_a_body_of_exactly_the_limit_is_taken_and_a_byte_more_is_not(folder, ser
 
 
 def drawn(response, kind):
-    """The pixels of an answer that is a picture."""
+    """Return the pixels of an answer that is an image."""
     assert response.status_code == 200, response.data
     assert response.content_type == kind
     return np.asarray(Image.open(io.BytesIO(response.data)).convert("RGB"))
 
 
 def test_a_picture_is_answered_to_who_asks_for_one(detector):
-    """The upright photo in full, with the boxes; its headers are the same."""
+    """A client that accepts images gets the photo with boxes."""
     plain = send(detector, "/detect", ("modelname", "m"), FILE)
     (one,) = plain.json
     for kind in ("image/png", "image/jpeg"):
@@ -159,7 +159,7 @@ def test_a_picture_is_answered_to_who_asks_for_one(detector):
 
 
 def test_a_class_is_drawn_over_the_whole_photo(folder, serving):
-    """A line along its edges."""
+    """A class is drawn as a line along the photo's edges."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     response = send(
         serving("classification"),
@@ -186,7 +186,7 @@ def test_a_class_is_drawn_over_the_whole_photo(folder, serving):
     ],
 )
 def test_who_does_not_ask_for_a_picture_gets_json(accept, detector):
-    """curl, browsers' scripts, and those who cannot be served."""
+    """curl, scripts and unsatisfiable clients get JSON."""
     response = send(
         detector, "/detect", ("modelname", "m"), FILE, headers={"Accept": accept}
     )
@@ -194,7 +194,7 @@ def test_who_does_not_ask_for_a_picture_gets_json(accept, detector):
 
 
 def test_there_is_a_picture_of_one_photo_by_one_model_only(detector):
-    """And errors stay problems."""
+    """Several pairs are refused as an image, with a problem."""
     accept = {"Accept": "image/png"}
     several = send(detector, "/detect", ("modelname", "m"), FILE, FILE, headers=accept)
     assert "one file" in expect_problem(several, 400, "bad-request")
@@ -208,7 +208,7 @@ def test_there_is_a_picture_of_one_photo_by_one_model_only(detector):
 def test_a_photo_that_only_a_reduced_decode_brings_under_the_limit_is_not_drawn(
     folder, serving
 ):
-    """It is evaluated, but it would have to be decoded in full."""
+    """A photo too large in full is not drawn."""
     graph = tiny_graphs.resizing_detector((6, 8))
     tiny_graphs.write(folder / "m.frozen.pb", graph)
     client = serving(MAX_IMAGE_PIXELS=10_000)
@@ -221,13 +221,13 @@ def test_a_photo_that_only_a_reduced_decode_brings_under_the_limit_is_not_drawn(
 
 
 def ask_for_a_picture(client, timeout_ms):
-    """POST a photo from a client that takes a picture, and waits so long."""
+    """POST a photo from a client that accepts images, and waits so long."""
     headers = {"Accept": "image/png", "X-Request-Timeout-Ms": str(timeout_ms)}
     return send(client, "/detect", ("modelname", "m"), FILE, headers=headers)
 
 
 def test_a_picture_is_waited_for_as_long_as_its_client_waits(detector, monkeypatch):
-    """Where others have the memory; who waits for longer is told to come again."""
+    """Drawing waits for memory as long as its client waits."""
     small = Workspace(capacity=1, wait_s=2.0)
     monkeypatch.setattr(drawing, "_workspace", small)
     with small.hold(1):
@@ -253,7 +253,7 @@ class Broken:
     [(TooSlow(), errors.BodyTooSlow), (ParseException("x"), errors.BadRequest)],
 )
 def test_a_raw_body_that_breaks_off_is_told_as_a_forms(error, told, detector):
-    """Too slow, or malformed on its way; nothing is left of it."""
+    """A slow or malformed raw body leaves no file behind."""
     app = detector.application
     with app.test_request_context("/detect?modelname=m", method="POST"):
         request.stream = Broken(error)
@@ -263,7 +263,7 @@ def test_a_raw_body_that_breaks_off_is_told_as_a_forms(error, told, detector):
 
 @pytest.mark.parametrize("kind", ["AVIF", "HEIC"])
 def test_phones_formats_are_answered_like_any_other(kind, detector):
-    """AVIF, and HEIC where its library is there."""
+    """AVIF is answered, and HEIC if its library is there."""
     image = Image.new("RGB", (80, 60), (200, 100, 50))
     file = io.BytesIO()
     if kind == "AVIF":

@@ -1,4 +1,4 @@
-"""Forms as clients in the field send them, and what each is answered."""
+"""Forms as clients in the field send them, and their answers."""
 
 import base64
 import urllib.parse
@@ -16,13 +16,13 @@ PHOTO = photo((200, 100, 50), size=(40, 30), form="JPEG")
 
 @pytest.fixture
 def detector(folder, serving):
-    """A client of the detection app with one echoing model, ``m``."""
+    """Return a client of the detection app with one echoing model, ``m``."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     return serving()
 
 
 def part(disposition, body, *headers):
-    """A form's part, byte by byte."""
+    """Return a form's part, byte by byte."""
     if isinstance(disposition, str):
         disposition = disposition.encode()
     head = [b"Content-Disposition: form-data; " + disposition, *headers]
@@ -62,7 +62,7 @@ MODEL = part('name="modelname"', b"m")
     "kind", [(), (b"Content-Type: text/plain",), (b"Content-Type: image/jpeg",)]
 )
 def test_the_part_named_file_is_the_photo(disposition, kind, detector):
-    """Whatever its file name and its type are, and whether it has any."""
+    """``file`` is the photo, with any file name and type or none."""
     usual = ask(detector, MODEL, part('name="file"; filename="a.jpg"', PHOTO))
     assert usual.status_code == 200
     answer = ask(detector, MODEL, part(disposition, PHOTO, *kind))
@@ -70,7 +70,7 @@ def test_the_part_named_file_is_the_photo(disposition, kind, detector):
 
 
 def test_several_files_are_told_apart_by_the_names_that_were_sent(detector):
-    """In the characters that the client meant, where they are UTF-8."""
+    """Results carry the files' names, read as UTF-8."""
     parts = [
         part(f'name="file"; filename="{name}"'.encode(), PHOTO)
         for name in ("\N{CAT FACE}.jpg", "b.jpg")
@@ -95,7 +95,7 @@ def test_several_files_are_told_apart_by_the_names_that_were_sent(detector):
     ids=lambda text: text[:24].decode(),
 )
 def test_a_photo_as_text_is_told_to_be_sent_as_bytes(text, detector):
-    """In a part with a file's name or without, and as the whole body."""
+    """Base64 and data URLs are refused with a hint."""
     for disposition in ('name="file"', 'name="file"; filename="a.jpg"'):
         answer = ask(detector, MODEL, part(disposition, text))
         assert "base64" in expect_problem(answer, 400, "bad-request")
@@ -107,7 +107,7 @@ def test_a_photo_as_text_is_told_to_be_sent_as_bytes(text, detector):
     "name", ["image", "photo", "upload", "picture", "Image", "pic"]
 )
 def test_a_photo_in_a_part_of_another_name_is_named(name, detector):
-    """So that its sender sees what to change."""
+    """A photo in another part is named in the error."""
     sent = part(f'name="{name}"; filename="a.jpg"', PHOTO)
     problem = expect_problem(ask(detector, MODEL, sent), 400, "missing-field")
     assert f"not as '{name}'" in problem
@@ -115,7 +115,7 @@ def test_a_photo_in_a_part_of_another_name_is_named(name, detector):
 
 
 def test_a_large_text_of_another_name_is_no_reason_to_say_too_large(detector):
-    """What is missing is the photo."""
+    """A large unknown field is not the error."""
     text = part('name="image"', b"A" * 500_000)
     problem = expect_problem(ask(detector, MODEL, text), 400, "missing-field")
     assert "not as 'image'" in problem
@@ -124,14 +124,14 @@ def test_a_large_text_of_another_name_is_no_reason_to_say_too_large(detector):
 
 
 def test_white_space_around_a_models_name_is_none_of_it(detector):
-    """As shells and forms add it."""
+    """White space around a model's name is ignored."""
     fine = part('name="file"; filename="a.jpg"', PHOTO)
     for name in (b" m", b"m\r\n", b"\tm "):
         assert ask(detector, part('name="modelname"', name), fine).status_code == 200
 
 
 def test_an_empty_file_is_called_so(detector):
-    """In a form, and as the body."""
+    """An empty file is named as such, in a form and as the body."""
     empty = ask(detector, MODEL, part('name="file"; filename="a.jpg"', b""))
     assert "empty" in expect_problem(empty, 400, "bad-request")
     raw = detector.post("/detect?modelname=m", data=b"")
@@ -148,13 +148,13 @@ def test_an_empty_file_is_called_so(detector):
     ],
 )
 def test_a_boundary_may_be_written_in_many_ways(kind, detector):
-    """In quotes, without blanks, beside a charset."""
+    """A boundary may be quoted, without blanks, next to a charset."""
     fine = part('name="file"; filename="a.jpg"', PHOTO)
     assert ask(detector, MODEL, fine, kind=kind).status_code == 200
 
 
 def test_no_answer_shows_what_is_inside(detector):
-    """A head that is none is said to be so, without a parser's exception."""
+    """A malformed part's answer shows no parser's exception."""
     for odd in (b"Content-Disposition: \xff\xfe", b"\0: x", b"Content-Disposition"):
         body = b"--%s\r\n%s\r\n\r\nx\r\n--%s--\r\n" % (
             EDGE.encode(),
@@ -172,7 +172,7 @@ def test_no_answer_shows_what_is_inside(detector):
     [("detection", "/classify", "app_classify"), ("classification", "/detect", "app,")],
 )
 def test_the_other_apps_route_says_who_answers_it(kind, path, app, serving):
-    """With that app's usual port; other paths are just not there."""
+    """The other task's route names its app and port."""
     client = serving(kind)
     for method in (client.post, client.get):
         answer = method(path)
@@ -185,7 +185,7 @@ def test_the_other_apps_route_says_who_answers_it(kind, path, app, serving):
 
 @pytest.mark.real
 def test_no_header_and_no_second_slash_moves_a_route(folder, uploads, tmp_path):
-    """A proxy's rule for /metrics would not see it; it passes anybody's headers on."""
+    """Headers and double slashes reach no other route."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     with started("app.py", folder=folder, uploads=uploads, tmp_path=tmp_path) as server:
         server.wait()

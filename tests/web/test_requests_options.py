@@ -1,4 +1,4 @@
-"""What a client may ask for, over HTTP."""
+"""The options of a request, over HTTP."""
 
 import pytest
 
@@ -12,7 +12,7 @@ FILE = ("file", "photo.png", photo((200, 100, 50), size=(200, 100)))
 
 @pytest.fixture
 def detector(folder, serving):
-    """A client of the detection app with one echoing model, ``m``, of three answers."""
+    """Return a client of an app with one echoing model, ``m``, of three answers."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (folder / "m.label_map.pbtxt").write_text(LABELS)
     return serving()
@@ -20,21 +20,21 @@ def detector(folder, serving):
 
 @pytest.fixture
 def classifier(folder, serving):
-    """A client of the classification app with one model, ``m``."""
+    """Return a client of the classification app with one model, ``m``."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     (folder / "m.labels.txt").write_text("red\ngreen\nblue\n")
     return serving("classification")
 
 
 def found(client, *options, query=""):
-    """The detections that options leave."""
+    """Return the detections that options leave."""
     response = send(client, "/detect" + query, ("modelname", "m"), FILE, *options)
     assert response.status_code == 200, response.data
     return response.json
 
 
 def test_min_confidence_is_the_clients_too(detector):
-    """Higher or lower than the operator's, at or above it."""
+    """A client's confidence may be above or below the operator's."""
     assert [one["class"] for one in found(detector)] == [21]
     assert [one["class"] for one in found(detector, ("min_confidence", "0.25"))] == [
         21,
@@ -48,7 +48,7 @@ def test_min_confidence_is_the_clients_too(detector):
 
 
 def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
-    """Rows that a graph may have been rewritten to leave out never come."""
+    """Rows below SCORE_FLOOR never come."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(SCORE_FLOOR=0.28)
     lowest = found(client, ("min_confidence", "0"))
@@ -59,7 +59,7 @@ def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
 
 
 def test_labels_and_max_results_choose(detector):
-    """By name whatever the case, in a list or repeated; the surest first."""
+    """Labels match in any case, listed or repeated; the surest come first."""
     low = ("min_confidence", "0.25")
     both = found(detector, low, ("labels", "Second, RED"))
     assert [one["label"] for one in both] == ["red", "second"]
@@ -71,7 +71,7 @@ def test_labels_and_max_results_choose(detector):
 
 
 def test_boxes_come_in_pixels_of_the_upright_photo(detector):
-    """By the width and by the height."""
+    """Boxes are scaled by the photo's width and height."""
     (one,) = found(detector, ("coordinates", "normalized"))
     x1, y1, x2, y2 = one["bounding_box"]
     assert x2 <= 1
@@ -81,7 +81,7 @@ def test_boxes_come_in_pixels_of_the_upright_photo(detector):
 
 
 def test_options_may_stand_in_the_query(detector):
-    """Beside a form, and the model's name too."""
+    """Options and the model's name may stand in the query."""
     low = found(detector, query="?min_confidence=0.25&max_results=2&labels=red,second")
     assert [one["label"] for one in low] == ["red", "second"]
     response = send(detector, "/detect?modelname=m", FILE)
@@ -91,7 +91,7 @@ def test_options_may_stand_in_the_query(detector):
 
 
 def test_an_option_that_is_wrong_is_named(detector):
-    """In the form, in the query, and where the two differ."""
+    """A wrong option is named, in form and query."""
     for options, query in (
         ([("min_confidence", "2")], ""),
         ([], "?min_confidence=nan"),
@@ -102,7 +102,7 @@ def test_an_option_that_is_wrong_is_named(detector):
 
 
 def test_top_k_gives_classes_with_confidences(classifier):
-    """Best first; the class itself stays where it was."""
+    """Classes come best first, and ``class`` stays as it was."""
     response = send(classifier, "/classify", ("modelname", "m"), FILE, ("top_k", "2"))
     body = response.json
     assert list(body) == ["class", "classes"]
@@ -118,7 +118,7 @@ def test_top_k_gives_classes_with_confidences(classifier):
 def test_top_k_of_more_than_there_are_gives_all_and_the_others_choose_among_them(
     classifier,
 ):
-    """Labels, a least confidence, a most; the best class is told whatever they say."""
+    """Other options choose among the classes, never the best one."""
     ask = [("modelname", "m"), FILE, ("top_k", "100")]
     body = send(classifier, "/classify", *ask).json
     assert len(body["classes"]) == 3
@@ -132,7 +132,7 @@ def test_top_k_of_more_than_there_are_gives_all_and_the_others_choose_among_them
 
 
 def test_an_evaluation_tells_how_to_get_the_same_answer_again(detector, classifier):
-    """The photo's size and orientation, the model's name and digest."""
+    """Headers have the photo's size, orientation, model and digest."""
     for client, path in ((detector, "/detect"), (classifier, "/classify")):
         headers = send(client, path, ("modelname", "m"), FILE).headers
         (model,) = client.get("/models").json["models"]
@@ -143,7 +143,7 @@ def test_an_evaluation_tells_how_to_get_the_same_answer_again(detector, classifi
 
 
 def test_the_size_is_that_of_the_photo_as_it_is_seen(detector):
-    """And the orientation the one that was applied."""
+    """The headers' size is that of the upright photo."""
     import io
 
     from PIL import Image
@@ -159,7 +159,7 @@ def test_the_size_is_that_of_the_photo_as_it_is_seen(detector):
 
 
 def test_a_models_name_is_a_header_in_any_script(folder, serving):
-    """Percent-encoded where it is not ASCII, and only there."""
+    """A name is percent-encoded only if it is not ASCII."""
     from urllib.parse import unquote
 
     for name in ("кот 100%", "plain name"):
@@ -175,7 +175,7 @@ def test_a_models_name_is_a_header_in_any_script(folder, serving):
 
 
 def test_a_label_that_no_asked_model_has_is_told(folder, serving):
-    """With the nearest; several models are asked together, and one without names knows all."""
+    """An unknown label is refused with the nearest one."""
     for name, label in (("a", "red, or so"), ("b", "blue")):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
         (folder / f"{name}.label_map.pbtxt").write_text(
@@ -204,7 +204,7 @@ def test_a_label_that_no_asked_model_has_is_told(folder, serving):
 
 
 def test_a_models_labels_are_listed(folder, serving):
-    """In the file's order, for one that has failed too."""
+    """Labels are listed in the file's order, for a failed model too."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     text = 'item { id: 21 name: "red" } item { id: 3 name: "blue" }'
     (folder / "m.label_map.pbtxt").write_text(text)

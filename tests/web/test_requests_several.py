@@ -14,21 +14,21 @@ RED, BLUE = photo((200, 100, 50)), photo((20, 100, 250))
 
 @pytest.fixture
 def two(folder, serving):
-    """A client of the detection app with two echoing models, ``a`` and ``b``."""
+    """Return a client of an app with two echoing models, ``a`` and ``b``."""
     for name in ("a", "b"):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
     return serving()
 
 
 def pairs(response):
-    """What the results are of, in their order."""
+    """Return file and model of each result, in order."""
     assert response.status_code == 200, response.data
     assert list(response.json) == ["results"]
     return [(one["file"], one["model"]) for one in response.json["results"]]
 
 
 def test_one_file_and_one_model_keep_the_contracts_shape(two):
-    """Also where the model is named twice."""
+    """One pair has the plain shape, also if its model is named twice."""
     plain = send(two, "/detect", ("modelname", "a"), ("file", "x.png", RED))
     assert isinstance(plain.json, list)
     twice = send(
@@ -38,7 +38,7 @@ def test_one_file_and_one_model_keep_the_contracts_shape(two):
 
 
 def test_several_files_are_answered_in_their_order(two):
-    """Each as it would be alone."""
+    """Each file is answered as it would be alone."""
     files = [("file", f"{n}.png", RED if n % 2 else BLUE) for n in range(7)]
     response = send(two, "/detect", ("modelname", "a"), *files)
     assert pairs(response) == [(f"{n}.png", "a") for n in range(7)]
@@ -52,7 +52,7 @@ def test_several_files_are_answered_in_their_order(two):
 
 
 def test_several_models_are_answered_file_by_file(two):
-    """By repeated names, in the order they were given; ``*`` are all."""
+    """Models come in the order given; ``*`` means all."""
     files = [("file", "1", RED), ("file", "2", BLUE)]
     response = send(two, "/detect", ("modelname", "b"), ("modelname", "a"), *files)
     assert pairs(response) == [("1", "b"), ("1", "a"), ("2", "b"), ("2", "a")]
@@ -63,7 +63,7 @@ def test_several_models_are_answered_file_by_file(two):
 
 
 def test_every_model_is_answered_in_the_long_form_where_there_is_one(folder, serving):
-    """Who asks for all does not know how many there are."""
+    """``*`` has the long form, also with one model."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     client = serving("classification")
     ask = [("modelname", "*"), ("file", "x", RED), ("top_k", "2")]
@@ -80,7 +80,7 @@ def test_every_model_is_answered_in_the_long_form_where_there_is_one(folder, ser
 
 
 def test_what_fails_carries_its_problem_and_the_rest_is_answered(two):
-    """With 200, the problem in the same words as alone."""
+    """A failed pair carries its problem within a 200."""
     files = [("file", "good", RED), ("file", "bad", b"text"), ("file", "cut", RED[:60])]
     response = send(two, "/detect", ("modelname", "a"), ("modelname", "x"), *files)
     assert len(pairs(response)) == 6
@@ -103,7 +103,7 @@ def test_what_fails_carries_its_problem_and_the_rest_is_answered(two):
 
 
 def test_what_fails_altogether_in_one_way_is_that_problem(two, serving):
-    """With its status, so that a client's handling of errors holds."""
+    """Equal failures of all pairs are one problem with its status."""
     texts = [("file", str(n), b"text") for n in range(3)]
     response = send(two, "/detect", ("modelname", "a"), *texts)
     expect_problem(response, 415, "not-an-image")
@@ -113,13 +113,13 @@ def test_what_fails_altogether_in_one_way_is_that_problem(two, serving):
 
 
 def test_every_model_where_there_is_none_is_not_found(serving):
-    """With what to put into the folder."""
+    """``*`` in an empty folder is a 404 with the hint."""
     response = send(serving(), "/detect", ("modelname", "*"), ("file", "x", RED))
     assert ".frozen.pb" in expect_problem(response, 404, "model-not-found")
 
 
 def test_headers_tell_what_holds_for_all_results(two):
-    """The photo where there is one, the model where there is one."""
+    """Headers that differ between results are left out."""
     many = send(two, "/detect", ("modelname", "*"), ("file", "x", RED)).headers
     assert many["X-Image-Width"] == "32"
     assert "X-Model" not in many
@@ -132,7 +132,7 @@ def test_headers_tell_what_holds_for_all_results(two):
 
 
 def test_a_form_has_so_many_files_and_parts_at_most(two):
-    """All of them are taken, and one more is refused."""
+    """The limit of files and parts is exact."""
     file = ("file", "x", photo(size=(4, 4)))
     model = ("modelname", "a")
     assert len(pairs(send(two, "/detect", model, *[file] * MAX_FILES))) == MAX_FILES
@@ -143,7 +143,7 @@ def test_a_form_has_so_many_files_and_parts_at_most(two):
 
 
 def test_a_files_name_is_given_back_as_it_is_and_no_longer_than_names_are(two):
-    """Whatever it is; it never becomes a path."""
+    """A name is returned cut, and never becomes a path."""
     names = ["../x.png", "ключ.png", "<b>", "x" * 1000]
     response = send(
         two, "/detect", ("modelname", "a"), *[("file", name, RED) for name in names]
@@ -154,7 +154,7 @@ def test_a_files_name_is_given_back_as_it_is_and_no_longer_than_names_are(two):
 def test_a_photo_of_the_size_that_all_together_may_have_is_seen_by_several_models(
     folder, serving, monkeypatch
 ):
-    """There is room for it once in each model's memory, as for a request of one."""
+    """The largest photo fits once in each model's memory."""
     monkeypatch.setattr(models, "_FITTED_BYTES", 0)
     for name in ("a", "b", "c"):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
@@ -166,7 +166,7 @@ def test_a_photo_of_the_size_that_all_together_may_have_is_seen_by_several_model
 
 
 def test_a_queue_shorter_than_the_request_does_not_refuse_it(folder, serving):
-    """Its photos wait for one another, not for a place that they keep themselves."""
+    """A request's photos wait for one another's slots."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(QUEUE_LENGTH=1, SLOTS=1)
     response = send(
@@ -182,7 +182,7 @@ def test_a_queue_shorter_than_the_request_does_not_refuse_it(folder, serving):
 def test_a_photo_is_decoded_once_for_all_that_would_get_the_same_pixels(
     form, decodes, folder, serving, monkeypatch
 ):
-    """A JPEG once more for a model that takes it reduced, so no answer differs."""
+    """Models that take the same pixels share one decode."""
     small = tiny_graphs.resizing_detector((6, 8))
     for name, graph in (
         ("full", tiny_graphs.echo_detector()),

@@ -22,7 +22,7 @@ LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 display_name: "second" }\n'
 
 @pytest.fixture
 def detector(folder, serving):
-    """A client of the detection app with one echoing model, ``m``."""
+    """Return a client of the detection app with one echoing model, ``m``."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (folder / "m.label_map.pbtxt").write_text(LABELS)
     return serving()
@@ -30,14 +30,14 @@ def detector(folder, serving):
 
 @pytest.fixture
 def classifier(folder, serving):
-    """A client of the classification app with one model, ``m``."""
+    """Return a client of the classification app with one model, ``m``."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     (folder / "m.labels.txt").write_text("red\ngreen\nblue\n")
     return serving("classification")
 
 
 def test_detect_answers_exactly_what_the_contract_says(detector):
-    """Class, label, confidence and a box that is x first, and nothing else."""
+    """A detection has class, label, confidence and a box, x first."""
     response = post(detector, "/detect", "m", photo((200, 100, 50)))
     assert response.status_code == 200
     assert response.content_type == "application/json"
@@ -50,7 +50,7 @@ def test_detect_answers_exactly_what_the_contract_says(detector):
 
 
 def test_min_confidence_is_the_operators(folder, serving):
-    """Lower it and the weaker rows come too, still highest first."""
+    """A lower MIN_CONFIDENCE brings weaker rows, highest first."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     found = post(serving(MIN_CONFIDENCE=0.25), "/detect", "m", photo()).json
     assert [one["class"] for one in found] == [21, 2, 3]
@@ -58,13 +58,13 @@ def test_min_confidence_is_the_operators(folder, serving):
 
 
 def test_classify_answers_exactly_what_the_contract_says(classifier):
-    """One key; MIN_CONFIDENCE does not apply."""
+    """The answer has one key; MIN_CONFIDENCE does not apply."""
     response = post(classifier, "/classify", "m", photo((10, 200, 10)))
     assert response.json == {"class": "green"}
 
 
 def test_every_answer_has_an_id_and_its_times(detector):
-    """Also those that are errors."""
+    """Every answer has an id and its times, errors too."""
     response = post(detector, "/detect", "m", photo())
     states = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
     assert states == ["decode", "queue", "run", "post", "total"]
@@ -88,7 +88,7 @@ def expect(response, status, slug):
 
 
 def test_a_missing_field_is_named(detector):
-    """Either one, also as an empty name or a file sent as text."""
+    """A missing, empty or text-only field is named."""
     said = expect(
         post_form(detector, "/detect", form({"modelname": "m"})), 400, "missing-field"
     )
@@ -100,7 +100,7 @@ def test_a_missing_field_is_named(detector):
 
 
 def test_a_name_is_needed_where_there_are_several_models(folder, serving):
-    """With one alone, whatever its state, that one is meant."""
+    """A single model in any state needs no name."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving()
     nameless = (
@@ -119,7 +119,7 @@ def test_a_name_is_needed_where_there_are_several_models(folder, serving):
 
 
 def test_what_is_no_whole_form_is_400(detector):
-    """No form, no boundary, cut off: never half a photo."""
+    """A body that is no whole form is never half a photo."""
     whole = form({"modelname": "m"}, photo())
     for number, response in enumerate(
         (
@@ -137,7 +137,7 @@ def test_what_is_no_whole_form_is_400(detector):
 
 
 def test_an_unknown_model_is_answered_with_the_names_there_are(detector):
-    """Whatever the name looks like."""
+    """Any unknown name is a 404 with the known ones."""
     for name in ("x", "../m", "m\0", "a" * 10_000, "m\r\nX: y"):
         assert "m." in expect(
             post(detector, "/detect", name, photo()), 404, "model-not-found"
@@ -145,7 +145,7 @@ def test_an_unknown_model_is_answered_with_the_names_there_are(detector):
 
 
 def test_an_empty_model_folder_says_what_to_put_there(serving):
-    """In the answer too, without telling where the folder is."""
+    """The hint is in the answer, without the folder's path."""
     client = serving()
     said = expect(post(client, "/detect", "m", photo()), 404, "model-not-found")
     assert ".frozen.pb" in said
@@ -154,7 +154,7 @@ def test_an_empty_model_folder_says_what_to_put_there(serving):
 
 
 def test_what_is_no_image_is_415_and_what_is_broken_is_422(detector):
-    """Told by content, not by name."""
+    """The content decides, not the name."""
     for file in (b"%PDF-1.7", b"just text"):
         expect(post(detector, "/detect", "m", file), 415, "not-an-image")
     whole = photo(size=(200, 200), form="JPEG")
@@ -162,7 +162,7 @@ def test_what_is_no_image_is_415_and_what_is_broken_is_422(detector):
 
 
 def test_too_much_is_413(folder, serving):
-    """The body by its bytes, the image by its pixels, the form by its parts."""
+    """Bodies, images and forms beyond their limits are 413."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(MAX_UPLOAD_MB=1, MAX_IMAGE_PIXELS=1000)
     large = post(client, "/detect", "m", b"x" * (2 << 20))
@@ -175,7 +175,7 @@ def test_too_much_is_413(folder, serving):
 
 
 def test_a_wrong_method_is_405_and_a_wrong_path_404(detector):
-    """With Allow, in the same form."""
+    """Both are problems, and 405 has Allow."""
     response = detector.put("/detect")
     expect(response, 405, None)
     assert "POST" in response.headers["Allow"]
@@ -184,7 +184,7 @@ def test_a_wrong_method_is_405_and_a_wrong_path_404(detector):
 
 
 def test_a_model_that_fails_is_listed_and_answers_503(folder, serving):
-    """The others serve, and the server is ready."""
+    """Other models serve, and the server is ready."""
     tiny_graphs.write(folder / "good.frozen.pb", tiny_graphs.echo_detector())
     tiny_graphs.write(folder / "bad.frozen.pb", tiny_graphs.saved_model())
     tiny_graphs.write(folder / "map.frozen.pb", tiny_graphs.echo_detector())
@@ -207,7 +207,7 @@ def test_a_model_that_fails_is_listed_and_answers_503(folder, serving):
 
 
 def test_loading_is_503_with_retry_after(folder, uploads, monkeypatch):
-    """Liveness does not wait for it; readiness does."""
+    """Liveness does not wait for a load; readiness does."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     gate = threading.Event()
     original = inline.open_session
@@ -240,7 +240,7 @@ def test_loading_is_503_with_retry_after(folder, uploads, monkeypatch):
 
 
 def test_a_token_is_asked_for_before_the_body_is_read(folder, serving):
-    """As bearer or X-API-Key; probes and the form need none."""
+    """Bearer or X-API-Key is needed, but for probes and page."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(API_TOKEN="s3cret-token")
     for headers in (
@@ -264,7 +264,7 @@ def test_a_token_is_asked_for_before_the_body_is_read(folder, serving):
 
 
 def test_with_a_token_the_names_are_not_for_everybody(folder, serving):
-    """The page and the probe tell how it is, not what there is."""
+    """With a token, page and probe name no model."""
     tiny_graphs.write(folder / "unlisted.frozen.pb", tiny_graphs.echo_detector())
     client = serving(API_TOKEN="s3cret-token")
     assert "unlisted" not in client.get("/").text
@@ -276,7 +276,7 @@ def test_with_a_token_the_names_are_not_for_everybody(folder, serving):
 
 
 def test_without_a_token_only_this_machine_is_answered(folder, serving):
-    """Also where gunicorn was started without our configuration."""
+    """Other machines are refused without our configuration, too."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving()
     away = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
@@ -289,7 +289,7 @@ def test_without_a_token_only_this_machine_is_answered(folder, serving):
 
 
 def test_an_upload_folder_that_cannot_be_used_stops_the_start(folder, tmp_path):
-    """Named, with the reason; once it is repaired the same app starts."""
+    """A repaired folder lets the same app start."""
     file = tmp_path / "file"
     file.touch()
     app = create_app(
@@ -307,7 +307,7 @@ def test_an_upload_folder_that_cannot_be_used_stops_the_start(folder, tmp_path):
 
 
 def test_the_form_shows_the_models_and_nothing_that_runs(folder, serving):
-    """A name is text, whatever it holds."""
+    """A name with markup is shown as text."""
     tiny_graphs.write(folder / "<b>.frozen.pb", tiny_graphs.echo_detector())
     page = serving().get("/detect").text
     assert "&lt;b&gt;" in page
@@ -319,7 +319,7 @@ def test_the_form_shows_the_models_and_nothing_that_runs(folder, serving):
 def test_stdout_has_a_line_an_evaluation_and_with_debug_every_detection(
     folder, serving, capsys
 ):
-    """Whatever LOG_FORMAT says; DEBUG shows also what is below the threshold."""
+    """Any LOG_FORMAT keeps the lines on stdout."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(LOG_FORMAT="json")
     capsys.readouterr()
@@ -336,7 +336,7 @@ def test_stdout_has_a_line_an_evaluation_and_with_debug_every_detection(
 
 
 def test_debug_shows_a_classifiers_five_best(folder, serving, capsys):
-    """Or as many as it has."""
+    """DEBUG prints the five best classes, or all of fewer."""
     tiny_graphs.write(folder / "m.pb", tiny_graphs.classifier())
     client = serving("classification", DEBUG=True)
     capsys.readouterr()
@@ -360,7 +360,7 @@ def test_a_bug_answers_500_and_tells_nothing_inside(detector, monkeypatch):
 
 
 def test_a_full_disk_is_507(detector, monkeypatch):
-    """Not a 500."""
+    """A full disk is a 507, not a 500."""
 
     def full(self):
         raise errors.StorageFull
@@ -370,7 +370,7 @@ def test_a_full_disk_is_507(detector, monkeypatch):
 
 
 def test_a_model_slower_than_the_deadline_is_504(folder, serving):
-    """And its memory comes back once the run has ended."""
+    """The memory comes back once the run has ended."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.slow_detector(0.5))
     client = serving(REQUEST_TIMEOUT_S=0.1)
     expect(post(client, "/detect", "m", photo()), 504, "deadline-passed")
@@ -391,7 +391,7 @@ def test_a_model_slower_than_the_deadline_is_504(folder, serving):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_odd_detectors_answer_plain_json(graph, count, folder, serving):
-    """Whatever the graph takes and gives, the answer is the contract's."""
+    """Any inputs and outputs of a graph give the contract's answer."""
     tiny_graphs.write(folder / "m.frozen.pb", graph())
     response = post(serving(MIN_CONFIDENCE=0), "/detect", "m", photo())
     assert response.status_code == 200, response.text
@@ -418,7 +418,7 @@ def test_odd_detectors_answer_plain_json(graph, count, folder, serving):
     ids=lambda graph: graph.__name__,
 )
 def test_odd_classifiers_answer(graph, folder, serving):
-    """Each names the strongest colour, or for gray the only one there is."""
+    """Each classifier names the strongest colour, or the only one for gray."""
     tiny_graphs.write(folder / "m.pb", graph())
     client = serving("classification")
     response = post(client, "/classify", "m", photo((10, 10, 200)))
@@ -440,7 +440,7 @@ def test_odd_classifiers_answer(graph, folder, serving):
 def test_scores_that_are_no_confidences_are_refused(
     graph, kind, message, folder, serving
 ):
-    """For each photo, and a finding says so before the first one, with a remedy."""
+    """Each photo is refused, and a finding has the remedy."""
     name, route = "m.pb", "/classify"
     if kind == "detection":
         name, route = "m.frozen.pb", "/detect"
@@ -455,7 +455,7 @@ def test_scores_that_are_no_confidences_are_refused(
 
 
 def test_every_error_class_is_documented_and_explained(detector):
-    """docs/api.md has each type with its status, and its URL says what it means."""
+    """Each error is in docs/api.md and explained at its URL."""
     from pathlib import Path
 
     table = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -467,7 +467,7 @@ def test_every_error_class_is_documented_and_explained(detector):
 
 
 def test_every_route_is_documented(detector, classifier):
-    """docs/api.md names each."""
+    """docs/api.md names each route."""
     from pathlib import Path
 
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
@@ -485,7 +485,7 @@ def test_requiring_a_gpu_where_there_is_none_does_not_start(folder, monkeypatch)
 
 
 def test_creating_an_app_starts_nothing(folder, uploads):
-    """No thread, no process, no model, until it is told or asked."""
+    """An app starts no thread, process or model until it is asked."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     before = threading.enumerate()
     app = create_app(DETECTION, make_settings(MODEL_FOLDER=folder))

@@ -23,12 +23,12 @@ SECONDS = 60  # nothing here takes as long
 
 
 def options(**environ):
-    """The options for a few variables."""
+    """Return the options for a few variables."""
     return serving.options(Settings.from_environ(environ))
 
 
 def config(**changes):
-    """Gunicorn's configuration: our table, then changes."""
+    """Return gunicorn's configuration: our table, then changes."""
     cfg = Config()
     for name, value in {**options(), **changes}.items():
         cfg.set(name, value)
@@ -50,38 +50,38 @@ def descriptors(monkeypatch):
 
 
 class Door:
-    """An app's door; counts."""
+    """Stands for an app's door, and counts calls."""
 
     def __init__(self):
         self.started = self.scans = 0
         self.closed = threading.Event()
 
     def start(self):
-        """Count."""
+        """Count a start."""
         self.started += 1
 
     def greet(self, address):
-        """Note where the app is found."""
+        """Note the app's address."""
         self.address = address
 
     def rescan(self):
-        """Count."""
+        """Count a scan."""
         self.scans += 1
 
     def close(self):
-        """Note."""
+        """Note the close."""
         self.closed.set()
 
 
 @pytest.fixture
 def door():
-    """A door whose app a fake worker holds."""
+    """Return a door whose app a fake worker holds."""
     return Door()
 
 
 @pytest.fixture
 def worker(door):
-    """A worker with an app; the process's signal handlers are put back afterwards."""
+    """Yield a worker with an app; the process's signal handlers are restored."""
     signals = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in signals]
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -122,7 +122,7 @@ def test_bind_is_host_and_port(host, bind, address):
     ("request_s", "graceful_s"), [("30", 35), ("1", 35), ("30.5", 36), ("120", 125)]
 )
 def test_an_end_waits_for_longer_than_a_request_may_take(request_s, graceful_s):
-    """Or what was taken would not be answered."""
+    """An end waits longer than a request may take."""
     assert options(REQUEST_TIMEOUT_S=request_s)["graceful_timeout"] == graceful_s
 
 
@@ -135,7 +135,7 @@ def test_there_are_many_more_threads_than_runs(descriptors):
 
 
 def test_slots_default_to_cores(descriptors, monkeypatch):
-    """Where slots are automatic, the cores count; at least one."""
+    """Automatic slots are counted as cores, one at least."""
     descriptors(100_000)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert options(QUEUE_LENGTH="50")["threads"] == 2 * (1 + 50) + 16
@@ -168,14 +168,14 @@ def test_connections_leave_descriptors_free(descriptors, files):
     ],
 )
 def test_a_soft_limit_on_files_is_raised(limits, raised, connections, descriptors):
-    """As far as the hard one allows; an operator who means it sets that one."""
+    """The soft limit on files is raised up to the hard one."""
     set_to = descriptors(*limits)
     assert options()["worker_connections"] == connections
     assert set_to == raised
 
 
 def test_without_memory_files_gunicorn_chooses(monkeypatch, tmp_path):
-    """The worker's sign of life lies in memory where the machine has such a folder."""
+    """The worker's heartbeat file lies in memory if the machine can."""
     monkeypatch.setattr(serving, "_MEMORY", tmp_path)
     assert options()["worker_tmp_dir"] == str(tmp_path)
     monkeypatch.setattr(serving, "_MEMORY", tmp_path / "none")
@@ -237,7 +237,7 @@ def test_other_errors_pass():
     ],
 )
 def test_what_is_refused(changes, words):
-    """What would double the models or let strangers in is refused with a sentence."""
+    """Options that double the models or let strangers in are refused."""
     with pytest.raises(StartError, match=words.replace("[", r"\[")):
         serving.check(config(**changes), {})
 
@@ -258,7 +258,7 @@ def test_what_is_let_through(changes, environ):
 
 
 def fake_arbiter(**changes):
-    """An arbiter with a configuration and a log that keeps its lines."""
+    """Return an arbiter with a configuration and a log that keeps its lines."""
     lines = []
     log = SimpleNamespace(warning=lines.append)
     return SimpleNamespace(cfg=config(**changes), log=log, lines=lines, num_workers=2)
@@ -305,7 +305,7 @@ def test_a_free_port_passes():
 
 @pytest.mark.parametrize("name", ["GUNICORN_FD", "LISTEN_FDS"])
 def test_inherited_sockets_are_not_tried(name, monkeypatch):
-    """Where sockets are handed down, their ports are of course in use."""
+    """Ports of inherited sockets are in use, and are not tried."""
     monkeypatch.setenv(name, "3")
     with socket.create_server(("127.0.0.1", 0)) as ours:
         bind = f"127.0.0.1:{ours.getsockname()[1]}"
@@ -381,7 +381,7 @@ def test_gunicorn_logs_our_way(capsys):
 
 
 def test_log_files_stay_gunicorns(tmp_path):
-    """Where the operator gave gunicorn files for its logs, they are used."""
+    """Log files that the operator gave gunicorn are used."""
     access, errors = tmp_path / "access.log", tmp_path / "errors.log"
     cfg = config(accesslog=str(access), errorlog=str(errors))
     logger = options()["logger_class"]()(cfg)

@@ -1,4 +1,4 @@
-"""Connections without a thread: those that linger, and those that say nothing."""
+"""Connections without a thread: those that linger, and silent ones."""
 
 import errno
 import selectors
@@ -29,20 +29,20 @@ class Loop:
         self.count += change
 
     def turn(self):
-        """Tell of what can be read, as the main loop does."""
+        """Handle readable sockets, as the main loop does."""
         for key, _ in self.poller.select(0):
             key.data(key.fileobj)
         self.lingering.expire()
 
     @property
     def watched(self):
-        """How many sockets the poller has."""
+        """Return how many sockets the poller has."""
         return len(self.poller.get_map())
 
 
 @pytest.fixture
 def loop():
-    """A loop that holds nothing after the test."""
+    """Yield a loop that holds nothing after the test."""
     loop = Loop()
     yield loop
     assert (loop.count, len(loop.lingering), loop.watched) == (0, 0, 0)
@@ -51,7 +51,7 @@ def loop():
 
 @pytest.fixture
 def pair():
-    """A server's connection and its client's, over TCP."""
+    """Yield a server's connection and its client's, over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname(), timeout=20)
         server, _ = listener.accept()
@@ -60,7 +60,7 @@ def pair():
 
 
 def test_a_lingering_client_reads_its_answer_and_then_its_end(loop, pair):
-    """Though it never stopped sending; we close when it has closed."""
+    """A client that keeps sending reads its answer before the close."""
     server, client = pair
     client.sendall(b"x" * 100_000)
     server.sendall(b"answer")
@@ -77,7 +77,7 @@ def test_a_lingering_client_reads_its_answer_and_then_its_end(loop, pair):
 
 
 def test_a_client_that_has_closed_already_does_not_linger(loop, pair):
-    """There is nothing to wait for."""
+    """A client that has closed is not waited for."""
     server, client = pair
     client.close()
     loop.lingering.take(server)
@@ -85,21 +85,21 @@ def test_a_client_that_has_closed_already_does_not_linger(loop, pair):
 
 
 def test_a_connection_that_is_gone_is_closed(loop):
-    """One that never was, or was reset."""
+    """A connection that was reset or never connected is closed."""
     never = socket.socket()
     loop.lingering.take(never)
     assert never.fileno() < 0
 
 
 def test_a_connection_that_is_closed_already_is_left_alone(loop, pair):
-    """Its number may be another's by now."""
+    """A closed socket's number is not touched again."""
     server, _ = pair
     server.close()
     loop.lingering.take(server)
 
 
 def test_a_client_that_stays_is_closed_when_its_time_is_over(loop, pair):
-    """Not before."""
+    """A client that stays is closed at its time, not before."""
     server, _ = pair
     loop.lingering.take(server)
     loop.now += LINGER_S / 2
@@ -111,7 +111,7 @@ def test_a_client_that_stays_is_closed_when_its_time_is_over(loop, pair):
 
 
 def test_a_client_that_sends_without_end_is_closed(loop, pair):
-    """After a mebibyte, however fast it came."""
+    """A client is closed after a mebibyte at any speed."""
     server, client = pair
     client.setblocking(False)
     loop.lingering.take(server)
@@ -126,7 +126,7 @@ def test_a_client_that_sends_without_end_is_closed(loop, pair):
 
 
 def test_each_has_its_own_time(loop):
-    """One that left in between does not hold the others up."""
+    """A connection that left in between does not delay the others."""
     clients = []
     for _ in range(3):
         server, client = socket.socketpair()
@@ -146,7 +146,7 @@ def test_each_has_its_own_time(loop):
 
 
 def test_the_oldest_makes_room(loop):
-    """One of those that are still there."""
+    """The oldest of those that are still there makes room."""
     pairs = [socket.socketpair() for _ in range(3)]
     for server, _ in pairs:
         loop.lingering.take(server)
@@ -161,7 +161,7 @@ def test_the_oldest_makes_room(loop):
 
 
 def test_what_was_closed_since_the_loop_was_told_of_it_is_passed_over(loop, pair):
-    """Two of the things it was told of at once concern one connection."""
+    """Two events of one connection at once are harmless."""
     server, client = pair
     loop.lingering.take(server)
     client.sendall(b"more")
@@ -171,7 +171,7 @@ def test_what_was_closed_since_the_loop_was_told_of_it_is_passed_over(loop, pair
 
 
 def test_a_system_without_memory_closes_at_once(loop, pair, monkeypatch):
-    """Nothing stays behind that nobody looks after."""
+    """Without memory a connection is closed at once."""
     server, _ = pair
 
     def full(*_arguments):
@@ -183,7 +183,7 @@ def test_a_system_without_memory_closes_at_once(loop, pair, monkeypatch):
 
 
 def test_data_is_seen_without_being_read(pair):
-    """A connection's end counts too."""
+    """Data, or the connection's end, shows without being read."""
     server, client = pair
     assert not has_data(server)
     assert peek(server, 5) is None
@@ -198,7 +198,7 @@ def test_data_is_seen_without_being_read(pair):
 
 
 def test_a_connection_that_was_reset_has_nothing_more_to_say(pair):
-    """Which is no error of the one who only looks."""
+    """A reset is no error for a peek."""
     server, client = pair
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
@@ -207,7 +207,7 @@ def test_a_connection_that_was_reset_has_nothing_more_to_say(pair):
 
 
 def test_a_connection_with_a_timeout_of_its_own_is_not_waited_for(loop, pair):
-    """The main loop has others to look after."""
+    """A socket's own timeout does not hold the loop up."""
     server, client = pair
     server.settimeout(600)
     loop.lingering.take(server)
@@ -223,7 +223,7 @@ def test_a_connection_with_a_timeout_of_its_own_is_not_waited_for(loop, pair):
     ],
 )
 def test_a_client_that_left_before_it_was_accepted_is_nothing(error, fatal):
-    """What else goes wrong is for the caller to know."""
+    """A client that has left is no error; other errors pass."""
 
     class Listener:
         def accept(self):

@@ -13,7 +13,7 @@ def test_nothing_is_listed_by_default():
 
 
 def test_lists_are_parted_by_commas():
-    """In any case, with any spaces."""
+    """Lists are read in any case and with any spaces."""
     settings = make_settings(
         TRUSTED_HOSTS=" A.example, .Lab.example ,[::1],10.0.0.1,",
         CORS_ORIGINS="https://A.example , http://localhost:3000,http://[::1]:80",
@@ -29,7 +29,7 @@ def test_lists_are_parted_by_commas():
 
 @pytest.mark.parametrize("text", ["a:5000", "http://a", "*", "a b", "a,b/c", "."])
 def test_what_is_no_host_stops_the_start(text):
-    """With what is allowed."""
+    """An invalid host stops the start with the allowed form."""
     with pytest.raises(SettingError, match="without ports"):
         make_settings(TRUSTED_HOSTS=text)
 
@@ -39,6 +39,6 @@ def test_what_is_no_host_stops_the_start(text):
     ["a.example", "https://a/", "*,https://a", "https://*.a", "null", "https://a b"],
 )
 def test_what_is_no_origin_stops_the_start(text):
-    """A slash at its end already never matches what browsers send."""
+    """An invalid origin, with a final slash too, stops the start."""
     with pytest.raises(SettingError, match="origins such as"):
         make_settings(CORS_ORIGINS=text)

@@ -1,4 +1,4 @@
-"""The line to try: told once, when it works."""
+"""The line to try is logged once, when it works."""
 
 import json
 import os
@@ -26,12 +26,12 @@ HERE = ("127.0.0.1", 5000)
 
 @pytest.fixture(autouse=True)
 def no_samples(monkeypatch, tmp_path):
-    """No sample photos, whatever the current folder has."""
+    """Have no sample photos in any current folder."""
     monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path / "samples")
 
 
 def test_it_is_a_line_for_the_shell():
-    """With the app's address and the model's name, whatever that is."""
+    """The line has the app's address and any model's name, quoted."""
     assert command(DETECTION, make_settings(), "m", HERE) == (
         "curl -F modelname=m -F file=@photo.jpg http://127.0.0.1:5000/detect"
     )
@@ -41,7 +41,7 @@ def test_it_is_a_line_for_the_shell():
 
 
 def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
-    """The first by name."""
+    """The line names the first sample photo."""
     for name in ("b.png", "a.png", "c.txt"):
         (tmp_path / name).touch()
     monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path)
@@ -60,13 +60,13 @@ def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
     ],
 )
 def test_it_has_the_address_that_is_listened_at(address, end):
-    """Or one that leads there."""
+    """The line has the listened address, or one that leads there."""
     line = command(DETECTION, make_settings(), "m", address)
     assert line.endswith(end)
 
 
 def test_it_asks_for_the_token_without_telling_it():
-    """The log is not for tokens; the shell puts it in."""
+    """The shell puts the token in, not the log."""
     line = command(DETECTION, make_settings(API_TOKEN="s3cret-token"), "m", HERE)
     assert '-H "X-API-Key: $API_TOKEN"' in line
     assert "s3cret" not in line
@@ -104,7 +104,7 @@ class Entry:
 
 @pytest.fixture
 def greeted(caplog):
-    """A registry with somebody who waits to tell, and the lines that were told."""
+    """Return a registry with a waiting greeter, and the logged lines."""
     caplog.set_level("INFO")
     models = Models()
     thread = threading.Thread(
@@ -119,7 +119,7 @@ def greeted(caplog):
 
 
 def test_it_is_told_when_the_first_model_serves(greeted):
-    """Not before, and once."""
+    """The line is logged once, not before a model serves."""
     models, thread, log = greeted
     models.put(Entry("bad", State.FAILED))
     models.put(Entry("good", State.READY))
@@ -130,7 +130,7 @@ def test_it_is_told_when_the_first_model_serves(greeted):
 
 
 def test_it_is_not_told_where_no_model_ever_served(greeted):
-    """The thread ends with the models."""
+    """Without a model the thread ends with the registry."""
     models, thread, log = greeted
     models.put(Entry("bad", State.FAILED))
     models.close()
@@ -141,7 +141,7 @@ def test_it_is_not_told_where_no_model_ever_served(greeted):
 @pytest.mark.real
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not here")
 def test_the_line_in_the_log_works(folder, uploads, tmp_path):
-    """As it is, in a shell that has the token; the numbers then have its request."""
+    """The line works as it is, and its request is counted."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (tmp_path / "photo.jpg").write_bytes(photo())
     token = "s3cret-token"

@@ -1,4 +1,4 @@
-"""Traces: a span for each request and each stage, where variables ask for them."""
+"""Traces: a span for each request and each stage, if variables ask for them."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
     ],
 )
 def test_the_variables_say_where_traces_go(environ, name):
-    """As OpenTelemetry's specification has it; nowhere without them."""
+    """Variables choose the exporter, as OpenTelemetry specifies."""
     assert traces.exporter_name(environ) == name
 
 
@@ -42,14 +42,14 @@ def test_the_variables_say_where_traces_go(environ, name):
     ],
 )
 def test_what_cannot_be_done_is_said_and_served_without(environ, said, caplog):
-    """In one line."""
+    """A bad variable is one line in the log, and no stop."""
     assert traces.start(environ) is None
     (line,) = caplog.messages
     assert said in line
 
 
 def test_without_the_packages_one_line_says_what_to_install(monkeypatch, caplog):
-    """And the server serves."""
+    """Missing packages are one line, and the server serves."""
     for name in list(sys.modules):
         if name.partition(".")[0] == "opentelemetry":
             monkeypatch.delitem(sys.modules, name)
@@ -60,7 +60,7 @@ def test_without_the_packages_one_line_says_what_to_install(monkeypatch, caplog)
 
 
 def test_without_the_variables_nothing_is_imported():
-    """Neither by the app nor by its start."""
+    """Without variables OpenTelemetry is not imported."""
     code = (
         "import sys; from modelserver.web import factory, traces; "
         "assert traces.start({}) is None; "
@@ -73,7 +73,7 @@ def test_without_the_variables_nothing_is_imported():
 
 
 def test_stages_follow_each_other():
-    """In nanoseconds."""
+    """Stages follow each other in nanoseconds."""
     got = list(traces.stages(Timings(1, 2, 3, 0.5), 3_500_000))
     assert got == [
         ("decode", 3_500_000, 4_500_000),
@@ -85,7 +85,7 @@ def test_stages_follow_each_other():
 
 @pytest.fixture
 def exporter():
-    """What spans are kept in."""
+    """Return an exporter that keeps spans."""
     export = pytest.importorskip(
         "opentelemetry.sdk.trace.export.in_memory_span_exporter"
     )
@@ -94,7 +94,7 @@ def exporter():
 
 @pytest.fixture
 def client(exporter, folder, serving):
-    """A client of an app that makes traces, with one echoing model, ``m``."""
+    """Return a client of an app that makes traces, with one echoing model, ``m``."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
@@ -108,7 +108,7 @@ def client(exporter, folder, serving):
 
 
 def test_a_request_is_a_span_with_its_stages_inside(client, exporter):
-    """In the caller's trace, with the model, the batch and the request's id."""
+    """A span joins the caller's trace, with model, batch and id."""
     sent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "mine-1"}
     assert post(client, "/detect", "m", photo(), headers=sent).status_code == 200
     *parts, whole = exporter.get_finished_spans()
@@ -132,7 +132,7 @@ def test_a_request_is_a_span_with_its_stages_inside(client, exporter):
 
 
 def test_requests_without_a_trace_begin_one_each(client, exporter):
-    """One thread's requests are not inside each other, refused ones neither."""
+    """Requests of one thread are not inside each other."""
     for name in ("m", "x", "m"):
         post(client, "/detect", name, photo())
     wholes = [s for s in exporter.get_finished_spans() if s.name == "POST /detect"]
@@ -146,7 +146,7 @@ def test_requests_without_a_trace_begin_one_each(client, exporter):
 
 
 def test_a_request_leaves_no_span_behind_in_its_thread(client):
-    """The next one's context is not stacked upon it."""
+    """The next request's context is not stacked on the last."""
     from opentelemetry import trace
 
     post(client, "/detect", "m", photo())
@@ -154,7 +154,7 @@ def test_a_request_leaves_no_span_behind_in_its_thread(client):
 
 
 def test_the_servers_own_errors_are_marked(client, exporter, monkeypatch):
-    """Those of clients are not."""
+    """Server errors mark the span, client errors do not."""
     backend = client.application.extensions["modelserver"]
     post(client, "/detect", "x", photo())
     monkeypatch.setattr(backend.service, "evaluate", None)
@@ -165,21 +165,21 @@ def test_the_servers_own_errors_are_marked(client, exporter, monkeypatch):
 
 
 def test_probes_are_not_traced(client, exporter):
-    """They come every few seconds and tell nothing."""
+    """Probes have no span."""
     for path in ("/livez", "/readyz", "/metrics"):
         client.get(path)
     assert exporter.get_finished_spans() == ()
 
 
 def test_an_evaluation_without_a_request_has_no_spans(client, exporter):
-    """Where Python code evaluates by itself."""
+    """An evaluation by Python code has no span."""
     backend = client.application.extensions["modelserver"]
     backend.service.evaluate(DETECTION, "m", photo())
     assert exporter.get_finished_spans() == ()
 
 
 def test_what_is_left_is_exported_at_the_end(exporter):
-    """Before ``close`` returns."""
+    """All spans are exported before ``close`` returns."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -193,7 +193,7 @@ def test_what_is_left_is_exported_at_the_end(exporter):
 
 
 def test_a_collector_that_hangs_does_not_hold_up_the_end(exporter, monkeypatch):
-    """It is waited for a while only."""
+    """A collector that hangs delays the end a while only."""
     hangs = threading.Event()
     monkeypatch.setattr(traces, "_LAST_S", 0.01)
     opened = traces.Traces(SimpleNamespace(get_tracer=str, shutdown=hangs.wait)).open()
@@ -205,7 +205,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(exporter, monkeypatch):
 
 @pytest.mark.parametrize("name", ["otlp", "console"])
 def test_an_app_starts_and_ends_its_exporter(name, monkeypatch, folder, serving):
-    """Nobody listens there: that is the exporter's trouble, not the server's."""
+    """A missing collector does not stop the server."""
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
     monkeypatch.setenv(OTLP, "http://127.0.0.1:9")
@@ -220,7 +220,7 @@ def test_an_app_starts_and_ends_its_exporter(name, monkeypatch, folder, serving)
 
 
 def test_a_service_has_a_name_without_being_given_one(monkeypatch):
-    """So that its spans can be found."""
+    """The service's name has a default."""
     pytest.importorskip("opentelemetry.sdk.trace")
     monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
     started = traces.start({"OTEL_TRACES_EXPORTER": "console"})

@@ -28,7 +28,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The module's clock."""
+    """Yield the module's clock."""
     clock = Clock()
     monkeypatch.setattr(upload_pace, "time", clock)
     return clock
@@ -36,14 +36,14 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pair():
-    """A paced socket and its client."""
+    """Yield a paced socket and its client."""
     server, client = socket.socketpair()
     with PacedSocket.of(server) as paced, client:
         yield paced, client
 
 
 def test_a_connection_stays_what_it_was(pair):
-    """The old object gives its descriptor up, and nothing is lost."""
+    """The old object gives its descriptor up, and no data is lost."""
     paced, client = pair
     client.sendall(b"hello")
     assert paced.family == socket.AF_UNIX
@@ -56,7 +56,7 @@ def test_a_connection_stays_what_it_was(pair):
 
 
 def test_a_silent_client_is_given_up(monkeypatch):
-    """After the idle time, by the kernel's own timeout."""
+    """A silent client is dropped by the kernel's own timeout."""
     monkeypatch.setattr(upload_pace, "IDLE_S", 0.01)
     server, client = socket.socketpair()
     with PacedSocket.of(server) as paced, client:
@@ -67,7 +67,7 @@ def test_a_silent_client_is_given_up(monkeypatch):
 
 @pytest.mark.parametrize("free_s", [upload_pace.HEAD_S, upload_pace.BODY_S])
 def test_a_client_that_drips_is_given_up(free_s, pair, clock):
-    """Never silent for long, but too little in all."""
+    """A client that sends too little in all is dropped."""
     paced, client = pair
     paced.begin(free_s)
     began = clock.now
@@ -84,7 +84,7 @@ def test_a_client_that_drips_is_given_up(free_s, pair, clock):
 
 
 def test_a_fair_slow_client_is_heard_out(pair, clock):
-    """5 MB at 50 kB a second take longer than a minute, and arrive."""
+    """A client of 50 kB a second sends its 5 MB."""
     paced, client = pair
     paced.begin(upload_pace.BODY_S)
     for _ in range(100):
@@ -97,7 +97,7 @@ def test_a_fair_slow_client_is_heard_out(pair, clock):
 
 
 def test_a_new_request_has_all_its_time(pair, clock):
-    """A connection may be kept for longer than a request may take."""
+    """Each request on a connection has the whole time."""
     paced, client = pair
     for _ in range(5):
         clock.now += upload_pace.BODY_S
@@ -107,7 +107,7 @@ def test_a_new_request_has_all_its_time(pair, clock):
 
 
 def test_who_sets_a_timeout_keeps_to_it(pair, clock):
-    """As gunicorn does while it drains; and a look ahead takes no time."""
+    """A socket's own timeout holds, as when gunicorn drains it."""
     paced, client = pair
     paced.begin()
     clock.now += 1000
@@ -124,7 +124,7 @@ def test_who_sets_a_timeout_keeps_to_it(pair, clock):
 
 
 def test_a_client_that_takes_no_answer_has_gone(monkeypatch):
-    """A broken pipe, which gunicorn knows how to be silent about."""
+    """A client that reads nothing is a broken pipe."""
     monkeypatch.setattr(upload_pace, "SEND_S", 0.01)
     server, client = socket.socketpair()
     with PacedSocket.of(server) as paced, client, pytest.raises(BrokenPipeError) as e:
@@ -133,7 +133,7 @@ def test_a_client_that_takes_no_answer_has_gone(monkeypatch):
 
 
 class Request:
-    """gunicorn's request, as far as it matters."""
+    """Stands for gunicorn's request."""
 
     limit_request_field_size = 4096
     max_buffer_headers = 4096
@@ -145,12 +145,12 @@ class Request:
 
 
 def chunks(size, count):
-    """A body of equal chunks."""
+    """Return a body of equal chunks."""
     return b"%x\r\n%s\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n"
 
 
 def test_a_body_of_tiny_chunks_is_refused(pair):
-    """Soon, not at its end: each costs as much as a large one."""
+    """A body of tiny chunks is refused early."""
     request = Request(chunks(1, 100_000))
     pace_body(request, pair[0])
     with pytest.raises(SmallChunks, match="too small"):
@@ -160,14 +160,14 @@ def test_a_body_of_tiny_chunks_is_refused(pair):
 
 @pytest.mark.parametrize(("size", "count"), [(1, 5000), (100, 20_000), (8192, 100)])
 def test_other_chunks_are_read(size, count):
-    """A few tiny ones, or many of some size; on any socket."""
+    """A few tiny chunks, or many of some size, are read."""
     request = Request(chunks(size, count))
     pace_body(request, None)
     assert len(request.reader.read(10_000_000)) == size * count
 
 
 def test_an_answer_that_is_held_goes_out_in_one_piece(pair):
-    """Head and body together, once released."""
+    """Head and body go out together at the release."""
     paced, client = pair
     client.setblocking(False)
     paced.hold()
@@ -183,7 +183,7 @@ def test_an_answer_that_is_held_goes_out_in_one_piece(pair):
 
 
 def test_a_long_answer_is_not_kept_in_memory(pair):
-    """What is much goes out, and the rest at the end."""
+    """A long answer goes out before the release."""
     paced, client = pair
     paced.hold()
     paced.sendall(b"x" * upload_pace._MOST_HELD)
@@ -197,7 +197,7 @@ def test_a_long_answer_is_not_kept_in_memory(pair):
 
 
 def test_a_file_comes_after_the_head_that_was_held(pair, tmp_path):
-    """The system sends a file by itself, past what was kept."""
+    """A file is sent after the held head."""
     paced, client = pair
     (tmp_path / "f").write_bytes(b"file")
     paced.hold()

@@ -1,4 +1,4 @@
-"""What ``/readyz`` tells of models that are not well."""
+"""``/readyz`` with models that are not well."""
 
 import pytest
 from flask import Flask
@@ -39,7 +39,7 @@ class Models(list):
 
 @pytest.fixture
 def ask():
-    """A function that answers /readyz for some models and settings."""
+    """Return a function that answers /readyz for some models and settings."""
 
     def ask_(*entries, **environ):
         app = Flask("test")
@@ -57,28 +57,28 @@ def ask():
 
 @pytest.mark.parametrize("what", ILL)
 def test_a_model_that_is_not_well_is_named_while_others_serve(what, ask):
-    """With the status 200, because requests for others are answered."""
+    """The status is 200, as other models answer."""
     status, body = ask(GOOD, ILL[what])
     assert (status, body["ready"], body["degraded"]) == (200, True, {"m": what})
 
 
 @pytest.mark.parametrize("what", ILL)
 def test_strict_means_that_all_must_serve(what, ask):
-    """One whose new files were refused still serves; else it says when to ask again."""
+    """STRICT_READY answers 503 with Retry-After unless all serve."""
     status, body = ask(GOOD, ILL[what], STRICT_READY="true")
     assert status == (200 if what == "reload failed" else 503)
     assert body["ready"] == (status == 200)
 
 
 def test_a_model_that_waits_for_its_first_request_is_well(ask):
-    """MAX_MODELS unloaded it; a request has it loaded again."""
+    """An unloaded model counts as well."""
     entries = GOOD, Entry("m", State.UNLOADED)
     status, body = ask(*entries, STRICT_READY="true")
     assert (status, body["degraded"]) == (200, {})
 
 
 def test_with_a_token_it_is_counted_not_named(ask):
-    """Probes carry no token, and the names are not for everybody."""
+    """With a token states are counted, and no model is named."""
     other = Entry("other", State.LOADING, "It died.")
     _, body = ask(GOOD, ILL["failed"], other, API_TOKEN="s3cret-token")
     assert body["models"] == {"READY": 1, "FAILED": 1, "LOADING": 1}
@@ -86,7 +86,7 @@ def test_with_a_token_it_is_counted_not_named(ask):
 
 
 def test_a_bad_graph_beside_a_good_one_is_told(folder, serving):
-    """The whole way: the good one answers, and the probe names the other."""
+    """The good model answers, and the probe names the bad one."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     tiny_graphs.write(folder / "bad.frozen.pb", tiny_graphs.empty())
     client = serving()

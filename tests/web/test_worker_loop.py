@@ -1,4 +1,4 @@
-"""The worker's main loop, turned by hand: who is taken, refused, closed, counted."""
+"""The worker's main loop, turned by hand: it takes, refuses, closes and counts."""
 
 import errno
 import io
@@ -15,12 +15,12 @@ __all__ = ["make"]  # a fixture
 
 
 def closed(client):
-    """Whether the server has closed a connection."""
+    """Return whether the server has closed a connection."""
     return module.has_data(client, 5000) and client.recv(100) == b""
 
 
 def test_a_silent_connection_has_no_thread_until_it_says_something(make):
-    """Another, which has sent its request already, has one at once."""
+    """Only a connection with a request has a thread."""
     loop = make()
     silent = loop.come()
     loop.come(b"GET /livez")
@@ -32,7 +32,7 @@ def test_a_silent_connection_has_no_thread_until_it_says_something(make):
 
 
 def test_a_connection_that_stays_silent_is_closed(make):
-    """After some seconds, also where connections are not kept."""
+    """A silent connection is closed after some seconds."""
     loop = make()
     loop.cfg.keepalive = 0
     loop.come()
@@ -46,7 +46,7 @@ def test_a_connection_that_stays_silent_is_closed(make):
 
 
 def test_the_longest_silent_makes_room(make):
-    """For as many as come; the last place is always kept for the next."""
+    """The longest silent one makes room for each that comes."""
     loop = make(4)
     clients = [loop.come() for _ in range(6)]
     assert all(closed(client) for client in clients[:3])
@@ -55,7 +55,7 @@ def test_the_longest_silent_makes_room(make):
 
 
 def test_one_that_has_begun_to_talk_is_not_silent(make):
-    """Though the loop was not told yet."""
+    """A connection with unread bytes is not evicted."""
     loop = make(4)
     clients = [loop.come() for _ in range(3)]
     clients[0].sendall(b"GET /livez")
@@ -66,7 +66,7 @@ def test_one_that_has_begun_to_talk_is_not_silent(make):
 
 
 def test_those_that_were_answered_make_room_last(make):
-    """A client that lingers has what it came for, but may still be reading it."""
+    """A client that lingers may still be reading its answer."""
     loop = make(3)
     answered = loop.come(b"GET /livez")
     loop.end(loop.with_threads.pop())
@@ -80,7 +80,7 @@ def test_those_that_were_answered_make_room_last(make):
 
 
 def test_with_all_connections_busy_nobody_is_taken(make):
-    """They wait in the system's queue until there is room."""
+    """New ones wait in the system's queue until there is room."""
     loop = make(2)
     for _ in range(2):
         loop.come(b"GET /livez")
@@ -91,7 +91,7 @@ def test_with_all_connections_busy_nobody_is_taken(make):
 
 
 class NoFiles:
-    """Stands for a listener where there are no descriptors left."""
+    """Stands for a listener without free descriptors."""
 
     def accept(self):
         raise OSError(errno.EMFILE, "too many open files")
@@ -101,7 +101,7 @@ class NoFiles:
 
 
 def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeypatch):
-    """Told once, not a thousand times a second; without any, it takes a breath."""
+    """It is logged once, and without any the loop pauses."""
     breaths = []
     monkeypatch.setattr(module.time, "sleep", breaths.append)
     loop = make()
@@ -114,7 +114,7 @@ def test_without_descriptors_the_longest_silent_makes_room(make, caplog, monkeyp
 
 
 def test_a_broken_listener_is_not_passed_over(make):
-    """The worker ends, and gunicorn starts another."""
+    """A broken listener ends the worker, and gunicorn starts another."""
     loop = make()
     broken = NoFiles()
     broken.accept = lambda: (_ for _ in ()).throw(OSError(errno.EBADF, "bad"))
@@ -123,7 +123,7 @@ def test_a_broken_listener_is_not_passed_over(make):
 
 
 def test_a_photo_that_no_model_would_take_is_refused_without_a_thread(make):
-    """The client reads why, and when to come again; then the connection ends."""
+    """The client reads the reason and Retry-After."""
     loop = make()
     loop.come(b"GET /livez")
     loop.wsgi.refuses = Overloaded(2.5)
@@ -141,7 +141,7 @@ def test_a_photo_that_no_model_would_take_is_refused_without_a_thread(make):
 
 
 def test_what_is_refused_in_one_turn_is_asked_for_once(make):
-    """With many models it is not cheap to know whether each of them would refuse."""
+    """The models are asked once a turn whether they refuse."""
     loop = make()
     loop.wsgi.refuses = Overloaded()
     for _ in range(3):
@@ -154,7 +154,7 @@ def test_what_is_refused_in_one_turn_is_asked_for_once(make):
 
 
 def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
-    """Not for the first after a while, nor where nothing was refused."""
+    """It waits neither for the first refusal nor without one."""
     waits = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
@@ -172,7 +172,7 @@ def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
 
 
 def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):
-    """As one on a new connection is."""
+    """A kept connection's photo is refused as a new one's."""
     loop = make()
     client = loop.come(b"GET /livez")
     conn = loop.with_threads.pop()
@@ -188,7 +188,7 @@ def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):
 
 
 def test_what_was_read_ahead_is_not_refused_by_what_follows(make):
-    """What was read of a connection is the request, not what still waits."""
+    """Bytes that were read ahead are the request."""
     loop = make()
     loop.come(b"GET /livez")
     conn = loop.with_threads.pop()
@@ -202,7 +202,7 @@ def test_what_was_read_ahead_is_not_refused_by_what_follows(make):
 
 
 def test_what_is_no_photo_is_never_refused_here(make):
-    """Nor is a request of which too little is there to tell."""
+    """Other requests, and short beginnings, go to a thread."""
     loop = make()
     loop.wsgi.refuses = Overloaded()
     for start in (b"POST /detector HTTP", b"GET /detect HTTP", b"POST /det"):
@@ -211,7 +211,7 @@ def test_what_is_no_photo_is_never_refused_here(make):
 
 
 def test_a_refused_client_that_has_left_is_nothing(make):
-    """The answer goes nowhere."""
+    """A refusal to a client that has left is no error."""
     loop = make()
     loop.wsgi.refuses = Overloaded()
     silent = loop.come()
@@ -223,7 +223,7 @@ def test_a_refused_client_that_has_left_is_nothing(make):
 
 
 def test_a_worker_that_ends_does_not_wait_for_silent_connections(make):
-    """No longer than for those that are kept."""
+    """Silent connections end as kept ones do."""
     loop = make()
     loop.come()
     loop._cap_keepalive(0.0)

@@ -19,7 +19,7 @@ ONE, OTHER = "https://a.example", "http://localhost:3000"
 
 
 def headers(answer):
-    """What an answer's head has for pages of other sites."""
+    """Return an answer's headers for pages of other sites."""
     head, _, _ = answer.decode().partition("\r\n\r\n")
     fields = [line.partition(": ") for line in head.split("\r\n")[1:]]
     wanted = ("Access-Control-", "Vary")
@@ -27,13 +27,13 @@ def headers(answer):
 
 
 def told(*origins):
-    """Those of an answer to a request of which nothing was read."""
+    """Return those headers for an answer to an unread request."""
     lines = Origins(origins).unread_headers()
     return headers(f"HTTP/1.1 503 No\r\n{lines}\r\n".encode())
 
 
 def test_the_pages_of_all_sites_read_what_was_refused_unread():
-    """And when to come again."""
+    """Pages of all sites can read a refusal and Retry-After."""
     found = told("*")
     assert found["Access-Control-Allow-Origin"] == "*"
     assert "Retry-After" in found["Access-Control-Expose-Headers"]
@@ -41,7 +41,7 @@ def test_the_pages_of_all_sites_read_what_was_refused_unread():
 
 
 def test_the_pages_of_the_one_site_do_too():
-    """A browser lets no other page read what is for this one."""
+    """The one allowed site's pages can read a refusal."""
     found = told(ONE)
     assert found["Access-Control-Allow-Origin"] == ONE
     assert found["Vary"] == "Origin"
@@ -49,23 +49,23 @@ def test_the_pages_of_the_one_site_do_too():
 
 
 def test_without_sites_nothing_is_told_to_any():
-    """As in all other answers."""
+    """Without allowed sites there is no such header."""
     assert Origins(()).unread_headers() == ""
 
 
 @pytest.mark.parametrize(("origins", "refused"), [("", True), (ONE, True), ("*", True)])
 def test_whoever_can_read_a_refusal_is_refused_unread(origins, refused, monkeypatch):
-    """With one site or all of them its headers are known beforehand."""
+    """With one site, all or none, a photo is refused unread."""
     assert (refusal(monkeypatch, origins) is not None) == refused
 
 
 def test_where_the_origin_must_be_read_nobody_is_refused_unread(monkeypatch):
-    """A page of one of several sites could not tell a refusal from a broken network."""
+    """With several sites no photo is refused unread."""
     assert refusal(monkeypatch, f"{ONE},{OTHER}") is None
 
 
 def refusal(monkeypatch, origins):
-    """What the main loop is told of a photo while every model is full."""
+    """Return the backend's refusal of a photo while every model is full."""
     queue = SimpleNamespace(inside=0, refusal=lambda _coming: Overloaded())
     full = SimpleNamespace(queue=queue)
     entry = type("Entry", (), {"state": None, "loaded": full})
@@ -75,7 +75,7 @@ def refusal(monkeypatch, origins):
 
 
 def test_the_main_loop_sends_them(make):
-    """With its refusals, and where gunicorn cannot read a request."""
+    """The main loop's refusals and errors have the headers."""
     loop = make()
     loop.wsgi.unread_headers = Origins((ONE,)).unread_headers()
     loop.wsgi.refuses = Overloaded(2.5)
@@ -86,7 +86,7 @@ def test_the_main_loop_sends_them(make):
 
 
 def test_with_several_sites_what_cannot_be_read_is_answered_all_the_same(make):
-    """Programs read it; pages see a failure."""
+    """An unreadable request is answered without them."""
     loop = make()
     loop.wsgi.unread_headers = Origins((ONE, OTHER)).unread_headers()
     answer = unreadable(loop)
@@ -95,7 +95,7 @@ def test_with_several_sites_what_cannot_be_read_is_answered_all_the_same(make):
 
 
 def unreadable(loop):
-    """The answer to what is no request."""
+    """Return the answer to an unreadable request."""
     here, there = socket.socketpair()
     with here, there:
         loop.handle_error(None, here, ("127.0.0.1", 1), InvalidRequestLine("x"))

@@ -1,4 +1,4 @@
-"""The worker's threads where the system gives no more of them."""
+"""The worker's threads if the system gives no more of them."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ SECONDS = 20
 
 @pytest.fixture
 def pool(monkeypatch):
-    """The worker's pool; ``no_more`` lets no thread start from then on."""
+    """Yield the worker's pool; ``no_more`` lets no thread start from then on."""
 
     def refuse(_thread):
         raise RuntimeError("can't start new thread")
@@ -26,7 +26,7 @@ def pool(monkeypatch):
 
 
 def test_a_thread_that_is_there_takes_what_another_could_not(pool, caplog):
-    """All of it, in its turn, and the log tells once what is wrong."""
+    """One thread takes all work, and the log warns once."""
     free = threading.Event()
     first = pool.submit(free.wait, SECONDS)
     pool.no_more()
@@ -41,14 +41,14 @@ def test_a_thread_that_is_there_takes_what_another_could_not(pool, caplog):
 
 
 def test_without_any_thread_the_worker_is_of_no_use(pool):
-    """Nobody would ever take what is queued, so it must end, and another start."""
+    """Without any thread the worker ends, and another starts."""
     pool.no_more()
     with pytest.raises(RuntimeError, match="new thread"):
         pool.submit(int)
 
 
 def test_as_many_threads_start_as_there_may_be():
-    """As in any pool."""
+    """As many threads start as are allowed."""
     with Threads(2) as pool:
         met = threading.Barrier(2)
         both = [pool.submit(met.wait, SECONDS) for _ in range(2)]
