@@ -86,6 +86,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """All that a runner needs to load a model.
 
     Attributes:
+        finder: ``module:function`` that finds the signature, for a kind that the runner
+            does not know.
         graph, sidecar: paths; ``sidecar`` may be ``None``.
         slots: runs at a time; 0 chooses by the device.
         max_batch: images a run takes at most; 0 chooses by the device.
@@ -114,6 +116,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     trusted: tuple[str, ...] = ()
     export: Export | None = None
     held: dict[str, int] = {}
+    finder: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -16,7 +16,7 @@ from modelserver.engine.runners.cards import NO_CARDS
 from modelserver.engine.runners.placement import Placement, expected_bytes
 from modelserver.engine.runners.process import ProcessRunner
 from modelserver.runner.inline import InlineRunner
-from modelserver.tasks import labels
+from modelserver.tasks import by_kind, labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,6 +134,7 @@ class Loader:
         job = Job(
             name=files.name,
             kind=files.kind,
+            finder=by_kind(files.kind).finder,
             graph=str(files.graph.absolute()),
             sidecar=str(files.sidecar.absolute()) if files.sidecar else None,
             slots=settings.slots,

@@ -12,6 +12,8 @@ def told(scores, kind="detection", count=None, **facts):
     outputs = {"scores": np.array([scores], np.float32)}
     if count is not None:
         outputs["count"] = np.array([count], np.float32)
+    if kind == "detection":
+        outputs["boxes"] = np.zeros((len(scores), 4), np.float32)
     signature = Signature(
         kind=kind, input="i:0", dtype="uint8", layout="NHWC", outputs={}, **facts
     )

@@ -8,13 +8,16 @@ later one contradicts the winner, that is reported, so nobody needs to trust the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modelserver.core.errors import GraphError
 from modelserver.core.signatures import Evidence
-from modelserver.runner.graphs.former_defaults import former_scaling
+from modelserver.runner.graphs.former_defaults import (
+    former_classifier_scaling,
+    former_detector_scaling,
+)
 from modelserver.runner.graphs.scaling import (
     RAW,
     SYMMETRIC,
@@ -29,10 +32,10 @@ from modelserver.runner.graphs.statistics import Verdict, judge_training
 from modelserver.runner.graphs.traversal import join_names, last_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from modelserver.core.exports import Export
-    from modelserver.core.signatures import Kind, Sidecar
+    from modelserver.core.signatures import Sidecar
     from modelserver.runner.graphs.inputs import ImageInput
     from modelserver.runner.graphs.pixels import Pixels
 
@@ -55,6 +58,26 @@ class ScalingChoice:
 
 
 @dataclass(frozen=True)
+class Habits:
+    """How graphs of one task are commonly fed.
+
+    Attributes:
+        scaling: the commonest one, for a graph without evidence.
+        named: returns the scaling of names in the graph, given the image's tensor.
+        formerly: returns the scaling that release 0.1 chose, given the image's tensor
+            and the walk by ``follow_pixels``.
+        any_size: a graph that can be run on images of any size is fed any.
+        rank: of an output from which on its first axis is the batch.
+    """
+
+    scaling: Scaling
+    named: Callable[[Any], Scaling | None]
+    formerly: Callable[[Any, list[Pixels]], Scaling]
+    any_size: bool = False
+    rank: int = 2
+
+
+@dataclass(frozen=True)
 class ScalingClues:
     """The sources of evidence for a scaling.
 
@@ -63,14 +86,14 @@ class ScalingClues:
         ends: of the walk by ``follow_pixels``.
         sidecar: the operator's word.
         export: facts from the files of the export.
-        kind: the task.
+        habits: those of the task.
     """
 
     image: ImageInput
     ends: list[Pixels]
     sidecar: Sidecar
     export: Export
-    kind: Kind
+    habits: Habits
 
 
 def choose_scaling(clues: ScalingClues) -> ScalingChoice:
@@ -91,7 +114,7 @@ def choose_scaling(clues: ScalingClues) -> ScalingChoice:
         found.append(verdict.scaling)
     elif (layers := known_layers(image.tensor.graph)) is not None:
         found.append(layers)
-    winner, *later = found or [_default_scaling(clues.kind)]
+    winner, *later = found or [clues.habits.scaling]
     chosen = _apply_order(winner, sidecar, later)
     against = list(_conflicts(chosen, winner, later))
     if verdict is not None and verdict.blue_first not in {None, bool(chosen.bgr)}:
@@ -119,7 +142,7 @@ def _candidates(clues: ScalingClues) -> Iterator[Scaling]:
         _from_sidecar(clues),
         inner_scaling(clues.ends),
         _from_export(clues.export),
-        _from_names(clues),
+        clues.habits.named(clues.image.tensor),
     ):
         if scaling is None:
             continue
@@ -149,24 +172,31 @@ def _from_export(export: Export) -> Scaling | None:
     return Scaling(export.mean, export.scale, export.bgr, None, why, "export files")
 
 
-def _from_names(clues: ScalingClues) -> Scaling | None:
-    """Return the scaling of the input's name or of a known architecture."""
-    if clues.kind == "classification":
-        return known_architecture(clues.image.tensor.graph)
-    if last_part(clues.image.tensor.name) in _RAW_INPUTS:
-        why = "as in the Object Detection API"
-        return replace(RAW, why=why, source="architecture")
-    return None
+def _from_input_name(tensor: Any) -> Scaling | None:
+    """Return the scaling of an input's name of the Object Detection API."""
+    if not _is_raw(tensor):
+        return None
+    return replace(RAW, why="as in the Object Detection API", source="architecture")
 
 
-def _default_scaling(kind: Kind) -> Scaling:
-    """Return the commonest scaling, for a graph without evidence.
+def _is_raw(tensor: Any) -> bool:
+    return last_part(tensor.name) in _RAW_INPUTS
 
-    Of thirteen real classifiers that came to this, eleven wanted 0..1, two [-1, 1].
-    """
-    if kind == "detection":
-        return replace(RAW, why="nothing in the graph tells; most detectors take it")
-    return replace(UNIT, why="nothing in the graph tells; most networks take 0..1")
+
+DETECTORS = Habits(
+    scaling=replace(RAW, why="nothing in the graph tells; most detectors take it"),
+    named=_from_input_name,
+    formerly=lambda tensor, ends: former_detector_scaling(ends, raw=_is_raw(tensor)),
+    any_size=True,
+    # Boxes may lack the batch's axis, [M, 4].
+    rank=3,
+)
+# Of thirteen real classifiers without evidence eleven wanted 0..1, two [-1, 1].
+CLASSIFIERS = Habits(
+    scaling=replace(UNIT, why="nothing in the graph tells; most networks take 0..1"),
+    named=lambda tensor: known_architecture(tensor.graph),
+    formerly=lambda tensor, ends: former_classifier_scaling(tensor.graph, ends),
+)
 
 
 def _apply_order(winner: Scaling, sidecar: Sidecar, later: list[Scaling]) -> Scaling:
@@ -217,8 +247,7 @@ def _former_formula(clues: ScalingClues, chosen: Scaling) -> str:
     if chosen.source == "sidecar" or clues.sidecar.channels is not None:
         return ""
     tensor = clues.image.tensor
-    raw = last_part(tensor.name) in _RAW_INPUTS
-    former = former_scaling(tensor.graph, clues.ends, clues.kind, raw=raw)
+    former = clues.habits.formerly(tensor, clues.ends)
     if max(len(former.mean), len(former.scale)) > clues.image.channels:
         former = SYMMETRIC
     same = bool(former.bgr) == bool(chosen.bgr) and not _differ(former, chosen)

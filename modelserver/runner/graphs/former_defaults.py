@@ -21,23 +21,28 @@ from modelserver.runner.graphs.scaling import (
 )
 
 if TYPE_CHECKING:
-    from modelserver.core.signatures import Kind
     from modelserver.runner.graphs.pixels import Pixels
 
 _TO_BYTES, _OF_UNIT, _OF_UNIT_SHIFT, _BELOW_UNIT = 100.0, 0.1, 10.0, -0.5
 
 
-def former_scaling(graph: Any, ends: list[Pixels], kind: Kind, *, raw: bool) -> Scaling:
-    """Return the scaling that release 0.1 chose, without a sidecar.
+def former_detector_scaling(ends: list[Pixels], *, raw: bool) -> Scaling:
+    """Return the scaling that release 0.1 chose for a detector, without a sidecar.
+
+    Args:
+        ends: of the walk by ``follow_pixels``.
+        raw: the input has a name of the Object Detection API.
+    """
+    return RAW if raw else _from_arithmetic(ends) or RAW
+
+
+def former_classifier_scaling(graph: Any, ends: list[Pixels]) -> Scaling:
+    """Return the scaling that release 0.1 chose for a classifier, without a sidecar.
 
     Args:
         graph: a ``tf.Graph``.
         ends: of the walk by ``follow_pixels``.
-        kind: the task.
-        raw: the input has a name of the Object Detection API.
     """
-    if kind == "detection":
-        return RAW if raw else _from_arithmetic(ends) or RAW
     known = known_architecture(graph)
     if known is not None and SQUEEZE_NODE in known.why:
         known = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -12,6 +13,8 @@ from modelserver.core.signatures import Evidence, Sidecar, Signature
 from modelserver.runner.graphs import classifiers, detectors
 from modelserver.runner.graphs.constants import constant, switch_value
 from modelserver.runner.graphs.evidence import (
+    CLASSIFIERS,
+    DETECTORS,
     ScalingClues,
     choose_scaling,
 )
@@ -39,13 +42,16 @@ from modelserver.runner.graphs.traversal import (
     placeholders,
     shape_of,
 )
+from modelserver.tasks import CLASSIFICATION, DETECTION, by_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from modelserver.core.signatures import Kind
+    from modelserver.runner.graphs.evidence import Habits
     from modelserver.runner.graphs.pixels import Pixels
 
+    Finder = Callable[[Any, Sidecar, Export], Signature]
 
 # Ops whose value a frozen graph would hold as a constant.
 _VARIABLES = frozenset({"Variable", "VariableV2", "VarHandleOp", "AutoReloadVariable"})
@@ -55,7 +61,12 @@ _CLASSIFIER_RANKS = (2, 4)
 
 
 def find_signature(
-    graph: Any, kind: Kind, sidecar: Sidecar | None, *, export: Export | None = None
+    graph: Any,
+    kind: Kind,
+    sidecar: Sidecar | None,
+    *,
+    export: Export | None = None,
+    finder: str = "",
 ) -> Signature:
     """Find a graph's inputs and outputs, by names, shapes and ops.
 
@@ -66,14 +77,21 @@ def find_signature(
         kind: which task the file's name says it does.
         sidecar: the operator's word; wins over every guess.
         export: facts from the files next to the graph; win over names and habits.
+        finder: ``module:function`` for a task from outside, by default the task's own;
+            it is called with the graph, the sidecar and the export.
 
     Raises:
         GraphError: something is missing or contradicts the sidecar; the message names
             it and a remedy.
     """
-    sidecar, export = sidecar or Sidecar(), export or Export()
-    find = _find_detector if kind == "detection" else _find_classifier
-    return find(graph, sidecar, export)
+    find = _FINDERS.get(kind) or _import(finder or by_kind(kind).finder)
+    return find(graph, sidecar or Sidecar(), export or Export())
+
+
+def _import(finder: str) -> Finder:
+    module, _, name = finder.partition(":")
+    found: Finder = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
@@ -89,7 +107,9 @@ def _find_detector(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     outputs, guesses = detectors.find_outputs(graph, sidecar)
     order, first_class = detectors.conventions(outputs)
     image = find_image(graph, sidecar, ancestors(outputs.values()))
-    found = _find_common(image, outputs, sidecar, export, "detection")
+    found = find_common(
+        image, outputs, sidecar, export, kind=DETECTION.kind, habits=DETECTORS
+    )
     return replace(
         found,
         resize=sidecar.resize or "stretch",
@@ -112,12 +132,13 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         _refuse_raw_heads(graph)
     image = find_image(graph, sidecar)
     scores = classifiers.find_scores(graph, image, sidecar)
-    found = _find_common(
+    found = find_common(
         image,
         {"scores": scores.tensor},
         sidecar,
         export,
-        "classification",
+        kind=CLASSIFICATION.kind,
+        habits=CLASSIFIERS,
         lone=scores.classes == 1,
     )
     crop = find_crop(graph, found.size, sidecar, export)
@@ -133,27 +154,35 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
     )
 
 
-def _find_common(
+_FINDERS: dict[str, Finder] = {
+    DETECTION.kind: _find_detector,
+    CLASSIFICATION.kind: _find_classifier,
+}
+
+
+def find_common(
     image: Any,
     outputs: dict[str, Any],
     sidecar: Sidecar,
     export: Export,
-    kind: Kind,
     *,
+    kind: Kind,
+    habits: Habits,
     lone: bool = False,
 ) -> Signature:
-    """Find the parts of a signature that both tasks have.
+    """Find the parts of a signature that all tasks have; for finders.
 
     Args:
-        image: the tensor that takes the image.
+        image: the tensor that takes the image, as ``find_image`` finds it.
         outputs: role to tensor.
         sidecar, export, kind: as for ``find_signature``.
+        habits: those of the task.
         lone: each output has one value an image.
     """
     feeds, fed = _find_feeds(image, _collect_needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
-    clues = ScalingClues(described, ends, sidecar, export, kind)
+    clues = ScalingClues(described, ends, sidecar, export, habits)
     chosen = choose_scaling(clues)
     sized = _find_size(described, ends, outputs.values(), clues)
     return Signature(
@@ -289,10 +318,14 @@ def _find_size(
     if image.size is not None:
         asked = facts.sidecar.height_width
         return SizeChoice(image.size, Evidence(source="sidecar") if asked else None)
-    if image.encoded or (resizes and facts.kind == "detection") or inner_size(ends):
+    if image.encoded or (resizes and facts.habits.any_size) or inner_size(ends):
         return SizeChoice(None)
     return choose_size(
-        image, outputs, kind=facts.kind, hints=_size_hints(image, ends, facts)
+        image,
+        outputs,
+        _size_hints(image, ends, facts),
+        any_size=facts.habits.any_size,
+        rank=facts.habits.rank,
     )
 
 
@@ -333,6 +366,6 @@ def _find_batch(
     for role, tensor in outputs.items():
         shape = shape_of(tensor)
         if shape is not None:
-            rank = 1 if lone else _BATCHED_RANKS[role]
+            rank = 1 if lone else _BATCHED_RANKS.get(role, 1)
             counts.append(shape[0] or 0 if len(shape) >= rank else 1)
     return min(filter(None, counts), default=0)

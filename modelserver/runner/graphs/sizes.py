@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from modelserver.core.exports import Export
     from modelserver.core.signatures import (
-        Kind,
         Resize,
         Sampling,
         Sidecar,
@@ -118,39 +117,39 @@ _SHAPES: dict[str, Callable[[int], tuple[int | None, ...]]] = {
 
 
 def choose_size(
-    image: ImageInput, outputs: Iterable[Any], *, kind: Kind, hints: Iterable[Fit]
+    image: ImageInput,
+    outputs: Iterable[Any],
+    hints: Iterable[Fit],
+    *,
+    any_size: bool,
+    rank: int,
 ) -> SizeChoice:
     """Choose the size if neither the graph nor the sidecar fixes one.
 
     Args:
         image: the input, whose graph does not resize it to a known size.
         outputs: the tensors that are fetched.
-        kind: a detector that can be run on any size takes any.
         hints: sizes that files, names or constants suggest, the surest first.
+        any_size: a graph that can be run on any size takes any.
+        rank: of an output from which on its first axis is the batch.
 
     Raises:
         GraphError: none of the usual sizes fits the layers that follow.
     """
-    trials = _make_trials(image, outputs, kind)
+    trials = _make_trials(image, outputs, rank)
     hints = [hint for hint in hints if _agrees(hint.size, image.sides)]
     if not trials.possible:
         fit = next(iter(hints), None)
-        if fit is None and kind == "detection":
+        if fit is None and any_size:
             return SizeChoice(None)
         fit = fit or Fit(_usual_sizes(image.sides)[0])
-    elif kind == "detection" and trials.faults(_ANY_SIZE) is not None:
+    elif any_size and trials.faults(_ANY_SIZE) is not None:
         return SizeChoice(None)
     else:
         first = _GRAY_SIDES if image.channels == 1 else ()
         fit = best_fit(trials, image.sides, hints, first)
     if fit is None:
-        sides = f"{min(USUAL_SIDES)} to {max(USUAL_SIDES)}"
-        raise GraphError(
-            f"the input {image.tensor.name} takes images of unknown size, and none of "
-            f"the usual sizes ({sides}) fits what follows in the graph: put "
-            '"size": [height, width], as the network was trained with, into NAME.json '
-            "beside the graph"
-        )
+        raise _no_size_error(image)
     height, width = fit.size
     reason = "nothing in the graph tells " * (fit.source == "default") + fit.why
     guess = (
@@ -160,13 +159,21 @@ def choose_size(
     return SizeChoice(fit.size, Evidence(source=fit.source, why=fit.why), (guess,))
 
 
-def _make_trials(image: ImageInput, outputs: Iterable[Any], kind: Kind) -> Trials:
+def _no_size_error(image: ImageInput) -> GraphError:
+    sides = f"{min(USUAL_SIDES)} to {max(USUAL_SIDES)}"
+    return GraphError(
+        f"the input {image.tensor.name} takes images of unknown size, and none of the "
+        f"usual sizes ({sides}) fits what follows in the graph: put "
+        '"size": [height, width], as the network was trained with, into NAME.json '
+        "beside the graph"
+    )
+
+
+def _make_trials(image: ImageInput, outputs: Iterable[Any], rank: int) -> Trials:
     """Make the trials of a graph's input, for the batch that it takes."""
     shape = _SHAPES[image.layout](image.channels)
     if image.layout.startswith("N"):
         shape = (image.batch or 1, *shape[1:])
-    # A detector's boxes may lack the batch's axis, [M, 4].
-    rank = 3 if kind == "detection" else 2
     return Trials(image.tensor, outputs, shape, image.batch or 1, rank)
 
 

@@ -108,17 +108,21 @@ def first_difference(
         detections are compared as a set, as equal scores have no order. A classifier's
         best class must be the same, or as good.
     """
-    if signature.kind == "classification":
+    if "boxes" in before:
+        return _compare_detections(before, after, score_floor, tolerance)
+    for role in before:
         old, new = (
-            _read_scores(each, signature, tolerance) for each in (before, after)
+            _read_scores(each[role], signature, tolerance) for each in (before, after)
         )
-        return _compare_scores(old, new, tolerance)
-    return _compare_detections(before, after, score_floor, tolerance)
+        difference = _compare_scores(old, new, tolerance)
+        if difference is not None:
+            return difference
+    return None
 
 
-def _read_scores(outputs: Outputs, signature: Signature, tolerance: Tolerance) -> Array:
-    """Return a classifier's scores; logits as probabilities, but for ``EQUAL``."""
-    scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
+def _read_scores(output: Array, signature: Signature, tolerance: Tolerance) -> Array:
+    """Return an output's scores; logits as probabilities, but for ``EQUAL``."""
+    scores = np.asarray(output, np.float64).reshape(-1)
     if not signature.softmax or tolerance is EQUAL or not np.isfinite(scores).all():
         return scores
     powers: Array = np.exp(scores - scores.max(initial=-np.inf))

@@ -82,7 +82,7 @@ def rewrite(
         draft.drop_unused()
         if count:
             notes.append(words.format(count))
-    if score_floor > 0 and signature.kind == "detection":
+    if score_floor > 0 and "boxes" in signature.outputs:
         scores = signature.outputs["scores"]
         count = raise_thresholds(draft, scores, score_floor)
         if count:

@@ -120,7 +120,7 @@ class ModelSession:
         kept = self._keep_suppression(graph_def)
         graph = graphs.import_graph(graph_def)
         self.signature = graphs.find_signature(
-            graph, job.kind, sidecar, export=job.export
+            graph, job.kind, sidecar, export=job.export, finder=job.finder
         )
         self._note_repairs(repairs)
         if self.signature.fill:
@@ -169,8 +169,9 @@ class ModelSession:
         try:
             made = rewriting.open_batch(graph_def, graph, self.signature.input)
             opened = graphs.import_graph(made)
+            job = self._job
             signature = graphs.find_signature(
-                opened, self._job.kind, sidecar, export=self._job.export
+                opened, job.kind, sidecar, export=job.export, finder=job.finder
             )
             difference: str | None = "a part of the graph is for so many images"
             if not signature.batch:

@@ -170,8 +170,10 @@ def score_spread(
 
 def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
     """Return a run's scores as numbers that can be compared; a detector's by size."""
-    scores = np.nan_to_num(np.asarray(outputs["scores"], np.float64).reshape(-1))
-    if signature.kind == "detection":
+    read = [outputs["scores"]] if "scores" in outputs else list(outputs.values())
+    values = [np.asarray(output, np.float64).reshape(-1) for output in read]
+    scores = np.nan_to_num(np.concatenate(values))
+    if "boxes" in outputs:
         return np.sort(scores)
     if signature.softmax:
         scores = np.exp(scores - scores.max(initial=-np.inf))
@@ -198,6 +200,8 @@ def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
             does a number below zero that all padding has.
         signature: of the graph; logits of a classifier are made probabilities.
     """
+    if "scores" not in outputs:
+        return None
     scores = np.asarray(outputs["scores"], np.float32).reshape(-1)
     with contextlib.suppress(ValueError):  # a count of nothing is told for each photo
         scores = scores[: detection.counted(outputs)]
@@ -209,7 +213,7 @@ def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
     if signature.softmax or signature.sigmoid:
         return None
     below = scores < -ROUNDING
-    if signature.kind == "detection" and np.unique(scores[below]).size == 1:
+    if "boxes" in outputs and np.unique(scores[below]).size == 1:
         scores = scores[~below]
     try:
         confidences(scores)
