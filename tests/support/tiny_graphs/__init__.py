@@ -9,6 +9,7 @@ from support.tiny_graphs.building import building, file_of, trusted, write
 from support.tiny_graphs.classifiers import (
     COLOURS,
     batch_of_one_classifier,
+    brightness,
     classifier,
     colour_logits,
     default_classifier,
@@ -79,6 +80,7 @@ __all__ = [
     "LEFTOVERS",
     "batch_of_one_classifier",
     "batch_of_one_detector",
+    "brightness",
     "building",
     "classifier",
     "colour_logits",

@@ -40,6 +40,14 @@ def percent_classifier():
     )
 
 
+def brightness():
+    """The mean of a photo's bytes, for a task that is not in the package."""
+    with building() as graph:
+        image = v1.placeholder(tf.uint8, (None, 8, 8, 3), "image")
+        tf.reduce_mean(tf.cast(image, tf.float32), [1, 2, 3], name="brightness")
+    return file_of(graph)
+
+
 def multi_label_classifier():
     """A classifier of bytes with a sigmoid for each of ``COLOURS``: none excludes any."""
     return classifier(
