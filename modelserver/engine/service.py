@@ -194,7 +194,7 @@ class Service:
             bind(model=title)
         with ExitStack() as stack:
             # In this order: a name that nobody serves must not count as one that is.
-            version = stack.enter_context(self._registry.version(name, task.kind))
+            version = stack.enter_context(self._registry.lease(name, task.kind))
             stack.enter_context(self._shares.count(title))
             model = version.loaded
             slot = model.queue.admit(caller)

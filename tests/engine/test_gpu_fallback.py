@@ -15,6 +15,7 @@ from modelserver.tasks import DETECTION
 from modelserver.web.factory import create_app
 from support import tiny_graphs
 from support.app_client import SECONDS, make_settings
+from support.fake_models import get
 
 CARD = Card("GPU-1234", "GPU 3", "NVIDIA L4", 3, "GPU-1234")
 LIBRARY = ("built for the CPU only", "libcuda.so.1")
@@ -70,7 +71,7 @@ def test_a_card_that_is_not_used_is_reported_everywhere(isolation, machine, capl
     assert 'modelserver_gpu_fallback{model="m"} 1' in client.get("/metrics").text
     assert "m runs on the CPU: GPU 3 was assigned" in client.get("/").text
     backend = client.application.extensions["modelserver"]
-    pid = backend.registry.get("m").runner.pid
+    pid = get(backend.registry, "m").runner.pid
     if pid is not None and Path("/proc").is_dir():
         # The CPU's limits: no file may be written.
         limits = Path(f"/proc/{pid}/limits").read_text()

@@ -18,7 +18,7 @@ from modelserver.core.errors import (
     ModelNotReady,
 )
 from modelserver.engine.catalogue import Registry, State
-from support.fake_models import SECONDS, FakeFiles, World, entry, state
+from support.fake_models import SECONDS, FakeFiles, World, entry, get, state
 
 
 @pytest.fixture
@@ -46,21 +46,21 @@ def test_a_model_serves_once_it_is_loaded(registry, world):
     registry.add(FakeFiles("a"))
     assert not registry.ready
     with pytest.raises(ModelNotReady, match="'a' is loading"):
-        registry.get("a")
+        get(registry, "a")
     world.gate.set()
     assert registry.wait(lambda r: r.ready, SECONDS)
-    assert registry.get("a") is world.models["a"]
+    assert get(registry, "a") is world.models["a"]
     assert entry(registry, "a").digest == "digest of a 1"
 
 
 def test_an_unknown_name_is_answered_with_the_names_there_are(registry):
     """If there are no models, the answer says what to do."""
     with pytest.raises(ModelNotFound, match="Put models into the folder"):
-        registry.get("x")
+        get(registry, "x")
     for name in ("b", "a"):
         registry.add(FakeFiles(name))
     with pytest.raises(ModelNotFound, match=r"'x'. The models here are: a, b"):
-        registry.get("x")
+        get(registry, "x")
 
 
 def test_two_models_of_one_name_are_refused(registry):
@@ -80,8 +80,8 @@ def test_a_bad_model_is_failed_with_its_reason_and_the_others_serve(registry, wo
     assert registry.wait(state("bad", State.FAILED), SECONDS)
     assert entry(registry, "bad").reason == "There is no image input."
     with pytest.raises(ModelFailed, match="GET /models"):
-        registry.get("bad")
-    assert registry.get("good")
+        get(registry, "bad")
+    assert get(registry, "good")
 
 
 def test_a_bug_in_loading_fails_that_model_and_tells_nothing_inside(registry, world):
@@ -109,17 +109,17 @@ def test_a_model_that_dies_comes_back_after_a_second(registry, world):
     """Meanwhile its requests get 503 with the time to wait."""
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.READY), SECONDS)
-    first = registry.get("m")
+    first = get(registry, "m")
     first.die()
     assert registry.wait(state("m", State.LOADING), SECONDS)
     with pytest.raises(ModelNotReady, match="restarting") as refused:
-        registry.get("m")
+        get(registry, "m")
     assert refused.value.retry_after_s == 1.0
     assert not entry(registry, "m").first
     assert "SIGKILL" in entry(registry, "m").reason
     world.now += 1
     assert registry.wait(state("m", State.READY), SECONDS)
-    assert registry.get("m") is not first
+    assert get(registry, "m") is not first
     assert world.closed == ["m"]
 
 
@@ -128,15 +128,15 @@ def test_three_deaths_in_a_minute_open_the_circuit(registry, world):
     registry.add(FakeFiles("m"))
     for wait_s in (1, 2):
         assert registry.wait(state("m", State.READY), SECONDS)
-        registry.get("m").die()
+        get(registry, "m").die()
         assert registry.wait(state("m", State.LOADING), SECONDS)
         world.now += wait_s
     assert registry.wait(state("m", State.READY), SECONDS)
-    registry.get("m").die("SIGSEGV")
+    get(registry, "m").die("SIGSEGV")
     assert registry.wait(state("m", State.FAILED), SECONDS)
     assert "SIGSEGV" in entry(registry, "m").reason
     with pytest.raises(ModelFailed) as refused:
-        registry.get("m")
+        get(registry, "m")
     assert refused.value.retry_after_s == 60.0
     world.now += 60
     assert registry.wait(state("m", State.READY), SECONDS)
@@ -148,7 +148,7 @@ def test_an_open_circuit_closes_at_once_when_the_file_changes(registry, world):
     registry.add(files)
     for wait_s in (1, 2, 0):
         assert registry.wait(state("m", State.READY), SECONDS)
-        registry.get("m").die()
+        get(registry, "m").die()
         assert registry.wait(lambda r: not state("m", State.READY)(r), SECONDS)
         world.now += wait_s
     assert registry.wait(state("m", State.FAILED), SECONDS)
@@ -172,7 +172,7 @@ def test_files_that_served_before_are_tried_again_after_any_error(
     registry.add(files)
     assert registry.wait(state("m", State.READY), SECONDS)
     world.errors[files] = error
-    registry.get("m").die()
+    get(registry, "m").die()
     assert registry.wait(state("m", State.LOADING), SECONDS)
     world.now += 1
     assert registry.wait(lambda r: words in entry(r, "m").reason, SECONDS)
@@ -255,10 +255,10 @@ def test_the_wait_for_a_model_includes_its_load(registry, world):
     registry._supervisor._loader = slowly
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.READY), SECONDS)
-    registry.get("m").die()
+    get(registry, "m").die()
     assert registry.wait(state("m", State.LOADING), SECONDS)
     with pytest.raises(ModelNotReady) as refused:
-        registry.get("m")
+        get(registry, "m")
     assert refused.value.retry_after_s == 8.0
 
 
@@ -282,7 +282,7 @@ def test_closing_goes_backwards_and_survives_a_failing_close(registry, world):
     registry.close()
     assert world.closed == ["c", "b", "a"]
     with pytest.raises(ModelNotReady, match="closed"):
-        registry.get("a")
+        get(registry, "a")
     with pytest.raises(ValueError, match="closed"):
         registry.add(FakeFiles("d"))
 
@@ -345,16 +345,16 @@ def pair(registry):
 def test_two_kinds_may_have_a_model_of_one_name(pair):
     """Each is found by its kind; the name alone is refused with what to add."""
     for kind, version in (("detection", 1), ("classification", 2)):
-        assert pair.get("m", kind).files.version == version
-        with pair.lease("m", kind) as model:
-            assert model.files.version == version
+        assert get(pair, "m", kind).files.version == version
+        with pair.lease("m", kind) as lease:
+            assert lease.loaded.files.version == version
     with pytest.raises(AmbiguousModel, match=r"\?kind=classification or \?kind="):
-        pair.get("m")
-    assert pair.get("only").files.name == "only"
+        get(pair, "m")
+    assert get(pair, "only").files.name == "only"
     with pytest.raises(ModelNotFound, match="The models here are: m, only"):
-        pair.get("none")
+        get(pair, "none")
     with pytest.raises(ModelNotFound, match="The models here are: m\\."):
-        pair.get("only", "classification")
+        get(pair, "only", "classification")
 
 
 def test_models_of_one_name_have_titles_that_differ(pair):
@@ -367,4 +367,4 @@ def test_a_model_of_a_kind_is_removed_alone(pair):
     """The model of the same name and another kind serves on."""
     pair.remove("m", "detection")
     assert pair.wait(lambda _: len(pair) == 2, SECONDS)
-    assert pair.get("m").files.version == 2
+    assert get(pair, "m").files.version == 2

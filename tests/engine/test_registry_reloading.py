@@ -18,6 +18,7 @@ from support.fake_models import (
     FakeFiles,
     World,
     entry,
+    get,
     idle,
     state,
     states,
@@ -45,12 +46,12 @@ def old(registry):
     """Give version 1 of the model ``m``, which serves."""
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.READY), SECONDS)
-    return registry.get("m")
+    return get(registry, "m")
 
 
 def version(number):
     """Make a condition: this version serves."""
-    return lambda registry: registry.get("m").files.version == number
+    return lambda registry: get(registry, "m").files.version == number
 
 
 def error(words):
@@ -65,7 +66,7 @@ def test_a_new_version_takes_over_from_the_old_which_serves_meanwhile(
     world.gate.clear()
     registry.put(FakeFiles("m", 2))
     world.wait()
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
     assert registry.ready
     world.gate.set()
     assert registry.wait(version(2), SECONDS)
@@ -81,7 +82,7 @@ def test_a_request_finishes_on_the_version_that_it_began_with(registry, world, o
             registry.put(FakeFiles("m", 2))
             assert registry.wait(version(2), SECONDS)
         assert registry.wait(idle, SECONDS)
-        assert mine is old
+        assert mine.loaded is old
         assert old.closes == 0
     assert registry.wait(lambda _: old.closes == 1, SECONDS)
 
@@ -106,7 +107,7 @@ def test_a_bad_version_leaves_the_old_one_serving_and_says_why(registry, world, 
     world.errors[FakeFiles("m", 2)] = GraphError("There is no image input.")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("There is no image input."), SECONDS)
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
     assert entry(registry, "m").digest == "digest of m 1"
     registry.put(FakeFiles("m", 3))
     assert registry.wait(version(3), SECONDS)
@@ -134,7 +135,7 @@ def test_the_old_files_put_back_end_the_error_without_a_load(registry, world, ol
     registry.put(FakeFiles("m", 1, touched=1))
     assert registry.wait(lambda r: not entry(r, "m").reload_error, SECONDS)
     assert world.loads == [1, 2]
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
 
 
 def test_a_bug_in_a_reload_tells_nothing_inside(registry, world, old):
@@ -142,7 +143,7 @@ def test_a_bug_in_a_reload_tells_nothing_inside(registry, world, old):
     world.errors[FakeFiles("m", 2)] = RuntimeError("secret")
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("internal error"), SECONDS)
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
 
 
 def test_a_reload_that_was_hindered_is_tried_again(registry, world, old):
@@ -186,7 +187,7 @@ def test_a_new_version_that_is_dead_already_does_not_take_over(registry, world, 
     registry._supervisor._loader = stillborn
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("as soon as it was loaded"), SECONDS)
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
     assert world.closed == ["m"]
 
 
@@ -198,7 +199,7 @@ def test_a_model_that_is_held_serves_on_and_says_why(registry, world, old):
     registry.hold("m", "'m.pb' cannot be read.")
     registry.hold("unknown", "'unknown.pb' cannot be read.")
     assert entry(registry, "m").reload_error == "'m.pb' cannot be read."
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
     registry.put(FakeFiles("m", 2))
     assert registry.wait(error("bad"), SECONDS)
     registry.put(FakeFiles("m", 1))
@@ -234,7 +235,7 @@ def test_files_that_change_while_they_are_loaded_are_not_served(
     registry.put(files, "stamp")
     assert registry.wait(lambda _: len(world.all) == 2, SECONDS)
     assert registry.wait(idle, SECONDS)
-    assert registry.get("m") is old
+    assert get(registry, "m") is old
     assert world.all[1].closes == 1
     assert entry(registry, "m").reload_error == ""
 
@@ -270,7 +271,7 @@ def test_a_dead_version_is_replaced_by_the_new_one_that_is_loading(
     world.wait()
     old.die()
     with pytest.raises(ModelNotReady, match="restarting"):
-        registry.get("m")
+        get(registry, "m")
     world.gate.set()
     assert registry.wait(version_is(2), SECONDS)
     assert registry.wait(lambda _: old.closes == 1, SECONDS)
@@ -301,12 +302,12 @@ def test_a_removed_model_drains_and_is_forgotten(registry, world, old):
         registry.remove("m")
         registry.remove("m")
         with pytest.raises(ModelNotReady, match="draining"):
-            registry.get("m")
+            get(registry, "m")
         assert registry.wait(idle, SECONDS)
         assert old.closes == 0
     assert registry.wait(lambda r: "m" not in states(r), SECONDS)
     with pytest.raises(ModelNotFound):
-        registry.get("m")
+        get(registry, "m")
     assert old.closes == 1
     registry.remove("m")
     registry.add(FakeFiles("m", 2))
@@ -332,7 +333,7 @@ def test_files_that_come_back_while_the_model_drains_are_loaded(registry, world,
         assert registry.wait(idle, SECONDS)
         assert world.loads == [1]
     assert registry.wait(version_is(2), SECONDS)
-    assert registry.get("m") is not old
+    assert get(registry, "m") is not old
 
 
 def test_a_failed_model_that_is_removed_is_forgotten(registry, world):
@@ -341,7 +342,7 @@ def test_a_failed_model_that_is_removed_is_forgotten(registry, world):
     registry.add(FakeFiles("m"))
     assert registry.wait(state("m", State.FAILED), SECONDS)
     with pytest.raises(ModelFailed):
-        registry.get("m")
+        get(registry, "m")
     registry.remove("m")
     assert registry.wait(lambda r: not states(r), SECONDS)
 
@@ -356,7 +357,7 @@ def test_a_death_that_closing_or_removing_has_dealt_with_counts_for_nothing(
     assert registry.wait(version(2), SECONDS)
     registry._supervisor._revive(mine, gone)
     assert mine.restarts == 0
-    assert registry.get("m").files.version == 2
+    assert get(registry, "m").files.version == 2
 
 
 def test_files_that_come_back_at_the_last_moment_are_loaded(registry, world):
@@ -386,9 +387,9 @@ def test_leases_and_many_reloads_side_by_side(registry, world, old):
 
     def use():
         while not stop.wait(0.0005):
-            with registry.lease("m") as model:
-                if model.closes:
-                    broken.append(model)
+            with registry.lease("m") as version:
+                if version.loaded.closes:
+                    broken.append(version)
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:

@@ -248,7 +248,7 @@ class RegistryMachine(RuleBasedStateMachine):
         """Begin a request, which stays."""
         lease = self.registry.lease(name)
         try:
-            model = lease.__enter__()
+            model = lease.__enter__().loaded
         except RequestError:
             self.settle()
             return

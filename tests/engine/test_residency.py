@@ -4,7 +4,7 @@ import pytest
 
 from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady
 from modelserver.engine.catalogue import Registry, State
-from support.fake_models import SECONDS, FakeFiles, World, entry, state, states
+from support.fake_models import SECONDS, FakeFiles, World, entry, get, state, states
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def three(registry):
 def ask(registry, name):
     """Ask for a model that is not in memory."""
     with pytest.raises(ModelNotReady, match="is being loaded"):
-        registry.get(name)
+        get(registry, name)
 
 
 def test_the_first_by_name_are_loaded_at_the_start(registry, world, three):
@@ -60,11 +60,11 @@ def test_a_request_has_a_model_loaded_in_place_of_the_least_used(
 ):
     """The client is told when to come back, and is answered then."""
     world.now += 10
-    registry.get("a")
+    get(registry, "a")
     world.now += 1
     entry(registry, "b").load_s = 4.0
     with pytest.raises(ModelNotReady) as refused:
-        registry.get("c")
+        get(registry, "c")
     assert refused.value.retry_after_s == 4.0
     assert registry.wait(state("c", State.READY), SECONDS)
     assert states(registry)["b"] is State.UNLOADED
@@ -79,7 +79,7 @@ def test_a_model_in_use_is_not_unloaded_while_another_is_idle(registry, world, t
     """It stays even if its last request is longer ago."""
     with registry.lease("a"):
         world.now += 10
-        registry.get("b")
+        get(registry, "b")
         ask(registry, "c")
         assert registry.wait(state("b", State.UNLOADED), SECONDS)
         assert states(registry)["a"] is State.READY
@@ -93,7 +93,7 @@ def test_a_model_in_use_finishes_its_requests(registry, world, three):
             ask(registry, "c")
             assert registry.wait(state("a", State.DRAINING), SECONDS)
             with pytest.raises(ModelNotReady, match="draining"):
-                registry.get("a")
+                get(registry, "a")
         assert world.closed == []
         assert states(registry)["b"] is State.READY
     assert registry.wait(state("c", State.READY), SECONDS)
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_loaded_takes_no_room(registry, world):
     ask(registry, "c")
     assert registry.wait(state("c", State.READY), SECONDS)
     with pytest.raises(ModelFailed):
-        registry.get("a")
+        get(registry, "a")
     registry.put(FakeFiles("a", 2))
     assert registry.wait(state("a", State.UNLOADED), SECONDS)
     assert world.closed == []
@@ -154,7 +154,7 @@ def test_a_change_of_an_unloaded_models_files_waits_for_a_request(
     world.now += 10
     ask(registry, "c")
     assert registry.wait(state("c", State.READY), SECONDS)
-    assert registry.get("c").files.version == 2
+    assert get(registry, "c").files.version == 2
 
 
 def test_a_model_that_is_new_takes_free_room_only(registry, world, three):
@@ -171,7 +171,7 @@ def test_an_open_circuit_gives_its_room_away(registry, world, three):
     """The model is tried again once its time has come, if there is room."""
     for wait_s in (1, 2, 0):
         assert registry.wait(state("a", State.READY), SECONDS)
-        registry.get("a").die()
+        get(registry, "a").die()
         assert registry.wait(lambda r: not state("a", State.READY)(r), SECONDS)
         world.now += wait_s
     assert registry.wait(state("a", State.FAILED), SECONDS)

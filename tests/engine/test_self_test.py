@@ -16,6 +16,7 @@ from modelserver.tasks.matching import (
 )
 from support import tiny_graphs
 from support.app_client import photo, post
+from support.fake_models import get
 
 CAT = Detection(1, "cat", 0.9, (0.1, 0.2, 0.5, 0.6))
 DOG = Detection(2, "dog", 0.85, (0.5, 0.5, 1.0, 1.0))
@@ -137,8 +138,8 @@ def test_what_the_server_answered_is_what_is_expected(kind, path, golden, folder
     (folder / "m.expected.json").write_text(answer)
     (folder / "m.test.png~").rename(folder / "m.test.png")
     registry.put(discovered(folder, kind))
-    old = registry.get("m")
-    assert registry.wait(lambda r: r.get("m") is not old, 60)
+    old = get(registry, "m")
+    assert registry.wait(lambda r: get(r, "m") is not old, 60)
     assert post(client, path, "m", photo((200, 100, 50))).text == answer
 
 

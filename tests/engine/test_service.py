@@ -87,7 +87,7 @@ class FakeRegistry(dict):
         return name if name in self else ""
 
     @contextlib.contextmanager
-    def version(self, name, _kind):
+    def lease(self, name, _kind):
         if name not in self:
             raise ModelNotFound(name, self)
         self.leases += 1

@@ -126,6 +126,12 @@ def entry(registry, name):
     return next(e for e in registry if e.files.name == name)
 
 
+def get(registry, name, kind=None):
+    """Return the model that serves under a name."""
+    with registry.lease(name, kind) as version:
+        return version.loaded
+
+
 def idle(registry):
     """A condition: no model's thread has anything to do."""
     return not any(e.busy for e in registry)

@@ -195,20 +195,17 @@ class Registry(Generic[L]):
             self._lock.notify_all()
 
     @contextlib.contextmanager
-    def lease(self, name: str, kind: Kind | None = None) -> Iterator[L]:
-        """Use the model that serves under a name; see :meth:`version`."""
-        with self.version(name, kind) as version:
-            yield version.loaded
-
-    @contextlib.contextmanager
-    def version(self, name: str, kind: Kind | None = None) -> Iterator[Version[L]]:
+    def lease(self, name: str, kind: Kind | None = None) -> Iterator[Version[L]]:
         """Use the version that serves under a name; it is not closed meanwhile.
 
         A version that is replaced while it is in use is closed once the last of its
         users has left, or after ``drain_s``.
 
         Raises:
-            RequestError: as :meth:`get`.
+            AmbiguousModel, ModelNotFound: as :meth:`entry`.
+            ModelNotReady: it is loading, restarting or draining; or it is not in
+                memory, and is loaded from now on.
+            ModelFailed: it could not be loaded.
         """
         with self._lock:
             version = self._serving_version(self.entry(name, kind))
@@ -220,18 +217,6 @@ class Registry(Generic[L]):
                 version.users -= 1
                 if not version.users and version.drain_until is not None:
                     self._lock.notify_all()
-
-    def get(self, name: str, kind: Kind | None = None) -> L:
-        """Return the model that serves under a name; it may be closed at any time.
-
-        Raises:
-            AmbiguousModel, ModelNotFound: as :meth:`entry`.
-            ModelNotReady: it is loading, restarting or draining; or it is not in
-                memory, and is loaded from now on.
-            ModelFailed: it could not be loaded.
-        """
-        with self._lock:
-            return self._serving_version(self.entry(name, kind)).loaded
 
     def entry(self, name: str, kind: Kind | None = None) -> Entry[L]:
         """Return the entry of a model.
