@@ -12,7 +12,7 @@ SECONDS = 20
 
 
 class Sink:
-    """Notes the calls that it gets."""
+    """Stands for the registry, and notes the calls that it gets."""
 
     def __init__(self):
         self.calls = []
@@ -262,7 +262,7 @@ def test_a_held_model_that_is_then_taken_away_is_removed(folder, hot, sink):
     assert sink.calls == ["remove m"]
 
 
-def test_a_model_that_the_sink_could_not_take_is_put_again(
+def test_a_model_that_the_registry_could_not_take_is_put_again(
     folder, hot, sink, monkeypatch
 ):
     """This happens if there can be no thread for one model more."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from modelserver.core.signatures import Kind
+    from modelserver.engine.catalogue.registry import Registry
     from modelserver.engine.discovery import Discovery, Key, ModelFiles
 
 log = logging.getLogger(__name__)
@@ -26,25 +26,12 @@ _JOIN_S = 2.0
 _UNUSABLE = object()
 
 
-class Sink(Protocol):
-    """Takes the changes; the registry."""
-
-    def put(self, files: ModelFiles, stamp: object) -> None:
-        """Take a model's files, which are new or have changed, and now lie still."""
-
-    def remove(self, name: str, kind: Kind) -> None:
-        """Drop a model whose files are gone."""
-
-    def hold(self, name: str, reason: str, kind: Kind) -> None:
-        """Note that a model's files are there, but cannot be used now."""
-
-
 class HotFolder:
     """Watches a folder. Thread-safe; the code that starts it closes it.
 
     Args:
         scan: finds the models that lie in the folder now; never raises.
-        sink: is given the models that lie still.
+        registry: is given the models that lie still, and told of those that are gone.
         every_s: seconds between two scans; 0 for those only that are asked for.
         again_s: seconds between two scans after one that was asked for.
 
@@ -55,16 +42,16 @@ class HotFolder:
     def __init__(
         self,
         scan: Callable[[], Discovery],
-        sink: Sink,
+        registry: Registry[Any],
         *,
         every_s: float,
         again_s: float = _AGAIN_S,
     ) -> None:
         self._scan = scan
-        self._sink = sink
+        self._registry = registry
         self._every_s = every_s
         self._again_s = again_s
-        # Stamps by kind and name: of the last scan, and as last given to the sink.
+        # Stamps by kind and name: of the last scan, and as last given to the registry.
         self._found: dict[Key, object] = {}
         self._given: dict[Key, object] = {}
         self._warnings: frozenset[str] = frozenset()
@@ -133,7 +120,7 @@ class HotFolder:
             if stamp != before.get(files.key):
                 restless = True
                 continue
-            self._sink.put(files, stamp)
+            self._registry.put(files, stamp)
             self._given[files.key] = stamp
         for key in self._given.keys() - self._found.keys():
             if key in before:
@@ -142,7 +129,7 @@ class HotFolder:
             del self._given[key]
             kind, name = key
             log.info("%s: its graph is gone", name)
-            self._sink.remove(name, kind)
+            self._registry.remove(name, kind)
         return restless
 
     def _hold(self, found: Discovery) -> None:
@@ -153,7 +140,7 @@ class HotFolder:
         for key in found.held.keys() & self._given.keys():
             self._found[key] = self._given[key] = _UNUSABLE
             kind, name = key
-            self._sink.hold(name, found.held[key], kind)
+            self._registry.hold(name, found.held[key], kind)
 
     def _scan_logged(self) -> Discovery:
         """Scan, keep the stamps, and log the warnings that are new."""

@@ -279,9 +279,6 @@ class Registry(Generic[L]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, name: object) -> bool:
-        return any(entry.name == name for entry in self)
-
     def __iter__(self) -> Iterator[Entry[L]]:
         with self._lock:
             entries = list(self._entries.values())
