@@ -1,1 +1,1 @@
-"""The process of one model: reads its graph, rewrites it and runs it."""
+"""Run one model in a process of its own: read its graph, rewrite it and run it."""

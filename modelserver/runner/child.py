@@ -142,7 +142,7 @@ class Child:
         except MemoryError:
             reason = "there was not enough memory for its images or its outputs"
             full = True
-        except Exception as failure:  # noqa: BLE001 - a thread's edge: whatever it is, somebody waits for an answer
+        except Exception as failure:  # noqa: BLE001 - a thread's edge: somebody waits for an answer
             reason = f"{type(failure).__name__}: {failure}"
         else:
             if len(data) <= MAX_BYTES:

@@ -33,7 +33,7 @@ FORMS = frozenset(
         "Transpose",
     }
 )
-# Ops whose results are logits. A pool's are where it is the last of a fully
+# Ops whose results are logits. A pool's are if it is the last of a fully
 # convolutional network; a softmax of log-softmax gives back the probabilities.
 LOGITS = frozenset(
     {
@@ -49,13 +49,13 @@ LOGITS = frozenset(
         "_FusedMatMul",
     }
 )
-# Of those, what gives one number that was learnt, a lone logit.
+# Those that give one number that was learnt, a lone logit.
 _LEARNT = frozenset({"BiasAdd", "Conv2D", "MatMul", "_FusedConv2D", "_FusedMatMul"})
 _POOLS = frozenset({"AvgPool", "Mean"})
 _SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 _QUOTIENTS = frozenset({"Div", "RealDiv", "DivNoNan"})
-# Between which values the results of an op are, whatever goes in. ``Exp`` has no least
-# upper bound here: e to the power of a distance is no probability that was learnt.
+# Range of an op's results, for all inputs. ``Exp`` has no least upper bound here: e to
+# the power of a distance is no probability that was learnt.
 _RANGES = {
     "Elu": (-1.0, math.inf),
     "Exp": (0.0, math.inf),

@@ -315,7 +315,7 @@ _GROWING: dict[str, Callable[[Any, list[Array]], int]] = {
     "GatherV2": _gather_size,
     "LinSpace": lambda _op, inputs: int(inputs[2]),
     "MatMul": lambda _op, inputs: max(inputs[0].shape) * max(inputs[1].shape),
-    # The row of all depths is made even where there is no index.
+    # The row of all depths is made even if there is no index.
     "OneHot": lambda _op, inputs: max(1, inputs[0].size) * int(inputs[1]),
     "Pad": _pad_size,
     "PadV2": _pad_size,

@@ -169,7 +169,7 @@ def read_contents(body: Body, functions: frozenset[str]) -> Contents:
 
 
 def _count_attribute(value: Any, calls: Counter[str]) -> int:
-    """Note an attribute's calls and give the bytes of its tensors.
+    """Note an attribute's calls and return the bytes of its tensors.
 
     Protocol buffers nest at most a hundred deep, so this does not go deeper.
     """
@@ -234,9 +234,9 @@ _ELEMENT_BYTES = dict(_element_bytes())
 # stack of the loading thread.
 MAX_DEPTH = 64
 # A constant of one repeated value takes a few bytes in the file and all of its shape in
-# memory, which is common and right for small ones. So a file may ask for this much
-# whatever its own size, which is little beside what any model may use; beyond it for
-# four times its size, as small whole numbers are written in a byte each.
+# memory, which is common and right for small ones. So a file of any size may ask for
+# this much, which is little of the memory of any model; beyond it for four times its
+# size, as small whole numbers are written in a byte each.
 MAX_FREE_BYTES = 256 << 20
 MAX_TIMES = 4
 

@@ -156,7 +156,7 @@ def _keep_likely(tensors: list[Any]) -> list[Any]:
 
 
 def _restore_batch(tensor: Any) -> Any:
-    """Go back to before scores lost the batch's axis or that of the classes."""
+    """Return scores from before they lost the axis of the batch or of the classes."""
     op = tensor.op
     while tensor.shape.rank in {0, 1} and op.type in {*FORMS, "StridedSlice"}:
         before = op.inputs[0]

@@ -132,7 +132,7 @@ def _is_one(tensor: Any) -> bool:
     return value is not None and value.size == 1 and float(value.item()) == 1.0
 
 
-# A mean image of 1024 x 1024 has 12 MiB; what is larger is a layer's weights.
+# A mean image of 1024 x 1024 has 12 MiB; a larger array is a layer's weights.
 MAX_BYTES = 16 << 20
 # Elements read, written and multiplied for one graph, about 0.3 s of one core.
 MAX_WORK = 1 << 28

@@ -97,7 +97,7 @@ class ScalingClues:
 
 
 def choose_scaling(clues: ScalingClues) -> ScalingChoice:
-    """Settle how a graph is fed.
+    """Choose how a graph is fed.
 
     Raises:
         GraphError: the sidecar's numbers do not fit the input's channels.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FUSED = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 _GLOBAL = "BatchNormWithGlobalNormalization"
-# Ops that hand a statistic on to where it is used.
+# Ops that pass a statistic on to its use.
 _PASSING = frozenset({"Cast", "ExpandDims", "Identity", "Mul", "Neg", "Reshape"})
 # More nodes than any spelling has between a statistic and its use.
 _NEAR = 24

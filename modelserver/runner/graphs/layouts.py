@@ -35,8 +35,8 @@ _PASSED = frozenset(
 )
 _RESHAPERS = frozenset({"ExpandDims", "Reshape", "Transpose"})
 _STEPS = 8
-# Sides of a gray image without any other sign of being one, or of a row laid out: what
-# is smaller is no photo, but a grid of features.
+# Sides of a gray image without any other sign of being one, or of a row laid out: a
+# smaller one is no photo, but a grid of features.
 _LEAST_SIDE, _MOST_OBLONG = 10, 4
 
 

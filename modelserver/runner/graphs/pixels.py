@@ -117,7 +117,7 @@ class _Walk:
         return [*self.ends, *(replace(px, end=op) for op, px in self.joins.items())]
 
     def _pass(self, op: Any, tensor: Any, pixels: Pixels) -> None:
-        """Go on behind an op, or end there."""
+        """Continue behind an op, or end there."""
         if op.type in _JOINERS:
             merged = _join(op, [self.known.get(operand.ref()) for operand in op.inputs])
             self.joins[op] = pixels
@@ -316,7 +316,7 @@ def _note_normalisation(after: Pixels, before: Pixels, shift: Any) -> Pixels:
     norm = read_unfused(before.scaled_by, shift)
     if norm is None:
         return after
-    # Before the multiplication by k the pixels were what its factor says.
+    # Undo the multiplication by k.
     scale = np.asarray(norm.factor)
     if not scale.all():
         return after

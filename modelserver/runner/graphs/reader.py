@@ -29,7 +29,7 @@ MAX_QUOTED = 200
 MAX_GRAPH_BYTES = 2**31 - 1
 
 _FREEZE = "freeze it first (convert_variables_to_constants) and give that file the name"
-# What a file starts with, after white space, in lower case: what it is, what to do.
+# Starts of other files, after white space, in lower case, with a sentence's end each.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"<!doctype", "is a web page; download the file itself"),
     (b"<html", "is a web page; download the file itself"),

@@ -94,7 +94,7 @@ def _all_nodes(graph_def: Any) -> Iterator[Any]:
 
 
 def _drop_waits(nodes: Any) -> Iterator[tuple[str, str]]:
-    """Let no node wait for one that is gone.
+    """Drop waits for nodes that are gone.
 
     A ``NoOp`` that nobody waits for is left alone: it is there to wait, and the nodes
     that it waits for were cut off.
@@ -242,7 +242,7 @@ _ON_RESOURCES = {
     },
 }
 _TYPES = dict.fromkeys(_ON_REFERENCES, "T") | _ON_RESOURCES
-# What the value read from an assignment is, where its variable is a constant.
+# The op that gives an assignment's value, if its variable is a constant.
 _READ = {"Assign": "Identity", "AssignAdd": "Add", "AssignSub": "Sub"}
 _READERS = {"ReadVariableOp"}
 _ASKED = {"IsVariableInitialized", "VarIsInitializedOp"}

@@ -64,8 +64,8 @@ _LITE = ((127.0,), (1 / 128,))
 TORCH = Scaling(*_TORCH, bgr=False)
 CAFFE = Scaling(*_CAFFE, bgr=True)
 
-# Node name patterns, the first that matches some node wins: what it is; mean and scale;
-# BGR; the side in pixels. Sources: slim's preprocessing_factory and its README (ResNet
+# Node name patterns, the first that matches some node wins: name; mean and scale; BGR;
+# the side in pixels. Sources: slim's preprocessing_factory and its README (ResNet
 # v2 takes Inception's), keras.applications' preprocess_input of each, tpu/efficientnet.
 _ARCHITECTURES: tuple[
     tuple[str, str, tuple[tuple[float, ...], tuple[float, ...]], bool, int], ...
@@ -197,8 +197,8 @@ def _range_by_statistics(mean: Any, deviation: Any) -> Scaling | None:
     return None
 
 
-# What divides by at least this makes of 0..1 next to nothing; what multiplies by a
-# hundred or more turns a small range into bytes.
+# Dividing 0..1 by this or more leaves next to nothing; multiplying by a hundred or more
+# turns a small range into bytes.
 _TO_UNITS = 10.0
 _TO_BYTES = 0.01
 # About the middle of 0..1, and the lower end of [-1, 1].
@@ -230,7 +230,7 @@ def _within(value: float, bounds: tuple[float, float]) -> bool:
     return bounds[0] <= value <= bounds[1]
 
 
-# Of the deviation; and where only a mean is subtracted, four levels of 0..255.
+# Of the deviation; and if only a mean is subtracted, four levels of 0..255.
 _APART, _LEVELS = 0.1, 4.0
 
 

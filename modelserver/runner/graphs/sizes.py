@@ -61,8 +61,8 @@ _ANY_SIZE = (480, 640)
 # What trying may take. A graph of a thousand nodes takes about 0.05 s a side.
 _LONGEST_S = 3.0
 _MOST_NODES = 5_000
-# Shapes and axes are constants of a few numbers; what is larger is a weight, of which
-# shape inference needs the shape.
+# Shapes and axes are constants of a few numbers; larger ones are weights, of which
+# shape inference needs the shape only.
 _MOST_NUMBERS = 64
 _STRIDED = {
     *("Conv2D", "DepthwiseConv2dNative", "MaxPool", "AvgPool"),
@@ -400,7 +400,7 @@ _TEACHABLE = (
     r"dense_Dense\d+/",
     r"global_average_pooling2d_GlobalAveragePooling2D\d+/",
 )
-# The SqueezeNet that Custom Vision trains on, and what it calls input and output.
+# The SqueezeNet that Custom Vision trains on, and its names of input and output.
 _CUSTOM_VISION = (r"(data_bn/|fire2_squeeze1x1/)", r"Placeholder$", r"loss$")
 
 

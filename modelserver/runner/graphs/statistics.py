@@ -129,7 +129,7 @@ def draw_patches(count: int, size: int, side: float, depth: int) -> Array:
     return made
 
 
-# Candidate to what it is called in sentences.
+# Candidates by their names in sentences.
 CANDIDATES: dict[str, Scaling] = {
     "0..255": RAW,
     "0..1": UNIT,
@@ -227,7 +227,7 @@ def _stem(pixels: Pixels) -> _Stem | None:
         np.broadcast_to(number, (len(order),))[np.argsort(order)]
         for number in (pixels.factor, pixels.shift)
     )
-    # Beyond the largest float32, squares and sums of what is fed overflow.
+    # Beyond the largest float32, squares and sums of the feed overflow.
     numbers = np.concatenate([factor, shift, np.ravel(np.abs(kernel).max(initial=0))])
     if not np.all(factor) or not (np.abs(numbers) < _LARGEST).all():
         return None
@@ -242,7 +242,7 @@ def _candidates(depth: int) -> Iterator[tuple[str, Scaling]]:
 
 
 def _judge_by_means(stem: _Stem) -> Verdict | None:
-    """Rule A: the mean pixel by least squares, the gain by the variances."""
+    """Apply rule A: the mean pixel by least squares, the gain by the variances."""
     # Of a pair, one for training and one for inference, only the latter stores.
     behind = (pixels.first for pixels in follow_pixels(stem.op.outputs[0]))
     first = next((norm for norm in behind if norm is not None), None)

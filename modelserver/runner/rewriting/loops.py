@@ -242,7 +242,7 @@ def _is_number(array: Array | None, number: int) -> bool:
 
 
 def _used_exits(draft: Draft, condition: str) -> set[str]:
-    """Name the ways out of a loop that anything takes."""
+    """Return the names of a loop's exits that are used."""
     return {
         node.name
         for node in draft

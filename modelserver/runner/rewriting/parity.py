@@ -37,7 +37,7 @@ class Tolerance:
 
 # The same arithmetic on the same device, in another order.
 EQUAL = Tolerance(1e-4, 1e-3)
-# Another device, whose arithmetic has fewer bits; what a golden image allows, too.
+# Another device, whose arithmetic has fewer bits; a golden image allows as much.
 # With weights of TF32's mantissa up to 4 of the default detector's 100 detections are
 # others, all of them below .1; the default classifier's scores move by .001.
 NEAR = Tolerance(0.02, 0.01, faint=0.1, others=0.1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 # Without a gradient these are the identity. A default that nobody feeds over is too.
-# CheckNumerics is where no value overflowed; what is no number the tasks leave out.
+# CheckNumerics is, if no value overflowed; the tasks leave out NaN.
 _PASSING = frozenset(
     {
         "CheckNumerics",

@@ -1,4 +1,4 @@
-"""All rewrites, in their order."""
+"""Apply all rewrites, in their order."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from modelserver.core.signatures import Signature
 
-# What only lays open what the others look for: TensorFlow does the like by itself when
-# a graph is first run.
+# Rewrites that only prepare for the others: TensorFlow does the like by itself when a
+# graph is first run.
 _CLEANING: tuple[Callable[[Draft], int], ...] = (
     Draft.drop_unused,
     strip_passthrough,
     fold_constants,
 )
-# What makes a graph faster, and the words for it. A later one sees what an earlier one
-# left.
+# Rewrites that make a graph faster, and their notes. Each sees the results of those
+# before it.
 _REWRITES: tuple[tuple[Callable[[Draft], int], str], ...] = (
     (batch_resizers, "loops over images that became one op: {}"),
     (resize_bytes, "images resized without a copy as floats: {}"),

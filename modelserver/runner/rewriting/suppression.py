@@ -80,7 +80,7 @@ def raise_thresholds(draft: Draft, scores: str, floor: float) -> int:
     Returns:
         How many thresholds were raised.
     """
-    # Suppression keeps what is greater than its threshold; the floor itself must stay.
+    # Suppression keeps scores above its threshold; the floor itself must stay.
     below = np.nextafter(np.float32(floor), np.float32(-1))
     count = 0
     for node in draft:
@@ -171,8 +171,8 @@ def _kind_after(user: Any, index: int, kind: Kind) -> Kind | None:
     return kind if user.op in _EACH and kind != "scores" else None
 
 
-# The Object Detection API of TensorFlow 1 suppresses each class by itself; what it
-# makes for that lies below this scope.
+# The Object Detection API of TensorFlow 1 suppresses each class by itself, with
+# nodes below this scope.
 _SUPPRESSION = re.compile(r"(?P<scope>.*?(Batch)?MultiClassNonMaxSuppression(_\d+)?)/")
 _FOR_ONE_CLASS = frozenset(
     {

@@ -85,7 +85,7 @@ class Device(NamedTuple):
         return config
 
     def pin(self, graph: Any) -> None:
-        """Have a graph run on this card if the process sees several.
+        """Place a graph on this card if the process sees several.
 
         TensorFlow takes its first card for a node that names none.
         """

@@ -47,7 +47,7 @@ class Reference:
         self.sampling: Sampling | None = None
 
     def ask(self, run: Runs, asked: Iterable[Image], seconds: float) -> None:
-        """Ask a graph, about one image at least, and none more once time is over.
+        """Run a graph on images, one at least, until the time is over.
 
         Raises:
             RequestError: it cannot be run.

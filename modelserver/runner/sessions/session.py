@@ -44,15 +44,15 @@ v1 = tf.compat.v1
 # What comes of a node that is not as its op says.
 _ODD_NODES = (ValueError, TypeError, KeyError, IndexError)
 
-# Warm-up image for a graph that takes any size: about what phones and cameras send
-# once reduced.
+# Warm-up image for a graph that takes any size: about that of photos from phones and
+# cameras, once reduced.
 _ANY_SIZE = (480, 640)
 # Other sizes of photos, to see on a GPU whether they may be resized before the graph.
 _MORE_SIZES = ((720, 540), (150, 200))
-# A graph is asked what it answers on one image at least, and on more up to this time: a
-# large model's run takes seconds.
+# A graph is run on one image at least, and on more up to this time: a large model's run
+# takes seconds.
 _ASK_S = 5.0
-# Shapes of batches that are remembered: clients choose them where a graph takes any.
+# Shapes of batches that are remembered: clients choose them if a graph takes any.
 _MOST_SHAPES = 4096
 _REASON_CHARS = 300
 _GPU_BATCH = 32
@@ -141,7 +141,7 @@ class ModelSession:
         give_memory_back()
 
     def _choose_device(self) -> None:
-        """Settle slots and batch size, which differ between GPU and CPU."""
+        """Choose slots and batch size, which differ between GPU and CPU."""
         device = self._device = choose(self._job.card)
         self.findings = device.findings(self._job.name)
         self.slots = self.slots or (_GPU_SLOTS if device.on_gpu else _count_cores())
@@ -250,7 +250,7 @@ class ModelSession:
         return self._samples
 
     def _ask_next_to_gpu(self, graph: Any) -> None:
-        """Do so if there is a GPU, whose graphs need not run on the CPU."""
+        """Ask the untouched graph on the CPU, which need not run graphs for a GPU."""
         try:
             self._ask(graph)
         except RequestError as error:
@@ -260,7 +260,7 @@ class ModelSession:
             )
 
     def _try_sampling(self, graph: Any, run: GraphRun) -> None:
-        """See whether photos can be resized before the graph does it.
+        """Find out whether photos can be resized before the graph does it.
 
         Of one size, they are run together.
         """
@@ -304,7 +304,7 @@ class ModelSession:
         self.close()
 
     def _difference(self, graph: Any, faster: Any) -> str | None:
-        """Ask both graphs the same, on the CPU; the faster one's session stays open."""
+        """Compare both graphs on the CPU; the faster one's session stays open."""
         if not self._device.on_gpu:
             self._ask(graph)
         if not self._reference.samples:
@@ -414,7 +414,7 @@ class ModelSession:
         return [self._reference.fed(image) for image in self._images()[:2]]
 
     def _batches(self) -> bool:
-        """Whether two images in one run are answered as each alone."""
+        """Return whether two images in one run are answered as each alone."""
         try:
             mixed = warm_up.find_mixing(
                 self.run, self._photos(), self.signature, self._job.score_floor

@@ -125,8 +125,8 @@ def find_mixing(
 MOST_SPREAD = 1e-3
 """How much scores, 0..1, may differ between runs: far more than the order of sums."""
 
-# Two runs at least. A dropout of few units may drop the same ones twice, so where
-# numbers are drawn what is quick is run on for a while.
+# Two runs at least. A dropout of few units may drop the same ones twice, so a quick
+# graph that draws numbers is run on for a while.
 _LEAST_RUNS, _MOST_RUNS = 2, 12
 _LONGEST_S = 0.2
 _DRAWING = re.compile(r"Random|Multinomial|TruncatedNormal|DropoutV|RNGUniform")
@@ -182,7 +182,7 @@ def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
 
 
 class OddScores(NamedTuple):
-    """What is wrong with a graph's scores, and what to do about it."""
+    """A fault of a graph's scores, and its remedy."""
 
     message: str
     fix: str
@@ -193,7 +193,7 @@ _RENAMED = 'or name the tensor that has probabilities as "output" in the sidecar
 
 
 def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
-    """Tell whether a run's scores are numbers that are no probabilities.
+    """Return whether a run's scores are numbers that are no probabilities.
 
     Args:
         outputs: of one image. Of a detector's, rows past its count do not matter, nor
