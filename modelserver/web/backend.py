@@ -82,7 +82,7 @@ class Backend:
             drain_s=settings.request_timeout_s + _MORE_S,
         )
         self._folder = HotFolder(
-            self._discover, self.registry, every_s=settings.reload_s
+            self.discover, self.registry, every_s=settings.reload_s
         )
         self.metrics = Metrics(
             lambda: sample(
@@ -218,7 +218,8 @@ class Backend:
         hint = self._folder.hint or discovery.hint(*self.tasks)
         return f"{hint[0].upper()}{hint[1:]}."
 
-    def _discover(self) -> Discovery:
+    def discover(self) -> Discovery:
+        """Look which models are in the folder now; none of them is loaded."""
         return discovery.discover(self.settings.model_folder, *self.tasks)
 
     def close(self) -> None:

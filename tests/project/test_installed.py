@@ -192,6 +192,32 @@ def test_help_needs_no_package_of_the_servers(base):
     assert set(SERVER) < set(base.run("--help").stdout.split())
 
 
+def test_an_empty_folder_is_told_what_to_put_there(full, tmp_path):
+    """The server runs and finds what comes; nothing is downloaded unasked."""
+    elsewhere = tmp_path / "empty"
+    elsewhere.mkdir()
+    serving = started(
+        *(full.bin / "modelserver", "serve"),
+        folder="models",
+        uploads=tmp_path / "pics",
+        tmp_path=tmp_path,
+        python=full.bin / "python",
+        cwd=elsewhere,
+        PYTHONPATH="",
+    )
+    with serving as server:
+        server.wait("/livez")
+        assert server.end() == 0
+    (line,) = (
+        line
+        for line in (tmp_path / "stderr").read_text().splitlines()
+        if line.startswith("modelserver: ")
+    )
+    assert "NAME.frozen.pb and NAME.label_map.pbtxt" in line
+    assert "modelserver models install all --samples" in line
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_without_tensorflow_nothing_is_started(full):
     """A server that could load no model says so before it listens."""
     code = (
@@ -222,10 +248,11 @@ def models(tmp_path_factory):
     return folder
 
 
-MODELS = {"detect": ("echo", "thing 26"), "classify": ("colour", "red")}
+DETECT, CLASSIFY = ("echo", "thing 26", []), ("colour", "red", ["--classify"])
+ASKED = {"detect": [DETECT], "classify": [CLASSIFY], "all": [DETECT, CLASSIFY]}
 
 
-@pytest.mark.parametrize("task", MODELS)
+@pytest.mark.parametrize("task", ASKED)
 def test_serve_serves_from_an_empty_folder_and_predict_asks(
     base, full, models, tmp_path, task
 ):
@@ -233,7 +260,6 @@ def test_serve_serves_from_an_empty_folder_and_predict_asks(
     elsewhere = tmp_path / "empty"
     elsewhere.mkdir()
     (tmp_path / "photo.png").write_bytes(photo(RED))
-    model, label = MODELS[task]
     serving = started(
         *(full.bin / "modelserver", "serve", task, "--port", "0", "--models", models),
         folder="nowhere",
@@ -248,8 +274,8 @@ def test_serve_serves_from_an_empty_folder_and_predict_asks(
         server.wait()
         assert "page.js" in server.wait("/").text
         server.wait("/static/page.js")
-        flags = ["--classify"] if task == "classify" else []
-        words = ["predict", tmp_path / "photo.png", "--model", model, *flags]
-        assert label in base.run(*words, "--url", server.url).stdout
+        for model, label, flags in ASKED[task]:
+            words = ["predict", tmp_path / "photo.png", "--model", model, *flags]
+            assert label in base.run(*words, "--url", server.url).stdout
         assert server.end() == 0
     assert list(elsewhere.iterdir()) == []

@@ -45,7 +45,7 @@ case "$*" in
     rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
     echo "#!$4/bin/python" >"$4/bin/tool"; echo "prompt = $6" >"$4/pyvenv.cfg" ;;
   "-m modelserver models install"*) mkdir -p "$MODEL_FOLDER"; touch "$MODEL_FOLDER/d.pb" ;;
-  *app*.py) echo "serving $1 from $PWD with $MODEL_FOLDER and $UPLOAD_FOLDER" ;;
+  "-m modelserver serve "* | *app*.py) echo "serving $* from $PWD with $MODEL_FOLDER and $UPLOAD_FOLDER" ;;
   "-m pytest"*) echo "1 passed"; exit "${TESTS:-0}" ;;
 esac
 """
@@ -486,6 +486,17 @@ def test_the_server_script_starts_an_app(project, tmp_path, arguments, app):
     )
 
 
+def test_the_server_script_starts_both_tasks(project, tmp_path):
+    """By the package's own command, which is found from any folder."""
+    code, out, _ = project.run("script/server", "all", cwd=tmp_path)
+    root = project.root
+    assert code == 0
+    assert out == (
+        f"serving -m modelserver serve all from {tmp_path} with {root}/models and "
+        f"{root}/pics\n"
+    )
+
+
 def test_the_server_script_keeps_the_operators_folders(project, tmp_path):
     """Folders in the environment are handed on as they are."""
     folders = {"MODEL_FOLDER": "m", "UPLOAD_FOLDER": "u"}
@@ -496,7 +507,7 @@ def test_the_server_script_keeps_the_operators_folders(project, tmp_path):
 def test_the_server_script_refuses_other_words(project):
     """A mistyped app is refused before anything is set up."""
     code, _, err = project.run("script/server", "clasify")
-    assert (code, err) == (2, "usage: script/server [classify] [--gpu | --cpu]\n")
+    assert (code, err) == (2, "usage: script/server [classify | all] [--gpu | --cpu]\n")
     assert not (project.root / ".venv").exists()
 
 

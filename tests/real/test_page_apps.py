@@ -18,6 +18,7 @@ pytestmark = pytest.mark.real
 TOKEN = "choose-a-long-one"
 RED = photo((250, 20, 20), (64, 48))
 BLACK = photo((0, 0, 0), (64, 48))
+PLAIN_FILE = {"name": "photo.png", "mimeType": "image/png", "buffer": RED}
 # What a shell, curl, Python or JavaScript could take for something of its own.
 ODD = "it's $HOME; `id` \"\\ é @<"
 
@@ -76,6 +77,62 @@ def test_a_classifier_says_what_is_in_the_photo(opened):
     shares = page.locator("tbody td").all_text_contents()
     assert all(re.fullmatch(r"\d+ %", share) for share in shares)
     assert "top_k=5" in page.locator("#same-code").text_content()
+
+
+BOTH = "detection classification"
+DETECTOR, CLASSIFIER = "detection/m", "classification/m"
+
+
+def test_models_of_both_tasks_are_asked_on_one_page(opened):
+    """Those of one name are told apart, and each is asked at its own task's route."""
+    watched = opened(BOTH)
+    page = watched.page
+    groups = page.locator("#model optgroup")
+    assert [one.get_attribute("label") for one in groups.all()] == [
+        "Classification",
+        "Detection",
+    ]
+    page.select_option("#model", CLASSIFIER)
+    watched.choose(("photo.png", RED))
+    assert page.locator("h3").text_content() == "m (classification)"
+    assert page.locator(".badge").text_content() == "red"
+    assert page.locator(".box").count() == 0
+    assert "/classify" in page.locator("#same-code").text_content()
+    page.select_option("#model", DETECTOR)
+    page.wait_for_selector(".box:visible")
+    assert page.locator("h3").text_content() == "m (detection)"
+    assert "/detect" in page.locator("#same-code").text_content()
+    posts = [path for verb, path in watched.asked if verb == "POST"]
+    assert posts == ["/classify", "/detect"]
+
+
+def test_models_of_both_tasks_stand_side_by_side(opened):
+    """The slider is the detectors' alone."""
+    watched = opened(BOTH)
+    page = watched.page
+    page.select_option("#model", label="All models, side by side")
+    watched.choose(("photo.png", RED))
+    page.locator("#confidence").fill("1")
+    wait_for(lambda: page.locator(".result tbody").count() == 5, "all are answered")
+    for model, shown in ((DETECTOR, 0), (CLASSIFIER, 3)):
+        rows = page.locator(f'.result[data-model="{model}"] tbody tr:visible')
+        assert rows.count() == shown
+
+
+def test_both_tasks_need_no_script(browser, models, uploads):
+    """A button for each task sends the form there."""
+    with served(BOTH, models, uploads) as url:
+        context = browser.new_context(java_script_enabled=False)
+        page = context.new_page()
+        for kind in BOTH.split():
+            page.goto(url)
+            page.select_option("#model", "m")
+            page.set_input_files("#file", files=[PLAIN_FILE])
+            page.get_by_role("button", name=f"Send for {kind}").click()
+            answer = page.locator("body").text_content()
+            assert ("bounding_box" in answer) == (kind == "detection")
+            assert "red" in answer
+        context.close()
 
 
 def test_no_class_is_said_where_none_holds(opened):

@@ -24,12 +24,12 @@ ARGUMENTS = (
 
 
 @contextmanager
-def served(kind, folder, uploads, **environ):
+def served(kinds, folder, uploads, **environ):
     """Serve models over HTTP from this process, once none loads any more; gives a URL."""
     settings = make_settings(
         MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, ISOLATION="inline", **environ
     )
-    app = create_app(by_kind(kind), settings)
+    app = create_app([by_kind(kind) for kind in kinds.split()], settings)
     backend = app.extensions["modelserver"]
     backend.start()
     assert backend.registry.wait(

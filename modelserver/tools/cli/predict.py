@@ -102,7 +102,8 @@ def predict(
     try:
         with Client(url, token or None, retries=_RETRIES) as client:
             if gpu:
-                _require_gpu(client, model)
+                kind = "classification" if classify else "detection"
+                _require_gpu(client, model, kind)
             many = client.classify_folder if classify else client.detect_folder
             outcomes = many(
                 photos[0] if len(photos) == 1 else photos,
@@ -119,14 +120,14 @@ def predict(
     ctx.exit(1 if failed else 0)
 
 
-def _require_gpu(client: Client, model: str) -> None:
+def _require_gpu(client: Client, model: str, kind: str) -> None:
     """Refuse a model that is run on the CPU.
 
     Raises:
         CliError: it is, or it is not there.
     """
-    devices = {info.name: info.facts.get("device") for info in client.models()}
-    device = devices.get(model)
+    devices = {(m.kind, m.name): m.facts.get("device") for m in client.models()}
+    device = devices.get((kind, model))
     if not str(device).startswith("GPU"):
         where = f"on {device}" if device else "nowhere"
         raise CliError(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from modelserver.tasks import TASKS
 from modelserver.web.factory import create_app
 from modelserver.web.server.config import serve, start_errors
+
+if TYPE_CHECKING:
+    from modelserver.web.backend import Backend
 
 _TASKS = {task.endpoint.word: [task] for task in TASKS.values()}
 _TASKS["all"] = [*TASKS.values()]
@@ -39,4 +43,17 @@ def serve_models(
     served = _TASKS[task]
     with start_errors():
         app = create_app(served)
+    _tell_if_empty(app.extensions["modelserver"])
     serve(app, default_port=served[0].endpoint.port, arguments=())
+
+
+def _tell_if_empty(server: Backend) -> None:
+    """Tell what to do where there is no model; the server finds those that come."""
+    if not server.discover().models:
+        folder = str(server.settings.model_folder)
+        click.echo(
+            f"modelserver: there is no model in {folder!r} yet. {server.hint} It is "
+            "found while the server runs. To try the server without one of yours, "
+            "'modelserver models install all --samples' downloads two.",
+            err=True,
+        )
