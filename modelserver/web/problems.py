@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import secrets
+from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -192,12 +193,22 @@ def _elsewhere(path: str) -> str | None:
 
 def explain(slug: str) -> Response:
     """``GET /problems/<slug>``: the meaning of a problem's type."""
+    meanings = _meanings()
+    if slug not in meanings:
+        raise NotFound
+    return Response(meanings[slug], content_type="application/json")
+
+
+@cache
+def _meanings() -> dict[str, bytes]:
+    """Return the meaning of each problem's type as JSON, by its slug."""
+    meanings: dict[str, bytes] = {}
     for kind in kinds():
-        if kind.slug == slug:
-            meaning = (kind.__doc__ or kind.title).split("\n")[0]
-            body = Meaning(kind.title, int(kind.status), meaning)
-            return Response(msgspec.json.encode(body), content_type="application/json")
-    raise NotFound
+        meaning = (kind.__doc__ or kind.title).split("\n")[0]
+        body = Meaning(kind.title, int(kind.status), meaning)
+        # The first of a slug, which a subclass may share.
+        meanings.setdefault(kind.slug, msgspec.json.encode(body))
+    return meanings
 
 
 def kinds(base: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:

@@ -126,6 +126,35 @@ def test_what_people_come_for_stands_first(apps):
         assert all(client.get(problem).status_code == 200 for problem in problems)
 
 
+def test_the_description_is_made_once_and_not_for_each_stranger(apps, monkeypatch):
+    """The page names the address that each client came by, and nothing is made anew."""
+    from modelserver.web.openapi import document as module
+
+    rendered = []
+    render = module.render_template
+    monkeypatch.setattr(
+        module, "render_template", lambda *a, **b: rendered.append(a) or render(*a, **b)
+    )
+    client = apps[0].test_client()
+    for host in ("localhost:81", "127.0.0.1", "[::1]:5000", "localhost:81"):
+        page = client.get("/docs", headers={"Host": host}).text
+        assert f"-F file=@photo.jpg http://{host}/detect</code>" in page
+        assert "invalid" not in re.findall("http://[^<]*", page)[0]
+    assert rendered == [("docs.html",)]
+    first = client.get("/openapi.json")
+    monkeypatch.setattr(module.msgspec.json, "encode", pytest.fail)
+    again = client.get("/openapi.json")
+    assert (first.data, first.content_type) == (again.data, "application/json")
+    slug = client.get("/problems/overloaded").data
+    assert client.get("/problems/overloaded").data == slug
+
+
+def test_an_address_is_a_text_in_the_page(apps):
+    """What a client says in Host is no markup."""
+    response = apps[0].test_client().get("/docs", headers={"Host": "a&<b>"})
+    assert b"<b>" not in response.data.replace(b'<b class="', b"")
+
+
 def test_a_token_is_not_asked_for_to_read_the_description(folder, uploads):
     """The description needs no token, as it names no model."""
     settings = make_settings(

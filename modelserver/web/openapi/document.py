@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+import html
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, render_template
+import msgspec
+from flask import Blueprint, Response, render_template, request
 
-from modelserver.web.answers import answer
 from modelserver.web.problems import PROBLEM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from flask import Flask, Response
+    from flask import Flask
 
 # Of the contract: a new one when an answer changes unasked.
 _VERSION = "1"
 _VERBS = ("GET", "POST")
+# Stands for the server's own address in the page that is kept.
+_ADDRESS = "http://address.invalid"
 
 
 def blueprint(app: Flask) -> Blueprint:
-    """Return the routes that describe an app's routes."""
+    """Return the routes that describe an app's routes.
+
+    Both are made once: they take no token, and a stranger's ten milliseconds of the
+    interpreter would be photos.
+    """
     routes = Blueprint("documents", __name__)
     made = cache(partial(document, app))
 
+    @cache
+    def content() -> bytes:
+        return msgspec.json.encode(made())
+
     def openapi() -> Response:
         """``GET /openapi.json``: this app's routes."""
-        return answer(made())
+        return Response(content(), content_type="application/json")
 
-    def show() -> str:
-        """``GET /docs``: the same for people."""
+    # A server has one root, which no client chooses.
+    @lru_cache(maxsize=1)
+    def page(_root: str) -> str:
         told = made()
         # Shown first.
         routes = sorted(
@@ -41,7 +53,14 @@ def blueprint(app: Flask) -> Blueprint:
             ),
             key=lambda route: (route[0] != "post", route[1]),
         )
-        return render_template("docs.html", told=told, routes=routes, problem=PROBLEM)
+        return render_template(
+            "docs.html", told=told, routes=routes, problem=PROBLEM, address=_ADDRESS
+        )
+
+    def show() -> str:
+        """``GET /docs``: the same for people."""
+        address = html.escape(request.url_root.rstrip("/"))
+        return page(request.script_root).replace(_ADDRESS, address)
 
     routes.add_url_rule("/openapi.json", view_func=openapi)
     routes.add_url_rule("/docs", view_func=show)
