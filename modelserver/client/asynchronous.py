@@ -122,7 +122,7 @@ class AsyncClient:
                 answer.request = request
                 await answer.aread()
         except httpx.TransportError as error:
-            raise self._server.meaning(error) from error
+            raise self._server.translate(error) from error
         return call.read(answer)
 
     async def close(self) -> None:

@@ -1,16 +1,19 @@
-"""Requests and what their answers mean: all that the sync and async client share."""
+"""Requests and how to read their answers, for the sync and the async client alike."""
 
 from __future__ import annotations
 
+import contextlib
 import http
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
+import msgspec
+
 from modelserver.client.errors import BadAnswer, Problem, refusal
 from modelserver.client.results import (
-    Class,
     Classification,
+    Classified,
     Detection,
     Detections,
     ModelInfo,
@@ -24,17 +27,18 @@ if TYPE_CHECKING:
     from modelserver.client.results import Coordinates, Size
 
 T = TypeVar("T")
-# Only the client's own decoding is at fault if an answer of ours raises anything else.
-_NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)
+_decode_detections = msgspec.json.Decoder(tuple[Detection, ...]).decode
+_decode_classified = msgspec.json.Decoder(Classified).decode
+_decode_models = msgspec.json.Decoder(dict[str, list[dict[str, Any]]]).decode
 
 
 class DetectOptions(TypedDict, total=False):
-    """What may be asked of a detection; what is left out is the server's default.
+    """Options of a detection; the server has a default for each.
 
     Attributes:
         min_confidence: 0..1; detections below are left out.
         labels: only these; one string may hold several, between commas.
-        max_results: the best so many.
+        max_results: only this many, the best.
         coordinates: boxes in 0..1 or in pixels of the upright photo.
     """
 
@@ -45,10 +49,10 @@ class DetectOptions(TypedDict, total=False):
 
 
 class ClassifyOptions(TypedDict, total=False):
-    """What may be asked of a classification.
+    """Options of a classification.
 
     Attributes:
-        top_k: so many classes with their confidences, beside the best one's label.
+        top_k: the number of classes with their confidences, besides the best label.
     """
 
     top_k: int | None
@@ -60,7 +64,7 @@ class Call(Generic[T]):
 
     Attributes:
         path: of the route, without the server's.
-        read: makes the result of an answer with any status; raises ``ClientError``.
+        read: return the result of an answer with any status, or raise ``ClientError``.
     """
 
     method: Literal["GET", "POST"]
@@ -75,7 +79,7 @@ def detect(modelname: str, photo: bytes, options: DetectOptions) -> Call[Detecti
     coordinates: Coordinates = options.get("coordinates") or "normalized"
 
     def read(answer: httpx.Response) -> Detections:
-        found = checked(answer, list, lambda body: tuple(map(_detection, body)))
+        found = decode(answer, _decode_detections)
         return Detections(found, modelname, size(answer), coordinates, _id(answer))
 
     return _post("/detect", modelname, photo, options, read)
@@ -87,21 +91,17 @@ def classify(
     """Return the call for ``POST /classify``; the photo is an image file's bytes."""
 
     def read(answer: httpx.Response) -> Classification:
-        label, classes = checked(answer, dict, _classes)
-        return Classification(label, modelname, classes, size(answer), _id(answer))
+        best = decode(answer, _decode_classified)
+        return Classification(
+            best.label, modelname, best.classes, size(answer), _id(answer)
+        )
 
     return _post("/classify", modelname, photo, options, read)
 
 
 def models() -> Call[list[ModelInfo]]:
     """Return the call for ``GET /models``."""
-
-    def read(answer: httpx.Response) -> list[ModelInfo]:
-        return checked(
-            answer, dict, lambda body: [_model(one) for one in body["models"]]
-        )
-
-    return Call("GET", "/models", read)
+    return Call("GET", "/models", lambda answer: decode(answer, _models))
 
 
 def ready() -> Call[bool]:
@@ -111,25 +111,22 @@ def ready() -> Call[bool]:
     )
 
 
-def checked(answer: httpx.Response, kind: type[Any], make: Callable[[Any], T]) -> T:
-    """Make something of the body of a 200.
+def decode(answer: httpx.Response, decoder: Callable[[bytes], T]) -> T:
+    """Decode the body of a 200.
 
     Args:
-        kind: of the JSON value.
+        decoder: may raise ``msgspec.DecodeError``.
 
     Raises:
         Refused: the status is 400 or more.
-        BadAnswer: it is anything else that no ModelServer says.
+        BadAnswer: any other answer that is none of ModelServer's.
     """
     status = answer.status_code
     if status >= http.HTTPStatus.BAD_REQUEST:
         raise refusal(_problem(answer), answer.headers.get("Retry-After", ""))
-    try:
-        body = answer.json()
-        if status == http.HTTPStatus.OK and isinstance(body, kind):
-            return make(body)
-    except _NOT_OURS:
-        pass
+    if status == http.HTTPStatus.OK:
+        with contextlib.suppress(msgspec.DecodeError):
+            return decoder(answer.content)
     raise BadAnswer(
         f"What answers at {answer.url} is no ModelServer, or another app of it: status"
         f" {status}, {answer.headers.get('Content-Type') or 'no type'}."
@@ -137,7 +134,7 @@ def checked(answer: httpx.Response, kind: type[Any], make: Callable[[Any], T]) -
 
 
 def size(answer: httpx.Response) -> Size | None:
-    """Return width and height of the upright photo, where the headers tell."""
+    """Return width and height of the upright photo, if the headers have them."""
     try:
         sides = [int(answer.headers[f"X-Image-{side}"]) for side in ("Width", "Height")]
     except (KeyError, ValueError):
@@ -151,15 +148,15 @@ def fields(modelname: str, options: Mapping[str, Any]) -> Iterator[tuple[str, st
     for name, value in options.items():
         if value is None:
             continue
-        many = isinstance(value, str) or not hasattr(value, "__iter__")
-        for one in [value] if many else value:
-            yield name, str(one)
+        single = isinstance(value, str) or not hasattr(value, "__iter__")
+        for text in [value] if single else value:
+            yield name, str(text)
 
 
 def form(texts: Iterable[tuple[str, str]], photo: bytes) -> tuple[bytes, str]:
     """Return a multipart form and its content type.
 
-    The file's name stays here: the server needs none, and it may be private.
+    The file's name is not sent: the server needs none, and it may be private.
     """
     edge = secrets.token_hex(16)
     parts = [
@@ -186,47 +183,28 @@ def _post(
     return Call("POST", path, read, content, {"Content-Type": kind})
 
 
-def _detection(one: dict[str, Any]) -> Detection:
-    x1, y1, x2, y2 = map(float, one["bounding_box"])
-    return Detection(
-        int(one["class"]), str(one["label"]), float(one["confidence"]), (x1, y1, x2, y2)
-    )
-
-
-def _classes(body: dict[str, Any]) -> tuple[str | None, tuple[Class, ...]]:
-    best = body["class"]
-    return None if best is None else str(best), tuple(
-        Class(int(one["class"]), str(one["label"]), float(one["confidence"]))
-        for one in body.get("classes", ())
-    )
-
-
-def _model(one: dict[str, Any]) -> ModelInfo:
-    return ModelInfo(
-        name=str(one["name"]),
-        kind=str(one["kind"]),
-        state=str(one["state"]),
-        reason=one.get("reason"),
-        digest=one.get("digest"),
-        facts=dict(one),
-    )
-
-
 def _problem(answer: httpx.Response) -> Problem:
-    """Return what a body says; a proxy's page says nothing but its status."""
+    """Return the problem in a body; a proxy's page has no more than its status."""
     try:
         body = answer.json()
     except ValueError:
         body = None
-    told = body if isinstance(body, dict) else {}
+    facts = body if isinstance(body, dict) else {}
     return Problem(
-        str(told.get("type") or "about:blank"),
-        str(told.get("title") or answer.reason_phrase or "Error"),
+        str(facts.get("type") or "about:blank"),
+        str(facts.get("title") or answer.reason_phrase or "Error"),
         answer.status_code,
-        str(told.get("detail") or ""),
+        str(facts.get("detail") or ""),
         _id(answer),
     )
 
 
 def _id(answer: httpx.Response) -> str:
     return str(answer.headers.get("X-Request-Id", ""))
+
+
+def _models(body: bytes) -> list[ModelInfo]:
+    models = _decode_models(body).get("models")
+    if models is None:
+        raise msgspec.ValidationError("there are no models")
+    return [msgspec.convert({**facts, "facts": facts}, ModelInfo) for facts in models]

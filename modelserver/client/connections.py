@@ -1,8 +1,7 @@
-"""What both clients do with httpx: its requests, its options, its errors in our words.
+"""The clients' use of httpx: its requests, its options, its errors in our words.
 
-They use httpx's transports, not its clients: those look after cookies, redirects and
-the like, which takes twice as long for each photo, on a machine that the server may
-need.
+They use httpx's transports, not its clients: those care for cookies, redirects and the
+like, which takes twice as long for each photo, on a machine that the server may need.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _KEEP_S = 4.0
 
 @dataclass(frozen=True)
 class Server:
-    """Where to send requests, and with what. Immutable.
+    """The address of a server, and the headers and timeouts of its requests. Immutable.
 
     Attributes:
         url: without a slash at its end.
@@ -48,10 +47,10 @@ class Server:
 
     @classmethod
     def of(cls, base_url: str, token: str | None, timeout_s: float) -> Server:
-        """Check what a caller gave.
+        """Return the server at a URL.
 
         Raises:
-            ClientError: the URL is none, or the token cannot stand in a header.
+            ClientError: the URL is invalid, or the token cannot stand in a header.
         """
         wrong = f"{base_url!r} is no URL of a server, such as http://127.0.0.1:5000"
         try:
@@ -82,9 +81,9 @@ class Server:
         )
 
     def options(self) -> dict[str, Any]:
-        """Return what httpx's transport to the server is made with.
+        """Return the arguments of httpx's transport to the server.
 
-        A proxy is taken from the environment, as other programs take it.
+        A proxy is taken from the environment, as other programs do.
         """
         made: dict[str, Any] = {
             "limits": httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_S),
@@ -98,7 +97,7 @@ class Server:
             made["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return made
 
-    def meaning(self, error: httpx.TransportError) -> ClientError:
+    def translate(self, error: httpx.TransportError) -> ClientError:
         """Return an error of the transport as one of ours."""
         server = f"{self.url.host}:{self.url.port or self.url.scheme}"
         why = str(error) or type(error).__name__

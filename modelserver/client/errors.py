@@ -1,13 +1,13 @@
-"""What a call can fail with.
+"""The errors of a call.
 
 The tree:
 
-    ClientError                base; ``problem`` is what the server said, if it did
-    ├── BadImage               what was given is no photo that can be sent
+    ClientError                base; ``problem`` is the server's answer, if it gave one
+    ├── BadImage               the argument is no photo that can be sent
     ├── Unreachable            nobody answers there
     ├── ConnectionBroken       the connection broke before the answer was whole
     ├── TimedOut               no answer within ``timeout``
-    ├── BadAnswer              what answers is no ModelServer
+    ├── BadAnswer              the answer is not ModelServer's
     └── Refused                the server answered with a problem
         ├── Unauthorized       401, 403: the token is missing or wrong
         ├── NotFound           404, 405: no such model, or no such route
@@ -26,14 +26,14 @@ from modelserver.core.errors import ModelServerError
 
 @dataclass(frozen=True)
 class Problem:
-    """What a server said went wrong, as in RFC 9457.
+    """A problem that a server answered, as in RFC 9457.
 
     Attributes:
-        type: names the kind of problem; ``/problems/...`` of the server tells more.
+        type: names the kind of problem; ``/problems/...`` of the server explains it.
         title: the kind in words.
         status: of the HTTP answer.
         detail: a sentence about this very request.
-        request_id: by which the server's log knows it; empty where it sends none.
+        request_id: the request's id in the server's log; empty if it sends none.
     """
 
     type: str
@@ -44,13 +44,13 @@ class Problem:
 
 
 class ClientError(ModelServerError):
-    """Base of everything that the client raises on purpose."""
+    """The base of the client's errors."""
 
     problem: Problem | None = None
 
 
 class BadImage(ClientError):
-    """What was given is no photo that can be sent; nothing was."""
+    """The argument is no photo that can be sent; nothing was sent."""
 
 
 class Unreachable(ClientError):
@@ -66,15 +66,15 @@ class TimedOut(ClientError):
 
 
 class BadAnswer(ClientError):
-    """What answers is no ModelServer, or one that this client does not understand."""
+    """The answer is not ModelServer's, or this client does not understand it."""
 
 
 class Refused(ClientError):
     """The server answered with a problem.
 
     Attributes:
-        problem: what it said.
-        retry_after: its ``Retry-After``, as sent; empty where there was none.
+        problem: in the answer.
+        retry_after: its ``Retry-After``, as sent; empty without one.
     """
 
     problem: Problem

@@ -265,12 +265,12 @@ class _FolderRun:
                 with self._pace.turn():
                     result = self._client.send(call)
             except Unavailable as error:
-                self._pace.refused()
+                self._pace.note_refusal()
                 wait_s = refusals.wait_after(error)
             except ClientError as error:
                 wait_s = tries.wait_after(error)
             else:
-                self._pace.answered()
+                self._pace.note_answer()
                 return result
             self._pace.pause(wait_s)
 

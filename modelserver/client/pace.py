@@ -1,4 +1,4 @@
-"""How many requests of a folder are on their way at a time."""
+"""The number of a folder's requests that are on their way at a time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _STEADY = 2
 
 
 class Stopped(Exception):
-    """The folder is given up; nobody waits for this photo any more."""
+    """The folder is given up, and nobody waits for this photo any more."""
 
 
 class Pace:
     """As many at a time as the server takes. Thread-safe.
 
-    A server that is full refuses at once. Then fewer are sent at a time, so that who
-    was refused finds a place, and later again more. Turns are given in the order of
-    asking: the refused ones cannot starve.
+    A server that is full refuses at once. Then fewer requests are sent at a time, so
+    that the refused ones get in, and later again more. Turns are given in the order of
+    asking, so the refused ones cannot starve.
 
     Args:
-        most: at a time.
+        most: requests at a time.
     """
 
     def __init__(self, most: int) -> None:
@@ -40,7 +40,7 @@ class Pace:
 
     @property
     def limit(self) -> int:
-        """How many may be on their way now."""
+        """The number of requests that may be on their way now."""
         return self._limit
 
     @contextmanager
@@ -48,7 +48,7 @@ class Pace:
         """Wait for a turn and hold it.
 
         Raises:
-            Stopped: nothing more is to be sent.
+            Stopped: no more requests are to be sent.
         """
         self._begin()
         try:
@@ -72,8 +72,8 @@ class Pace:
     def _is_next(self, me: object) -> bool:
         return self._queue[0] is me and self._busy < self._limit
 
-    def answered(self) -> None:
-        """Note that the server took one; after some, one more is tried."""
+    def note_answer(self) -> None:
+        """Note that the server answered; after some answers, one more is tried."""
         with self._changed:
             self._answers += 1
             if self._answers >= _STEADY * self._limit and self._limit < self._most:
@@ -81,8 +81,8 @@ class Pace:
                 self._answers = 0
                 self._changed.notify_all()
 
-    def refused(self) -> None:
-        """Note that one was too many; its own turn must have ended."""
+    def note_refusal(self) -> None:
+        """Note that the server refused; the request's own turn must have ended."""
         with self._changed:
             self._limit = max(1, min(self._limit - 1, self._busy))
             self._answers = 0
@@ -91,14 +91,14 @@ class Pace:
         """Wait without a turn.
 
         Raises:
-            Stopped: meanwhile, nothing more is to be sent.
+            Stopped: meanwhile, no more requests are to be sent.
         """
         with self._changed:
             if self._changed.wait_for(lambda: self._stopped, seconds):
                 raise Stopped
 
     def stop(self) -> None:
-        """Wake all that wait; those that are on their way are let go on."""
+        """Stop all that wait; requests that are on their way go on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""From whatever a caller has to the bytes of an image file.
+"""The bytes of an image file, from a path, bytes, a file, Pillow or NumPy.
 
-Neither Pillow nor NumPy is imported for what needs none.
+Neither Pillow nor NumPy is imported unless an image needs it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class BinaryFile(Protocol):
-    """An open file, or what reads like one."""
+    """An open file, or an object with its ``read``."""
 
     def read(self) -> bytes:
-        """Return what is left of it."""
+        """Return the rest of it."""
         raise NotImplementedError
 
 
@@ -43,7 +43,7 @@ left open), a Pillow image, or uint8 pixels [height, width, 3 or 4], RGB, or [he
 width]. The last two are sent as PNG, turned as they are: an EXIF orientation counts in
 files only."""
 
-_SPEED = 1  # of PNG's nine levels: most of what is gained, in a fraction of the time
+_SPEED = 1  # of PNG's nine levels: most of the gain, in a fraction of the time
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 _CHANNELS = (3, 4)
 _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 swap width and height
@@ -55,7 +55,7 @@ def read(image: Image) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        BadImage: it cannot be read, or is nothing that holds an image.
+        BadImage: it cannot be read, or holds no image.
     """
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
@@ -69,10 +69,10 @@ def read(image: Image) -> bytes:
 
 
 def upright_size(path: Path) -> Size | None:
-    """Return width and height of a photo as it is seen, from its file's header.
+    """Return width and height of the upright photo, from its file's header.
 
     Returns:
-        ``None`` where there is no Pillow, or it cannot read the file.
+        ``None`` if there is no Pillow, or it cannot read the file.
     """
     try:
         from PIL import Image as Pillow  # noqa: PLC0415 - optional, and slow to import
@@ -88,9 +88,9 @@ def upright_size(path: Path) -> Size | None:
 
 
 def _is_a(module: str, name: str, image: object) -> bool:
-    """Whether it is of a class that is only there if its module was imported."""
-    there = sys.modules.get(module)
-    return there is not None and isinstance(image, getattr(there, name))
+    """Return whether it is of a class, without importing the class's module."""
+    imported = sys.modules.get(module)
+    return imported is not None and isinstance(image, getattr(imported, name))
 
 
 def _file(path: Path) -> bytes:
@@ -117,10 +117,10 @@ def _open_file(file: Any) -> bytes:
 
 
 def _png(image: Any) -> bytes:
-    sent = image if image.mode in _PNG_MODES else image.convert("RGB")
+    fitting = image if image.mode in _PNG_MODES else image.convert("RGB")
     file = io.BytesIO()
     try:
-        sent.save(file, "PNG", compress_level=_SPEED)
+        fitting.save(file, "PNG", compress_level=_SPEED)
     except (OSError, ValueError, SystemError) as error:  # as an image without a pixel
         raise BadImage(f"The image cannot be written as PNG: {error}.") from error
     return file.getvalue()

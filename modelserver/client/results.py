@@ -1,31 +1,31 @@
-"""What a model found in a photo."""
+"""The results of calls: detections, classes, models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, overload
+
+import msgspec
+
+from modelserver.core import contract
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 Coordinates = Literal["normalized", "pixel"]
 
 
-@dataclass(frozen=True, repr=False)
-class Detection:
-    """One object in a photo.
+# The contract's types, but for members that a newer server may add.
+class Detection(contract.Detection, frozen=True, forbid_unknown_fields=False):
+    """One object in a photo. Immutable.
 
     Attributes:
         class_id: the label map's id.
+        label: the class's name.
         confidence: 0..1.
-        box: x1, y1, x2, y2 in the upright photo; 0..1, or pixels where those were
-            asked for with ``coordinates="pixel"``.
+        box: x1, y1, x2, y2 in the upright photo; 0..1, or pixels with
+            ``coordinates="pixel"``.
     """
-
-    class_id: int
-    label: str
-    confidence: float
-    box: Box
 
     def in_pixels(self, width: int, height: int) -> Box:
         """Return the box x1, y1, x2, y2 in pixels of a photo; ``box`` must be 0..1."""
@@ -42,12 +42,12 @@ class Detections(Sequence[Detection]):
     """The objects in a photo, highest confidence first. Immutable.
 
     Attributes:
-        items: what the sequence is of.
+        items: the members of the sequence.
         model: the model's name.
-        size: width and height of the upright photo in pixels, ``None`` where the
-            server does not tell.
-        coordinates: what the boxes are in.
-        request_id: by which the server's log knows the request.
+        size: width and height of the upright photo in pixels, ``None`` if the server
+            does not tell.
+        coordinates: of the boxes: 0..1 or pixels.
+        request_id: the request's id in the server's log.
     """
 
     items: tuple[Detection, ...]
@@ -60,17 +60,17 @@ class Detections(Sequence[Detection]):
         """Return the boxes x1, y1, x2, y2 in pixels.
 
         Args:
-            size: width and height of the upright photo, where the server told none.
+            size: width and height of the upright photo, if the server told none.
 
         Raises:
-            ValueError: nobody told the size.
+            ValueError: the size is not known.
         """
         if self.coordinates == "pixel":
-            return [one.box for one in self.items]
+            return [item.box for item in self.items]
         known = self.size or size
         if known is None:
             raise ValueError("The photo's width and height are needed, none are known.")
-        return [one.in_pixels(*known) for one in self.items]
+        return [item.in_pixels(*known) for item in self.items]
 
     @overload
     def __getitem__(self, index: int) -> Detection: ...
@@ -85,31 +85,33 @@ class Detections(Sequence[Detection]):
         return len(self.items)
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{one.label} {one.confidence:.2f}" for one in self.items)
+        found = ", ".join(f"{item.label} {item.confidence:.2f}" for item in self.items)
         return f"Detections({self.model!r}: {found or 'nothing'})"
 
 
-@dataclass(frozen=True)
-class Class:
-    """One class that a photo may be of; ``confidence`` is 0..1."""
+class Class(contract.Class, frozen=True, forbid_unknown_fields=False):
+    """One class of a photo; ``confidence`` is 0..1. Immutable."""
 
-    class_id: int
-    label: str
-    confidence: float
+
+class Classified(msgspec.Struct, frozen=True):
+    """The answer of ``/classify``. Immutable."""
+
+    label: str | None = msgspec.field(name="class")
+    classes: tuple[Class, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
 class Classification:
-    """What a photo is of. Immutable.
+    """The class of a photo. Immutable.
 
     Attributes:
-        label: the best class's; ``None`` where the model's classes do not exclude each
+        label: the best class's; ``None`` if the model's classes do not exclude each
             other and none has a confidence of at least .5.
         classes: highest confidence first; empty unless ``top_k`` asked for them.
         model: the model's name.
-        size: width and height of the upright photo in pixels, ``None`` where the
-            server does not tell.
-        request_id: by which the server's log knows the request.
+        size: width and height of the upright photo in pixels, ``None`` if the server
+            does not tell.
+        request_id: the request's id in the server's log.
     """
 
     label: str | None
@@ -122,7 +124,7 @@ class Classification:
         return "none" if self.label is None else self.label
 
     def __repr__(self) -> str:
-        others = ", ".join(f"{one.label} {one.confidence:.2f}" for one in self.classes)
+        others = ", ".join(f"{c.label} {c.confidence:.2f}" for c in self.classes)
         return f"Classification({self.label!r}" + (f": {others})" if others else ")")
 
 
@@ -133,14 +135,14 @@ class ModelInfo:
     Attributes:
         kind: ``detection`` or ``classification``.
         state: ``READY`` when it answers.
-        reason: why it does not, ``None`` where it does.
+        reason: why it does not, empty or ``None`` if it does.
         digest: SHA-256 of graph, labels and sidecar; ``None`` before it is known.
-        facts: all that ``GET /models`` says of it.
+        facts: its whole object in ``GET /models``.
     """
 
     name: str
     kind: str
     state: str
-    reason: str | None
-    digest: str | None
-    facts: dict[str, object]
+    reason: str | None = None
+    digest: str | None = None
+    facts: dict[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Whether to try again, and when. Knows no HTTP client and never waits itself."""
+"""The decision to try again, and when. Knows no HTTP client and never waits itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FIRST_S = 0.25
 _LONGEST_S = 8.0
-# So that clients who were refused together do not come back together.
+# Clients that were refused together are not to come back together.
 _SPREAD = 0.25
 _WORTH_IT = (ConnectionBroken, Unavailable, Unreachable)
 
@@ -28,8 +28,8 @@ class Policy:
     """How patient a client is.
 
     Attributes:
-        retries: how often a request is sent again at most; ``None`` for any number.
-        total_s: no try begins later than this after the first.
+        retries: how often a request is sent again, at most; ``None`` for any number.
+        total_s: no try begins later than this after the first try.
     """
 
     retries: int | None = 8
@@ -40,11 +40,11 @@ class Attempts:
     """The tries of one request. For one thread at a time.
 
     Sending a photo again is safe: it changes nothing on the server. A timeout is not
-    tried again, for the server may be at work still.
+    tried again, because the server may be at work still.
 
     Args:
-        clock: seconds, from anywhere.
-        chance: gives numbers in [0, 1).
+        clock: seconds, from any start.
+        chance: returns numbers in [0, 1).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Attempts:
         """Return how many seconds to wait before the next try.
 
         Raises:
-            ClientError: the error given, where another try is not worth it.
+            ClientError: the given error, if another try is not worth it.
         """
         self._failed += 1
         most = self._policy.retries
@@ -77,8 +77,8 @@ class Attempts:
         return wait
 
     def _wait_s(self, error: ClientError) -> float:
-        told = getattr(error, "retry_after", "")
-        seconds = retry_after_s(told) if told else None
+        header = getattr(error, "retry_after", "")
+        seconds = retry_after_s(header) if header else None
         if seconds is not None:
             # Never sooner than the server asks for.
             return seconds * (1 + _SPREAD * self._chance())
@@ -87,17 +87,17 @@ class Attempts:
 
 
 def retry_after_s(header: str, now: datetime | None = None) -> float | None:
-    """Read a ``Retry-After``: seconds, or a date.
+    """Parse a ``Retry-After``: seconds, or a date.
 
     Args:
         now: with its time zone; the clock's by default.
 
     Returns:
-        Seconds from now, at least 0; ``None`` for what is neither.
+        Seconds from now, at least 0; ``None`` if it is neither.
     """
     text = header.strip()
     if text.isascii() and text.isdecimal():
-        # Longer than anybody waits, and still a float.
+        # Twelve digits are longer than anybody waits, and still a float.
         return float(text[:12])
     try:
         date = parsedate_to_datetime(text)

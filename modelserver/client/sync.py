@@ -120,7 +120,7 @@ class SyncClient:
                 answer.request = request
                 answer.read()
         except httpx.TransportError as error:
-            raise self._server.meaning(error) from error
+            raise self._server.translate(error) from error
         return call.read(answer)
 
     def close(self) -> None:

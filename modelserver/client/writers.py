@@ -10,6 +10,8 @@ import csv
 import json
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import msgspec
+
 from modelserver.client.photos import upright_size
 from modelserver.client.results import Detections
 
@@ -31,14 +33,14 @@ CSV_COLUMNS = (
 
 
 class Writer(Protocol):
-    """What outcomes are written with."""
+    """Writes outcomes in a format."""
 
     def write(self, outcome: Outcome) -> None:
-        """Take one outcome."""
+        """Write one outcome, or keep it until the end."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what is left; the file stays open."""
+        """End the text; the file stays open."""
         raise NotImplementedError
 
 
@@ -67,7 +69,7 @@ class JsonLines:
 
     def write(self, outcome: Outcome) -> None:
         """Write one line."""
-        self._file.write(dumped(_record(outcome)) + "\n")
+        self._file.write(dump(_record(outcome)) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -77,9 +79,9 @@ class JsonLines:
 class Csv:
     """A row a detection or class, under ``CSV_COLUMNS``, written at once.
 
-    A photo without any has one row with its name alone, one that failed a row with its
-    error. Boxes are in what they were asked in. Lines end in CR LF, as RFC 4180 has it;
-    ended in LF alone, Python would leave a CR within a name unquoted.
+    A photo without any has one row with its name alone, a photo that failed a row with
+    its error. Boxes are in the coordinates that were asked for. Lines end in CR LF, as
+    in RFC 4180; if they ended in LF, Python would leave a CR within a name unquoted.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -104,10 +106,10 @@ class Coco:
     """One COCO document, written at the end.
 
     ``images``, ``categories`` and ``annotations`` (boxes x, y, width, height in pixels,
-    each with its ``score``, so that the list is one of COCO results, too), and in
-    ``failures`` the photos without an answer. An image's id is the number that its file
-    is called, as in COCO itself, if all are; else they are counted in order of names.
-    For detections only.
+    each with its ``score``, so the list is one of COCO results, too), and in
+    ``failures`` the photos without an answer. An image's id is the number in its file's
+    name, as in COCO itself, if each name is a number; else images are counted in the
+    order of names. For detections only.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -120,17 +122,17 @@ class Coco:
 
     def close(self) -> None:
         """Write the document."""
-        self._file.write(dumped(coco(self._outcomes)) + "\n")
+        self._file.write(dump(coco(self._outcomes)) + "\n")
         self._file.flush()
 
 
 def coco(outcomes: list[Outcome]) -> dict[str, Any]:
     """Return detections as a COCO document; see ``Coco``.
 
-    Sizes that the server did not tell are read from the files; a photo whose size
-    nobody knows is a failure.
+    Sizes that the server did not tell are read from the files; a photo of unknown size
+    is a failure.
     """
-    ordered = sorted(outcomes, key=lambda one: one.name)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.name)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
@@ -148,7 +150,7 @@ def coco(outcomes: list[Outcome]) -> dict[str, Any]:
         width, height = size
         image = {"file_name": outcome.name, "width": width, "height": height}
         images.append({"id": image_id, **image})
-        names |= {one.class_id: one.label for one in found}
+        names |= {item.class_id: item.label for item in found}
         annotations += _annotations(found, size, image_id, len(annotations) + 1)
     return {
         "images": images,
@@ -158,8 +160,8 @@ def coco(outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def dumped(value: object) -> str:
-    """Return JSON for people, letters as they are, unless they cannot be in UTF-8."""
+def dump(value: object) -> str:
+    """Return JSON for people, with letters as they are, unless UTF-8 lacks them."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
@@ -177,16 +179,11 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     if found.size is not None:
         record |= {"width": found.size[0], "height": found.size[1]}
     if isinstance(found, Detections):
-        return record | {"detections": [_class(one, one.box) for one in found]}
+        return record | {"detections": msgspec.to_builtins(found.items)}
     record["class"] = found.label
     if found.classes:
-        record["classes"] = [_class(one) for one in found.classes]
+        record["classes"] = msgspec.to_builtins(found.classes)
     return record
-
-
-def _class(one: Any, box: tuple[float, ...] | None = None) -> dict[str, Any]:
-    made = {"class": one.class_id, "label": one.label, "confidence": one.confidence}
-    return made if box is None else made | {"bounding_box": list(box)}
 
 
 def _error(error: ClientError | None) -> dict[str, Any]:
@@ -199,11 +196,12 @@ def _rows(found: Detections | Classification | None) -> list[dict[str, Any]]:
     if found is None:
         return [{}]
     if isinstance(found, Detections):
+        rows = msgspec.to_builtins(found.items)
         sides = ("x1", "y1", "x2", "y2")
-        return [
-            _class(one) | dict(zip(sides, one.box, strict=True)) for one in found
-        ] or [{}]
-    return [_class(one) for one in found.classes] or [{"label": found.label}]
+        for row in rows:
+            row.update(zip(sides, row.pop("bounding_box"), strict=True))
+        return rows or [{}]
+    return msgspec.to_builtins(found.classes) or [{"label": found.label}]
 
 
 def _image_ids(ordered: list[Outcome]) -> list[int]:
@@ -227,13 +225,13 @@ def _annotations(
         {
             "id": number,
             "image_id": image_id,
-            "category_id": one.class_id,
+            "category_id": item.class_id,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": (x2 - x1) * (y2 - y1),
             "iscrowd": 0,
-            "score": one.confidence,
+            "score": item.confidence,
         }
-        for number, (one, (x1, y1, x2, y2)) in enumerate(
+        for number, (item, (x1, y1, x2, y2)) in enumerate(
             zip(found, found.in_pixels(size), strict=True), first
         )
     ]

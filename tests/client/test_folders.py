@@ -128,8 +128,8 @@ def test_a_full_server_answers_all_in_the_end(photos, monkeypatch):
     limits = []
 
     class Noted(Pace):
-        def refused(self):
-            super().refused()
+        def note_refusal(self):
+            super().note_refusal()
             limits.append(self.limit)
 
     monkeypatch.setattr(folders, "Pace", Noted)

@@ -51,25 +51,25 @@ def test_a_refusal_leaves_as_many_as_the_server_took():
     """And at least one."""
     pace = Pace(8)
     with pace.turn(), pace.turn():
-        pace.refused()
+        pace.note_refusal()
         assert pace.limit == 2
-    pace.refused()
+    pace.note_refusal()
     assert pace.limit == 1
 
 
 def test_a_steady_server_is_asked_for_more():
     """One more at a time, up to the most."""
     pace = Pace(3)
-    pace.refused()
+    pace.note_refusal()
     assert pace.limit == 1
     limits = []
     for _ in range(12):
-        pace.answered()
+        pace.note_answer()
         limits.append(pace.limit)
     assert limits == [1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3]
 
 
-@given(st.integers(1, 9), st.lists(st.sampled_from(["answered", "refused"])))
+@given(st.integers(1, 9), st.lists(st.sampled_from(["note_answer", "note_refusal"])))
 def test_the_limit_stays_within_bounds(most, events):
     """From one to the most, whatever happens."""
     pace = Pace(most)
