@@ -1,4 +1,8 @@
-"""The optional packages of this one, by extra, and how they are installed here."""
+"""How this package is used here: installed by pip, or from the project's folder.
+
+Messages name commands and packages as they are there: a wheel has no requirements files
+and no ``app.py``, and pip does not know the extras of a folder.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,30 @@ _FILES = {
 }
 
 
-def install_command(extra: str) -> str:
-    """Return the command line that installs an extra's packages.
-
-    For an installed package that is the extra's name; in the project's folder it is a
-    file, as pip would not know the name.
-    """
+def is_installed() -> bool:
+    """Return whether pip installed this package."""
     try:
         metadata.distribution("modelserver")
     except metadata.PackageNotFoundError:
-        return f"pip install -r {_FILES[extra]}"
-    return f"pip install 'modelserver[{extra}]'"
+        return False
+    return True
+
+
+def packages(extra: str) -> str:
+    """Return the name of an extra's packages: the extra, or the requirements file."""
+    return f"'modelserver[{extra}]'" if is_installed() else _FILES[extra]
+
+
+def install_command(extra: str) -> str:
+    """Return the command line that installs an extra's packages."""
+    return f"pip install {'' if is_installed() else '-r '}{packages(extra)}"
+
+
+def serve_command(word: str, app: str) -> str:
+    """Return the command line that serves a task.
+
+    Args:
+        word: the task's, as ``modelserver serve`` takes it.
+        app: the task's file in the project's folder.
+    """
+    return f"modelserver serve {word}" if is_installed() else f"python {app}"

@@ -218,6 +218,19 @@ def test_an_empty_folder_is_told_what_to_put_there(full, tmp_path):
     assert list(elsewhere.iterdir()) == []
 
 
+def test_what_is_missing_is_named_as_pip_knows_it(base):
+    """A wheel has no requirements files and no app.py to be named."""
+    code = (
+        "from modelserver.core.extras import install_command, serve_command\n"
+        "print(install_command('otel'))\n"
+        "print(serve_command('classify', 'app_classify.py'))"
+    )
+    assert base.python(code).splitlines() == [
+        "pip install 'modelserver[otel]'",
+        "modelserver serve classify",
+    ]
+
+
 def test_without_tensorflow_nothing_is_started(full):
     """A server that could load no model says so before it listens."""
     code = (

@@ -19,6 +19,7 @@ import msgspec
 
 from modelserver.core.cuda.builds import Build, package_folders, read_build
 from modelserver.core.cuda.elf import Dynamic, read_dynamic
+from modelserver.core.extras import packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,11 +131,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Why no card can be used and the remedy; empty if nothing is missing."""
         build = self.build
         if not build.folder:
-            return "TensorFlow is not installed; install requirements.txt."
+            return f"TensorFlow is not installed; install {packages('gpu')}."
         if build.told and not build.cuda:
             return (
                 "The installed TensorFlow was built for the CPU only; install "
-                "requirements.txt, which brings the one with CUDA."
+                f"{packages('gpu')}, which brings the one with CUDA."
             )
         reasons = [_explain(lib) for lib in self.lacking]
         return f"{'; '.join(reasons)}." if reasons else ""
@@ -153,7 +154,8 @@ def _explain(lib: Library) -> str:
         )
     why = f" ({lib.detail})" if lib.how == "broken" else ""
     state = "cannot be opened" if lib.how == "broken" else "is missing"
-    return f"{lib.name} {state}{why}; install {lib.package}, as requirements.txt does"
+    source = packages("gpu")
+    return f"{lib.name} {state}{why}; install {lib.package}, as {source} does"
 
 
 def survey(search: str | None = None) -> Report:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelserver.core.exports import RECORD_END
+from modelserver.core.extras import serve_command
 from modelserver.engine.discovery import export_folders
 from modelserver.engine.discovery import foreign_files as foreign
 from modelserver.engine.discovery.files import Key, ModelFiles
@@ -255,7 +256,7 @@ class _Scan:
                 listed = ", ".join(map(repr, sorted(names)[:_MAX_STEPS]))
                 yield (
                     f"what lies there is for {other.kind}: {listed}; start "
-                    f"'python {other.app}' for it"
+                    f"'{serve_command(other.endpoint.word, other.app)}' for it"
                 )
 
     def _misnamed(self, served: Sequence[Task[Any]]) -> Iterator[str]:

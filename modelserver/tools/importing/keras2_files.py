@@ -15,6 +15,7 @@ import h5py
 import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
+from modelserver.core.extras import is_installed
 from modelserver.tools.importing.source_models import conversion_errors
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _ALSO = {"Functional", "Model", "Sequential", "Policy", "DTypePolicy"}
 # Keras 3's names of the values that go from layer to layer.
 _ALSO_IN_KERAS_3 = {"__keras_tensor__", "__tuple__", "__numpy__"}
 _MODULES = ("keras", "tf_keras", "builtins")
-_INSTALL = "pip install --no-deps -r requirements-keras2.txt"
 _MAX_PARAMETERS = 500_000_000
 _MAX_NAMES = 100_000
 
@@ -64,8 +64,12 @@ def import_keras_2(name: str) -> Any:
     try:
         import tf_keras  # noqa: PLC0415 - seconds, and not needed otherwise
     except ImportError as err:
+        # TensorFlow and Keras 2 are released together, with one version.
+        own = f"tf-keras=={tf.__version__}"
+        package = own if is_installed() else "-r requirements-keras2.txt"
         raise ConversionError(
-            f"Keras 2 wrote {name}, and is needed to read it: {_INSTALL}"
+            f"Keras 2 wrote {name}, and is needed to read it: "
+            f"pip install --no-deps {package}"
         ) from err
     return tf_keras
 
