@@ -1,7 +1,7 @@
 """Memory for decoded images, shared with the process that runs the graph.
 
-A decoder writes an image where the graph's process reads it, so pixels cross without a
-copy and the messages between the two stay small.
+A decoder writes an image into memory that the graph's process reads, so pixels cross
+without a copy and the messages between the two stay small.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def configure(
 ) -> None:
     """Send every log line of this process to stderr, in one format.
 
-    Called once by the owner of a process; calling again replaces what the last call
-    set. Handlers of others, a test runner's for example, stay.
+    Called once by the owner of a process; calling again replaces the last call's
+    settings. Handlers of others, a test runner's for example, stay.
 
     Args:
         log_format: ``text`` for people, ``json`` for one object a line, ``auto`` for
@@ -172,7 +172,7 @@ def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
 
 
 def _add_bound(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Add what was bound where the line was logged: handlers write at once."""
+    """Add the bound facts in the thread that logs: handlers write at once."""
     for name, value in _context.get().items():
         if value:
             event.setdefault(name, value)

@@ -254,7 +254,7 @@ class _Families(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Give all families."""
+        """Return all families."""
         return self._collect()
 
 

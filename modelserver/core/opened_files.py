@@ -18,7 +18,7 @@ class Held(PosixPath):
 
     @classmethod
     def of(cls, path: Path, descriptor: int) -> Held:
-        """Give the path of a file that was opened as ``descriptor``."""
+        """Return the path of a file that was opened as ``descriptor``."""
         held = cls(path)
         held.descriptor = descriptor
         return held

@@ -2,9 +2,9 @@
 
 While a graph loads, its process limits itself: an allocation beyond fails at once, so a
 graph that asks for everything brings neither the machine nor its neighbours down. The
-limit is on address space, as that is what the kernel enforces at once; it is lifted
-after the warm-up, because memory allocators reserve more than they use. From then on
-the front looks at the memory in use.
+limit is on address space, which the kernel enforces at once; it is lifted after the
+warm-up, because memory allocators reserve more than they use. From then on the front
+looks at the memory in use.
 """
 
 from __future__ import annotations

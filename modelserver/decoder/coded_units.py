@@ -16,7 +16,7 @@ _FIRST_PARAMETER_SET = 32
 
 
 class BadContainerError(Exception):
-    """The file is no still image as cameras and programs write it."""
+    """The file is not a still image as cameras and programs write it."""
 
 
 def units_of_hevc(content: bytes) -> Iterator[tuple[bool, int, int]]:

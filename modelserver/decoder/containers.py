@@ -47,7 +47,7 @@ _FULL_BOX = 4
 
 
 def brand(head: bytes) -> str | None:
-    """Tell AVIF from HEIC by a file's first bytes; ``None`` for anything else.
+    """Return AVIF or HEIC by a file's first bytes; ``None`` for other formats.
 
     Args:
         head: 64 bytes or more, fewer only if the file has no more.

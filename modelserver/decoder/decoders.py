@@ -291,7 +291,7 @@ class _Jpeg:
             raise UndecodableImage("the JPEG data is damaged or cut short.")
 
     def _scaling(self) -> dict[str, float]:
-        """Give simplejpeg's arguments for the smallest scale that is enough."""
+        """Return simplejpeg's arguments for the smallest scale that is enough."""
         if self.smallest == (0, 0):
             return {}
         fits = self.width * self.height <= self.limits.max_pixels

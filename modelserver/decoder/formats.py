@@ -89,7 +89,7 @@ def open_image(data: Data, name: str) -> ImageFile.ImageFile:
 
 
 def watch(data: Data, name: str) -> IO[bytes]:
-    """Give Pillow a file to read from."""
+    """Return a file for Pillow to read from."""
     if name == "BMP":
         return cast("IO[bytes]", WatchedFile(data, free_reads=RUN_READS))
     return cast("IO[bytes]", WatchedFile(data))

@@ -78,7 +78,7 @@ class Segment(NamedTuple):
 
 
 def _segments(data: Data) -> Iterator[Segment]:
-    """Give the segments up to the first scan's, which is the last."""
+    """Yield the segments up to the first scan's, which is the last."""
     at, size = 2, len(data)
     for _ in range(_MOST_SEGMENTS):
         match = _MARKER.search(data, at)

@@ -1,4 +1,4 @@
-"""What an evaluation looks like over HTTP: JSON or a picture, and the headers."""
+"""An evaluation over HTTP: JSON or a picture, and the headers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
     from modelserver.tasks.options import Options
 
-Seen: TypeAlias = Evaluation[Any]
+Evaluated: TypeAlias = Evaluation[Any]
 
 _JSON = "application/json"
 _PICTURES: dict[str, PictureFormat] = {"image/jpeg": "JPEG", "image/png": "PNG"}
 _TYPES = {form: kind for kind, form in _PICTURES.items()}
-# What a header may hold of a model's name as it is; the rest is percent-encoded.
+# Characters of a model's name that a header holds as they are.
 _SAFE = " !#$&'()*+,/:;=?@[]^`{|}~\"<>\\"
 _LONGEST_NAME = 255
 
@@ -40,8 +40,8 @@ def answer(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, content_type=_JSON)
 
 
-def wanted_picture() -> PictureFormat | None:
-    """Tell which picture the client asks for; ``None`` for JSON, the default.
+def accepted_format() -> PictureFormat | None:
+    """Return the image format that the client asks for; ``None`` for JSON, the default.
 
     A browser that sends the page's form by itself takes pages, and lists the pictures
     that it can show: it is answered in JSON.
@@ -54,55 +54,64 @@ def wanted_picture() -> PictureFormat | None:
     return _PICTURES.get(best or "")
 
 
-def one(seen: Seen, options: Options) -> Response:
+def answer_one(evaluation: Evaluated, options: Options) -> Response:
     """Return one evaluation in the contract's shape."""
-    note_timings(seen.timings)
-    response = answer(_body(seen, options))
-    response.headers.extend(_headers(seen))
+    note_timings(evaluation.timings)
+    response = answer(_body(evaluation, options))
+    response.headers.extend(_headers(evaluation))
     return response
 
 
-def _body(seen: Seen, options: Options) -> Any:
-    return seen.task.answer(seen.result, (seen.width, seen.height), options)
+def _body(evaluation: Evaluated, options: Options) -> Any:
+    return evaluation.task.answer(
+        evaluation.result, (evaluation.width, evaluation.height), options
+    )
 
 
-def drawn(
-    seen: Seen, data: Data, form: PictureFormat, who: Caller, service: Service
+def answer_drawing(
+    evaluation: Evaluated,
+    data: Data,
+    form: PictureFormat,
+    who: Caller,
+    service: Service,
 ) -> Response:
-    """Return the upright photo, in full, with what was found drawn over it.
+    """Return the upright photo, in full, with the results drawn over it.
 
     Raises:
         RequestError: the photo is too large to be decoded in full, or is damaged; or
             the caller's time is over before there is memory for it.
     """
-    note_timings(seen.timings)
-    content = service.draw(data, list(seen.task.marks(seen.result)), form, who)
+    note_timings(evaluation.timings)
+    content = service.draw(
+        data, list(evaluation.task.marks(evaluation.result)), form, who
+    )
     response = Response(content, content_type=_TYPES[form])
-    response.headers.extend(_headers(seen))
+    response.headers.extend(_headers(evaluation))
     return response
 
 
-def several(
+def answer_several(
     task: Task[Any],
     pairs: Sequence[tuple[str, str]],
-    outcomes: Sequence[Seen | RequestError],
+    outcomes: Sequence[Evaluated | RequestError],
     options: Options,
     metrics: Metrics,
 ) -> Response:
-    """Return what came of several pairs of a file and a model, in their order.
-
-    Where all of them failed in the same way, that is the answer.
+    """Return the outcomes of several pairs of a file and a model, in their order.
 
     Args:
         pairs: a file's name and a model's.
+
+    Raises:
+        RequestError: all of them failed in the same way.
     """
     errors = [each for each in outcomes if isinstance(each, RequestError)]
     if len(errors) == len(outcomes) and len({type(each) for each in errors}) == 1:
         raise max(errors, key=lambda each: each.retry_after_s or 0.0)
     if len({model for _, model in pairs}) > 1:
         logs.bind(model="")  # the request is no single model's
-    seen = [each for each in outcomes if isinstance(each, Evaluation)]
-    note_timings(_sum(seen))
+    evaluations = [each for each in outcomes if isinstance(each, Evaluation)]
+    note_timings(_sum(evaluations))
     results = []
     for (file, model), outcome in zip(pairs, outcomes, strict=True):
         name = file[:_LONGEST_NAME]
@@ -113,14 +122,15 @@ def several(
         else:
             results.append(task.result(name, model, _body(outcome, options)))
     response = answer(task.results_type(results))
-    # What holds for all of them.
-    shared = set.intersection(*(set(_headers(each)) for each in seen)) if seen else ()
+    # Headers that hold for all of them.
+    headers = [set(_headers(each)) for each in evaluations]
+    shared = set.intersection(*headers) if headers else ()
     response.headers.extend(sorted(shared))
     return response
 
 
-def _sum(seen: Sequence[Seen]) -> Timings:
-    times = [each.timings for each in seen]
+def _sum(evaluations: Sequence[Evaluated]) -> Timings:
+    times = [each.timings for each in evaluations]
     return Timings(
         decode=sum(each.decode for each in times),
         queue=sum(each.queue for each in times),
@@ -129,15 +139,15 @@ def _sum(seen: Sequence[Seen]) -> Timings:
     )
 
 
-def _headers(seen: Seen) -> tuple[tuple[str, str], ...]:
-    """Return what is needed to get the same answer again."""
-    name = seen.model
+def _headers(evaluation: Evaluated) -> tuple[tuple[str, str], ...]:
+    """Return the facts that the same answer depends on."""
+    name = evaluation.model
     if not name.isascii() or "%" in name:
         name = quote(name, safe=_SAFE)
     return (
-        ("X-Image-Width", str(seen.width)),
-        ("X-Image-Height", str(seen.height)),
-        ("X-Image-Orientation", str(seen.orientation)),
+        ("X-Image-Width", str(evaluation.width)),
+        ("X-Image-Height", str(evaluation.height)),
+        ("X-Image-Orientation", str(evaluation.orientation)),
         ("X-Model", name),
-        ("X-Model-Digest", seen.digest),
+        ("X-Model-Digest", evaluation.digest),
     )

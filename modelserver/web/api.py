@@ -14,7 +14,13 @@ from modelserver.engine.batch_requests import BatchRequest
 from modelserver.engine.catalogue import State
 from modelserver.tasks import TASKS, labels
 from modelserver.tasks.options import Options, read_options
-from modelserver.web.answers import answer, drawn, one, several, wanted_picture
+from modelserver.web.answers import (
+    accepted_format,
+    answer,
+    answer_drawing,
+    answer_one,
+    answer_several,
+)
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
 from modelserver.web.forms import read_form, require
@@ -63,7 +69,7 @@ def evaluate(task: Task[Any]) -> Response:
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
     options = _with_labels(server, task, options, names)
-    picture = wanted_picture()
+    picture = accepted_format()
     single = len(names) == len(files) == 1 and names[0] != EVERY
     if not single:
         if picture is not None:
@@ -73,10 +79,10 @@ def evaluate(task: Task[Any]) -> Response:
             )
         return _several(server, task, names, files, who=who, options=options)
     data = files[0].upload.data
-    seen = server.service.evaluate(task, names[0], data(), who, options)
+    evaluation = server.service.evaluate(task, names[0], data(), who, options)
     if picture is None:
-        return one(seen, options)
-    return drawn(seen, data(), picture, who, server.service)
+        return answer_one(evaluation, options)
+    return answer_drawing(evaluation, data(), picture, who, server.service)
 
 
 def _with_labels(
@@ -84,7 +90,7 @@ def _with_labels(
 ) -> Options:
     """Return the options with the labels that the asked models have.
 
-    Where one of them is not loaded, or has no label map, any label may be one of its.
+    If one of them is not loaded, or has no label map, any label may be one of its.
 
     Raises:
         UnknownLabel: none of the models has one that was asked for.
@@ -111,13 +117,13 @@ def _several(
     options: Options,
 ) -> Response:
     if EVERY in names:
-        # Where there is none, the name itself is what is not found.
+        # In an empty folder the name itself is reported as not found.
         names = [entry.name for entry in server.registry.of(task.kind)] or names
     photos = [file.upload.data() for file in files]
     request_of_all = BatchRequest(server.service, task, who, options)
     outcomes = request_of_all.evaluate(photos, names)
     pairs = [(file.name, name) for file in files for name in names]
-    return several(task, pairs, outcomes, options, server.metrics)
+    return answer_several(task, pairs, outcomes, options, server.metrics)
 
 
 def models() -> Response:
@@ -128,7 +134,7 @@ def models() -> Response:
 def model(name: str) -> Response:
     """``GET /models/<name>``: all that is known of one model.
 
-    Where two kinds have a model of that name, ``?kind=`` says which is meant.
+    If two kinds have a model of that name, ``?kind=`` chooses one.
     """
     return answer(report(_entry(name)))
 
@@ -149,7 +155,7 @@ def model_labels(name: str) -> Response:
 
 
 def _entry(name: str) -> Entry[Model]:
-    """Return a model by its name, and by ``?kind=`` where that is given.
+    """Return a model by its name, and by ``?kind=`` if that is given.
 
     Raises:
         BadRequest: there is no such kind.
@@ -193,7 +199,7 @@ def readyz() -> Response:
 
 
 def degraded(entry: Entry[Model]) -> str:
-    """Return in a word or two what is wrong with a model; empty where nothing is."""
+    """Return the fault of a model in a word or two; empty if there is none."""
     if entry.state is State.FAILED:
         return "failed" if entry.retry_at is None else "circuit open"
     if entry.state is State.LOADING and entry.reason:

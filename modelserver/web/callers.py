@@ -29,7 +29,7 @@ def own_limit() -> float | None:
     """Return how many seconds the client waits, if its request says so.
 
     Raises:
-        BadRequest: the header is no number of milliseconds above 0.
+        BadRequest: the header is not a number of milliseconds above 0.
     """
     given = request.headers.get(_HEADER)
     if given is None:

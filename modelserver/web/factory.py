@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _App(Flask):
-    """Flask, less its own answers to OPTIONS, which would tell and allow nothing."""
+    """Flask, less its own answers to OPTIONS, which would allow nothing."""
 
     default_config = ImmutableDict(
         {**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False}

@@ -96,8 +96,8 @@ def read_form(request: Request, spool: Spool) -> Form:
     Fields of other names are ignored.
 
     Raises:
-        BadRequest: the body is no multipart form, and no model is named in the query;
-            or it is a malformed or cut off form.
+        BadRequest: the body is not a multipart form, and the query names no model; or
+            the form is malformed or cut off.
         UnsupportedEncoding: it is compressed.
         BodyTooSlow: it came too slowly.
         UploadTooLarge: too many parts, or a text that is too long.

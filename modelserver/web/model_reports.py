@@ -45,7 +45,7 @@ def _described(entry: Entry[Model]) -> dict[str, Any]:
 def decided_by(
     entry: Entry[Model], what: Literal["scaling", "sizing"]
 ) -> Source | None:
-    """Return what decided a loaded model's scaling or size, if anything had to."""
+    """Return the evidence for a loaded model's scaling or size, if there is any."""
     if entry.loaded is None:
         return None
     evidence: Evidence | None = getattr(entry.loaded.facts.signature, what)

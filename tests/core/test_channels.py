@@ -24,12 +24,12 @@ def ends():
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_messages_come_as_they_were_sent(messages):
     """Messages come in order, empty ones too, however many lie in the socket."""
-    one, other = map(Channel, socket.socketpair())
+    near, far = map(Channel, socket.socketpair())
     for message in messages:
-        one.send(message)
-    assert [other.receive() for _ in messages] == messages
-    one.close()
-    other.close()
+        near.send(message)
+    assert [far.receive() for _ in messages] == messages
+    near.close()
+    far.close()
 
 
 @given(st.binary(min_size=1, max_size=60), st.integers(1, 7))
@@ -39,53 +39,53 @@ def test_a_message_may_come_in_pieces(message, size):
     whole = struct.pack("!I", len(message)) + message
     for start in range(0, len(whole), size):
         ours.send(whole[start : start + size])
-    other = Channel(theirs)
-    assert other.receive() == message
+    far = Channel(theirs)
+    assert far.receive() == message
     ours.close()
-    other.close()
+    far.close()
 
 
 def test_a_message_larger_than_any_buffer_arrives(ends):
     """A message of megabytes arrives while the other end reads."""
-    one, other = ends
+    near, far = ends
     message = bytes(range(256)) * 20_000
-    sender = threading.Thread(target=one.send, args=(message,))
+    sender = threading.Thread(target=near.send, args=(message,))
     sender.start()
-    assert other.receive() == message
+    assert far.receive() == message
     sender.join(SECONDS)
 
 
 def test_what_waits_is_seen_before_it_is_read(ends):
     """A message that came along with the one before counts as waiting, too."""
-    one, other = ends
-    assert not other.has_more()
-    one.send(b"a")
-    one.send(b"b")
-    assert other.has_more()
-    assert other.receive() == b"a"
-    assert other.has_more()
-    assert other.receive() == b"b"
-    assert not other.has_more()
+    near, far = ends
+    assert not far.has_more()
+    near.send(b"a")
+    near.send(b"b")
+    assert far.has_more()
+    assert far.receive() == b"a"
+    assert far.has_more()
+    assert far.receive() == b"b"
+    assert not far.has_more()
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0", struct.pack("!I", 5) + b"abc"])
 def test_an_end_is_told_wherever_it_comes(rest):
     """The end is an EOFError, between messages and within one."""
     ours, theirs = socket.socketpair()
-    other = Channel(theirs)
+    far = Channel(theirs)
     ours.sendall(rest)
     ours.close()
     with pytest.raises(EOFError):
-        other.receive()
-    other.close()
+        far.receive()
+    far.close()
 
 
 def test_a_length_that_was_made_up_is_not_waited_for():
     """A false length is refused, and no memory is reserved for it."""
     ours, theirs = socket.socketpair()
-    other = Channel(theirs)
+    far = Channel(theirs)
     ours.sendall(struct.pack("!I", MAX_BYTES + 1))
     with pytest.raises(ValueError, match="bytes"):
-        other.receive()
+        far.receive()
     ours.close()
-    other.close()
+    far.close()

@@ -86,7 +86,9 @@ def opened(monkeypatch):
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """Return a folder of packages with a complete CUDA build of TensorFlow."""
-    runpath = ":".join(f"{ABOVE}/{one}/lib" for one in dict.fromkeys(FOLDERS.values()))
+    runpath = ":".join(
+        f"{ABOVE}/{entry}/lib" for entry in dict.fromkeys(FOLDERS.values())
+    )
     write(tmp_path / "tensorflow" / "__init__.py", b"raise ImportError('imported')")
     write(tmp_path / "tensorflow/python/platform/build_info.py", INFO.encode())
     # The wheels have none, but then a CUDA build that is installed would be seen, too.
@@ -118,13 +120,15 @@ def caller(site, runpath, **more):
 
 def without(*folders):
     """Return TensorFlow's RUNPATH, less some folders."""
-    left = [one for one in dict.fromkeys(FOLDERS.values()) if one not in folders]
-    return ":".join(f"{ABOVE}/{one}/lib" for one in left)
+    left = [entry for entry in dict.fromkeys(FOLDERS.values()) if entry not in folders]
+    return ":".join(f"{ABOVE}/{entry}/lib" for entry in left)
 
 
 def found(report):
     """Return how each of CUDA's libraries was found."""
-    return {one.name: one.how for one in report.libraries if one.name in FOLDERS}
+    return {
+        entry.name: entry.how for entry in report.libraries if entry.name in FOLDERS
+    }
 
 
 class TestTheLibraries:
@@ -144,7 +148,7 @@ class TestTheLibraries:
         caller(site, without(FOLDERS[missed]))
         report = cuda.preload()
         assert found(report)[missed] == "opened"
-        same = {name for name, one in FOLDERS.items() if one == FOLDERS[missed]}
+        same = {name for name, entry in FOLDERS.items() if entry == FOLDERS[missed]}
         assert set(report.opened) == same
         folder = str(site / "nvidia" / FOLDERS[missed] / "lib")
         assert opened == [f"{folder}/{name}" for name in FOLDERS if name in same]
@@ -187,7 +191,9 @@ class TestTheLibraries:
         monkeypatch.setenv("LD_LIBRARY_PATH", str(system))
         report = cuda.preload()
         assert report.opened == ("libcublas.so.12",)
-        (cublas,) = [one for one in report.libraries if one.name == "libcublas.so.12"]
+        (cublas,) = [
+            entry for entry in report.libraries if entry.name == "libcublas.so.12"
+        ]
         assert cublas.path.startswith(str(site))
         assert str(system) in cublas.detail
 
@@ -244,7 +250,7 @@ def test_the_preload_is_looked_at_again_with_each_tensorflow():
     assert pinned == PINNED, "does the new release miss the same? then change PINNED"
     report = cuda.survey("")
     if report.build.cuda:
-        missed = tuple(one.name for one in report.libraries if one.how == "wheel")
+        missed = tuple(entry.name for entry in report.libraries if entry.how == "wheel")
         assert missed == MISSED, "if nothing is missed, the preload is to be dropped"
 
 

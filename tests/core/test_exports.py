@@ -55,31 +55,31 @@ def read(**files):
 
 
 def test_an_old_manifest_tells_blue_first_and_the_crop():
-    told = read(manifest=OLD_MANIFEST)
-    assert told.tool == "Azure Custom Vision"
-    assert (told.kind, told.bgr, told.resize) == ("classification", True, "crop")
-    assert (told.mean, told.scale, told.crop_from) == ((0.0,), (1.0,), 256)
-    assert (told.labels, told.told_by) == ("labels.txt", ("cvexport.manifest",))
+    export = read(manifest=OLD_MANIFEST)
+    assert export.tool == "Azure Custom Vision"
+    assert (export.kind, export.bgr, export.resize) == ("classification", True, "crop")
+    assert (export.mean, export.scale, export.crop_from) == ((0.0,), (1.0,), 256)
+    assert (export.labels, export.told_by) == ("labels.txt", ("cvexport.manifest",))
 
 
 def test_a_newer_export_has_its_order_and_size_in_its_properties():
-    told = read(manifest=NEW_MANIFEST, properties=PROPERTIES)
-    assert (told.bgr, told.size, told.resize) == (False, (224, 224), None)
-    assert (told.mean, told.scale) == ((0.0,), (1.0,))
-    assert told.domain == "Classification TensorFlowNormal"
-    assert told.told_by == ("cvexport.manifest", "metadata_properties.json")
+    export = read(manifest=NEW_MANIFEST, properties=PROPERTIES)
+    assert (export.bgr, export.size, export.resize) == (False, (224, 224), None)
+    assert (export.mean, export.scale) == ((0.0,), (1.0,))
+    assert export.domain == "Classification TensorFlowNormal"
+    assert export.told_by == ("cvexport.manifest", "metadata_properties.json")
 
 
 def test_a_detectors_manifest_says_so_and_crops_nothing():
-    told = read(manifest=OLD_MANIFEST | {"DomainType": "ObjectDetection"})
-    assert (told.kind, told.resize, told.crop_from) == ("detection", None, None)
+    export = read(manifest=OLD_MANIFEST | {"DomainType": "ObjectDetection"})
+    assert (export.kind, export.resize, export.crop_from) == ("detection", None, None)
 
 
 def test_teachable_machines_metadata_tells_labels_scaling_and_crop():
-    told = read(metadata=TEACHABLE)
-    assert (told.tool, told.names) == ("Teachable Machine", ("Cat", "Dog"))
-    assert (told.mean, told.scale) == ((127.5,), (1 / 127.5,))
-    assert (told.resize, told.crop_from, told.size) == ("crop", None, (224, 224))
+    export = read(metadata=TEACHABLE)
+    assert (export.tool, export.names) == ("Teachable Machine", ("Cat", "Dog"))
+    assert (export.mean, export.scale) == ((127.5,), (1 / 127.5,))
+    assert (export.resize, export.crop_from, export.size) == ("crop", None, (224, 224))
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,11 @@ def test_a_broken_file_is_named(name, data):
 
 
 def test_a_record_comes_back_as_it_was_written():
-    seen = exports.Export(tool="Keras", mean=(1.5,), scale=(0.25,), notes=("a", "b"))
-    told = exports.read({"cat.import.json": exports.record(seen)})
-    assert told == msgspec.structs.replace(seen, told_by=("cat.import.json",))
+    original = exports.Export(
+        tool="Keras", mean=(1.5,), scale=(0.25,), notes=("a", "b")
+    )
+    export = exports.read({"cat.import.json": exports.record(original)})
+    assert export == msgspec.structs.replace(original, told_by=("cat.import.json",))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,6 @@ values = st.none() | st.integers(-9, 10**6) | st.sampled_from(["", "224", "x", [
     st.sampled_from(exports.NAMES),
 )
 def test_whatever_stands_in_a_file_gives_facts_within_range(content, name):
-    told = exports.read({name: json.dumps(content).encode()})
-    if told is not None and told.size is not None:
-        assert all(1 <= side <= 8192 for side in told.size)
+    export = exports.read({name: json.dumps(content).encode()})
+    if export is not None and export.size is not None:
+        assert all(1 <= side <= 8192 for side in export.size)

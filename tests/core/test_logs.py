@@ -281,7 +281,9 @@ def test_what_is_bound_is_in_every_line_of_the_thread(log):
     logs.unbind()
     log.warning("none")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    facts = [(one["event"], one.get("request_id"), one.get("model")) for one in lines]
+    facts = [
+        (line["event"], line.get("request_id"), line.get("model")) for line in lines
+    ]
     assert facts == [
         ("both", "r", "m"),
         ("own", "r", "x"),

@@ -16,9 +16,9 @@ def samples(metrics):
     """Return every sample, by its name and labels."""
     text = metrics.render()[0].decode()
     return {
-        (one.name, frozenset(one.labels.values())): one.value
+        (entry.name, frozenset(entry.labels.values())): entry.value
         for family in text_string_to_metric_families(text)
-        for one in family.samples
+        for entry in family.samples
     }
 
 
@@ -158,21 +158,21 @@ def test_counting_from_many_threads_loses_nothing():
 
 def test_two_apps_have_numbers_of_their_own():
     """Two apps count apart, and the scraper's Accept decides the format."""
-    one, other = Metrics(list), Metrics(list)
-    one.count_answer("/detect", "", 404)
+    first, other = Metrics(list), Metrics(list)
+    first.count_answer("/detect", "", 404)
     assert not any(
         key[0] == "modelserver_requests_total" and value
         for key, value in samples(other).items()
     )
-    assert "openmetrics" in one.render("application/openmetrics-text")[1]
-    assert one.render()[1].startswith("text/plain")
+    assert "openmetrics" in first.render("application/openmetrics-text")[1]
+    assert first.render()[1].startswith("text/plain")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
 @pytest.mark.parametrize("version", ["x", "1.x", "", "9" * 5000, "0.0.4", "1.0.0"])
 def test_a_version_that_is_none_is_answered_in_plain_text(kind, version):
     """An Accept header with an invalid version is no error."""
-    content, told = Metrics(list).render(f"{kind}; version={version}")
+    content, content_type = Metrics(list).render(f"{kind}; version={version}")
     assert content
     if version in {"x", "1.x"}:
-        assert told.startswith("text/plain; version=0.0.4")
+        assert content_type.startswith("text/plain; version=0.0.4")

@@ -121,9 +121,11 @@ def test_a_bad_value_stops_the_start(name, value):
 
 def test_trusted_models_are_parted_by_commas_or_spaces():
     """Sums in small letters or capitals are read; each counts once."""
-    one, two = "ab" * 32, "01" * 32
-    trusted = read(TRUSTED_MODELS=f" {one.upper()}, {two},,{one} {two} ").trusted_models
-    assert trusted == (one, two)
+    first, second = "ab" * 32, "01" * 32
+    trusted = read(
+        TRUSTED_MODELS=f" {first.upper()}, {second},,{first} {second} "
+    ).trusted_models
+    assert trusted == (first, second)
     assert read().trusted_models == ()
 
 

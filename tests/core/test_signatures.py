@@ -56,8 +56,8 @@ def test_a_signature_survives_the_way_to_the_front():
 def test_two_signatures_do_not_share_their_feeds():
     """The empty default is a new one for each signature."""
     facts = {"kind": "detection", "input": "a:0", "dtype": "uint8", "layout": "NHWC"}
-    one, other = (Signature(**facts, outputs={}) for _ in range(2))
-    assert one.feeds is not other.feeds
+    first, other = (Signature(**facts, outputs={}) for _ in range(2))
+    assert first.feeds is not other.feeds
 
 
 def test_an_empty_sidecar_says_nothing(read):

@@ -129,8 +129,8 @@ def test_a_structure_that_nobody_writes_is_refused(change):
         decode(changed, limits=LIMITS)
 
 
-def largest(content, kind, most=100):
-    return containers._largest_frame(content, kind, iter(range(most)))
+def largest(content, kind, limit=100):
+    return containers._largest_frame(content, kind, iter(range(limit)))
 
 
 def test_a_picture_of_many_frames_is_refused():

@@ -90,8 +90,8 @@ def test_a_hole_that_shifts_the_pixels_is_refused():
     data = JPEGS["baseline"]
     scan = jpeg_markers.first_scan(data)
     starts = np.linspace(scan, len(data) - 900, 40).astype(int)
-    seen = [refused(data[:at] + data[at + 800 :]) for at in starts]
-    assert sum(seen) > 30
+    refusals = [refused(data[:at] + data[at + 800 :]) for at in starts]
+    assert sum(refusals) > 30
 
 
 @any_jpeg
@@ -172,6 +172,6 @@ def test_any_bytes_can_be_looked_at(data):
     assert 0 <= scan <= len(data)
     jpeg_markers.clean(data)
     jpeg_markers.has_all_scans(data, 3)
-    said = "Corrupt JPEG data: 7 extraneous bytes before marker 0xd9"
-    jpeg_markers.is_harmless(said, data, scan, ended=True)
+    message = "Corrupt JPEG data: 7 extraneous bytes before marker 0xd9"
+    jpeg_markers.is_harmless(message, data, scan, ended=True)
     assert bytes(jpeg_markers.with_end(data, scan)).startswith(data)

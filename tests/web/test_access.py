@@ -265,7 +265,7 @@ def test_the_token_is_compared_in_constant_time(client, monkeypatch):
     for given in (TOKEN, "", "s3cret-toke", f"{TOKEN}, {TOKEN}", "\xff" * 3000):
         status = app.get("/models", headers={"X-API-Key": given}).status_code
         assert status == (200 if given == TOKEN else 401)
-    assert all(isinstance(one, bytes) for pair in compared for one in pair)
+    assert all(isinstance(value, bytes) for pair in compared for value in pair)
     assert len(compared) == 5
 
 

@@ -46,10 +46,10 @@ def test_each_route_asks_the_model_of_its_task(both):
 
 def test_every_model_of_the_task_may_be_asked(both):
     """``*`` means all models of the route's task."""
-    told = post(both, "/detect", "*").json["results"]
-    assert [one["model"] for one in told] == ["boxes", "m"]
-    told = post(both, "/classify", "*").json["results"]
-    assert [(one["model"], one["class"]) for one in told] == [
+    found = post(both, "/detect", "*").json["results"]
+    assert [entry["model"] for entry in found] == ["boxes", "m"]
+    found = post(both, "/classify", "*").json["results"]
+    assert [(entry["model"], entry["class"]) for entry in found] == [
         ("colour", "red"),
         ("m", "red"),
     ]
@@ -57,8 +57,10 @@ def test_every_model_of_the_task_may_be_asked(both):
 
 def test_all_models_are_listed_with_their_kinds(both):
     """Models are listed by name, and by kind if names are equal."""
-    told = [(one["name"], one["kind"]) for one in both.get("/models").json["models"]]
-    assert told == [
+    found = [
+        (entry["name"], entry["kind"]) for entry in both.get("/models").json["models"]
+    ]
+    assert found == [
         ("boxes", "detection"),
         ("colour", "classification"),
         ("m", "classification"),
@@ -85,14 +87,14 @@ def test_the_model_that_is_asked_for_is_told(both):
     """``?kind=`` chooses the model's report and labels."""
     assert both.get("/models/m?kind=detection").json["kind"] == "detection"
     labels = both.get("/models/m/labels?kind=classification").json["labels"]
-    assert [one["name"] for one in labels] == ["red", "green", "blue"]
+    assert [entry["name"] for entry in labels] == ["red", "green", "blue"]
 
 
 def test_readiness_names_the_kind_where_a_name_is_in_both(both):
     """Readiness shows both models of one name."""
-    told = both.get("/readyz").json["models"]
+    found = both.get("/readyz").json["models"]
     names = {"boxes", "colour", "classification/m", "detection/m"}
-    assert told == dict.fromkeys(names, "READY")
+    assert found == dict.fromkeys(names, "READY")
 
 
 def test_the_numbers_of_two_models_of_one_name_are_told_apart(both, capsys):
@@ -124,9 +126,9 @@ def test_the_page_has_the_models_of_both(both):
 
 def test_the_description_has_the_routes_of_both(both):
     """OpenAPI has both routes, and the answer to ambiguous names."""
-    told = both.get("/openapi.json").json["paths"]
-    assert {"/detect", "/classify"} < told.keys()
-    assert "409" in told["/models/{name}"]["get"]["responses"]
+    found = both.get("/openapi.json").json["paths"]
+    assert {"/detect", "/classify"} < found.keys()
+    assert "409" in found["/models/{name}"]["get"]["responses"]
 
 
 def test_an_empty_folder_is_told_what_either_task_needs(serving):

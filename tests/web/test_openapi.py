@@ -39,10 +39,10 @@ def test_the_file_in_docs_is_what_the_apps_say(apps):
 def test_every_route_is_described_and_nothing_else(apps):
     """Each app describes its own routes, and no others."""
     for app in apps:
-        told = app.test_client().get("/openapi.json").json
+        found = app.test_client().get("/openapi.json").json
         rules = {rule.rule for rule in app.url_map.iter_rules()}
         paths = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule) for rule in rules}
-        assert set(told["paths"]) == paths - {"/static/{filename}"}
+        assert set(found["paths"]) == paths - {"/static/{filename}"}
         assert ("/detect" in paths) != ("/classify" in paths)
 
 
@@ -51,7 +51,7 @@ def test_every_option_is_described_as_a_parameter_and_a_field():
     described = {}
     for kind, unused in (("detection", "top_k"), ("classification", "coordinates")):
         operation = operations.evaluation(by_kind(kind))
-        names = {one["name"] for one in operation["parameters"]}
+        names = {entry["name"] for entry in operation["parameters"]}
         form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
         assert names - {"X-Request-Timeout-Ms"} == set(form["properties"]) - {"file"}
         assert names >= set(NAMES) - {unused}
@@ -63,9 +63,9 @@ def test_every_status_of_an_error_is_described():
     """Each route describes the statuses it may answer with."""
     from modelserver.web.problems import kinds
 
-    told = set(operations.evaluation(DETECTION)["responses"])
-    told |= set(operations.all_operations([DETECTION])["api.model"]["responses"])
-    assert {str(int(kind.status)) for kind in kinds()} <= told
+    found = set(operations.evaluation(DETECTION)["responses"])
+    found |= set(operations.all_operations([DETECTION])["api.model"]["responses"])
+    assert {str(int(kind.status)) for kind in kinds()} <= found
 
 
 def references(value):
@@ -83,9 +83,9 @@ def references(value):
 
 def test_every_reference_leads_somewhere(apps):
     """Every reference leads to a schema of the same document."""
-    told = document(*apps)
-    there = {f"#/components/schemas/{name}" for name in told["components"]["schemas"]}
-    assert set(references(told)) <= there
+    found = document(*apps)
+    there = {f"#/components/schemas/{name}" for name in found["components"]["schemas"]}
+    assert set(references(found)) <= there
 
 
 def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
@@ -204,12 +204,12 @@ def test_one_models_report_tells_how_its_graph_is_fed(folder, serving):
     tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
     (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
     client = serving("classification")
-    told = client.get("/models/c").json
+    found = client.get("/models/c").json
     (listed,) = client.get("/models").json["models"]
-    assert {name: told[name] for name in listed} == listed
-    assert told["signature"]["input"] == "input:0"
-    assert told["signature"]["size"] == [8, 8]
-    assert told["labels"] == 3
-    assert told["alignment"]["offset"] in {0, 1}
-    assert {one["code"] for one in told["findings"]} >= {"golden-none"}
+    assert {name: found[name] for name in listed} == listed
+    assert found["signature"]["input"] == "input:0"
+    assert found["signature"]["size"] == [8, 8]
+    assert found["labels"] == 3
+    assert found["alignment"]["offset"] in {0, 1}
+    assert {entry["code"] for entry in found["findings"]} >= {"golden-none"}
     assert "c." in expect_problem(client.get("/models/x"), 404, "model-not-found")

@@ -91,7 +91,7 @@ def test_the_page_is_at_the_root_and_where_photos_are_posted(client, kind, path)
         form = next(f for f in parsed(response).all("form") if "action" in f)
         assert form["action"] == path
         assert (form["method"], form["enctype"]) == ("post", "multipart/form-data")
-    names = {one.get("name") for _, one in parsed(client.get("/")).elements}
+    names = {each.get("name") for _, each in parsed(client.get("/")).elements}
     assert {"modelname", "file"} <= names
     (other,) = set(PATHS.values()) - {path}
     assert client.get(other).status_code == 404
@@ -114,7 +114,7 @@ def test_nothing_is_inline_and_nothing_comes_from_elsewhere(client):
 
 def preloads(elements):
     """Return the modules that the page preloads."""
-    return [one for _, one in elements if one.get("rel") == "modulepreload"]
+    return [each for _, each in elements if each.get("rel") == "modulepreload"]
 
 
 def test_what_the_page_loads_is_small(client):
@@ -122,12 +122,12 @@ def test_what_the_page_loads_is_small(client):
     client = client()
     response = client.get("/")
     elements = parsed(response).elements
-    names = {one.get("src") or one.get("href") for _, one in elements}
+    names = {each.get("src") or each.get("href") for _, each in elements}
     files = [fetch(client, name) for name in names if name and "/static/" in name]
     assert {file.status_code for file in files} == {200}
     imported = re.findall(r'from "./(.*)"', "".join(map(Path.read_text, SCRIPTS)))
-    assert set(imported) == {Path(one["href"]).name for one in preloads(elements)}
-    assert sum(len(one.data) for one in [response, *files]) < 100_000
+    assert set(imported) == {Path(each["href"]).name for each in preloads(elements)}
+    assert sum(len(each.data) for each in [response, *files]) < 100_000
 
 
 def test_what_is_named_by_its_digest_is_kept_for_ever(client):
@@ -162,8 +162,8 @@ def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
     paths = json.loads(body["data-paths"])
     assert (body["data-root"], paths) == ("/vision", {"detection": "/vision/detect"})
     for tag in ("link", "script", "a"):
-        for one in shown.all(tag):
-            assert (one.get("src") or one["href"]).startswith("/vision/")
+        for each in shown.all(tag):
+            assert (each.get("src") or each["href"]).startswith("/vision/")
 
 
 def test_a_guessed_size_is_marked_with_the_remedy(folder, serving):
@@ -182,7 +182,7 @@ def test_a_guessed_scaling_is_marked_with_the_remedy(folder, serving):
     told = tiny_graphs.classifier(before=lambda image: image / 255.0)
     write(folder / "told.pb", told)
     response = serving("classification").get("/")
-    options = {one["value"]: one for one in parsed(response).all("option")}
+    options = {each["value"]: each for each in parsed(response).all("option")}
     assert options["guess"]["data-guessed"] == "scaling"
     assert "data-guessed" not in options["told"]
     assert "guess (scaling: guessed)" in response.text
@@ -194,7 +194,7 @@ def test_names_are_text_and_states_are_told(folder, serving):
     write(folder / '"><b>.frozen.pb', tiny_graphs.echo_detector())
     write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
     response = serving().get("/")
-    options = {one["value"]: one for one in parsed(response).all("option")}
+    options = {each["value"]: each for each in parsed(response).all("option")}
     assert options.keys() == {'"><b>', "broken"}
     assert options['"><b>']["data-state"] == ""
     assert options["broken"]["data-state"] == "FAILED"

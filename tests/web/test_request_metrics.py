@@ -40,9 +40,9 @@ def numbers(client, **options):
     response = client.get("/metrics", **options)
     assert response.status_code == 200
     return {
-        (one.name, *sorted(one.labels.items())): one.value
+        (sampled.name, *sorted(sampled.labels.items())): sampled.value
         for family in text_string_to_metric_families(response.text)
-        for one in family.samples
+        for sampled in family.samples
     }
 
 
@@ -181,11 +181,11 @@ def entry(pid=None):
 def test_a_process_tells_its_memory(monkeypatch):
     """Memory comes from the system, and from the driver if there are GPUs."""
     pid = os.getpid()
-    (one,) = sample([entry(pid)], gpus=False)
-    assert one._replace(resident_bytes=None) == ModelMetrics(
+    (sampled,) = sample([entry(pid)], gpus=False)
+    assert sampled._replace(resident_bytes=None) == ModelMetrics(
         "m", "READY", 3, 1, 4, {"left": 2}
     )
-    assert one.resident_bytes > 1 << 20
+    assert sampled.resident_bytes > 1 << 20
     driver = SimpleNamespace(
         NVMLError=RuntimeError,
         nvmlInit=lambda: None,
@@ -206,8 +206,8 @@ def test_a_model_on_the_cpu_of_a_machine_with_a_gpu_counts():
     """A model on the CPU counts if there are signs of a GPU."""
     slow = entry(os.getpid())
     slow.loaded.facts.device_reason = "GPU 0 was assigned, but ..."
-    told = sample([entry(os.getpid()), slow], gpus=False, signs=True)
-    assert [one.gpu_fallback for one in told] == [0, 1]
+    found = sample([entry(os.getpid()), slow], gpus=False, signs=True)
+    assert [sampled.gpu_fallback for sampled in found] == [0, 1]
     assert sample([slow], gpus=False)[0].gpu_fallback is None
 
 
@@ -221,15 +221,15 @@ def test_a_driver_that_does_not_answer_costs_only_its_own_number(fails, monkeypa
     driver = {"NVMLError": RuntimeError, "nvmlInit": int, "nvmlShutdown": int}
     driver[fails] = fail
     monkeypatch.setattr(cards, "pynvml", SimpleNamespace(**driver))
-    (one,) = sample([entry(os.getpid())], gpus=True)
-    assert one.resident_bytes
-    assert one.gpu_bytes is None
+    (sampled,) = sample([entry(os.getpid())], gpus=True)
+    assert sampled.resident_bytes
+    assert sampled.gpu_bytes is None
 
 
 def test_a_model_that_does_not_serve_has_no_process(monkeypatch):
     """A model without a process has restarts and a state."""
-    (one,) = sample([entry()], gpus=False)
-    assert one == ModelMetrics("m", "FAILED", 3, 1, 0, {})
+    (sampled,) = sample([entry()], gpus=False)
+    assert sampled == ModelMetrics("m", "FAILED", 3, 1, 0, {})
     assert resident_bytes(2**22 + 1) is None
 
 
@@ -254,7 +254,10 @@ def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
         root.handlers[:] = before
         root.setLevel(level)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    facts = [(one["event"], one.get("request_id"), one.get("model")) for one in lines]
+    facts = [
+        (sampled["event"], sampled.get("request_id"), sampled.get("model"))
+        for sampled in lines
+    ]
     assert facts == [("seen", "a", "m"), ("seen", "b", "m"), ("after", None, None)]
 
 
@@ -277,7 +280,7 @@ def test_a_request_of_several_is_one_request(detector, folder):
         file.seek(0)
         fields = {"modelname": names, "file": (file, "a.png")}
         answer = detector.post("/detect", data=fields)
-    assert [sorted(one) for one in answer.json["results"]] == [
+    assert [sorted(sampled) for sampled in answer.json["results"]] == [
         ["detections", "file", "model"],
         ["error", "file", "model"],
     ]

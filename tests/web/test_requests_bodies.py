@@ -55,8 +55,11 @@ def test_a_raw_body_takes_options_and_several_models(folder, serving):
     client = serving()
     query = "modelname=a&modelname=b&min_confidence=0.25&max_results=2"
     results = client.post(f"/detect?{query}", data=PHOTO).json["results"]
-    assert [(one["file"], one["model"]) for one in results] == [("", "a"), ("", "b")]
-    assert [len(one["detections"]) for one in results] == [2, 2]
+    assert [(result["file"], result["model"]) for result in results] == [
+        ("", "a"),
+        ("", "b"),
+    ]
+    assert [len(result["detections"]) for result in results] == [2, 2]
 
 
 def test_a_raw_body_is_told_what_is_wrong_with_it(detector):
@@ -66,8 +69,8 @@ def test_a_raw_body_is_told_what_is_wrong_with_it(detector):
         400,
         "bad-request",
     )
-    one = detector.post("/detect", data=PHOTO, content_type="image/png")
-    assert one.status_code == 200
+    result = detector.post("/detect", data=PHOTO, content_type="image/png")
+    assert result.status_code == 200
     at = "/detect?modelname=m"
     expect_problem(detector.post(at, data=b""), 400, "bad-request")
     expect_problem(detector.post(at, data=b"a=b"), 415, "not-an-image")
@@ -121,16 +124,16 @@ def test_a_body_of_exactly_the_limit_is_taken_and_a_byte_more_is_not(folder, ser
     known = {"wsgi.input_terminated": True}
     filler = form_of(("modelname", "m"), FILE, ("other", "x", b""))
     filling = b"x" * ((1 << 20) - len(filler))
-    most = form_of(("modelname", "m"), FILE, ("other", "x", filling))
-    taken = post_form(client, "/detect", most, environ_overrides=known)
-    assert (len(most), taken.status_code) == (1 << 20, 200)
+    largest = form_of(("modelname", "m"), FILE, ("other", "x", filling))
+    taken = post_form(client, "/detect", largest, environ_overrides=known)
+    assert (len(largest), taken.status_code) == (1 << 20, 200)
     more = form_of(("modelname", "m"), FILE, ("other", "x", filling + b"x"))
     over = post_form(client, "/detect", more, environ_overrides=known)
     expect_problem(over, 413, "upload-too-large")
     at = "/detect?modelname=m"
     raw = client.post(at, data=PHOTO.ljust(1 << 20, b"\0"), environ_overrides=known)
     assert raw.status_code == 200
-    raw = client.post(at, data=most + b"x", environ_overrides=known)
+    raw = client.post(at, data=largest + b"x", environ_overrides=known)
     expect_problem(raw, 413, "upload-too-large")
 
 
@@ -144,7 +147,7 @@ def drawn(response, kind):
 def test_a_picture_is_answered_to_who_asks_for_one(detector):
     """A client that accepts images gets the photo with boxes."""
     plain = send(detector, "/detect", ("modelname", "m"), FILE)
-    (one,) = plain.json
+    (result,) = plain.json
     for kind in ("image/png", "image/jpeg"):
         response = send(
             detector, "/detect", ("modelname", "m"), FILE, headers={"Accept": kind}
@@ -152,7 +155,7 @@ def test_a_picture_is_answered_to_who_asks_for_one(detector):
         pixels = drawn(response, kind)
         assert pixels.shape == (100, 200, 3)
         assert response.headers["X-Model-Digest"] == plain.headers["X-Model-Digest"]
-        _, y1, x2, y2 = one["bounding_box"]
+        _, y1, x2, y2 = result["bounding_box"]
         edge = pixels[round((y1 + y2) / 2 * 99), round(x2 * 199)]
         assert np.abs(edge.astype(int) - (200, 100, 50)).max() > 50
         assert np.abs(pixels[2, 198].astype(int) - (200, 100, 50)).max() < 10
@@ -233,8 +236,10 @@ def test_a_picture_is_waited_for_as_long_as_its_client_waits(detector, monkeypat
     with small.hold(1):
         late = ask_for_a_picture(detector, 700)
         assert "0.7 seconds" in expect_problem(late, 504, "deadline-passed")
-        told = expect_problem(ask_for_a_picture(detector, 60_000), 503, "overloaded")
-        assert "memory" in told
+        expected = expect_problem(
+            ask_for_a_picture(detector, 60_000), 503, "overloaded"
+        )
+        assert "memory" in expected
     drawn(ask_for_a_picture(detector, 60_000), "image/png")
 
 
@@ -249,15 +254,15 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [(TooSlow(), errors.BodyTooSlow), (ParseException("x"), errors.BadRequest)],
 )
-def test_a_raw_body_that_breaks_off_is_told_as_a_forms(error, told, detector):
+def test_a_raw_body_that_breaks_off_is_told_as_a_forms(error, expected, detector):
     """A slow or malformed raw body leaves no file behind."""
     app = detector.application
     with app.test_request_context("/detect?modelname=m", method="POST"):
         request.stream = Broken(error)
-        with pytest.raises(told):
+        with pytest.raises(expected):
             read_form(request, app.extensions["modelserver"].spool)
 
 
@@ -271,5 +276,5 @@ def test_phones_formats_are_answered_like_any_other(kind, detector):
     else:
         pytest.importorskip("pillow_heif").from_pillow(image).save(file, quality=95)
     response = detector.post("/detect?modelname=m", data=file.getvalue())
-    assert [one["label"] for one in response.json] == ["red"]
+    assert [result["label"] for result in response.json] == ["red"]
     assert response.headers["X-Image-Width"] == "80"

@@ -76,7 +76,7 @@ def test_several_files_are_told_apart_by_the_names_that_were_sent(detector):
         for name in ("\N{CAT FACE}.jpg", "b.jpg")
     ]
     results = ask(detector, MODEL, *parts).json["results"]
-    assert [one["file"] for one in results] == ["\N{CAT FACE}.jpg", "b.jpg"]
+    assert [result["file"] for result in results] == ["\N{CAT FACE}.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize(

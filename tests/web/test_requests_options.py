@@ -35,16 +35,18 @@ def found(client, *options, query=""):
 
 def test_min_confidence_is_the_clients_too(detector):
     """A client's confidence may be above or below the operator's."""
-    assert [one["class"] for one in found(detector)] == [21]
-    assert [one["class"] for one in found(detector, ("min_confidence", "0.25"))] == [
+    assert [result["class"] for result in found(detector)] == [21]
+    assert [
+        result["class"] for result in found(detector, ("min_confidence", "0.25"))
+    ] == [
         21,
         2,
         3,
     ]
     assert found(detector, ("min_confidence", "1")) == []
-    (one,) = found(detector)
-    exactly = ("min_confidence", str(one["confidence"]))
-    assert found(detector, exactly) == [one]
+    (result,) = found(detector)
+    exactly = ("min_confidence", str(result["confidence"]))
+    assert found(detector, exactly) == [result]
 
 
 def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
@@ -52,7 +54,7 @@ def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     client = serving(SCORE_FLOOR=0.28)
     lowest = found(client, ("min_confidence", "0"))
-    assert [one["class"] for one in lowest] == [21, 2]
+    assert [result["class"] for result in lowest] == [21, 2]
     assert lowest == found(client, ("min_confidence", "0.28"))
     client = serving(SCORE_FLOOR=0.5, MIN_CONFIDENCE=0.25)
     assert len(found(client, ("min_confidence", "0"))) == 3
@@ -62,7 +64,7 @@ def test_labels_and_max_results_choose(detector):
     """Labels match in any case, listed or repeated; the surest come first."""
     low = ("min_confidence", "0.25")
     both = found(detector, low, ("labels", "Second, RED"))
-    assert [one["label"] for one in both] == ["red", "second"]
+    assert [result["label"] for result in both] == ["red", "second"]
     assert both == found(detector, low, ("labels", "second"), ("labels", "red"))
     assert found(detector, low, ("labels", "unknown:3"))[0]["class"] == 3
     dog = send(detector, "/detect", ("modelname", "m"), FILE, ("labels", "dog"))
@@ -72,18 +74,18 @@ def test_labels_and_max_results_choose(detector):
 
 def test_boxes_come_in_pixels_of_the_upright_photo(detector):
     """Boxes are scaled by the photo's width and height."""
-    (one,) = found(detector, ("coordinates", "normalized"))
-    x1, y1, x2, y2 = one["bounding_box"]
+    (result,) = found(detector, ("coordinates", "normalized"))
+    x1, y1, x2, y2 = result["bounding_box"]
     assert x2 <= 1
-    (one,) = found(detector, ("coordinates", "pixel"))
+    (result,) = found(detector, ("coordinates", "pixel"))
     wanted = [x1 * 200, y1 * 100, x2 * 200, y2 * 100]
-    assert one["bounding_box"] == pytest.approx(wanted, abs=1e-3)
+    assert result["bounding_box"] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_options_may_stand_in_the_query(detector):
     """Options and the model's name may stand in the query."""
     low = found(detector, query="?min_confidence=0.25&max_results=2&labels=red,second")
-    assert [one["label"] for one in low] == ["red", "second"]
+    assert [result["label"] for result in low] == ["red", "second"]
     response = send(detector, "/detect?modelname=m", FILE)
     assert len(response.json) == 1
     same = send(detector, "/detect?modelname=m", FILE, ("modelname", "m"))
@@ -109,9 +111,9 @@ def test_top_k_gives_classes_with_confidences(classifier):
     assert body["class"] == "red" == body["classes"][0]["label"]
     assert len(body["classes"]) == 2
     assert list(body["classes"][0]) == ["class", "label", "confidence"]
-    confidences = [one["confidence"] for one in body["classes"]]
+    confidences = [result["confidence"] for result in body["classes"]]
     assert 1 >= confidences[0] >= confidences[1] >= 0
-    ids = {one["label"]: one["class"] for one in body["classes"]}
+    ids = {result["label"]: result["class"] for result in body["classes"]}
     assert ids["red"] in {0, 1}
 
 
@@ -124,11 +126,11 @@ def test_top_k_of_more_than_there_are_gives_all_and_the_others_choose_among_them
     assert len(body["classes"]) == 3
     body = send(classifier, "/classify", *ask, ("labels", "Green")).json
     assert body["class"] == "red"
-    assert [one["label"] for one in body["classes"]] == ["green"]
+    assert [result["label"] for result in body["classes"]] == ["green"]
     body = send(classifier, "/classify", *ask, ("min_confidence", "0.5")).json
-    assert [one["label"] for one in body["classes"]] == ["red"]
+    assert [result["label"] for result in body["classes"]] == ["red"]
     body = send(classifier, "/classify", *ask, ("max_results", "1")).json
-    assert [one["label"] for one in body["classes"]] == ["red"]
+    assert [result["label"] for result in body["classes"]] == ["red"]
 
 
 def test_an_evaluation_tells_how_to_get_the_same_answer_again(detector, classifier):
@@ -165,13 +167,13 @@ def test_a_models_name_is_a_header_in_any_script(folder, serving):
     for name in ("кот 100%", "plain name"):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
     client = serving()
-    told = {}
+    headers = {}
     for name in ("кот 100%", "plain name"):
         response = send(client, "/detect", ("modelname", name), FILE)
-        told[name] = response.headers["X-Model"]
-        assert told[name].isascii()
-        assert unquote(told[name]) == name
-    assert told["plain name"] == "plain name"
+        headers[name] = response.headers["X-Model"]
+        assert headers[name].isascii()
+        assert unquote(headers[name]) == name
+    assert headers["plain name"] == "plain name"
 
 
 def test_a_label_that_no_asked_model_has_is_told(folder, serving):

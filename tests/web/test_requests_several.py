@@ -3,7 +3,7 @@
 import pytest
 
 from modelserver import decoder
-from modelserver.engine import models
+from modelserver.engine import loader
 from modelserver.web.forms import MAX_FILES, MAX_PARTS
 from support import tiny_graphs
 from support.app_client import photo
@@ -24,7 +24,7 @@ def pairs(response):
     """Return file and model of each result, in order."""
     assert response.status_code == 200, response.data
     assert list(response.json) == ["results"]
-    return [(one["file"], one["model"]) for one in response.json["results"]]
+    return [(result["file"], result["model"]) for result in response.json["results"]]
 
 
 def test_one_file_and_one_model_keep_the_contracts_shape(two):
@@ -46,9 +46,9 @@ def test_several_files_are_answered_in_their_order(two):
         file: send(two, "/detect", ("modelname", "a"), ("file", "x", file)).json
         for file in (RED, BLUE)
     }
-    for number, one in enumerate(response.json["results"]):
-        assert list(one) == ["file", "model", "detections"]
-        assert one["detections"] == alone[RED if number % 2 else BLUE]
+    for number, result in enumerate(response.json["results"]):
+        assert list(result) == ["file", "model", "detections"]
+        assert result["detections"] == alone[RED if number % 2 else BLUE]
 
 
 def test_several_models_are_answered_file_by_file(two):
@@ -69,9 +69,9 @@ def test_every_model_is_answered_in_the_long_form_where_there_is_one(folder, ser
     ask = [("modelname", "*"), ("file", "x", RED), ("top_k", "2")]
     response = send(client, "/classify", *ask)
     assert pairs(response) == [("x", "m")]
-    (one,) = response.json["results"]
-    assert list(one) == ["file", "model", "class", "classes"]
-    assert len(one["classes"]) == 2
+    (result,) = response.json["results"]
+    assert list(result) == ["file", "model", "class", "classes"]
+    assert len(result["classes"]) == 2
     assert list(send(client, "/classify", *ask[:2]).json["results"][0]) == [
         "file",
         "model",
@@ -84,11 +84,11 @@ def test_what_fails_carries_its_problem_and_the_rest_is_answered(two):
     files = [("file", "good", RED), ("file", "bad", b"text"), ("file", "cut", RED[:60])]
     response = send(two, "/detect", ("modelname", "a"), ("modelname", "x"), *files)
     assert len(pairs(response)) == 6
-    told = [
-        one["error"]["type"].rpartition("/")[2] if "error" in one else "ok"
-        for one in response.json["results"]
+    found = [
+        result["error"]["type"].rpartition("/")[2] if "error" in result else "ok"
+        for result in response.json["results"]
     ]
-    assert told == [
+    assert found == [
         "ok",
         "model-not-found",
         "not-an-image",
@@ -109,7 +109,7 @@ def test_what_fails_altogether_in_one_way_is_that_problem(two, serving):
     expect_problem(response, 415, "not-an-image")
     mixed = send(two, "/detect", ("modelname", "a"), ("file", "1", RED[:60]), *texts)
     assert mixed.status_code == 200
-    assert all("error" in one for one in mixed.json["results"])
+    assert all("error" in result for result in mixed.json["results"])
 
 
 def test_every_model_where_there_is_none_is_not_found(serving):
@@ -148,21 +148,21 @@ def test_a_files_name_is_given_back_as_it_is_and_no_longer_than_names_are(two):
     response = send(
         two, "/detect", ("modelname", "a"), *[("file", name, RED) for name in names]
     )
-    assert [one for one, _ in pairs(response)] == [*names[:3], "x" * 255]
+    assert [result for result, _ in pairs(response)] == [*names[:3], "x" * 255]
 
 
 def test_a_photo_of_the_size_that_all_together_may_have_is_seen_by_several_models(
     folder, serving, monkeypatch
 ):
     """The largest photo fits once in each model's memory."""
-    monkeypatch.setattr(models, "_FITTED_BYTES", 0)
+    monkeypatch.setattr(loader, "_RESIZED_BYTES", 0)
     for name in ("a", "b", "c"):
         tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
     client = serving(MAX_PIXELS_IN_FLIGHT=10_000, MAX_IMAGE_PIXELS=10_000)
     large = ("file", "x", photo(size=(100, 100)))
     response = send(client, "/detect", ("modelname", "*"), large)
     assert len(pairs(response)) == 3
-    assert all("detections" in one for one in response.json["results"])
+    assert all("detections" in result for result in response.json["results"])
 
 
 def test_a_queue_shorter_than_the_request_does_not_refuse_it(folder, serving):
@@ -175,7 +175,7 @@ def test_a_queue_shorter_than_the_request_does_not_refuse_it(folder, serving):
         ("modelname", "m"),
         *[("file", str(n), RED) for n in range(9)],
     )
-    assert all("detections" in one for one in response.json["results"])
+    assert all("detections" in result for result in response.json["results"])
 
 
 @pytest.mark.parametrize(("form", "decodes"), [("PNG", 1), ("JPEG", 2)])
@@ -197,15 +197,15 @@ def test_a_photo_is_decoded_once_for_all_that_would_get_the_same_pixels(
         name: send(client, "/detect", ("modelname", name), file).json
         for name in ("full", "small", "small too", "tall")
     }
-    seen = []
+    sizes = []
     real = decoder.decode
 
     def counting(*arguments, **options):
-        seen.append(options["at_least"])
+        sizes.append(options["at_least"])
         return real(*arguments, **options)
 
     monkeypatch.setattr(decoder, "decode", counting)
     response = send(client, "/detect", ("modelname", "*"), file)
-    assert len(seen) == decodes
-    for one in response.json["results"]:
-        assert one["detections"] == alone[one["model"]]
+    assert len(sizes) == decodes
+    for result in response.json["results"]:
+        assert result["detections"] == alone[result["model"]]

@@ -41,20 +41,20 @@ def test_detect_answers_exactly_what_the_contract_says(detector):
     response = post(detector, "/detect", "m", photo((200, 100, 50)))
     assert response.status_code == 200
     assert response.content_type == "application/json"
-    (one,) = response.json
+    (result,) = response.json
     class_id, score, (y1, x1, y2, x2) = tiny_graphs.echoed(200, 100, 50)
-    assert list(one) == ["class", "label", "confidence", "bounding_box"]
-    assert (one["class"], one["label"]) == (class_id, "red") == (21, "red")
-    assert one["confidence"] == pytest.approx(score, abs=1e-6)
-    assert one["bounding_box"] == pytest.approx([x1, y1, x2, y2], abs=1e-6)
+    assert list(result) == ["class", "label", "confidence", "bounding_box"]
+    assert (result["class"], result["label"]) == (class_id, "red") == (21, "red")
+    assert result["confidence"] == pytest.approx(score, abs=1e-6)
+    assert result["bounding_box"] == pytest.approx([x1, y1, x2, y2], abs=1e-6)
 
 
 def test_min_confidence_is_the_operators(folder, serving):
     """A lower MIN_CONFIDENCE brings weaker rows, highest first."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     found = post(serving(MIN_CONFIDENCE=0.25), "/detect", "m", photo()).json
-    assert [one["class"] for one in found] == [21, 2, 3]
-    assert [one["label"] for one in found] == ["21", "2", "3"]
+    assert [result["class"] for result in found] == [21, 2, 3]
+    assert [result["label"] for result in found] == ["21", "2", "3"]
 
 
 def test_classify_answers_exactly_what_the_contract_says(classifier):
@@ -89,14 +89,14 @@ def expect(response, status, slug):
 
 def test_a_missing_field_is_named(detector):
     """A missing, empty or text-only field is named."""
-    said = expect(
+    detail = expect(
         post_form(detector, "/detect", form({"modelname": "m"})), 400, "missing-field"
     )
-    assert "file" in said
+    assert "file" in detail
     text = form({"modelname": "m", "file": "photo.jpg"})
-    said = expect(post_form(detector, "/detect", text), 400, "bad-request")
-    assert "'photo.jpg'" in said
-    assert "@" in said
+    detail = expect(post_form(detector, "/detect", text), 400, "bad-request")
+    assert "'photo.jpg'" in detail
+    assert "@" in detail
 
 
 def test_a_name_is_needed_where_there_are_several_models(folder, serving):
@@ -113,9 +113,9 @@ def test_a_name_is_needed_where_there_are_several_models(folder, serving):
     (folder / "broken.frozen.pb").write_bytes(b"nonsense")
     client = serving()
     for body in nameless:
-        said = expect(post_form(client, "/detect", body), 400, "missing-field")
-        assert "modelname" in said
-        assert "broken, m" in said
+        detail = expect(post_form(client, "/detect", body), 400, "missing-field")
+        assert "modelname" in detail
+        assert "broken, m" in detail
 
 
 def test_what_is_no_whole_form_is_400(detector):
@@ -147,8 +147,8 @@ def test_an_unknown_model_is_answered_with_the_names_there_are(detector):
 def test_an_empty_model_folder_says_what_to_put_there(serving):
     """The hint is in the answer, without the folder's path."""
     client = serving()
-    said = expect(post(client, "/detect", "m", photo()), 404, "model-not-found")
-    assert ".frozen.pb" in said
+    detail = expect(post(client, "/detect", "m", photo()), 404, "model-not-found")
+    assert ".frozen.pb" in detail
     assert client.get("/readyz").status_code == 503
     assert client.get("/models").json == {"models": []}
 
@@ -191,8 +191,8 @@ def test_a_model_that_fails_is_listed_and_answers_503(folder, serving):
     (folder / "map.label_map.pbtxt").write_text("item { id: 1 id: 2 }\nitem {")
     client = serving()
     assert client.get("/readyz").status_code == 200
-    listed = {one["name"]: one for one in client.get("/models").json["models"]}
-    assert {n: one["state"] for n, one in listed.items()} == {
+    listed = {result["name"]: result for result in client.get("/models").json["models"]}
+    assert {n: result["state"] for n, result in listed.items()} == {
         "good": "READY",
         "bad": "FAILED",
         "map": "FAILED",
@@ -354,9 +354,9 @@ def test_a_bug_answers_500_and_tells_nothing_inside(detector, monkeypatch):
 
     monkeypatch.setattr(Spool, "open", broken)
     response = post(detector, "/detect", "m", photo())
-    said = expect(response, 500, "internal-error")
-    assert "secret" not in said
-    assert response.headers["X-Request-Id"] in said
+    detail = expect(response, 500, "internal-error")
+    assert "secret" not in detail
+    assert response.headers["X-Request-Id"] in detail
 
 
 def test_a_full_disk_is_507(detector, monkeypatch):
@@ -446,10 +446,10 @@ def test_scores_that_are_no_confidences_are_refused(
         name, route = "m.frozen.pb", "/detect"
     tiny_graphs.write(folder / name, graph())
     client = serving(kind)
-    said = expect(post(client, route, "m", photo()), 500, "bad-model-output")
-    assert "is no probability" in said
+    detail = expect(post(client, route, "m", photo()), 500, "bad-model-output")
+    assert "is no probability" in detail
     findings = client.get("/models/m").json["findings"]
-    (found,) = [one for one in findings if one["code"] == "scores-outside"]
+    (found,) = [result for result in findings if result["code"] == "scores-outside"]
     assert found["level"] == "warning"
     assert message in found["message"] + found["fix"]
 

@@ -156,7 +156,7 @@ def test_the_line_in_the_log_works(folder, uploads, tmp_path):
         log = tmp_path / "stderr"
         wait_for(lambda: "try: curl" in log.read_text(), "the line is in the log")
         events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-        (line,) = [one for one in events if one.startswith("try: ")]
+        (line,) = [event for event in events if event.startswith("try: ")]
         line = re.sub(r"file=@\S+", "file=@photo.jpg", line.removeprefix("try: "))
         environ = {**os.environ, "API_TOKEN": token}
         done = subprocess.run(
@@ -177,4 +177,4 @@ def test_the_line_in_the_log_works(folder, uploads, tmp_path):
     assert 'requests_total{model="",route="",status="400"} 1.0' in text
     (memory,) = re.findall(r'resident_bytes{model="m"} (\S+)', text)
     assert float(memory) > 1 << 20
-    assert any("is ready on" in one for one in events)
+    assert any("is ready on" in event for event in events)

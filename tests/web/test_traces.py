@@ -35,17 +35,17 @@ def test_the_variables_say_where_traces_go(environ, name):
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "expected"),
     [
         ({"OTEL_TRACES_EXPORTER": "jaeger"}, "'jaeger'"),
         ({OTLP: "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "'grpc'"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_served_without(environ, said, caplog):
+def test_what_cannot_be_done_is_said_and_served_without(environ, expected, caplog):
     """A bad variable is one line in the log, and no stop."""
     assert traces.start(environ) is None
     (line,) = caplog.messages
-    assert said in line
+    assert expected in line
 
 
 def test_without_the_packages_one_line_says_what_to_install(monkeypatch, caplog):

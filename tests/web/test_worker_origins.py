@@ -26,7 +26,7 @@ def headers(answer):
     return {name: value for name, _, value in fields if name.startswith(wanted)}
 
 
-def told(*origins):
+def unread_headers(*origins):
     """Return those headers for an answer to an unread request."""
     lines = Origins(origins).unread_headers()
     return headers(f"HTTP/1.1 503 No\r\n{lines}\r\n".encode())
@@ -34,7 +34,7 @@ def told(*origins):
 
 def test_the_pages_of_all_sites_read_what_was_refused_unread():
     """Pages of all sites can read a refusal and Retry-After."""
-    found = told("*")
+    found = unread_headers("*")
     assert found["Access-Control-Allow-Origin"] == "*"
     assert "Retry-After" in found["Access-Control-Expose-Headers"]
     assert "Vary" not in found
@@ -42,7 +42,7 @@ def test_the_pages_of_all_sites_read_what_was_refused_unread():
 
 def test_the_pages_of_the_one_site_do_too():
     """The one allowed site's pages can read a refusal."""
-    found = told(ONE)
+    found = unread_headers(ONE)
     assert found["Access-Control-Allow-Origin"] == ONE
     assert found["Vary"] == "Origin"
     assert "Retry-After" in found["Access-Control-Expose-Headers"]
@@ -81,8 +81,8 @@ def test_the_main_loop_sends_them(make):
     loop.wsgi.refuses = Overloaded(2.5)
     answer = loop.come(PHOTO).recv(2000)
     assert b"\r\nRetry-After: 3\r\n" in answer
-    assert headers(answer) == told(ONE)
-    assert headers(unreadable(loop)) == told(ONE)
+    assert headers(answer) == unread_headers(ONE)
+    assert headers(unreadable(loop)) == unread_headers(ONE)
 
 
 def test_with_several_sites_what_cannot_be_read_is_answered_all_the_same(make):

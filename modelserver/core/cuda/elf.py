@@ -42,7 +42,7 @@ def read_dynamic(path: Path) -> Dynamic:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is no 64-bit little-endian ELF file, or broken.
+        ValueError: it is not a 64-bit little-endian ELF file, or broken.
     """
     with path.open("rb") as file:
         try:
@@ -74,7 +74,7 @@ def _folders(texts: list[str], origin: str) -> tuple[str, ...]:
 
 
 def _words(file: BinaryIO) -> Iterator[tuple[int, str]]:
-    """Give the dynamic section's tags that name a string, with that string."""
+    """Yield the dynamic section's tags that name a string, with that string."""
     segments = list(_segments(file))
     entries = list(_entries(file, segments))
     values = dict(reversed(entries))
@@ -88,7 +88,7 @@ def _words(file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
-    """Give each segment's type, offset, address and size in the file."""
+    """Yield each segment's type, offset, address and size in the file."""
     head = file.read(64)
     if not head.startswith(_IDENT):
         raise ValueError("this is no 64-bit little-endian ELF file")
@@ -105,7 +105,7 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
 def _entries(
     file: BinaryIO, segments: list[tuple[int, int, int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Give the dynamic section's entries up to the one that ends it."""
+    """Yield the dynamic section's entries up to the one that ends it."""
     for kind, offset, _, size in segments:
         if kind == _PT_DYNAMIC:
             file.seek(offset)

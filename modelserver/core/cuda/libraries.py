@@ -194,7 +194,7 @@ def _wheels() -> list[Path]:
 
 
 def _names(lib: _Wanted, cuda: int, wheels: list[Path]) -> Iterator[str]:
-    """Give the name that a library is opened by; unknown, as the wheels have it."""
+    """Yield the name that a library is opened by; if unknown, the wheels' name."""
     if cuda in lib.versions:
         yield f"lib{lib.name}.so.{lib.versions[cuda]}"
         return
@@ -280,7 +280,7 @@ def preload() -> Report:
 
 
 def check() -> Report:
-    """Open every library, to see that it and what it needs can be opened.
+    """Open every library, to see whether it and its dependencies can be opened.
 
     It is for operators who ask why no card is used: it takes a second, and hundreds of
     MB of address space.

@@ -62,8 +62,8 @@ _STATUSES = {
 class Threads(ThreadPoolExecutor):
     """A pool that carries on if the system gives it no more threads.
 
-    ``submit`` queues first and asks for a thread then, so one of those that are there
-    takes what was queued. It still raises ``RuntimeError`` if there is none at all.
+    ``submit`` queues first and asks for a thread then, so a running one takes the
+    queued call. It still raises ``RuntimeError`` if there is none at all.
     """
 
     _warn_at = 0.0
@@ -88,7 +88,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     A thread is given to a connection once there is something to read from it, never to
     a silent one. Photos that would only be refused get their answer in the main loop,
-    before their form is read: that costs a tenth of what a thread would need.
+    before their form is read: that costs a tenth of a thread's work.
     """
 
     _notified = 0.0
@@ -259,7 +259,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         return True
 
     def notify(self) -> None:
-        """Give a sign of life, but not at each of a thousand events a second."""
+        """Send a heartbeat, but not at each of a thousand events a second."""
         now = time.monotonic()
         if now - self._notified > _NOTIFY_S:
             self._notified = now
