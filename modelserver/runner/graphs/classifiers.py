@@ -10,6 +10,7 @@ from modelserver.core.signatures import DetectionOutputs
 from modelserver.runner.graphs.activations import (
     FORMS,
     LOGITS,
+    Meaning,
     is_of_softmax,
     is_probability,
     maker,
@@ -69,12 +70,10 @@ _KNOWN_NAMES = (
 
 @dataclass(frozen=True)
 class Scores:
-    """A classifier's output; the fields are those of ``Signature``."""
+    """A classifier's output; ``classes`` and ``guesses`` as in ``Signature``."""
 
     tensor: Any
-    softmax: bool
-    sigmoid: bool
-    independent: bool
+    meaning: Meaning
     classes: int | None
     guesses: tuple[str, ...] = ()
 
@@ -105,11 +104,9 @@ def find_scores(graph: Any, image: Any, sidecar: Sidecar) -> Scores:
     means = meaning(tensor, lone=classes == 1, independent=sidecar.independent)
     return Scores(
         tensor,
-        softmax=means.softmax,
-        sigmoid=means.sigmoid,
-        independent=means.independent,
-        classes=classes,
-        guesses=guesses + ((means.guess,) if means.guess else ()),
+        means,
+        classes,
+        guesses + ((means.guess,) if means.guess else ()),
     )
 
 

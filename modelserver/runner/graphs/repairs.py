@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
 # tf.raw_ops is public but leaves many ops out; only this knows them all.
@@ -137,9 +138,7 @@ def _replace_ref_select(graph_def: Any, node: Any, taken: set[str]) -> bool:
     packed.attr["axis"].i = 0
     first = graph_def.node.add(name=axis, op="Const")
     first.attr["dtype"].type = types_pb2.DT_INT32
-    first.attr["value"].tensor.dtype = types_pb2.DT_INT32
-    first.attr["value"].tensor.tensor_shape.SetInParent()
-    first.attr["value"].tensor.int_val.append(0)
+    first.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(0, tf.int32))
     node.op = "GatherV2"
     waits = [name for name in node.input if name.startswith("^")]
     del node.input[:]
@@ -360,7 +359,4 @@ def _to_true(node: Any) -> None:
     """Turn a question whether a constant is initialized into ``True``."""
     _, waits = _split_inputs(node)
     _turn_into(node, "Const", waits, dtype=types_pb2.DT_BOOL)
-    value = node.attr["value"].tensor
-    value.dtype = types_pb2.DT_BOOL
-    value.tensor_shape.SetInParent()
-    value.bool_val.append(True)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values=True))

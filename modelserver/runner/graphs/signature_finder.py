@@ -146,9 +146,9 @@ def _find_classifier(graph: Any, sidecar: Sidecar, export: Export) -> Signature:
         found,
         resize=crop.resize,
         crop_from=crop.crop_from,
-        softmax=scores.softmax,
-        sigmoid=scores.sigmoid,
-        independent=scores.independent,
+        softmax=scores.meaning.softmax,
+        sigmoid=scores.meaning.sigmoid,
+        independent=scores.meaning.independent,
         classes=scores.classes,
         guesses=scores.guesses + found.guesses + crop.guesses,
     )

@@ -145,8 +145,7 @@ class Draft:
             array: its value.
             waits_for: its control inputs; inside a loop it must have one.
         """
-        node = v1.NodeDef(name=self.fresh_name(base), op="Const", input=waits_for)
-        node.attr["dtype"].type = tf.as_dtype(array.dtype).as_datatype_enum
+        node = make_node(self.fresh_name(base), "Const", waits_for, dtype=array.dtype)
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(array))
         self.put(node)
         return str(node.name)
@@ -217,11 +216,17 @@ def copy_node(node: Any, **changed: Any) -> Any:
     return copy
 
 
+def make_node(name: str, op: str, inputs: Iterable[str], **types: Any) -> Any:
+    """Make a node; ``types`` are its attributes that hold a dtype."""
+    node = v1.NodeDef(name=name, op=op, input=inputs)
+    for attr, dtype in types.items():
+        node.attr[attr].type = tf.as_dtype(dtype).as_datatype_enum
+    return node
+
+
 def new_node(name: str, op: str, inputs: Iterable[str], like: Any) -> Any:
     """Make a float32 node on the device of another."""
-    node = v1.NodeDef(name=name, op=op, input=inputs, device=like.device)
-    node.attr["T"].type = tf.float32.as_datatype_enum
-    return node
+    return copy_node(make_node(name, op, inputs, T=tf.float32), device=like.device)
 
 
 def attribute(node: Any, name: str) -> Any:

@@ -18,7 +18,7 @@ from modelserver.runner.rewriting.draft import (
     attribute,
     canonical,
     copy_node,
-    v1,
+    make_node,
     waits,
 )
 
@@ -263,22 +263,15 @@ def _put_batch_op(draft: Draft, result: _Result) -> None:
         constant = draft.add_constant(f"{name}/size", np.asarray(size, np.int32))
         draft.put(copy_node(result.resizer, name=name, input=[result.batch, constant]))
         return
-    value = result.value[None]
+    value, int32 = result.value[None], tf.int32
     ones = draft.add_constant(f"{name}/ones", np.ones(result.value.ndim, np.int32))
+    axis = draft.add_constant(f"{name}/axis", np.array(0, np.int32))
     first = draft.fresh_name(f"{name}/first")
-    shape = v1.NodeDef(name=first, op="ExpandDims", input=[result.count])
-    shape.attr["T"].type = tf.int32.as_datatype_enum
-    shape.attr["Tdim"].type = tf.int32.as_datatype_enum
-    shape.input.append(draft.add_constant(f"{name}/axis", np.array(0, np.int32)))
-    draft.put(shape)
+    draft.put(make_node(first, "ExpandDims", [result.count, axis], T=int32, Tdim=int32))
     times = draft.fresh_name(f"{name}/times")
-    concat = v1.NodeDef(name=times, op="ConcatV2", input=[first, ones, shape.input[1]])
+    concat = make_node(times, "ConcatV2", [first, ones, axis], T=int32, Tidx=int32)
     concat.attr["N"].i = 2
-    concat.attr["T"].type = tf.int32.as_datatype_enum
-    concat.attr["Tidx"].type = tf.int32.as_datatype_enum
     draft.put(concat)
     constant = draft.add_constant(f"{name}/value", value)
-    tile = v1.NodeDef(name=name, op="Tile", input=[constant, times])
-    tile.attr["T"].type = tf.as_dtype(value.dtype).as_datatype_enum
-    tile.attr["Tmultiples"].type = tf.int32.as_datatype_enum
-    draft.put(tile)
+    inputs = [constant, times]
+    draft.put(make_node(name, "Tile", inputs, T=value.dtype, Tmultiples=int32))
