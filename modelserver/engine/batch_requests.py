@@ -8,6 +8,7 @@ decoded once for all models that would be given the same pixels alone.
 from __future__ import annotations
 
 from collections import deque
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from modelserver import decoder
@@ -134,7 +135,7 @@ class BatchRequest:
 
     def _one_photo(self, pair: int, data: Data, models: Sequence[str]) -> None:
         if len(models) == 1:
-            self._begin(pair, models[0], lambda model: model.prepare(data))
+            self._begin(pair, models[0], methodcaller("prepare", data))
             return
         with Shared(data) as photo:
             for number, name in enumerate(models):

@@ -6,6 +6,7 @@ The service, the self test and the doctor all go this way.
 from __future__ import annotations
 
 import time
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def examine(
         TimeoutError: it took longer than ``timeout_s``.
         RequestError, ValueError, KeyError: it could not.
     """
-    image = submit(model, lambda model: model.prepare(data))
+    image = submit(model, methodcaller("prepare", data))
     result = image.future.result(timeout_s).result
     found = task.everything(result.outputs, model.metadata, image.prepared.window)
     return Examined(found, (image.decoded - image.started) * 1000, result.run_ms)

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from modelserver import decoder
@@ -154,7 +155,7 @@ class Service:
         Raises:
             RequestError: see the tree in ``errors``.
         """
-        image = self.begin(task, name, lambda model: model.prepare(data), caller)
+        image = self.begin(task, name, methodcaller("prepare", data), caller)
         return self.end(image, options)
 
     def draw(

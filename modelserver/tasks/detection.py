@@ -198,6 +198,7 @@ class DetectionTask(Task[list[Detection]]):
     app = "app.py"
     summary = "Find objects in photos"
     heading = "What is in the photo, and where?"
+    slides = True
     graph_ending, labels_ending = ".frozen.pb", ".label_map.pbtxt"
     exported = _EXPORTED
     exported_by = "a detector as the Object Detection API exports it"

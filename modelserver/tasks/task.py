@@ -55,6 +55,7 @@ class Task(ABC, Generic[R]):
         app: the file that serves it alone.
         summary: what its route does, for the API's description.
         heading: what its page asks.
+        slides: its page has a slider for the confidence that is shown.
         graph_ending, labels_ending: of the files of a model of it.
         names_ending: of labels in plain text, where they are taken; else empty.
         exported: names of graphs that only tools for this task write.
@@ -77,6 +78,7 @@ class Task(ABC, Generic[R]):
     app: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     heading: ClassVar[str] = "What is in the photo?"
+    slides: ClassVar[bool] = False
     graph_ending: ClassVar[str]
     labels_ending: ClassVar[str]
     names_ending: ClassVar[str] = ""

@@ -65,7 +65,9 @@ def evaluate(task: Task[Any]) -> Response:
     own_s = own_limit()
     form = read_form(request, server.spool)
     who = caller(server.settings.request_timeout_s, own_s)
-    names, files = require(form, (e.name for e in server.registry.of(task.kind)))
+    names, files = require(
+        form, lambda: [entry.name for entry in server.registry.of(task.kind)]
+    )
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
     options = _with_labels(server, task, options, names)

@@ -31,7 +31,7 @@ from modelserver.tasks.options import NAMES
 from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import IO
 
     from flask import Request
@@ -285,13 +285,13 @@ class _Reader:
             _check_head(self._head, named=bool(part.filename))
 
 
-def require(form: Form, known: Iterable[str]) -> tuple[list[str], list[File]]:
+def require(form: Form, known: Callable[[], list[str]]) -> tuple[list[str], list[File]]:
     """Return the names of models, each once, and the photos; at least one of each.
 
     Args:
         form: as it was read.
-        known: the names of the models in the folder, in any state; if there is only
-            one, no name is needed.
+        known: returns the names of the models in the folder, in any state; if there is
+            only one, no name is needed. Not asked if there is a name.
 
     Raises:
         MissingField: one of them is not there.
@@ -299,7 +299,7 @@ def require(form: Form, known: Iterable[str]) -> tuple[list[str], list[File]]:
     given = (name.strip() for name in form.fields.get("modelname", ()))
     names = [name for name in dict.fromkeys(given) if name]
     if not names:
-        names = list(known)
+        names = known()
         if len(names) != 1:
             there = f"one of {', '.join(names)}" if names else "see GET /models"
             raise MissingField("modelname", f"send the name of a model, {there}.")

@@ -62,6 +62,7 @@ def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
             modules=_MODULES,
             task=tasks[0],
             several=len(tasks) > 1,
+            slides=any(task.slides for task in tasks),
             paths={
                 task.kind: request.script_root + task.endpoint.route for task in tasks
             },

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserver.core.errors import InstallError
+from modelserver.tasks import CLASSIFICATION, DETECTION
 from modelserver.tools.importing.model_files import label_map_text
 from modelserver.tools.zoo.packages import Package
 
@@ -156,7 +157,7 @@ EFFICIENTNET = "efficientnet_lite0"
 MODELS = (
     Model(
         name=SSDLITE,
-        kind="detection",
+        kind=DETECTION.kind,
         label_map=Part(f"{SSDLITE}.label_map.pbtxt", None, _write_coco),
         graph=Part(
             f"{SSDLITE}.frozen.pb",
@@ -167,7 +168,7 @@ MODELS = (
     ),
     Model(
         name=EFFICIENTNET,
-        kind="classification",
+        kind=CLASSIFICATION.kind,
         label_map=Part(f"{EFFICIENTNET}.pbtxt", IMAGENET, _write_imagenet),
         graph=Part(f"{EFFICIENTNET}.pb", LITE0, converter("efficientnet", LITE0_FILE)),
         sha256="b39fe7e2de0bd68c43626d1aa31115c21279698d49fd8dbec3fd177e1b3993a1",
