@@ -184,7 +184,7 @@ _SAYS = {
 
 def override(guess: str) -> str:
     """Return the sidecar's keys that override a guess; empty if none does."""
-    return next((keys for said, keys in _OVERRIDES if said.search(guess)), "")
+    return next((keys for pattern, keys in _OVERRIDES if pattern.search(guess)), "")
 
 
 def _of_batch(name: str, signature: Signature) -> Iterator[Finding]:

@@ -155,8 +155,8 @@ def _translate_errors(name: str) -> Iterator[None]:
         ) from err
     except Exception as err:
         # Broad, because Pillow's plugins name no set of errors for hostile bytes and a
-        # new one must not become the client's 500. Only Pillow and what reads its
-        # output runs in here.
+        # new one must not become the client's 500. Only Pillow and the readers of its
+        # output run in here.
         log.debug("image refused", exc_info=True, extra={"image_format": name})
         raise UndecodableImage(f"the {name} data is damaged or cut short.") from err
 
@@ -339,21 +339,23 @@ class _Jpeg:
             with _workspace.hold(0 if held else height * width):
                 stored = self._from_inks(height, width)
         else:
-            stored = self._coded(pixels if upright else _new((height, width, 3)), "RGB")
+            stored = self._decode_coded(
+                pixels if upright else _new((height, width, 3)), "RGB"
+            )
         if stored is not None and stored is not pixels:
             copy_upright(stored, self.orientation, pixels)
         return None if stored is None else pixels
 
     def _from_inks(self, height: int, width: int) -> Pixels | None:
         """Decode four inks, which Adobe's programs write inverted, to RGB."""
-        inks = self._coded(_new((height, width, 4)), "CMYK")
+        inks = self._decode_coded(_new((height, width, 4)), "CMYK")
         if inks is None:
             return None
         np.invert(inks, out=inks)
         image = Image.frombuffer("CMYK", (width, height), inks, "raw", "CMYK", 0, 1)
         return np.asarray(to_rgb(image))
 
-    def _coded(self, stored: Pixels, colours: str) -> Pixels | None:
+    def _decode_coded(self, stored: Pixels, colours: str) -> Pixels | None:
         """Decode the coded pixels as they are stored; ``None`` as above.
 
         Raises:

@@ -66,11 +66,11 @@ class Limits:
             ImageTooLarge: too many pixels.
             UndecodableImage: a side is too long.
         """
-        most = self.max_header_pixels
+        limit = self.max_header_pixels
         if buffered:
-            most = min(most, BUFFERED_SHARE * self.max_pixels)
-        if width * height > most:
-            raise ImageTooLarge(width, height, most)
+            limit = min(limit, BUFFERED_SHARE * self.max_pixels)
+        if width * height > limit:
+            raise ImageTooLarge(width, height, limit)
         if max(width, height) > self.max_side:
             raise UndecodableImage(
                 f"it is {width} x {height} pixels, and a side may have "

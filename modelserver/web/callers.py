@@ -52,10 +52,10 @@ def caller(limit_s: float, own_s: float | None = None) -> Caller:
     seconds, until = limit_s, time.perf_counter() + limit_s
     if own_s is not None and g.started + own_s < until:
         seconds, until = own_s, g.started + own_s
-    return Caller(seconds, until, _gone(request.environ.get("gunicorn.socket")))
+    return Caller(seconds, until, _closed_check(request.environ.get("gunicorn.socket")))
 
 
-def _gone(connection: Any) -> Callable[[], bool]:
+def _closed_check(connection: Any) -> Callable[[], bool]:
     """Return a function that checks whether a client has closed its connection.
 
     It peeks at gunicorn's socket. Under another server there is none, or one that must
@@ -64,7 +64,7 @@ def _gone(connection: Any) -> Callable[[], bool]:
     if not isinstance(connection, socket.socket) or hasattr(connection, "cipher"):
         return lambda: False
 
-    def gone() -> bool:
+    def is_gone() -> bool:
         try:
             poll = select.poll()
             poll.register(connection, _CLOSED)
@@ -72,4 +72,4 @@ def _gone(connection: Any) -> Callable[[], bool]:
         except (OSError, ValueError):  # closed by us meanwhile
             return True
 
-    return gone
+    return is_gone

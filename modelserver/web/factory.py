@@ -51,7 +51,7 @@ def create_app(
     # A byte more than is allowed: Werkzeug refuses a body that has reached the limit
     # when it is asked for more.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_upload_mb * 1024 * 1024 + 1
-    # What a proxy's rule for /metrics does not see must not be /metrics here.
+    # A path that a proxy's rule for /metrics does not see must not be /metrics here.
     app.url_map.merge_slashes = False
     app.extensions["modelserver"] = backend
     request_metrics.install(app, backend)

@@ -146,10 +146,10 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
     except ParserLimitReached as error:
         raise UploadTooLarge(f"The form is too large: {error}.") from error
     except (MultipartError, ParseException) as error:
-        raise _malformed(error) from error
+        raise _malformed_error(error) from error
 
 
-def _malformed(error: Exception) -> BadRequest:
+def _malformed_error(error: Exception) -> BadRequest:
     """Return the error for an unreadable body, with the parser's first words alone."""
     reason = str(error.args[0]) if error.args else type(error).__name__
     return BadRequest(f"The request's body is malformed: {reason}")
@@ -198,7 +198,7 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParseException as error:
-        raise _malformed(error) from error
+        raise _malformed_error(error) from error
     if not head:
         raise BadRequest("The body is empty: send the photo's bytes.")
     _check_head(head)

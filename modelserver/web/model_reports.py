@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def describe(entry: Entry[Model]) -> contract.Model:
     """Return one model as the list of all shows it."""
-    return contract.Model(**_described(entry))
+    return contract.Model(**_summary(entry))
 
 
-def _described(entry: Entry[Model]) -> dict[str, Any]:
+def _summary(entry: Entry[Model]) -> dict[str, Any]:
     loaded = entry.loaded
     facts = loaded.facts if loaded is not None else None
     return {
@@ -54,7 +54,7 @@ def decided_by(
 
 def report(entry: Entry[Model]) -> contract.ModelReport:
     """Return all that is known of one model; of its graph only while it is loaded."""
-    described, loaded = _described(entry), entry.loaded
+    described, loaded = _summary(entry), entry.loaded
     if loaded is None:
         return contract.ModelReport(
             **described, signature=None, labels=None, alignment=None, findings=[]

@@ -118,9 +118,9 @@ class Hosts:
 
     def __call__(self, text: str) -> tuple[str, ...]:
         """Convert, or raise ``ValueError``."""
-        return tuple(self._one(word) for word in _words(text))
+        return tuple(self._convert_one(word) for word in _words(text))
 
-    def _one(self, word: str) -> str:
+    def _convert_one(self, word: str) -> str:
         try:
             bare = Host()(word.removeprefix("."))
         except ValueError:

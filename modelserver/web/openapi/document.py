@@ -43,18 +43,18 @@ def blueprint(app: Flask) -> Blueprint:
     # A server has one root, which no client chooses.
     @lru_cache(maxsize=1)
     def page(_root: str) -> str:
-        told = made()
+        spec = made()
         # Shown first.
         routes = sorted(
             (
                 (verb, path, operation)
-                for path, verbs in told["paths"].items()
+                for path, verbs in spec["paths"].items()
                 for verb, operation in verbs.items()
             ),
             key=lambda route: (route[0] != "post", route[1]),
         )
         return render_template(
-            "docs.html", told=told, routes=routes, problem=PROBLEM, address=_ADDRESS
+            "docs.html", spec=spec, routes=routes, problem=PROBLEM, address=_ADDRESS
         )
 
     def show() -> str:
@@ -95,13 +95,13 @@ def document(*apps: Flask) -> dict[str, Any]:
     )
     described = operations.all_operations(tasks)
     for path, verbs in sorted(_paths(apps).items()):
-        told = {
+        by_verb = {
             verb: described[endpoint]
             for verb, endpoint in sorted(verbs.items())
             if endpoint in described
         }
-        if told:
-            spec.path(path, operations=told)
+        if by_verb:
+            spec.path(path, operations=by_verb)
     return spec.to_dict()
 
 

@@ -75,7 +75,11 @@ _RETRY_AFTER = {
 
 def evaluation(task: Task[Any]) -> Operation:
     """Describe the ``POST`` to a task's route."""
-    options = {name: told for name, told in OPTIONS.items() if name in task.options}
+    options = {
+        name: description
+        for name, description in OPTIONS.items()
+        if name in task.options
+    }
     return {
         "summary": task.summary,
         "description": "One file and one model are answered in the short form, more "
@@ -84,7 +88,7 @@ def evaluation(task: Task[Any]) -> Operation:
         "or a query parameter.",
         "parameters": [
             _query("modelname", _NAMES, _MODELNAME + " Needed with a raw body."),
-            *(_query(name, *told) for name, told in options.items()),
+            *(_query(name, *description) for name, description in options.items()),
             {
                 "name": "X-Request-Timeout-Ms",
                 "in": "header",
@@ -94,13 +98,13 @@ def evaluation(task: Task[Any]) -> Operation:
         ],
         "requestBody": _body(options),
         "responses": {
-            "200": _seen(task),
+            "200": _answer(task),
             **_problems(({int(kind.status) for kind in kinds()} | _ANY) - _ONE_MODEL),
         },
     }
 
 
-def _seen(task: Task[Any]) -> dict[str, Any]:
+def _answer(task: Task[Any]) -> dict[str, Any]:
     """Describe the answer to an evaluation."""
     answers = [schemas.of(task.answer_type), schemas.of(task.results_type)]
     picture = {"schema": _BINARY}
@@ -154,19 +158,19 @@ def _body(options: dict[str, tuple[dict[str, Any], str]]) -> dict[str, Any]:
 
 def _problems(statuses: Iterable[int]) -> dict[str, Any]:
     """Describe the problems of some statuses."""
-    told: dict[str, Any] = {}
+    problems: dict[str, Any] = {}
     for status in sorted(statuses):
         types = sorted({kind.slug for kind in kinds() if kind.status == status})
-        told[str(status)] = {
+        problems[str(status)] = {
             "description": ", ".join(types) or "about:blank",
             "content": {PROBLEM: {"schema": schemas.of(contract.Problem)}},
         }
         if status == 503:  # noqa: PLR2004 - the status itself is meant
-            told["503"]["headers"] = _RETRY_AFTER
-    return told
+            problems["503"]["headers"] = _RETRY_AFTER
+    return problems
 
 
-def reading(
+def read_operation(
     summary: str,
     body: dict[str, Any],
     kind: str = "application/json",
@@ -199,15 +203,18 @@ def reading(
 def _of_model(summary: str, body: dict[str, Any]) -> Operation:
     """Describe a ``GET`` about the model that the path names."""
     kind = {"type": "string", "enum": [*TASKS]}
-    told = reading(summary, body, path="name", also=_problems(_ONE_MODEL))
-    told["parameters"].append(
+    operation = read_operation(summary, body, path="name", also=_problems(_ONE_MODEL))
+    operation["parameters"].append(
         _query("kind", kind, "Which one, where two kinds have a model of that name.")
     )
-    return told
+    return operation
 
 
 def _page(summary: str) -> Operation:
-    return {**reading(summary, _STRING, "text/html; charset=utf-8"), "security": []}
+    return {
+        **read_operation(summary, _STRING, "text/html; charset=utf-8"),
+        "security": [],
+    }
 
 
 def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
@@ -222,20 +229,24 @@ def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
         }
     }
     probes = {
-        "api.livez": reading("Whether the front lives", ref(contract.Live)),
-        "api.readyz": reading("Whether photos are answered", ready, also=not_ready),
-        "explain": reading("What a problem means", ref(contract.Meaning), path="slug"),
-        "documents.openapi": reading("This document", {"type": "object"}),
+        "api.livez": read_operation("Whether the front lives", ref(contract.Live)),
+        "api.readyz": read_operation(
+            "Whether photos are answered", ready, also=not_ready
+        ),
+        "explain": read_operation(
+            "What a problem means", ref(contract.Meaning), path="slug"
+        ),
+        "documents.openapi": read_operation("This document", {"type": "object"}),
     }
     return {
         **{f"api.{task.endpoint.word}": evaluation(task) for task in tasks},
-        "api.models": reading("Every model", ref(contract.Models)),
+        "api.models": read_operation("Every model", ref(contract.Models)),
         "api.model": _of_model("All about one model", ref(contract.ModelReport)),
         "api.model_labels": _of_model("A model's ids and names", ref(contract.Labels)),
-        **{name: {**told, "security": []} for name, told in probes.items()},
+        **{name: {**operation, "security": []} for name, operation in probes.items()},
         "documents.show": _page("This document, to read"),
         "page.show": _page("The page for people"),
-        "metrics.show": reading(
+        "metrics.show": read_operation(
             "The server's numbers",
             _STRING,
             "text/plain; version=0.0.4; charset=utf-8",

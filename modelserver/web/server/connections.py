@@ -168,14 +168,14 @@ def has_data(sock: socket.socket, wait_ms: int = 0) -> bool:
     return bool(poll.poll(wait_ms))
 
 
-def peek(sock: socket.socket, most: int) -> bytes | None:
+def peek(sock: socket.socket, size: int) -> bytes | None:
     """Return the first bytes that wait to be read; they stay unread.
 
     Returns:
         Nothing at the connection's end, and ``None`` if nothing has come yet.
     """
     try:
-        return sock.recv(most, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return None
     except OSError:  # reset: its reader will notice
