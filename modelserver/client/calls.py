@@ -18,6 +18,7 @@ from modelserver.client.results import (
     Detections,
     ModelInfo,
 )
+from modelserver.core.contract import CLASSIFY, DETECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -82,7 +83,7 @@ def detect(modelname: str, photo: bytes, options: DetectOptions) -> Call[Detecti
         found = decode(answer, _decode_detections)
         return Detections(found, modelname, size(answer), coordinates, _id(answer))
 
-    return _post("/detect", modelname, photo, options, read)
+    return _post(DETECT.route, modelname, photo, options, read)
 
 
 def classify(
@@ -96,7 +97,7 @@ def classify(
             best.label, modelname, best.classes, size(answer), _id(answer)
         )
 
-    return _post("/classify", modelname, photo, options, read)
+    return _post(CLASSIFY.route, modelname, photo, options, read)
 
 
 def models() -> Call[list[ModelInfo]]:
