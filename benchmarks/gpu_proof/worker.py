@@ -41,7 +41,7 @@ _PART = 256 * MIB
 # Parts of a load, by the methods of ``ModelSession`` that do them.
 PHASES = {
     "_start": "session",
-    "_rewritten": "parity",
+    "_rewrite": "parity",
     "_warm_up": "warm-up",
     "_warm_up_sizes": "warm-up",
 }

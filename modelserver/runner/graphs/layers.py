@@ -99,17 +99,13 @@ def read_unfused(scale: Any, shift: Any) -> Normalisation | None:
     mean = constant(means[0]) if len(means) == 1 else None
     if inverse is None or mean is None or not inverse.all():
         return None
-    sign = -1.0 if _negated(means[0]) else 1.0
+    sign = -1.0 if means[0].op.type == "Neg" else 1.0
     return Normalisation(
         sign * np.asarray(mean, np.float64).reshape(-1),
         1 / np.abs(np.asarray(inverse, np.float64)).reshape(-1),
         np.asarray(constant(scale), np.float64).reshape(-1),
         np.asarray(constant(shift), np.float64).reshape(-1),
     )
-
-
-def _negated(tensor: Any) -> bool:
-    return bool(tensor.op.type == "Neg")
 
 
 def _nearby_ops(tensor: Any) -> Iterator[Any]:

@@ -132,7 +132,7 @@ def find_row(tensor: Any) -> Shape | None:
         ``[N, numbers of an image]``; ``None`` if nothing says so.
     """
     op = _first_reshaper(tensor)
-    made = _image_sides(_reshaped(tensor)) if op and op.type == "Reshape" else None
+    made = _image_sides(_shape_inside(tensor)) if op and op.type == "Reshape" else None
     if made is not None:
         return None, math.prod(made)
     for _ in range(_STEPS):
@@ -163,7 +163,7 @@ def _is_channels_first(shape: Shape) -> bool:
 def _read_gray(tensor: Any, layout: Layout, sides: Sides, batch: int) -> Axes | None:
     """Read an input without an axis for channels as gray, if there is a sign of it."""
     height, width = sides
-    made = _reshaped(tensor)
+    made = _shape_inside(tensor)
     square = height == width and (height or 0) >= _LEAST_SIDE
     if not (square or _is_named_image(tensor) or (made and _has_depth(made))):
         return None
@@ -206,7 +206,7 @@ def _read_row(tensor: Any, shape: Shape, sidecar: Sidecar) -> Axes | None:
 def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | None:
     """Find the height, width and channels of a row, and the evidence for them."""
     length = shape[1]
-    made = _image_sides(_reshaped(tensor))
+    made = _image_sides(_shape_inside(tensor))
     fits = made is not None and length in {None, math.prod(made)}
     if made is not None and fits and min(made[:2]) >= _LEAST_SIDE:
         return made, "as the graph lays it out"
@@ -222,7 +222,7 @@ def _row_shape(tensor: Any, shape: Shape) -> tuple[tuple[int, int, int], str] | 
 
 def _row_layout(tensor: Any) -> Layout:
     """Return whether a row has one channel after the other, or one pixel."""
-    made = _reshaped(tensor)
+    made = _shape_inside(tensor)
     first = made is not None and len(made) == BATCH and _is_channels_first(made)
     return "flat_CHW" if first and made and made[1] != 1 else "flat"
 
@@ -242,7 +242,7 @@ def _image_sides(made: Shape | None) -> tuple[int, int, int] | None:
     return (sides[0], sides[1], sides[2]) if sides[2] in CHANNELS else None
 
 
-def _reshaped(tensor: Any) -> Shape | None:
+def _shape_inside(tensor: Any) -> Shape | None:
     """Return the shape of the first op that lays an input out anew."""
     op = _first_reshaper(tensor)
     return None if op is None else shape_of(op.outputs[0])

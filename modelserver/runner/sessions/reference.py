@@ -74,8 +74,8 @@ class Reference:
             self.sampling = None
         return difference
 
-    def fed(self, image: Image) -> Image:
-        """Return an image as it is fed."""
+    def resize(self, image: Image) -> Image:
+        """Resize an image as before a run, if the server does that."""
         size = self.signature.inner_size
         if self.sampling is None or size is None:
             return image
@@ -94,7 +94,7 @@ class Reference:
         """
         for sample in self.samples:
             exact = tolerance is rewriting.EQUAL
-            image = sample.image if exact else self.fed(sample.image)
+            image = sample.image if exact else self.resize(sample.image)
             found = rewriting.first_difference(
                 sample.answer,
                 run([image])[0],

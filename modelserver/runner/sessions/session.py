@@ -131,7 +131,7 @@ class ModelSession:
         self._reference = Reference(self.signature, self._job.score_floor)
         if self._device.on_gpu:
             self._ask_next_to_gpu(graph)
-        faster = self._rewritten(graph_def, graph) if self._job.rewrite else None
+        faster = self._rewrite(graph_def, graph) if self._job.rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
         self._find_odd_scores(draws=draws_numbers(graph_def))
@@ -274,7 +274,7 @@ class ModelSession:
                 f"graph they are answered otherwise: {difference}"
             )
 
-    def _rewritten(self, graph_def: Any, graph: Any) -> Any | None:
+    def _rewrite(self, graph_def: Any, graph: Any) -> Any | None:
         """Return the rewritten graph, if it is faster and answers the same.
 
         On a CPU its session is the one that serves, and is left open.
@@ -411,7 +411,7 @@ class ModelSession:
 
     def _photos(self) -> list[NDArray[np.uint8]]:
         """Return two photo-like images of the shape that is served, or is usual."""
-        return [self._reference.fed(image) for image in self._images()[:2]]
+        return [self._reference.resize(image) for image in self._images()[:2]]
 
     def _batches(self) -> bool:
         """Return whether two images in one run are answered as each alone."""
