@@ -6,6 +6,7 @@ import pytest
 
 from modelserver.engine.catalogue import State
 from support.app_client import SECONDS, left_in, make_settings
+from support.quick import LEFT_OUT, pytest_configure, pytest_runtest_protocol
 from support.skips import (
     pytest_collectreport,
     pytest_runtest_logreport,
@@ -20,10 +21,12 @@ from support.zoo_models import zoo_folder
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ.pop("REQUIRE_GPU", None)
 
-# A fixture for all files, and pytest's hooks that look at what was skipped.
+# A fixture for all files, and pytest's hooks that look at what was skipped or is quick.
 __all__ = [
     "pytest_collectreport",
+    "pytest_configure",
     "pytest_runtest_logreport",
+    "pytest_runtest_protocol",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "zoo_folder",
@@ -31,17 +34,25 @@ __all__ = [
 
 
 def pytest_addoption(parser):
-    """``--slow`` runs the tests that take minutes, too."""
+    """``--slow`` runs the tests that take minutes, too; ``--quick`` needs no process."""
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="run what needs no process and no browser",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave the slow tests out unless they were asked for."""
+    """Leave out what was not asked for."""
+    left_out = set(LEFT_OUT) if config.getoption("--quick") else {"slow"}
     if config.getoption("--slow"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        left_out -= {"slow"}
+    others = [
+        item for item in items if left_out & {m.name for m in item.iter_markers()}
+    ]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
 
 
 @pytest.fixture

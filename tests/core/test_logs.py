@@ -305,6 +305,7 @@ def test_what_is_bound_can_forge_nothing(log, log_format):
     assert len(line) < 500
 
 
+@pytest.mark.process
 def test_importing_changes_nothing():
     """Importing the module neither touches the root logger nor imports structlog."""
     code = (

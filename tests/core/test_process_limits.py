@@ -96,6 +96,7 @@ def test_without_proc_address_space_is_not_limited(system, monkeypatch):
     assert resource.RLIMIT_AS not in system
 
 
+@pytest.mark.process
 def test_the_kernel_keeps_to_them(tmp_path):
     """The kernel refuses core, file and memory; afterwards memory is free."""
     code = f"""

@@ -492,6 +492,7 @@ def test_any_folder_can_be_scanned(listing):
                 assert not (kind == "classification" and frozen and name in used)
 
 
+@pytest.mark.process
 def test_discovery_needs_no_framework():
     """Looking for models imports neither TensorFlow nor protobuf."""
     code = "import modelserver.engine.discovery, sys; print('google.protobuf' in sys.modules)"

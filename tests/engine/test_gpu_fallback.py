@@ -49,7 +49,9 @@ def machine(folder, tmp_path, monkeypatch):
         backend.close()
 
 
-@pytest.mark.parametrize("isolation", ["inline", "process"])
+@pytest.mark.parametrize(
+    "isolation", ["inline", pytest.param("process", marks=pytest.mark.process)]
+)
 def test_a_card_that_is_not_used_is_reported_everywhere(isolation, machine, caplog):
     """The log, /models, a finding, /metrics and the page all say so."""
     caplog.set_level("INFO")

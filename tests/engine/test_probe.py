@@ -53,6 +53,7 @@ def tensorflow(tmp_path, monkeypatch):
     return lambda what: monkeypatch.setenv("FAKE_TENSORFLOW", what)
 
 
+@pytest.mark.process
 def test_a_card_that_tensorflow_uses_is_enough(tensorflow):
     """Other cards' reasons do not matter then."""
     tensorflow("finds")
@@ -62,6 +63,7 @@ def test_a_card_that_tensorflow_uses_is_enough(tensorflow):
     assert probe.ask_one(CARDS[1]).names == ("GPU 1: NVIDIA L4",)
 
 
+@pytest.mark.process
 def test_without_a_card_the_reason_has_tensorflows_words(tensorflow):
     """Each reason is there once."""
     tensorflow("none")
@@ -70,6 +72,7 @@ def test_without_a_card_the_reason_has_tensorflows_words(tensorflow):
     )
 
 
+@pytest.mark.process
 def test_a_process_that_dies_or_hangs_is_a_reason(tensorflow):
     """The server can still say why it does not start."""
     tensorflow("dies")
@@ -80,6 +83,7 @@ def test_a_process_that_dies_or_hangs_is_a_reason(tensorflow):
     assert "did not tell" in probe.ask(CARDS[:1], timeout_s=3.0)
 
 
+@pytest.mark.process
 def test_the_real_tensorflow_gives_a_reason(monkeypatch):
     """The installed TensorFlow is asked for a card that is not there."""
     reason = probe.ask(CARDS[:1])

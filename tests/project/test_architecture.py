@@ -130,6 +130,7 @@ def test_no_wait_is_of_a_clock_that_jumps(path):
     assert "from time import" not in path.read_text()
 
 
+@pytest.mark.process
 def test_importing_the_package_imports_no_framework():
     """``import modelserver`` is cheap: neither TensorFlow nor Flask comes with it."""
     code = "import modelserver, sys; print({'tensorflow', 'flask'} & set(sys.modules))"

@@ -85,6 +85,7 @@ def test_a_model_is_found_by_name(folder):
         find(folder, "detection", "c")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_child_is_found_and_weighed():
     """A process that this one started is among its children; an ended one has nothing."""

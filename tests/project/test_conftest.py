@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 # A driver with two cards, as nvidia-ml-py would show it.
 DRIVER = """
@@ -34,6 +36,7 @@ def cards(code, tmp_path):
     return int(done.stdout)
 
 
+@pytest.mark.process
 def test_the_tests_see_no_gpu(tmp_path):
     """On a box with cards they expect what they expect on any other."""
     assert cards(COUNTS, tmp_path) == 2

@@ -82,6 +82,7 @@ def test_every_answer_of_the_proxys_own_is_a_problem():
     assert {page.split("/-/")[1] for page in pages} == {status for status, _ in answers}
 
 
+@pytest.mark.process
 @needs_nginx
 def test_the_shipped_file_is_one_that_nginx_takes(tmp_path):
     """``nginx -t``, on the file as it is but for its ports and paths."""
@@ -197,6 +198,7 @@ def test_a_large_upload_is_the_servers_to_refuse(behind):
     assert answer.status_code == 415
 
 
+@pytest.mark.process
 @needs_nginx
 def test_a_server_that_is_away_is_told_so(tmp_path):
     """502 with when to try again, in the form of all errors."""
@@ -217,6 +219,7 @@ def test_the_unit_waits_longer_than_requests_may_take():
     assert unit()["OOMPolicy"] == ["continue"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("environ", "code"),
     [({}, 3), ({"API_TOKEN": "x"}, 0), ({"ALLOW_ANONYMOUS": "true"}, 0)],
@@ -251,6 +254,7 @@ def verified(folder, *, drop_in="", name=UNIT.name):
     return said.returncode, lines
 
 
+@pytest.mark.process
 @needs_systemd
 def test_the_unit_is_one_that_systemd_takes(tmp_path):
     """``systemd-analyze verify``, and ``security`` has little to add."""
@@ -264,6 +268,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path):
         assert subprocess.run(score, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.process
 @needs_systemd
 @pytest.mark.parametrize("name", [UNIT.name, "modelserver-classify.service"])
 def test_the_unit_with_a_gpu_is_one_that_systemd_takes(tmp_path, name):
@@ -271,6 +276,7 @@ def test_the_unit_with_a_gpu_is_one_that_systemd_takes(tmp_path, name):
     assert verified(tmp_path, drop_in=GPU.read_text(), name=name) == (0, [])
 
 
+@pytest.mark.process
 @needs_systemd
 @pytest.mark.parametrize(
     "line", ["DeviceAllow=char-nvidia sometimes", "DevicePolicy=shut", "Dvices=1"]

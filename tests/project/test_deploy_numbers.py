@@ -139,6 +139,7 @@ def test_the_document_explains_every_alert():
     assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == names
 
 
+@pytest.mark.process
 @needs_promtool
 def test_promtool_takes_the_rules():
     """Without a warning."""
@@ -148,6 +149,7 @@ def test_promtool_takes_the_rules():
     assert "SUCCESS: 9 rules" in said.stdout
 
 
+@pytest.mark.process
 @needs_promtool
 def test_promtool_takes_what_the_server_answers(tmp_path):
     """As Prometheus's own linter sees it."""
@@ -204,6 +206,7 @@ FIRING = {
 }
 
 
+@pytest.mark.process
 @needs_promtool
 @pytest.mark.parametrize("name", FIRING)
 def test_an_alert_fires_when_it_should_and_alone(name, tmp_path):

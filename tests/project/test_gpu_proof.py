@@ -421,6 +421,7 @@ def test_fifty_photos_are_made_of_the_samples(tmp_path):
         plans.make_photos(tmp_path / "none", 1)
 
 
+@pytest.mark.process
 def test_an_nvidia_smi_that_fails_is_told(tmp_path, monkeypatch):
     """Its words are kept; one that is not there is a failure, too."""
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -548,12 +549,14 @@ def test_the_card_that_is_filled_is_the_one_that_is_served_on(
     assert seen == ["GPU-0"] * 3
 
 
+@pytest.mark.process
 def test_a_worker_that_fails_is_told_by_its_last_words(place, tmp_path):
     """Not by a traceback of ours about JSON."""
     with pytest.raises(RuntimeError, match=r"ended with 1: .*dance"):
         plan_of(place, tmp_path).work("dance")
 
 
+@pytest.mark.process
 def test_without_a_card_what_needs_one_is_skipped(place, tmp_path):
     """And says so."""
     plan = plan_of(place, tmp_path)

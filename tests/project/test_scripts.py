@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 120
 TOOLS = (
@@ -516,6 +518,14 @@ def test_the_test_script_hands_on_arguments_and_code(project):
     code, out, _ = project.run("script/test", "-k", "two words", TESTS="5")
     assert (code, out) == (5, "1 passed\n")
     assert project.calls("-m pytest") == ["python -m pytest -k two words"]
+
+
+def test_the_quick_tests_run_two_at_a_time(project):
+    """--quick is pytest's own option here; the script adds the two processes."""
+    assert project.run("script/test", "--quick", "tests/web")[0] == 0
+    assert project.calls("-m pytest") == [
+        "python -m pytest -n 2 --dist loadfile --quick tests/web"
+    ]
 
 
 def test_the_test_script_takes_the_build(project):

@@ -14,6 +14,7 @@ HOOKS = Path(skips.__file__).parent
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("body", "ci", "code"),
     [
@@ -41,6 +42,7 @@ def test_only_a_listed_reason_may_skip_a_test_in_ci(body, ci, code, tmp_path):
     assert named == ("chromium" in body)
 
 
+@pytest.mark.process
 def test_a_file_that_is_skipped_as_a_whole_fails_too(tmp_path):
     """As one that needs a package which nobody installed."""
     (tmp_path / "test_it.py").write_text(

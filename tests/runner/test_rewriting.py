@@ -258,6 +258,7 @@ def test_real_graphs_answer_the_same(path):
     assert rewriting.first_difference(*both, session.signature, 0.01) is None
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("environ", "floor"),
     [

