@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
-# Of one message. No answer is nearly as long: a length that a broken process made up
+# Of one message, if its reader knows no less: a length that a broken process made up
 # must not be reserved in memory.
 MAX_BYTES = 256 << 20
 _HEAD = struct.Struct("!I")
@@ -25,9 +25,13 @@ class Channel:
 
     Args:
         connection: a connected stream socket in blocking mode; owned from here on.
+
+    Attributes:
+        limit: bytes that a message to be received may have.
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        self.limit = MAX_BYTES
         self._socket = connection
         self._buffer = bytearray()
 
@@ -48,7 +52,7 @@ class Channel:
         """
         self._fill(_HEAD.size)
         (size,) = _HEAD.unpack_from(self._buffer)
-        if size > MAX_BYTES:
+        if size > self.limit:
             raise ValueError(f"a message of {size} bytes")
         end = _HEAD.size + size
         self._fill(end)

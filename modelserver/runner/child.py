@@ -52,6 +52,7 @@ from modelserver.core.messages import (
     RunResult,
 )
 from modelserver.runner.inline import facts, import_tensorflow, open_session, run_images
+from modelserver.tasks import message_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,7 @@ class Child:
         self._sending = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(Run)
         self._lost = False
+        self._limit = MAX_BYTES
 
     def send(self, reply: Reply) -> None:
         """Send one message. Thread-safe."""
@@ -113,7 +115,9 @@ class Child:
             self.send(_load_error(error, allowed if limited else None))
             return None
         process_limits.lift_loading()
-        self.send(facts(session))
+        found = facts(session)
+        self._limit = message_bytes(found.signature, found.max_batch)
+        self.send(found)
         return session
 
     def work(self, session: ModelSession) -> None:
@@ -145,9 +149,10 @@ class Child:
         except Exception as failure:  # noqa: BLE001 - a thread's edge: somebody waits for an answer
             reason = f"{type(failure).__name__}: {failure}"
         else:
-            if len(data) <= MAX_BYTES:
+            if len(data) <= self._limit:
                 return data
-            reason = f"its outputs have {len(data)} bytes, more than {MAX_BYTES}"
+            reason = f"its outputs have {len(data)} bytes, more than {self._limit}"
+        reason = reason[:_MAX_LINE_CHARS]
         error = RunError(number=message.number, reason=reason, out_of_memory=full)
         return msgspec.msgpack.encode(error)
 
@@ -162,7 +167,7 @@ class Child:
             self._lost |= lost
             return RunError(
                 number=message.number,
-                reason=str(error.__cause__ or error),
+                reason=str(error.__cause__ or error)[:_MAX_LINE_CHARS],
                 out_of_memory=isinstance(error, OutOfMemory),
                 lost=lost,
             )

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from modelserver.core.channels import MAX_BYTES
 from modelserver.tasks.classification import CLASSIFICATION
 from modelserver.tasks.detection import DETECTION
-from modelserver.tasks.task import Metadata, Task
+from modelserver.tasks.task import MOST_OUTPUT_BYTES, Metadata, Task
+
+if TYPE_CHECKING:
+    from modelserver.core.signatures import Signature
 
 __all__ = [
     "CLASSIFICATION",
@@ -22,8 +26,12 @@ __all__ = [
     "by_kind",
     "by_labels",
     "endings_of_others",
+    "message_bytes",
     "register",
 ]
+
+# What else a message may have: names, shapes, a line for the log.
+_MESSAGE_BYTES = 1 << 20
 
 _registered: dict[str, Task[Any]] = {}
 TASKS = MappingProxyType(_registered)
@@ -54,6 +62,19 @@ def by_kind(kind: str) -> Task[Any]:
         known = ", ".join(TASKS)
         raise ValueError(f"there is no task {kind!r}; the tasks are {known}")
     return TASKS[kind]
+
+
+def message_bytes(signature: Signature, images: int) -> int:
+    """Return the most bytes of a message with a run's outputs.
+
+    Args:
+        signature: of the model.
+        images: that a run takes at most.
+    """
+    task = TASKS.get(signature.kind)
+    # A runner need not know tasks from outside.
+    each = task.output_bytes(signature) if task else MOST_OUTPUT_BYTES
+    return min(MAX_BYTES, _MESSAGE_BYTES + images * each)
 
 
 def by_graph(name: str) -> Task[Any]:

@@ -173,6 +173,7 @@ def answer_of(classes: Sequence[Classification]) -> str | None:
 _TOP = 5
 # More than any label map has names.
 _EVERY = 1_000_000
+_SCORE_BYTES = 8  # float64, the widest
 # What exporters call class scores, the surest first, where there are several outputs.
 _SCORES = ("scores", "predictions", "probabilities", "probs", "softmax", "output_0")
 # Custom Vision writes model.pb; tensorflow-for-poets retrained_graph.pb, and makes the
@@ -213,6 +214,10 @@ class ClassificationTask(Task[list[Classification]]):
         """Make the best classes: five, or as many as are asked for; see ``Task``."""
         del window, settings
         return classes_of(*_ordered(outputs, metadata), max(options.top_k or 0, _TOP))
+
+    def output_bytes(self, signature: Signature) -> int:
+        """Return the bytes of a score a class; see ``Task``."""
+        return (signature.classes or _EVERY) * _SCORE_BYTES
 
     def everything(
         self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Label ids are int32 in a label map; a class beyond is no number of any label.
 _MAX_CLASS = 2**31
+# A box's sides, a score and a class, each of 8 bytes, the widest type.
+_ROW_BYTES = 6 * 8
 # Boxes of 0..1 may stick out of the photo, but not so far, and not most of the sure.
 _BEYOND = 4.0
 _SURE = 0.3
@@ -99,6 +101,36 @@ def counted(outputs: Mapping[str, NDArray[np.generic]]) -> int | None:
         raise ValueError("num_detections is empty")
     value = float(values[0])
     return max(0, int(value)) if np.isfinite(value) else None
+
+
+def best_rows(
+    outputs: Mapping[str, NDArray[np.generic]],
+) -> Mapping[str, NDArray[np.generic]]:
+    """Cut one image's arrays to the rows that ``parse`` takes at most, 10,000.
+
+    They stay in their order; those with a NaN for a score come before others, as
+    ``parse`` refuses them. Arrays that do not fit together are left for it, too.
+    """
+    scores, boxes, classes = (
+        np.asarray(outputs[role]).reshape(-1) for role in ("scores", "boxes", "classes")
+    )
+    rows = len(scores)
+    if rows <= MOST or boxes.size != 4 * rows or classes.size != rows:
+        return outputs
+    try:
+        scores = scores[: counted(outputs)]
+    except ValueError:
+        return outputs
+    first = np.where(np.isnan(scores), -np.inf, -scores.astype(np.float64))
+    best = np.sort(np.argsort(first, kind="stable")[:MOST])
+    cut = {
+        "scores": scores[best],
+        "boxes": boxes.reshape(-1, 4)[best],
+        "classes": classes[best],
+    }
+    if "count" in outputs:
+        cut["count"] = np.array([len(best)], np.float32)
+    return cut
 
 
 def detections_of(
@@ -236,6 +268,15 @@ class DetectionTask(Task[list[Detection]]):
         signature, labels, _ = metadata
         found = detections_of(signature, outputs, labels, least, window)
         return select(found, options)
+
+    def shorten(self, outputs: Outputs) -> Outputs:
+        """Return the best 10,000 rows; see ``Task``."""
+        return best_rows(outputs)
+
+    def output_bytes(self, signature: Signature) -> int:
+        """Return the bytes of 10,000 rows; see ``Task``."""
+        del signature
+        return MOST * _ROW_BYTES
 
     def everything(
         self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE

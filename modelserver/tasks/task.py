@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, T
 import msgspec
 
 from modelserver.core.messages import Mark
+from modelserver.core.signatures import MAX_SIDE
 from modelserver.tasks.export_files import NO_GRAPHS, Ranks
 from modelserver.tasks.options import Options
 
@@ -29,6 +30,9 @@ _PLAIN = Options()
 Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 """All of a photo, in its normalised coordinates."""
+
+# An image of the largest size that a sidecar may name, a byte a pixel.
+MOST_OUTPUT_BYTES = MAX_SIDE * MAX_SIDE
 
 Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
 """What a file is to a model; ``names`` are labels in plain text."""
@@ -113,6 +117,19 @@ class Task(ABC, Generic[R]):
         Raises:
             ValueError, KeyError: the arrays are not as the signature says.
         """
+
+    def shorten(self, outputs: Outputs) -> Outputs:
+        """Return of one image's arrays the part that an answer can be made of.
+
+        The runner does it before it sends them, so that a graph cannot give the
+        server's front more than it can ever answer.
+        """
+        return outputs
+
+    def output_bytes(self, signature: Signature) -> int:
+        """Return the most bytes that one image's arrays may have, once shortened."""
+        del signature
+        return MOST_OUTPUT_BYTES
 
     @abstractmethod
     def everything(

@@ -89,3 +89,14 @@ def test_a_length_that_was_made_up_is_not_waited_for():
         far.receive()
     ours.close()
     far.close()
+
+
+def test_a_reader_that_knows_how_long_messages_are_takes_no_longer_ones(ends):
+    """The limit is the reader's, from when it is set."""
+    near, far = ends
+    far.limit = 5
+    near.send(b"12345")
+    near.send(b"123456")
+    assert far.receive() == b"12345"
+    with pytest.raises(ValueError, match="6 bytes"):
+        far.receive()

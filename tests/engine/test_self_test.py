@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelserver.core.contract import Detection
 from modelserver.engine.catalogue import State
-from modelserver.tasks import by_kind
+from modelserver.tasks import by_kind, matching
 from modelserver.tasks.matching import (
     ExpectedDetection,
     class_differs,
@@ -85,6 +85,23 @@ def test_neighbours_are_told_apart_in_any_order(left, right):
     row = [Detection(1, "cat", 0.9 + 0.015 * i, CAT.box) for i in range(4)]
     expected = [wanted(row[i], -0.015) for i in left]
     assert not detections_differ(expected, [row[i] for i in right], 0.0)
+
+
+def test_thousands_that_are_alike_are_compared():
+    """As many as an answer may hold would be, in some seconds."""
+    row = [Detection(1, "cat", 0.5 + i / 4000, CAT.box) for i in range(2000)]
+    assert not detections_differ([wanted(one) for one in row], row[::-1], 0.0)
+    assert "is not expected" in detections_differ([wanted(CAT)], [CAT, *row], 0.0)
+
+
+def test_a_comparison_that_would_take_long_is_ended(monkeypatch):
+    """Detections that must change places again and again, say."""
+    monkeypatch.setattr(matching, "_MOST_LOOKS", 30)
+    row = [Detection(1, "cat", 0.5 + 0.015 * i, CAT.box) for i in range(30)]
+    expected = [wanted(one, -0.015) for one in row]
+    assert not detections_differ(expected, row, 0.0)
+    with pytest.raises(ValueError, match="alike"):
+        detections_differ([*expected[1:], expected[0], wanted(LOW)], row[::-1], 0.0)
 
 
 def test_a_class_is_the_same_or_not():

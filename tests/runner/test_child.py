@@ -277,10 +277,10 @@ def test_each_error_in_a_run_is_answered(error, full, words, front):
     assert not worker.is_alive()
 
 
-def test_outputs_that_fit_no_message_fail_their_run(front, monkeypatch):
+def test_outputs_that_fit_no_message_fail_their_run(front):
     """The process lives on after outputs that fit no message."""
-    monkeypatch.setattr(child, "MAX_BYTES", 50)
     _, arena, inside = front
+    inside._limit = 50
     frame = arena.allocate((8, 8, 3))
     frame.pixels[:] = 7
     place = FrameRef(frame.offset, (8, 8, 3))

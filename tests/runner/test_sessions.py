@@ -51,6 +51,22 @@ def test_a_run_gives_each_image_its_own_arrays(opened):
         assert outputs["boxes"][0].tolist() == pytest.approx(box)
 
 
+def test_a_run_gives_no_more_rows_than_an_answer_may_have(opened):
+    """Each image's best 10,000 leave the session, also of a batch of several."""
+
+    def times_5000(rows):
+        return tf.repeat(rows, 5000, axis=1)
+
+    repeated = dict.fromkeys(("boxes", "scores", "classes"), times_5000)
+    graph = tiny_graphs.echo_detector(**repeated, count=lambda count: count * 5000)
+    session = opened(graph, max_batch=2)
+    for images in ([of((10, 20, 30))], [of((10, 20, 30)), of((200, 20, 30))]):
+        for outputs in session.run(images):
+            assert {len(outputs[role]) for role in repeated} == {10_000}
+            assert outputs["count"].tolist() == [10_000]
+            assert np.unique(outputs["scores"]).size == 2
+
+
 def test_slots_and_batch_follow_the_device(opened):
     """A CPU gets a run a core and one image a run, unless the job says otherwise."""
     session = opened(tiny_graphs.echo_detector())

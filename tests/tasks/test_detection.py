@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from modelserver.core.channels import MAX_BYTES
 from modelserver.core.signatures import Signature
-from modelserver.tasks.detection import detections_of, parse, shortest
+from modelserver.tasks import message_bytes
+from modelserver.tasks.detection import best_rows, detections_of, parse, shortest
 from modelserver.tasks.labels import LabelMap, numbered
 from modelserver.tasks.options import MOST
 
@@ -172,6 +174,50 @@ def test_of_millions_of_rows_the_best_ten_thousand_are_taken():
     assert found[-1].confidence == pytest.approx(1 - 10_000 / count, abs=1e-4)
 
 
+def rows_of(total, **changed):
+    """Arrays of so many rows, float32, with a batch axis, best last."""
+    arrays = {
+        "scores": np.linspace(0, 1, total, dtype=np.float32)[None],
+        "boxes": np.tile(np.float32([0.1, 0.2, 0.3, 0.4]), (1, total, 1)),
+        "classes": np.ones((1, total), np.float32),
+    }
+    return arrays | changed
+
+
+@pytest.mark.parametrize("count", [None, 30_000, 11, 0, np.nan, 1e9])
+def test_what_is_cut_is_answered_as_the_whole(count):
+    """Equal scores too; rows past the count take no place."""
+    arrays = rows_of(40_000, classes=np.arange(40_000, dtype=np.float64)[None])
+    arrays["scores"] = np.round(arrays["scores"], 2)
+    if count is not None:
+        arrays["count"] = np.array([count], np.float32)
+    cut = best_rows(arrays)
+    assert sum(array.nbytes for array in cut.values()) <= MOST * 6 * 8 + 8
+    assert {cut[role].dtype for role in ("scores", "boxes")} == {np.dtype(np.float32)}
+    assert parse(cut, LABELS, 0.4) == parse(arrays, LABELS, 0.4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 7.5])
+def test_a_score_that_is_no_confidence_is_not_cut_away(bad):
+    """It is refused, wherever it is in the count."""
+    for index in (0, 20_000, 29_999):
+        arrays = rows_of(40_000, count=np.array([30_000]))
+        arrays["scores"][0, index] = bad
+        with pytest.raises(ValueError, match="is no probability"):
+            parse(best_rows(arrays), LABELS, 0.5)
+
+
+def test_what_needs_no_cut_or_fits_not_together_is_left_alone():
+    """The very same arrays; the parser says what is wrong."""
+    for arrays in (
+        rows_of(MOST),
+        rows_of(20_000, boxes=np.zeros((1, 19_999, 4))),
+        rows_of(20_000, classes=np.zeros(3)),
+        rows_of(20_000, count=np.zeros(0)),
+    ):
+        assert best_rows(arrays) is arrays
+
+
 def signature(**facts):
     """A detector's signature."""
     return Signature(
@@ -222,3 +268,17 @@ def test_boxes_in_pixels_are_an_error():
     assert len(found) == 3
     unsure = outputs([0.9, 0.1], boxes=[[0, 0, 1, 1], [0, 0, 99, 99]])
     assert len(detections_of(signature(), unsure, LABELS)) == 2
+
+
+def test_a_message_has_room_for_what_a_signature_can_give():
+    """10,000 rows an image or a score a class, and some MiB where nobody knows."""
+    cut = best_rows(rows_of(20_000, scores=np.zeros((1, 20_000))))
+    size = sum(array.nbytes for array in cut.values())
+    assert 32 * size < message_bytes(signature(), 32) < 17 << 20
+    scores = msgspec.structs.replace(signature(), kind="classification", classes=1000)
+    assert 8000 < message_bytes(scores, 1) < 2 << 20
+    unknown = msgspec.structs.replace(scores, classes=None)
+    assert message_bytes(unknown, 1) > 8_000_000
+    assert message_bytes(unknown, 1000) == MAX_BYTES
+    other = msgspec.structs.replace(scores, kind="nobody knows it")
+    assert 60_000_000 < message_bytes(other, 1) < MAX_BYTES

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # How long a child is given to end by itself once its socket is closed, and once it was
 # killed: only one that hangs inside the kernel takes longer.
 _CLOSE_S, _KILL_S = 2.0, 3.0
+# Of a message before the model is loaded: its facts, a line for the log.
+_LOADING_BYTES = 16 << 20
 
 
 class ChildProcess:
@@ -64,6 +66,7 @@ class ChildProcess:
             self._socket, theirs = socket.socketpair()
             ours.enter_context(theirs)
             self._channel = Channel(self._socket.dup())
+            self._channel.limit = _LOADING_BYTES
             printed, printing = os.pipe()
             ours.callback(os.close, printing)
             self.output.start(printed)
@@ -105,6 +108,11 @@ class ChildProcess:
         self._gone.wait()
         # Nobody else waits any more for a process that hung in the kernel.
         process.wait()
+
+    def limit_messages(self, most: int) -> None:
+        """Take messages of so many bytes at most; 16 MiB until it is told."""
+        if self._channel is not None:
+            self._channel.limit = most
 
     def send(self, data: bytes) -> None:
         """Send one message; one thread at a time.

@@ -47,6 +47,7 @@ from modelserver.core.process_limits import MIB, load_limit, serving_limit
 from modelserver.engine.runners.child_process import ChildProcess
 from modelserver.engine.runners.output import add_words, explain_fallback
 from modelserver.engine.runners.watchdog import Activity, Signs, Watchdog
+from modelserver.tasks import message_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,6 +141,7 @@ class ProcessRunner:
             self._watchdog.start()
             facts = self._load()
             self._slots = facts.slots
+            self._child.limit_messages(message_bytes(facts.signature, facts.max_batch))
             self._memory_limit = serving_limit(self._job, facts.slots)
             self._heard_s, self._start_up = time.monotonic(), None
             reader = threading.Thread(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from modelserver.core.errors import OutOfMemory, RunFailed
 from modelserver.core.pixels import encode_png
+from modelserver.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +56,8 @@ class GraphRun:
         graph.finalize()
         self._signature = signature
         self._faults = faults
+        task = TASKS.get(signature.kind)
+        self._shorten = task.shorten if task else lambda outputs: outputs
         self._options = None
         if callers_thread:
             self._options = v1.RunOptions(inter_op_thread_pool=_CALLERS_THREAD)
@@ -93,7 +96,8 @@ class GraphRun:
             raise self._faults.to_request_error(error) from error
         if self._faults is not None:
             self._faults.reset()
-        return split(arrays, self._signature, len(batch))[: len(frames)]
+        outputs = split(arrays, self._signature, len(batch))[: len(frames)]
+        return [self._shorten(one) for one in outputs]
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
