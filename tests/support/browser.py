@@ -49,14 +49,16 @@ def served(kinds, folder, uploads, **environ):
 
 
 @contextmanager
-def chromium():
-    """Start the browser; skips where it or its driver is not installed."""
+def chromium(*arguments):
+    """Start the browser with more arguments; skips where it or its driver is not installed."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not here")
     if CHROMIUM is None:
         pytest.skip("chromium is not here")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=list(ARGUMENTS), timeout=SECONDS * 1000
+            executable_path=CHROMIUM,
+            args=[*ARGUMENTS, *arguments],
+            timeout=SECONDS * 1000,
         )
         try:
             yield browser
