@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from modelserver.tools.zoo.installation import Progress as Report
 
-# A photo that `models install --samples` lays down, used where it is there.
+# A photo that `models install --samples` writes, used if it is there.
 SAMPLE = Path("samples/astronaut.png")
 
 folder_option = click.option(
