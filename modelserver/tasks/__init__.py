@@ -1,4 +1,4 @@
-"""What the server can do with a photo, one object a task: detect objects, or classify.
+"""The tasks that the server does with photos: detect objects, or classify.
 
 ``TASKS`` has each by its kind, in the order in which they were registered.
 """

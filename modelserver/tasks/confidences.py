@@ -1,4 +1,4 @@
-"""What is a confidence: a number from 0 to 1, and nothing else is ever answered."""
+"""Confidences: numbers from 0 to 1; no other is ever answered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-3
 
 
 def confidences(scores: NDArray[F]) -> NDArray[F]:
-    """Return scores as confidences: what rounding took out of 0..1 is clipped.
+    """Return scores as confidences, clipped if rounding took them out of 0..1.
 
     Args:
         scores: of any shape.

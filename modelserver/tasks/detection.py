@@ -50,8 +50,8 @@ def parse(
         outputs: ``boxes`` [N, 4] ymin xmin ymax xmax, ``scores`` [N], ``classes`` [N],
             perhaps ``count``; leading axes of 1 are taken too. Rows past ``count`` or
             whose box or class is no number are no detections.
-        least: what confidence a detection must have at least, compared as float32.
-        window: ymin xmin ymax xmax of what the graph was shown, in the photo's
+        least: the lowest confidence of a detection, compared as float32.
+        window: ymin xmin ymax xmax of the part that the graph saw, in the photo's
             normalised coordinates; other than all of it where the photo was cropped or
             padded for the graph.
 
@@ -160,7 +160,7 @@ def detections_of(
 
 
 def _offset(signature: Signature, labels: LabelMap) -> int:
-    """Give what leads from a detector's class to the label's id."""
+    """Return the difference between a label's id and the detector's class."""
     if signature.label_offset is not None:
         return signature.label_offset
     # The graph counts from 0, the label map from 1.
@@ -184,7 +184,7 @@ def _refuse_pixels(boxes: NDArray[np.float32], scores: NDArray[np.generic]) -> N
 
 
 def _in_photo(boxes: NDArray[np.float32], window: Box) -> NDArray[np.float32]:
-    """Move boxes [N, 4] from what the graph was shown to the whole photo."""
+    """Move boxes [N, 4] from the part that the graph saw to the whole photo."""
     ymin, xmin, ymax, xmax = window
     if window == WHOLE:
         return boxes

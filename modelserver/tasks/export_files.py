@@ -1,4 +1,4 @@
-"""What tools call the files of an export that lies in a folder of its own.
+"""The names that tools give the files of an export in a folder of its own.
 
 Names are patterns as of ``fnmatch``, in small letters, in which ``{name}`` stands for
 the model's. They are in ranks: of those of the first rank that is there, there must be

@@ -1,4 +1,4 @@
-"""Whether a model sees in its golden image what it must, and what it sees instead."""
+"""Compare a model's answer to its golden image with the expected one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_LABEL = 100
 
 
 class ExpectedDetection(msgspec.Struct, frozen=True):
-    """One element of what ``/detect`` answers; more fields are passed over."""
+    """One element of an answer of ``/detect``; other fields are ignored."""
 
     label: str
     confidence: float
@@ -34,7 +34,7 @@ class ExpectedDetection(msgspec.Struct, frozen=True):
 
 
 class ExpectedClass(msgspec.Struct, frozen=True):
-    """What ``/classify`` answers; more fields are passed over."""
+    """An answer of ``/classify``; other fields are ignored."""
 
     label: str | None = msgspec.field(name="class")
 
@@ -52,12 +52,12 @@ def detections_differ(
     found: Sequence[Detection],
     min_confidence: float,
 ) -> str:
-    """Say how detections differ, in whatever order they are; empty where they do not.
+    """Describe how detections differ, in any order; empty if they do not.
 
     Args:
-        wanted: what must be found, each by another detection.
+        wanted: the expected detections, each to be found by another one.
         found: all that was found, however unsure.
-        min_confidence: what is surer than this must be wanted.
+        min_confidence: a surer detection must be an expected one.
     """
     pairs = _Pairs(wanted, found)
     for index, one in enumerate(wanted):
@@ -122,7 +122,7 @@ class _Pairs:
 
 
 def _nearest(wanted: ExpectedDetection, found: Sequence[Detection]) -> str:
-    """Say what was found instead."""
+    """Describe the nearest detection that was found instead."""
     same = [one for one in found if one.label == wanted.label]
     if not same:
         labels = ", ".join(dict.fromkeys(_cut(one.label) for one in found[:3]))

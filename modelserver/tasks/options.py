@@ -1,4 +1,4 @@
-"""What a request may ask for beyond the contract, read from fields that are text."""
+"""The options of a request beyond the contract, read from its text fields."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
     """How a client wants its answer. Immutable.
 
     Attributes:
-        min_confidence: what a detection must have at least, 0..1; ``None`` for the
+        min_confidence: the lowest confidence of a detection, 0..1; ``None`` for the
             server's own.
         labels: labels that are wanted, in small letters; ``None`` for all. Where labels
             hold commas, :meth:`among` says which.

@@ -1,4 +1,4 @@
-"""What the server can do with a photo: all in which one task differs from another.
+"""The tasks that the server does with photos: all in which one differs from another.
 
 A task is an object of a subclass of ``Task``; the rest of the server asks it and never
 which one it is. One from outside is made known with ``modelserver.tasks.register``.
@@ -35,11 +35,11 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 MOST_OUTPUT_BYTES = MAX_SIDE * MAX_SIDE
 
 Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
-"""What a file is to a model; ``names`` are labels in plain text."""
+"""The use of a file to a model; ``names`` are labels in plain text."""
 
 
 class Metadata(NamedTuple):
-    """What is needed to read a model's outputs.
+    """The facts that reading a model's outputs needs.
 
     Attributes:
         offset: of a classifier: label id = output index + offset.
@@ -51,14 +51,14 @@ class Metadata(NamedTuple):
 
 
 class Task(ABC, Generic[R]):
-    """One task; ``R`` is what it finds in a photo. Immutable, so safe to share.
+    """One task; ``R`` is its finding in a photo. Immutable, so safe to share.
 
     Attributes:
         kind: its name in ``/models``, in files and in messages between processes.
         endpoint: its route and its app's default port.
         app: the file that serves it alone.
-        summary: what its route does, for the API's description.
-        heading: what its page asks.
+        summary: the purpose of its route, for the API's description.
+        heading: the question on its page.
         slides: its page has a slider for the confidence that is shown.
         graph_ending, labels_ending: of the files of a model of it.
         names_ending: of labels in plain text, where they are taken; else empty.
@@ -106,10 +106,10 @@ class Task(ABC, Generic[R]):
         options: Options,
         settings: Settings,
     ) -> R:
-        """Make of one image's arrays what a request asks for.
+        """Parse one image's arrays into the finding that a request asks for.
 
         Args:
-            window: ymin xmin ymax xmax of what the graph was shown, in the photo's
+            window: ymin xmin ymax xmax of the part that the graph saw, in the photo's
                 normalised coordinates.
             options: the request's.
             settings: the server's.
@@ -135,14 +135,14 @@ class Task(ABC, Generic[R]):
     def everything(
         self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE
     ) -> R:
-        """Make of one image's arrays all that is in them, however unsure.
+        """Parse one image's arrays into all that is in them, however unsure.
 
         The arguments and errors are those of :meth:`parse`.
         """
 
     @abstractmethod
     def answer(self, found: R, size: tuple[int, int], options: Options) -> Any:
-        """Return what was found as the contract's ``answer_type``.
+        """Return a finding as the contract's ``answer_type``.
 
         Args:
             size: width and height of the upright photo, in pixels.
@@ -159,22 +159,22 @@ class Task(ABC, Generic[R]):
         return ()
 
     def answered(self, found: R) -> R:
-        """Return of what was found that which the answer is, leaving out the others."""
+        """Return the part of a finding that is the answer."""
         return found
 
     def marks(self, found: R) -> Iterable[Mark]:
-        """Return what to draw over the photo."""
+        """Return the marks to draw over the photo."""
         return [
             Mark(label, f"{label} {confidence:.2f}", WHOLE)
             for label, confidence in self.scores(self.answered(found))
         ]
 
     def lines(self, found: R) -> Iterable[str]:
-        """Return what ``DEBUG`` prints of all that was found."""
+        """Return the lines that ``DEBUG`` prints, one for each thing found."""
         return [f"{label} {confidence}" for label, confidence in self.scores(found)]
 
     def difference(self, expected: bytes, found: R, min_confidence: float) -> str:
-        """Tell how a golden image comes out otherwise than expected; empty: it is not.
+        """Describe how a golden image's answer differs; empty if it does not.
 
         Args:
             expected: JSON, an answer of the task's route.
