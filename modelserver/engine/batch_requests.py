@@ -89,8 +89,8 @@ def _serves(
     """Tell whether another decode would give the very same pixels.
 
     Args:
-        given: what the picture was decoded for, height and width at least.
-        wanted: what the other one would be for.
+        given: the least height and width that the picture was decoded for.
+        wanted: those that the other one would be decoded for.
     """
     if picture.format != "JPEG" or given == wanted:
         return True
@@ -103,9 +103,9 @@ class BatchRequest:
 
     Args:
         service: does each evaluation.
-        task: what is done.
+        task: the task to do.
         caller: who waits for all of them.
-        options: what is asked of each.
+        options: the request's, for each.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One photo on its way through a model: prepared, submitted, and what came of it.
+"""One photo on its way through a model: prepared, submitted, examined.
 
 The service, the self test and the doctor all go this way.
 """
@@ -27,7 +27,7 @@ class Evaluable(Protocol):
 
     @property
     def metadata(self) -> Metadata:
-        """What its outputs are read by."""
+        """The facts that its outputs are read by."""
 
     def prepare(self, data: Data) -> Any:
         """Decode a photo; gives a ``models.Prepared``."""
@@ -44,7 +44,7 @@ class Submitted(NamedTuple):
 
     Attributes:
         prepared: it, as the model takes it; a ``models.Prepared``.
-        future: what comes of it.
+        future: the run's result.
         started, decoded: when decoding began and ended, in seconds of
             ``time.perf_counter``.
     """

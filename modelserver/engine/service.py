@@ -70,7 +70,7 @@ class Evaluation(Generic[R]):
     """What a model sees in a photo.
 
     Attributes:
-        task: what was done.
+        task: the task that was done.
         title: the model's name, with its kind where another kind has that name, too.
         result: as ``task.parse`` gave it.
         width, height: of the upright photo, in pixels.
@@ -99,7 +99,7 @@ class InFlight(NamedTuple):
     Attributes:
         title: as of an :class:`Evaluation`.
         digest: SHA-256 of the model's graph, labels and sidecar.
-        stack: what is given back: its place, the model's share, the lease.
+        stack: gives back its queue slot, the model's share and the lease.
     """
 
     task: Task[Any]
