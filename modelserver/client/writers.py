@@ -33,7 +33,7 @@ CSV_COLUMNS = (
 
 
 class Writer(Protocol):
-    """Writes outcomes in a format."""
+    """A writer of outcomes in some format."""
 
     def write(self, outcome: Outcome) -> None:
         """Write one outcome, or keep it until the end."""

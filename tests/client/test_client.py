@@ -22,7 +22,7 @@ def make(request):
 
 
 def test_a_photo_is_posted_as_the_contract_has_it(make):
-    """A form with the model's name and the file, and the token as bearer."""
+    """The client posts a form with the model's name and the file, and the token as bearer."""
     answers = Answers(found())
     make(answers, token="secret").detect("net", b"photo")
     (request,) = answers.requests
@@ -33,7 +33,7 @@ def test_a_photo_is_posted_as_the_contract_has_it(make):
 
 
 def test_without_a_token_none_is_sent(make):
-    """Nor is an empty one."""
+    """An empty token is not sent either."""
     answers = Answers(found())
     make(answers, token="").detect("net", b"photo")
     assert "Authorization" not in answers.requests[0].headers
@@ -41,14 +41,14 @@ def test_without_a_token_none_is_sent(make):
 
 @pytest.mark.parametrize("url", ["http://h/vision", "http://h/vision/"])
 def test_a_server_may_stand_below_a_path(make, url):
-    """As behind a proxy."""
+    """The route follows the URL's own path, as behind a proxy."""
     answers = Answers(found())
     make(answers, url).detect("net", b"photo")
     assert answers.requests[0].url == "http://h/vision/detect"
 
 
 def test_options_are_form_fields(make):
-    """Those that are None are left to the server."""
+    """The client leaves options that are None to the server."""
     answers = Answers(found())
     make(answers).detect(
         "net",
@@ -71,7 +71,7 @@ def test_options_are_form_fields(make):
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=300))
 def test_any_name_and_any_bytes_arrive(name, photo):
-    """Line breaks, quotes and bytes that look like a form included."""
+    """A server's parser gets line breaks, quotes and bytes that look like a form back."""
     content, kind = calls.form([("modelname", name)], photo)
     request = httpx.Request(
         "POST", "http://h", content=content, headers={"Content-Type": kind}
@@ -87,7 +87,7 @@ def test_a_name_that_is_no_text_is_still_sent(make):
 
 
 def test_detections_are_objects(make):
-    """In the server's order, with what its headers tell."""
+    """Detections come in the server's order, with the facts of its headers."""
     told = {"X-Image-Width": "640", "X-Image-Height": "480", "X-Request-Id": "r-7"}
     seen = make(Answers(found(**told))).detect("net", b"photo")
     assert list(seen) == [CAT, DOG]
@@ -105,18 +105,18 @@ def test_detections_are_objects(make):
     ],
 )
 def test_a_size_that_is_not_told_is_none(make, headers):
-    """An older server's headers, or a proxy's."""
+    """An older server or a proxy may send no size."""
     assert make(Answers(found(**headers))).detect("net", b"photo").size is None
 
 
 def test_pixel_boxes_are_said_to_be_pixels(make):
-    """So nobody scales them again."""
+    """The result says that its boxes are in pixels, so nobody scales them again."""
     seen = make(Answers(found())).detect("net", b"photo", coordinates="pixel")
     assert seen.coordinates == "pixel"
 
 
 def test_a_classification_is_a_label(make):
-    """And nothing more unless asked for."""
+    """A classification has a label, and no classes unless asked for."""
     answers = Answers(httpx.Response(200, json={"class": "cat"}))
     seen = make(answers).classify("net", b"photo")
     assert answers.requests[0].url.path == "/classify"
@@ -124,7 +124,7 @@ def test_a_classification_is_a_label(make):
 
 
 def test_the_best_classes_come_with_confidences(make):
-    """Where ``top_k`` asks for them."""
+    """The classes and confidences are there if ``top_k`` asks for them."""
     body = {
         "class": "cat",
         "classes": [{"class": 281, "label": "cat", "confidence": 0.9}],
@@ -136,7 +136,7 @@ def test_the_best_classes_come_with_confidences(make):
 
 
 def test_no_class_is_no_label(make):
-    """Of classes that do not exclude each other none may hold."""
+    """If classes do not exclude each other, none may hold, and the label is None."""
     body = {"class": None, "classes": []}
     seen = make(Answers(httpx.Response(200, json=body))).classify("net", b"photo")
     assert seen.label is None
@@ -144,7 +144,7 @@ def test_no_class_is_no_label(make):
 
 
 def test_models_are_listed(make):
-    """With their states, and all else that the server says of them."""
+    """The list has each model's state, and the other facts that the server sends."""
     one = {"name": "net", "kind": "detection", "state": "FAILED", "reason": "Cut off."}
     answers = Answers(httpx.Response(200, json={"models": [one]}))
     (model,) = make(answers).models()
@@ -161,7 +161,7 @@ def test_models_are_listed(make):
     ],
 )
 def test_readiness_is_asked_once(make, answer, expected):
-    """Whatever the answer; nobody there is not ready either."""
+    """The client asks once, and a server that is not there is not ready."""
     answers = Answers(answer)
     assert make(answers).ready() is expected
     assert len(answers.requests) == 1
@@ -185,14 +185,14 @@ def test_readiness_is_asked_once(make, answer, expected):
     ],
 )
 def test_a_problem_is_an_error_of_its_kind(status, kind):
-    """By its status."""
+    """The status decides the type of the error."""
     error = refusal(client.Problem("t", "Title", status, "Detail."))
     assert type(error) is kind
     assert str(error) == f"{status}: Detail."
 
 
 def test_an_error_has_what_the_server_said(make):
-    """All of its problem, and the request's id."""
+    """The error has the whole problem, and the request's id."""
     with pytest.raises(client.NotFound) as caught:
         make(Answers(problem(404, "model-not-found"))).detect("net", b"photo")
     assert caught.value.problem == client.Problem(
@@ -208,7 +208,7 @@ def test_an_error_has_what_the_server_said(make):
     "content", [b"<h1>413</h1>", b"[]", b"\xff", b'{"detail": null}', b""]
 )
 def test_a_proxys_page_is_a_problem_too(make, content):
-    """With its status alone, in words."""
+    """A page that is no problem gives an error with its status in words."""
     answer = httpx.Response(413, content=content)
     with pytest.raises(client.Rejected, match=r"^413: ") as caught:
         make(Answers(answer)).detect("net", b"photo")
@@ -232,7 +232,7 @@ ODD = [
 
 @pytest.mark.parametrize("answer", ODD)
 def test_what_is_no_modelserver_is_said_so(make, answer):
-    """In a sentence with the address; it is not asked again."""
+    """The error is a sentence with the address, and the client does not ask again."""
     answers = Answers(answer)
     with pytest.raises(client.BadAnswer, match=r"server\.test:5000/detect is no Model"):
         make(answers).detect("net", b"photo")
@@ -255,13 +255,13 @@ def test_what_is_no_modelserver_is_said_so(make, answer):
 )
 @pytest.mark.parametrize("kind", [client.Client, client.AsyncClient])
 def test_a_wrong_address_or_token_is_said_at_once(kind, url, token, said):
-    """Before anything is sent."""
+    """The client raises before it sends a request."""
     with pytest.raises(client.ClientError, match=said):
         kind(url, token)
 
 
 def test_everything_public_is_named():
-    """``__all__`` is sorted and each name is there."""
+    """``__all__`` is sorted and each of its names exists."""
     assert sorted(client.__all__) == client.__all__
     assert all(hasattr(client, name) for name in client.__all__)
 

@@ -25,13 +25,13 @@ def options(url):
 
 
 def test_certificates_are_read_for_tls_only():
-    """Reading them takes longer than some models; httpx does it unless told."""
+    """Reading certificates takes longer than some models, so plain HTTP skips it."""
     assert "verify" in options("http://h")
     assert "verify" not in options("https://h")
 
 
 def test_the_environments_proxy_is_used(monkeypatch):
-    """Unless it says that the server is not behind it."""
+    """The client uses the environment's proxy, unless the server is excepted from it."""
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,near.test")
     assert options("http://far.test")["proxy"] == "http://proxy:3128"
@@ -41,7 +41,7 @@ def test_the_environments_proxy_is_used(monkeypatch):
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_request_goes_through_the_proxy(monkeypatch, kind):
-    """With the server's whole address."""
+    """The proxy gets the server's whole address."""
     with stand_in() as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         if kind is Client:
@@ -67,5 +67,5 @@ def test_timeouts_are_for_each_step_but_a_free_connection():
 
 @pytest.mark.parametrize("url", ["http://h:80/a?b#c", "http://h/a/"])
 def test_only_host_and_path_of_a_url_count(url):
-    """A query or a slash at its end would end up in the middle."""
+    """A query or a slash at the URL's end is dropped, so it does not end up in the middle."""
     assert connections.Server.of(url, None, 1.0).url == httpx.URL("http://h/a")

@@ -42,7 +42,7 @@ def echo(request):
 
 @pytest.mark.parametrize("workers", [1, 3, 32])
 def test_each_photo_gets_its_own_answer(photos, workers):
-    """However many are on their way."""
+    """The answers are not mixed up, with one worker or with many."""
     seen = ask(echo, photos, workers=workers)
     assert sorted(seen) == NAMES
     for name, outcome in seen.items():
@@ -52,7 +52,7 @@ def test_each_photo_gets_its_own_answer(photos, workers):
 
 
 def test_one_that_fails_leaves_the_others_alone(photos):
-    """It is yielded with what the server said."""
+    """A photo that fails is yielded with the server's words, and the others go on."""
 
     def answer(request):
         bad = sent(request)[1] == b"3.jpg"
@@ -65,7 +65,7 @@ def test_one_that_fails_leaves_the_others_alone(photos):
 
 
 def test_a_file_that_cannot_be_read_leaves_the_others_alone(photos):
-    """Gone between the listing and its turn."""
+    """A file may go between the listing and its turn, and the others go on."""
 
     def answer(request):
         (photos / "8.jpg").unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_leaves_the_others_alone(photos):
     ],
 )
 def test_what_fails_for_all_ends_it(photos, answer, error):
-    """Without asking for each photo."""
+    """A wrong token or model ends the run before each photo is asked for."""
     answers = Answers(answer)
     with pytest.raises(error):
         ask(answers, photos, workers=1)
@@ -92,7 +92,7 @@ def test_what_fails_for_all_ends_it(photos, answer, error):
 
 
 def test_a_server_that_is_not_there_ends_it(photos, monkeypatch):
-    """After the client's retries."""
+    """The run ends after the client's retries."""
     monkeypatch.setattr(Pace, "pause", lambda _self, _seconds: None)
     with pytest.raises(client.Unreachable):
         ask(Answers(httpx.ConnectError("refused")), photos)
@@ -142,7 +142,7 @@ def test_a_full_server_answers_all_in_the_end(photos, monkeypatch):
 
 
 def test_a_server_that_stays_full_is_given_up(photos, monkeypatch):
-    """After minutes, with its own words for each photo."""
+    """After minutes each photo fails with the server's own words."""
     monkeypatch.setattr(folders, "_FULL", client.Policy(retries=2))
     monkeypatch.setattr(Pace, "pause", lambda _self, _seconds: None)
     answers = Answers(problem(503, "overloaded"))
@@ -152,14 +152,14 @@ def test_a_server_that_stays_full_is_given_up(photos, monkeypatch):
 
 
 def test_a_broken_connection_is_tried_again(photos, monkeypatch):
-    """As for one photo."""
+    """A folder's photo is tried again as a single photo is."""
     monkeypatch.setattr(Pace, "pause", lambda _self, _seconds: None)
     answers = Answers(httpx.ReadError("reset"), found())
     assert all(one.error is None for one in ask(answers, photos).values())
 
 
 def test_an_iterator_that_is_closed_sends_no_more(photos):
-    """What is on its way is answered, the rest is left."""
+    """Requests on their way are answered, and the others are not sent."""
     answers = Answers(found())
     with Client(URL, transport=httpx.MockTransport(answers)) as made:
         outcomes = made.detect_folder(photos, "net", workers=1, progress=False)
@@ -170,7 +170,7 @@ def test_an_iterator_that_is_closed_sends_no_more(photos):
 
 
 def test_closing_wakes_those_that_wait_to_retry(photos):
-    """Nobody sits out a minute's Retry-After."""
+    """Closing does not wait for a Retry-After of a minute."""
 
     def answer(request):
         if sent(request)[1] == b"0.jpg":
@@ -194,7 +194,7 @@ def test_options_hold_for_every_photo(photos):
 
 
 def test_a_folder_is_classified_as_well(photos):
-    """By the other route."""
+    """``classify_folder`` asks the other route."""
     answers = Answers(httpx.Response(200, json={"class": "cat"}))
     with Client(URL, transport=httpx.MockTransport(answers)) as made:
         many = made.classify_folder(photos, "net", top_k=2, progress=False)
@@ -215,14 +215,14 @@ def tree(tmp_path):
 
 
 def test_photos_are_found_by_their_endings(tree):
-    """In order, without what is hidden, named as within the folder."""
+    """Photos come in order, without hidden files, with names relative to the folder."""
     assert [one.name for one in folders.find(tree)] == ["a.png", "b.JPG"]
     deep = [one.name for one in folders.find(str(tree), recursive=True)]
     assert deep == ["a.png", "b.JPG", "in/c.webp"]
 
 
 def test_named_files_are_taken_as_they_are(tree):
-    """Whatever their ending; with several sources, names are paths."""
+    """A named file may have any ending, and with several sources names are paths."""
     one, *others = folders.find([tree / "notes.txt", tree / "in"])
     assert one == folders.File(tree / "notes.txt", str(tree / "notes.txt"))
     assert [other.name for other in others] == [str(tree / "in" / "c.webp")]
@@ -233,7 +233,7 @@ def test_named_files_are_taken_as_they_are(tree):
     [("gone", "There is no folder or file"), ("empty", "There is no photo in")],
 )
 def test_nothing_to_send_is_said_at_once(tmp_path, name, said):
-    """Not when the first result is asked for."""
+    """The error comes at the call, not with the first result."""
     (tmp_path / "empty").mkdir()
     with Client(URL) as made, pytest.raises(client.BadImage, match=said):
         made.detect_folder(tmp_path / name, "net")
@@ -249,7 +249,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("kind", [Terminal, io.StringIO])
 def test_progress_is_a_bar_on_a_terminal(photos, monkeypatch, kind):
-    """With what failed; a log gets nothing."""
+    """The bar counts the failed photos, and a log gets no bar."""
     shown = kind()
     monkeypatch.setattr(sys, "stderr", shown)
     monkeypatch.setenv("TERM", "xterm")

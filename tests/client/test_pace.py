@@ -30,7 +30,7 @@ def test_so_many_at_a_time_and_no_more():
 
 
 def test_turns_come_in_the_order_of_asking():
-    """Who was refused is not overtaken for ever."""
+    """A request that was refused is not overtaken for ever."""
     pace, order, threads = Pace(1), [], []
 
     def ask(number):
@@ -48,7 +48,7 @@ def test_turns_come_in_the_order_of_asking():
 
 
 def test_a_refusal_leaves_as_many_as_the_server_took():
-    """And at least one."""
+    """After a refusal the limit is the number of requests that the server took, at least one."""
     pace = Pace(8)
     with pace.turn(), pace.turn():
         pace.note_refusal()
@@ -58,7 +58,7 @@ def test_a_refusal_leaves_as_many_as_the_server_took():
 
 
 def test_a_steady_server_is_asked_for_more():
-    """One more at a time, up to the most."""
+    """The limit grows by one at a time, up to the most."""
     pace = Pace(3)
     pace.note_refusal()
     assert pace.limit == 1
@@ -71,7 +71,7 @@ def test_a_steady_server_is_asked_for_more():
 
 @given(st.integers(1, 9), st.lists(st.sampled_from(["note_answer", "note_refusal"])))
 def test_the_limit_stays_within_bounds(most, events):
-    """From one to the most, whatever happens."""
+    """After any events the limit is from one to the most."""
     pace = Pace(most)
     for event in events:
         getattr(pace, event)()
@@ -79,7 +79,7 @@ def test_the_limit_stays_within_bounds(most, events):
 
 
 def test_stopping_wakes_all_that_wait():
-    """Those that wait for a turn, and those that pause."""
+    """Stopping wakes the requests that wait for a turn, and those that pause."""
     pace, stopped = Pace(1), []
 
     def turn():
@@ -107,7 +107,7 @@ def test_stopping_wakes_all_that_wait():
 
 
 def test_a_pause_ends_by_itself():
-    """When its time is over."""
+    """A pause ends when its time is over."""
     Pace(1).pause(0)
     pace = Pace(1)
     pace.stop()

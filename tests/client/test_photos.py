@@ -25,20 +25,20 @@ def decoded(data):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_bytes_are_sent_as_they_are(kind):
-    """Whatever holds them."""
+    """Bytes, bytearrays and memoryviews are sent unchanged."""
     assert read(kind(b"photo")) == b"photo"
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])
 def test_a_path_is_read(tmp_path, kind):
-    """As text or as a Path."""
+    """A path may be text or a ``Path``."""
     path = tmp_path / "a photo.jpg"
     path.write_bytes(b"photo")
     assert read(kind(path)) == b"photo"
 
 
 def test_an_open_file_is_read_from_where_it_stands():
-    """And left open."""
+    """The file is read from its position and left open."""
     file = io.BytesIO(b"headphoto")
     file.seek(4)
     assert read(file) == b"photo"
@@ -49,7 +49,7 @@ def test_an_open_file_is_read_from_where_it_stands():
     "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "F"]
 )
 def test_any_pillow_image_is_sent_as_png(mode):
-    """With the same pixels where PNG has the mode, else as RGB."""
+    """The pixels are the same if PNG has the mode, and else they are sent as RGB."""
     image = Image.fromarray(noise()).convert(mode)
     sent = Image.open(io.BytesIO(read(image)))
     assert sent.format == "PNG"
@@ -59,7 +59,7 @@ def test_any_pillow_image_is_sent_as_png(mode):
 
 
 def test_a_pillow_image_is_sent_as_it_is_turned():
-    """Its boxes are to fit the pixels that the caller holds."""
+    """The boxes fit the pixels that the caller holds."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     file = io.BytesIO()
@@ -79,7 +79,7 @@ def test_a_pillow_image_is_sent_as_it_is_turned():
     )
 )
 def test_an_array_is_sent_with_every_pixel(pixels):
-    """RGB, RGBA or gray, without loss."""
+    """Arrays of RGB, RGBA or gray are sent without loss."""
     assert np.array_equal(decoded(read(pixels)), pixels)
 
 
@@ -105,13 +105,13 @@ def test_a_view_of_an_array_is_sent_as_it_looks():
     ],
 )
 def test_what_is_no_photo_is_said_so(image, said):
-    """In a sentence, before anything is sent."""
+    """The error is a sentence, and comes before a request is sent."""
     with pytest.raises(BadImage, match=said):
         read(image)
 
 
 def test_a_closed_file_is_said_so():
-    """It cannot be read any more."""
+    """A closed file cannot be read, and the error says so."""
     file = io.BytesIO(b"photo")
     file.close()
     with pytest.raises(BadImage, match="closed file"):
@@ -119,7 +119,7 @@ def test_a_closed_file_is_said_so():
 
 
 def test_without_pillow_an_array_says_what_is_missing(monkeypatch):
-    """And sizes of files are unknown."""
+    """The error names Pillow, and sizes of files are unknown."""
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(BadImage, match="pip install pillow"):
         read(noise())
@@ -142,7 +142,7 @@ def test_a_size_is_of_the_upright_photo(tmp_path, orientation, size):
 
 @pytest.mark.parametrize("data", [b"", b"photo", photo()[:20]])
 def test_the_size_of_a_broken_file_is_unknown(tmp_path, data):
-    """As of one that is gone."""
+    """The size of a broken or missing file is None."""
     path = tmp_path / "a.jpg"
     assert upright_size(path) is None
     path.write_bytes(data)
@@ -151,7 +151,7 @@ def test_the_size_of_a_broken_file_is_unknown(tmp_path, data):
 
 @pytest.mark.process
 def test_the_client_imports_no_heavy_library():
-    """Neither TensorFlow nor Pillow nor NumPy nor Flask, to send a file."""
+    """Sending a file imports neither TensorFlow nor Pillow nor NumPy nor Flask."""
     code = (
         "import sys; from modelserver.client import Client, photos; photos.read(b'');"
         "print({'tensorflow', 'PIL', 'numpy', 'flask'} & set(sys.modules))"

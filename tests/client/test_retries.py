@@ -68,27 +68,27 @@ class Clock:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header, seconds):
-    """Anything else is as good as nothing."""
+    """A header that is neither counts as none."""
     assert retry_after_s(header, NOW) == seconds
 
 
 @given(st.text(max_size=60))
 def test_no_retry_after_breaks_the_client(header):
-    """It gives seconds of at least 0, or none."""
+    """Any header gives seconds of at least 0, or None."""
     seconds = retry_after_s(header)
     assert seconds is None or seconds >= 0
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
 def test_the_server_is_never_asked_sooner_than_it_says(chance):
-    """Up to a quarter later, so that the refused do not come back together."""
+    """The wait is up to a quarter longer, so that refused clients do not come back together."""
     attempts = Attempts(Policy(), Clock(), lambda: chance)
     wait = attempts.wait_after(unavailable("4"))
     assert wait == 4 * (1 + chance / 4)
 
 
 def test_without_a_word_waits_double():
-    """From an eighth of a second, to at most eight seconds."""
+    """Waits double from an eighth of a second up to eight seconds."""
     attempts = Attempts(Policy(retries=None, total_s=1e9), Clock(), lambda: 0.0)
     seen = [attempts.wait_after(unavailable()) for _ in range(60)]
     assert seen[:7] == [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
@@ -96,7 +96,7 @@ def test_without_a_word_waits_double():
 
 
 def test_tries_are_counted():
-    """After so many retries the last error is what it was."""
+    """After the last retry the error is raised."""
     attempts = Attempts(Policy(retries=2), Clock())
     for _ in range(2):
         attempts.wait_after(unavailable())
@@ -118,7 +118,7 @@ def test_tries_end_in_time():
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 415, 422, 429, 500, 504, 507])
 def test_what_will_fail_again_is_not_tried_again(make, waits, status):
-    """No 4xx at all, whatever it says of later."""
+    """No 4xx is tried again, even with a Retry-After."""
     answers = Answers(problem(status, "no", **{"Retry-After": "1"}))
     with pytest.raises(client.Refused):
         make(answers).detect("net", b"photo")
@@ -138,7 +138,7 @@ def test_what_will_fail_again_is_not_tried_again(make, waits, status):
     ],
 )
 def test_what_may_work_later_is_tried_again(make, waits, failure):
-    """The same photo, whole."""
+    """The client sends the same photo, whole, again."""
     answers = Answers(failure, failure, found())
     assert len(make(answers).detect("net", b"photo")) == 2
     assert len(waits) == 2
@@ -147,7 +147,7 @@ def test_what_may_work_later_is_tried_again(make, waits, failure):
 
 
 def test_the_servers_word_is_waited_for(make, waits):
-    """Its Retry-After, in any spelling of the name."""
+    """The client waits for Retry-After, in any spelling of the header's name."""
     answers = Answers(problem(503, "full", **{"retry-after": "3"}), found())
     make(answers).detect("net", b"photo")
     assert 3 <= waits[0] <= 3.75
@@ -162,7 +162,7 @@ def test_patience_has_an_end(make, waits):
 
 
 def test_a_policy_may_be_given(make, waits):
-    """In place of a number."""
+    """``retries`` takes a ``Policy`` in place of a number."""
     answers = Answers(problem(503, "full", **{"Retry-After": "5"}))
     with pytest.raises(client.Unavailable):
         make(answers, retries=Policy(None, total_s=1)).detect("net", b"photo")
@@ -180,7 +180,7 @@ def test_a_policy_may_be_given(make, waits):
     ],
 )
 def test_the_networks_errors_are_ours(make, failure, kind, said):
-    """Each with the address, in one sentence, and the cause behind it."""
+    """Each error has the address, in one sentence, and the cause behind it."""
     with pytest.raises(kind, match=said) as caught:
         make(Answers(failure), retries=0).detect("net", b"photo")
     assert "server.test:5000" in str(caught.value)
@@ -203,7 +203,7 @@ def once(kind, url, **options):
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_connection_that_breaks_is_made_anew(kind):
-    """A server that closes without a word, then answers."""
+    """The client connects again after a server closes without an answer."""
     with stand_in() as server:
         server.answer = lambda number: (200, b"[]") if number else (0, b"")
         assert list(once(kind, server.url)) == []
@@ -229,21 +229,21 @@ def test_a_connection_that_breaks_is_made_anew(kind):
     ],
 )
 def test_a_broken_answer_is_an_error_of_ours(kind, answer, error):
-    """Whatever comes over the wire."""
+    """Any bytes on the wire give a result or a ClientError."""
     with raw_server(answer) as url, pytest.raises(error):
         once(kind, url, retries=0)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_nobody_there_is_unreachable(kind):
-    """After the retries that were allowed."""
+    """The error comes after the retries that were allowed."""
     with pytest.raises(client.Unreachable, match="No server answers at 127"):
         once(kind, unused_url(), retries=1)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_server_that_hangs_is_given_up(kind):
-    """After the timeout, and it is not asked again."""
+    """The client gives up after the timeout, and does not ask again."""
     released = threading.Event()
     with stand_in() as server:
 

@@ -67,7 +67,7 @@ def coco(*outcomes):
 
 @given(st.lists(FOUND, max_size=5))
 def test_json_lines_hold_everything(outcomes):
-    """Each photo a line, from which the same detections can be made."""
+    """Each photo is a line, from which the same detections can be made."""
     read = lines(*outcomes)
     assert len(read) == len(outcomes)
     for line, one in zip(read, outcomes, strict=True):
@@ -87,7 +87,7 @@ def test_json_lines_hold_everything(outcomes):
 
 @given(st.lists(FOUND, max_size=5))
 def test_csv_holds_every_detection(outcomes):
-    """Commas, quotes and line breaks in names included; digits are not lost."""
+    """Commas, quotes and line breaks in names are kept, and no digits are lost."""
     expected = [
         (one.name, found) for one in outcomes for found in (one.result.items or [None])
     ]
@@ -121,7 +121,7 @@ def test_csv_holds_every_detection(outcomes):
     )
 )
 def test_coco_holds_every_box(outcomes):
-    """In pixels, with ids that fit together."""
+    """The boxes are in pixels, and the ids fit together."""
     document = coco(*outcomes)
     images = {image["id"]: image for image in document["images"]}
     assert {image["file_name"] for image in images.values()} == {
@@ -155,7 +155,7 @@ def test_letters_stay_letters():
 
 @pytest.mark.parametrize("form", ["jsonl", "coco", "csv"])
 def test_a_name_that_is_no_text_can_be_written(form, tmp_path):
-    """As file systems allow; JSON stays UTF-8, CSV has the name's own bytes."""
+    """A file system allows such names: JSON stays UTF-8, and CSV has the name's own bytes."""
     path = tmp_path / "out"
     with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
         made = writer(form, file)
@@ -165,7 +165,7 @@ def test_a_name_that_is_no_text_can_be_written(form, tmp_path):
 
 
 def test_what_failed_is_in_every_form(tmp_path):
-    """With the server's words, or the client's."""
+    """A failure has the server's words, or the client's."""
     failed = [
         outcome("a.jpg", error=REFUSED),
         outcome("b.jpg", error=BadImage("It is gone.")),
@@ -179,7 +179,7 @@ def test_what_failed_is_in_every_form(tmp_path):
 
 
 def test_a_photo_with_nothing_in_it_is_there():
-    """It was looked at, after all."""
+    """A photo without detections is in the output."""
     empty = outcome("a.jpg", size=(10, 20))
     assert lines(empty)[0]["detections"] == []
     (row,) = rows(empty)
@@ -193,12 +193,12 @@ def test_a_photo_with_nothing_in_it_is_there():
 
 
 def test_csv_begins_with_its_columns():
-    """Without a photo, too."""
+    """The first line is there without any photo."""
     assert written("csv") == ",".join(CSV_COLUMNS) + "\r\n"
 
 
 def test_classes_are_written():
-    """The best alone, or as many as were asked for."""
+    """The output has the best class alone, or the classes that were asked for."""
     classes = (Class(281, "cat", 0.9), Class(282, "dog", 0.1))
     one = Outcome(Path("a.jpg"), "a.jpg", Classification("cat", "net"))
     more = Outcome(Path("b.jpg"), "b.jpg", Classification("cat", "net", classes))
@@ -222,13 +222,13 @@ def test_classes_are_written():
     ],
 )
 def test_images_are_numbered_as_their_files_are(names, ids):
-    """If all are, and differ; else by the order of their names."""
+    """Ids are the numbers in the names if all differ, and else the order of names."""
     document = coco(*(outcome(name, size=(9, 9)) for name in names))
     assert [image["id"] for image in document["images"]] == ids
 
 
 def test_sizes_that_the_server_does_not_tell_are_read(tmp_path):
-    """From the file; a photo of no known size is a failure."""
+    """The size is read from the file, and a photo of unknown size is a failure."""
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"nothing")
     made = [outcome(name, DOG, path=tmp_path / name) for name in ("a.png", "b.png")]

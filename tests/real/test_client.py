@@ -76,14 +76,14 @@ def here(text, urls):
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_documents_python_runs(block, urls, place, monkeypatch, capsys):
-    """Word for word, but for the ports."""
+    """The documented code runs word for word, but for the ports."""
     monkeypatch.chdir(place)
     exec(compile(here(block, urls), "docs/client.md", "exec"), {})  # noqa: S102 - ours
     assert capsys.readouterr().out.strip()
 
 
 def test_the_documents_command_runs(urls, place, monkeypatch):
-    """And writes what it says."""
+    """The documented command runs and writes the file that the page names."""
     (line,) = re.findall(r"^python -m modelserver (predict .*)$", TEXT, re.MULTILINE)
     monkeypatch.chdir(place)
     words = [*shlex.split(line), "--url", urls["5000"]]
@@ -93,7 +93,7 @@ def test_the_documents_command_runs(urls, place, monkeypatch):
 
 
 def test_every_kind_of_photo_gets_the_same_answer(urls, place):
-    """A path, bytes, an open file, Pillow's image and an array of one photo."""
+    """A path, bytes, an open file, a Pillow image and an array of one photo give one answer."""
     path = place / "samples" / "chelsea.png"
     with (
         Client(urls["5000"]) as client,
@@ -111,7 +111,7 @@ def test_every_kind_of_photo_gets_the_same_answer(urls, place):
 
 
 def test_a_classifier_answers(urls, place):
-    """With the token; without it, that is what is said."""
+    """The client classifies with the token, and without it the error says so."""
     path = place / "samples" / "chelsea.png"
     with Client(urls["5432"], TOKEN) as client:
         assert client.ready()
@@ -122,7 +122,7 @@ def test_a_classifier_answers(urls, place):
 
 
 def test_the_servers_problems_come_through(urls, place):
-    """Typed, and with the server's sentence."""
+    """Errors are typed, and have the server's sentence."""
     with Client(urls["5000"]) as client:
         with pytest.raises(NotFound) as caught:
             client.detect("none", place / "samples" / "coffee.png")
@@ -134,7 +134,7 @@ def test_the_servers_problems_come_through(urls, place):
 
 
 def test_a_folder_is_answered(urls, place):
-    """Every photo of it, once."""
+    """Every photo of the folder is answered once."""
     with (
         Client(urls["5000"]) as client,
         contextlib.closing(

@@ -52,7 +52,7 @@ def test_a_tensorflow_2_detector_is_brought(tmp_path, folder):
 
 
 def test_a_converted_detector_answers_as_its_original(tmp_path, folder):
-    """What is written gives what the SavedModel's signature gives."""
+    """The written graph gives the outputs of the SavedModel's signature."""
     source = made.detector(tmp_path / "source")
     result, _ = bring(source, folder)
     image = noise()[None]
@@ -65,7 +65,7 @@ def test_a_converted_detector_answers_as_its_original(tmp_path, folder):
 
 
 def test_the_batch_dimension_stays(tmp_path, folder):
-    """A model exported for one image takes one, any other as many as it did."""
+    """A model exported for one image takes one, and any other model as many as before."""
     shapes = {}
     for name, make in (("one", made.detector), ("any", made.old_detector)):
         result, _ = bring(make(tmp_path / name), folder, name)
@@ -103,7 +103,7 @@ def test_a_detectors_labels_count_from_one(tmp_path, folder):
 
 
 def test_a_scaling_that_is_told_goes_to_the_sidecar(tmp_path, folder):
-    """--scaling is written down and compared with."""
+    """--scaling is written down, and the comparison uses it."""
     source = made.classifier(tmp_path / "source")
     bring(source, folder, outputs={"scores": "probs"}, scaling="0..1")
     sidecar = json.loads((folder / "brought.json").read_text())
@@ -113,7 +113,7 @@ def test_a_scaling_that_is_told_goes_to_the_sidecar(tmp_path, folder):
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 @pytest.mark.parametrize("rescaling", [True, False])
 def test_a_keras_classifier_is_brought(tmp_path, folder, ending, rescaling):
-    """A scaling inside the model is known, and said in the sidecar; none is made up."""
+    """A scaling inside the model is known and written into the sidecar; no other is."""
     source = tmp_path / f"model.{ending}"
     made.keras_model(rescaling=rescaling).save(source)
     result, _ = bring(source, folder)
@@ -251,7 +251,7 @@ def test_a_signature_is_chosen_by_name(tmp_path, folder):
 
 
 def test_outputs_of_other_names_are_asked_for(tmp_path, folder):
-    """What nothing tells can be said; until then the outputs are listed."""
+    """The operator can name the outputs, and until then the error lists them."""
     rename = {"detection_boxes": "corners"}
     source = made.detector(tmp_path / "source", rename=rename)
     said = refused(source, folder)
@@ -276,7 +276,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("name", "case"), OTHERS.items(), ids=OTHERS)
 def test_anything_else_is_refused_in_one_sentence(tmp_path, folder, name, case):
-    """What cannot be imported is named, with what to do."""
+    """The sentence names the file's format and a remedy."""
     content, said = case
     if content is not None:
         (tmp_path / name).write_bytes(content)

@@ -23,7 +23,7 @@ def bring(source, folder):
 
 
 def test_a_file_of_keras_2_is_read_by_keras_2(tmp_path, folder):
-    """Models inside models, as Teachable Machine's are; it answers as the original."""
+    """Models inside models, as Teachable Machine's are, answer as the original does."""
     source = made.older_keras_file(tmp_path / "keras_model.h5")
     assert keras2_files.is_keras_2_file(source)
     assert bring(source, folder).kind == "classification"
@@ -31,7 +31,7 @@ def test_a_file_of_keras_2_is_read_by_keras_2(tmp_path, folder):
 
 
 def test_code_in_a_file_of_keras_2_is_refused_and_never_run(tmp_path, folder):
-    """Its own loader would run it, whatever mode it is told to be safe in."""
+    """Keras 2's own loader would run the code, even in its safe mode."""
     import tf_keras
 
     marker = tmp_path / "marker"
@@ -67,7 +67,7 @@ def described(path, change):
     ],
 )
 def test_a_name_that_is_not_keras_own_is_refused(old, new, named, tmp_path, folder):
-    """Before anything is made of it."""
+    """The import refuses it before it builds a layer."""
     source = made.older_keras_file(tmp_path / "m.h5")
     described(source, lambda text: text.replace(old, new))
     with pytest.raises(ConversionError, match=f"uses {named!r}"):
@@ -82,7 +82,7 @@ def test_a_name_that_is_not_keras_own_is_refused(old, new, named, tmp_path, fold
     ],
 )
 def test_a_broken_description_is_refused_in_words(change, words, tmp_path, folder):
-    """What Keras says of it is cut short."""
+    """Keras's message is cut short."""
     source = made.older_keras_file(tmp_path / "m.h5")
     described(source, change)
     with pytest.raises(ConversionError, match=words):
@@ -90,7 +90,7 @@ def test_a_broken_description_is_refused_in_words(change, words, tmp_path, folde
 
 
 def test_without_keras_2_it_says_how_to_get_it(tmp_path, folder, monkeypatch):
-    """As where packages were installed by hand."""
+    """Keras 2 is absent if packages were installed by hand, and the error names the command."""
     source = made.older_keras_file(tmp_path / "m.h5")
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     with pytest.raises(ConversionError, match=r"--no-deps -r requirements-keras2\.txt"):
@@ -98,7 +98,7 @@ def test_without_keras_2_it_says_how_to_get_it(tmp_path, folder, monkeypatch):
 
 
 def test_what_is_no_file_of_keras_2_is_left_to_keras_3(tmp_path):
-    """Another version's, no HDF5, one without a model, or nothing."""
+    """A file of another version, no HDF5, one without a model, and no file are Keras 3's."""
     assert not keras2_files.is_keras_2_file(tmp_path / "none")
     (tmp_path / "text").write_text("text")
     assert not keras2_files.is_keras_2_file(tmp_path / "text")

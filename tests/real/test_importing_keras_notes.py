@@ -42,6 +42,7 @@ def model(*front):
 
 
 def test_preprocessing_layers_are_noted():
+    """A Rescaling or Normalization layer gives a note and a range of pixels."""
     layers = tf.keras.layers
     seen = read_layers(model(layers.Rescaling(1 / 255)), "Keras")
     assert (seen.tool, seen.mean, seen.scale) == ("Keras", (0.0,), (1.0,))
@@ -52,6 +53,7 @@ def test_preprocessing_layers_are_noted():
 
 
 def test_a_batch_norm_on_the_pixels_is_noted_before_it_is_frozen():
+    """The note has the statistics of the pixels."""
     norm = tf.keras.layers.BatchNormalization()
     whole = model(norm)
     norm.moving_mean.assign([0.4, 0.5, 0.6])
@@ -61,6 +63,7 @@ def test_a_batch_norm_on_the_pixels_is_noted_before_it_is_frozen():
 
 
 def test_what_stands_behind_a_convolution_is_none_of_it():
+    """Layers behind the first convolution are no preprocessing."""
     assert read_layers(model(), "Keras") == exports.Export()
 
 
@@ -82,6 +85,7 @@ def test_a_scaling_that_the_model_does_itself_is_refused(tmp_path, folder):
 
 
 def test_teachable_machines_labels_scaling_and_crop_come_along(tmp_path, folder):
+    """The import takes them from metadata.json."""
     source = layers_files.write(
         tmp_path / "s", layers_files.teachable(), converted=False
     )
@@ -102,6 +106,7 @@ def test_teachable_machines_labels_scaling_and_crop_come_along(tmp_path, folder)
 
 
 def test_labels_beside_a_model_are_taken_and_it_is_said(tmp_path, folder):
+    """The labels.txt next to a model is used, with a note."""
     source = tmp_path / "keras_model.h5"
     made.older_keras_file(source)
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\n")
@@ -111,6 +116,7 @@ def test_labels_beside_a_model_are_taken_and_it_is_said(tmp_path, folder):
 
 
 def test_an_import_takes_the_record_of_the_one_before_away(tmp_path, folder):
+    """The record of the model that is overwritten does not stay."""
     source = tmp_path / "model.keras"
     made.keras_model(rescaling=True).save(source)
     bring(source, folder)
@@ -122,5 +128,6 @@ def test_an_import_takes_the_record_of_the_one_before_away(tmp_path, folder):
 
 
 def test_a_record_is_json_that_people_can_read(tmp_path):
+    """The record is a JSON object of the known facts."""
     seen = exports.Export(tool="Keras", notes=("a",))
     assert json.loads(exports.record(seen)) == {"tool": "Keras", "notes": ["a"]}

@@ -32,7 +32,7 @@ def answers(folder):
 
 @pytest.mark.parametrize("converted", [True, False])
 def test_models_inside_models_answer_as_they_did(tmp_path, converted):
-    """As Teachable Machine writes them, and as the converter does of Keras 2."""
+    """Models of Teachable Machine and of the converter from Keras 2 answer as before."""
     model = made.teachable()
     made.write(tmp_path, model, converted=converted)
     made.metadata(tmp_path, ["a", "b", "c"])
@@ -44,6 +44,7 @@ def test_models_inside_models_answer_as_they_did(tmp_path, converted):
 
 
 def test_a_model_of_keras_3_is_built_by_keras_3(tmp_path):
+    """The description's version decides which Keras builds it."""
     model = made.filled(foreign_models.keras_model(rescaling=True))
     made.write(tmp_path, model)
     before, frozen, seen = answers(tmp_path)
@@ -90,12 +91,13 @@ def refusal(folder):
     ],
 )
 def test_only_keras_own_layers_are_built(tmp_path, layer, said):
+    """A description that names anything else is refused."""
     folder = changed(tmp_path, lambda content: layers_of(content).append(layer))
     assert said in refusal(folder)
 
 
 def test_no_layer_of_keras_3_runs_another_files_graph():
-    """It is one of Keras's own, which would load and run a SavedModel from a path."""
+    """One of Keras's own layers would load and run a SavedModel from a path."""
     layer = {
         "class_name": "TFSMLayer",
         "module": "keras.layers",
@@ -106,6 +108,8 @@ def test_no_layer_of_keras_3_runs_another_files_graph():
 
 
 def test_a_model_too_large_is_refused_before_it_takes_memory(tmp_path):
+    """The weights are counted before they are made."""
+
     def grow(content):
         layers_of(content).append({"class_name": "Dense", "config": {"units": 10**9}})
 
@@ -113,6 +117,8 @@ def test_a_model_too_large_is_refused_before_it_takes_memory(tmp_path):
 
 
 def test_nested_too_deep_is_refused(tmp_path):
+    """A deep description is an error, not a crash."""
+
     def nest(content):
         deep = inner = {}
         for _ in range(900):
@@ -131,6 +137,7 @@ def test_nested_too_deep_is_refused(tmp_path):
     ],
 )
 def test_every_weight_belongs_to_a_layer(tmp_path, change, said):
+    """A missing weight, one too many, or one of another shape is refused."""
     folder = changed(tmp_path, lambda c: change(c["weightsManifest"][0]["weights"]))
     assert said in refusal(folder)
 
@@ -139,6 +146,7 @@ def test_every_weight_belongs_to_a_layer(tmp_path, change, said):
     "package", ["@teachablemachine/pose", "tfjsSpeechCommandsVersion"]
 )
 def test_poses_and_sounds_are_no_images(tmp_path, package):
+    """Teachable Machine's projects for them are refused."""
     made.write(tmp_path, made.teachable())
     made.metadata(tmp_path, ["a"], package)
     assert "poses or sounds" in refusal(tmp_path)

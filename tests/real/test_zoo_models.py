@@ -43,7 +43,7 @@ def test_the_graph_is_the_recorded_one(folder, model):
 
 
 def test_installing_again_does_nothing(folder):
-    """What is installed is found, without a download."""
+    """The installed model is found, without a download."""
     steps = []
     for name in zoo.names():
         zoo.install(name, folder, progress=lambda *step: steps.append(step))

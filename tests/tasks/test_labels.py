@@ -253,7 +253,7 @@ def test_the_largest_allowed_map_is_read(read):
 
 
 def test_plain_names_count_from_zero(read):
-    """One name a line; blank lines at the end and space around names are dropped."""
+    """Each line is a name; blank lines at the end and space around names are dropped."""
     labels = read("\ufeffcat\r\n  dog, hound \r\n# fish\r\n\r\n\r\n", "x.labels.txt")
     assert labels == LabelMap({0: "cat", 1: "dog, hound", 2: "# fish"})
 
@@ -329,7 +329,7 @@ def test_a_row_of_spaces_that_is_no_header_is_read_in_no_time(read):
 
 @pytest.mark.parametrize("case", NUMBERED)
 def test_numbers_before_names_are_ids(read, case):
-    """However they are parted; "0 cat" is never a name."""
+    """Any separator parts a number from its name, and "0 cat" is never a name."""
     text, names = NUMBERED[case]
     assert read(text, "x.labels.txt").names == names
 
@@ -360,7 +360,7 @@ def test_numbers_that_are_no_ids_are_part_of_the_names(read, text):
 
 
 def test_cocos_numbered_names_keep_their_gaps(read):
-    """80 of 90 ids, and 1,000 of ImageNet's of which some names are twice."""
+    """COCO has 80 of 90 ids, and ImageNet some names twice; all keep their ids."""
     gone = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     names = {n: f"thing {n}x" for n in range(1, 91) if n not in gone}
     text = "\n".join(f"{n} {name}" for n, name in names.items())
@@ -384,7 +384,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("case", PLAIN)
 def test_what_stands_around_every_name_is_dropped(read, case):
-    """And nothing that stands around some of them."""
+    """Marks around only some of the names are kept."""
     text, names = PLAIN[case]
     assert read(text, "x.labels.txt").names == names
 
@@ -411,7 +411,7 @@ JSON = {
 @pytest.mark.parametrize("name", ["x.labels.txt", "x.pbtxt", "x.json", "labels.txt"])
 @pytest.mark.parametrize("case", JSON)
 def test_json_is_read_both_ways_round(read, case, name):
-    """Whatever the file is called."""
+    """The file's name does not matter."""
     assert read(JSON[case], name).names == CAT_DOG
 
 
@@ -424,7 +424,7 @@ def test_a_list_without_numbers_counts_as_its_model_does(read, tmp_path):
 
 
 def test_digits_by_their_names_are_no_ids(read):
-    """Keras's class_indices of folders named by numbers."""
+    """Keras's class_indices of folders named by numbers keep those names."""
     assert read('{"1": 0, "2": 1}', "x.json").names == {0: "1", 1: "2"}
 
 
@@ -439,7 +439,7 @@ def test_digits_by_their_names_are_no_ids(read):
     ],
 )
 def test_odd_forms_of_protobuf_text_are_read(read, text):
-    """Single quotes, spaces before colons, commas, lists."""
+    """Single quotes, spaces before colons, commas and lists are read."""
     assert read(text).names == {1: "cat"}
 
 
@@ -516,7 +516,7 @@ def test_the_sidecars_offset_wins(override):
 
 @given(st.sets(st.integers(0, 40), min_size=1), st.integers(1, 40))
 def test_an_offset_that_is_no_guess_reaches_every_label(label_ids, outputs):
-    """Where no warning is given, each id of the label map is some output's."""
+    """Without a warning, each id of the label map is some output's."""
     found = align(LabelMap(dict.fromkeys(label_ids, "x")), outputs)
     if not found.warning:
         assert all(0 <= n - found.offset < outputs for n in label_ids)
@@ -584,7 +584,7 @@ documents = st.one_of(
 @example(b"item{id:1 x{[a.b]{item{id:2}}}}")
 @example(b"item{id:1 name:'\\\n'}")
 def test_any_bytes_are_read_or_refused(data):
-    """Whatever a file holds, the answer is names or a LabelMapError."""
+    """Any file gives names or a LabelMapError."""
     with TemporaryDirectory() as folder:
         for name in ("x.pbtxt", "x.labels.txt", "x.json"):
             path = Path(folder) / name
@@ -605,7 +605,7 @@ REAL = sorted(SHARED.glob("**/*.pbtxt")) if SHARED.is_dir() else []
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
 def test_real_label_maps_are_read_or_refused_rightly(path):
-    """Files from the wild that are present beside the repository, if there are any."""
+    """Files from the wild, if there are any next to the repository, are read or refused."""
     refused = {"BAD_html": (7, "web page"), "imagenet_2012": (3, '"entry" is no field')}
     for start, (line, reason) in refused.items():
         if path.name.startswith(start):
@@ -620,7 +620,7 @@ def test_real_label_maps_are_read_or_refused_rightly(path):
 
 
 def test_what_a_file_holds_says_how_it_is_read(tmp_path):
-    """A .pbtxt alone is never plain text, so that a wrong one is told."""
+    """The content decides, but a .pbtxt is never plain text, so that a wrong one is reported."""
     path = tmp_path / "x.labels.txt"
     path.write_text("cat")
     assert read_labels(path).names == {0: "cat"}

@@ -45,7 +45,7 @@ def rows(printed):
 
 
 def test_a_table_has_a_row_for_each_count(server, photo):
-    """With the rate, the percentiles and the server's own stages."""
+    """Each row has the rate, the percentiles and the server's own stages."""
     result = call(photo, "--url", server.url)
     assert result.exit_code == 0, result.output
     assert f"net at {server.url}" in result.stdout
@@ -56,7 +56,7 @@ def test_a_table_has_a_row_for_each_count(server, photo):
 
 
 def test_json_is_for_programs(server, photo):
-    """One document on stdout, with all that was asked and found."""
+    """Stdout has one document with the request and the results."""
     result = call(photo, "--url", server.url, "--json")
     told = json.loads(result.stdout)
     assert told["url"] == server.url
@@ -91,7 +91,7 @@ def test_a_model_slower_than_a_round_is_exit_code_1(server, photo, monkeypatch):
     ("arguments", "path"), [([], "/detect"), (["--classify"], "/classify")]
 )
 def test_the_task_chooses_the_route(server, photo, arguments, path):
-    """Detection, unless told otherwise."""
+    """The route is detection's by default."""
     call(photo, "--url", server.url, *arguments)
     assert {post[0] for post in server.posts} == {path}
 
@@ -104,7 +104,7 @@ def test_the_task_chooses_the_route(server, photo, arguments, path):
     ],
 )
 def test_the_token_is_sent(server, photo, arguments, environ):
-    """From the option, or from where the server has it."""
+    """The token comes from the option, or from the server's variable."""
     call(photo, "--url", server.url, *arguments, **environ)
     assert server.posts[0][1]["Authorization"] == "Bearer secret"
 
@@ -128,7 +128,7 @@ def test_several_photos_come_in_turn(server, photo, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_sentence(photo, arguments, said):
-    """On stderr, with exit code 1."""
+    """An error is one sentence on stderr, with exit code 1."""
     result = call(photo, *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
@@ -148,7 +148,7 @@ def test_a_wrong_model_is_the_servers_sentence(server, photo):
 
 @pytest.mark.parametrize("counts", ["", "0", "1,a", "5000", "1,,2"])
 def test_numbers_of_clients_are_checked(photo, counts):
-    """The command line's own exit code, and how they look."""
+    """Wrong numbers give the command line's own exit code and an example."""
     result = call(photo, "--clients", counts)
     assert result.exit_code == 2
     assert "such as 1,8,32" in result.stderr
@@ -156,7 +156,7 @@ def test_numbers_of_clients_are_checked(photo, counts):
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
 def test_a_server_is_started_if_none_answers(server, photo, monkeypatch, kind):
-    """With the folder and the token given; it is ended in any case."""
+    """The server gets the folder and the token, and is ended in any case."""
     events = []
 
     @contextmanager
@@ -181,7 +181,7 @@ def test_a_server_that_answers_is_not_started_again(server, photo, monkeypatch):
 
 
 def test_errors_are_counted_in_the_table():
-    """Milliseconds have a tenth below ten; what is not known is a dash."""
+    """Milliseconds have a tenth below ten, and an unknown value is a dash."""
     figures = [
         bench.Figures(8, 5, {"503": 2, "no answer": 1}, 41.52, 5.04, 181.4, None, {})
     ]
@@ -201,7 +201,7 @@ def test_progress_stays_off_a_pipe(capsys):
 
 
 def test_a_terminal_gets_a_bar(server, photo):
-    """On stderr, while it lasts; the table fits into 80 columns."""
+    """The bar is on stderr while the measurement lasts, and the table fits into 80 columns."""
     result = call(photo, "--url", server.url, FORCE_COLOR="1", COLUMNS="80")
     assert result.exit_code == 0
     assert "2 clients, round 1 of 1" in result.stderr

@@ -73,7 +73,7 @@ def test_a_connection_that_broke_is_made_again():
 
 @given(st.lists(st.integers(1, len(ANSWER) - 1), unique=True).map(sorted))
 def test_an_answer_may_come_in_pieces(cuts):
-    """Wherever the network cuts it, the answer is the same."""
+    """The answer is the same wherever the network cuts it."""
     ends = [0, *cuts, len(ANSWER)]
     parts = [ANSWER[a:b] for a, b in itertools.pairwise(ends)]
     answer = bench._read(FakeSocket(parts))
@@ -105,7 +105,7 @@ def test_what_cannot_be_measured_is_a_sentence(answer):
 
 
 def test_a_cut_off_answer_is_a_broken_connection():
-    """Half a body is none."""
+    """An answer with half a body is an OSError."""
     with (
         raw_server(ANSWER[:-1]) as url,
         connection(url) as made,

@@ -22,7 +22,7 @@ def seen(*samples, clients=2, seconds=1.0):
     st.integers(1, 100).map(lambda percent: percent / 100),
 )
 def test_a_quantile_is_the_smallest_value_that_does(values, share):
-    """At least that share of the values is not above it; of a smaller one less is."""
+    """At least that share of the values is not above it, and less than that share is below it."""
     found = bench.quantile(values, share)
     needed = round(share * len(values), 9)
     assert found in values
@@ -31,7 +31,7 @@ def test_a_quantile_is_the_smallest_value_that_does(values, share):
 
 
 def test_no_values_have_no_quantile():
-    """Rather than a zero that looks fast."""
+    """The quantile is None rather than a zero that looks fast."""
     assert bench.quantile([], 0.5) is None
 
 
@@ -45,7 +45,7 @@ def test_no_values_have_no_quantile():
     ],
 )
 def test_stages_are_read_from_the_header(header, found):
-    """Those of an evaluation, in its order; others' entries are passed over."""
+    """The stages of an evaluation come in its order, and other entries are passed over."""
     assert bench.stages(header.encode()) == found
     assert list(bench.stages(header.encode())) == list(found)
 
@@ -61,7 +61,7 @@ def test_a_summary_has_the_rounds_medians():
 
 
 def test_a_summary_counts_what_was_no_200():
-    """By status, in all rounds; such answers are neither throughput nor latency."""
+    """Other answers are counted by status, and are neither throughput nor latency."""
     found = bench.summarise([seen(10, (503, 1)), seen(10, (503, 1), (0, 1), (500, 1))])
     assert found.errors == {"500": 1, "503": 2, "no answer": 1}
     assert found.per_second == 1
@@ -69,7 +69,7 @@ def test_a_summary_counts_what_was_no_200():
 
 
 def test_a_summary_of_nothing_has_no_latency():
-    """A model slower than its round, or a server that refuses all."""
+    """A model slower than its round, or a server that refuses all, has no latency."""
     found = bench.summarise([seen(seconds=0.0)])
     assert (found.answers, found.per_second, found.p50_ms) == (0, 0.0, None)
     assert found.stages == {}
@@ -98,7 +98,7 @@ def test_rounds_take_turns(monkeypatch):
 
 
 def test_a_server_is_measured():
-    """From requests to figures, without a fake."""
+    """A measurement goes from requests to figures, without a fake."""
     with stand_in() as server:
         target = bench.Target.of(server.url, "/detect", "net", [b"photo"])
         (one,) = bench.measure(target, [2], seconds=0.1, rounds=2)

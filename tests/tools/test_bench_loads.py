@@ -74,7 +74,7 @@ def test_clients_stop_when_the_time_is_over():
 
 
 def test_the_clock_starts_when_each_client_has_had_an_answer():
-    """What the others got before is left out: the server was not at work for all."""
+    """Answers before that are left out: the server was not at work for all clients."""
     early = 10
     others = threading.Semaphore(0)
     with stand_in() as server:
@@ -101,7 +101,7 @@ def test_every_status_is_noted():
 
 
 def test_an_answer_outside_is_left_out_unless_it_is_an_error():
-    """What ends before or after the round is none of it, but no error is hidden."""
+    """Answers before or after the round are left out, but no error is hidden."""
     load = bench._Load(target("http://127.0.0.1:1"), 1, 1.0, None)
     load._started = 100.0
     load._samples[0] = [
@@ -135,7 +135,7 @@ def test_a_server_that_goes_away_ends_its_clients():
 
 
 def test_what_is_no_such_server_is_a_sentence():
-    """Nothing is measured that cannot be."""
+    """An answer that cannot be measured is an error."""
     with (
         raw_server(b"HTTP/1.1 200 OK\r\n\r\n") as url,
         pytest.raises(BenchError, match="Content-Length is needed"),

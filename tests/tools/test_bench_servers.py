@@ -55,19 +55,19 @@ def test_a_server_is_waited_for_while_a_model_loads(states, asked):
     process = FakeProcess()
     with stand_in() as server:
         server.states = [*states]
-        assert command._loaded(process, server.server_port, 60)
+        assert command._wait_until_loaded(process, server.server_port, 60)
     assert process.polls == 1000 - asked
 
 
 def test_a_server_that_ends_is_not_waited_for():
-    """Nor one that is not there by then."""
+    """Waiting ends with the process, or with the time."""
     port = int(unused_url().rpartition(":")[2])
-    assert not command._loaded(FakeProcess(polls=2), port, 60)
-    assert not command._loaded(FakeProcess(), port, 0)
+    assert not command._wait_until_loaded(FakeProcess(polls=2), port, 60)
+    assert not command._wait_until_loaded(FakeProcess(), port, 0)
 
 
 def test_what_is_no_server_of_ours_has_no_states():
-    """An answer of another kind is no end of the waiting."""
+    """An answer of another kind does not end the waiting."""
     with stand_in() as server:
         server.states = [["no", "names"]]
         assert command._states(server.server_port) is None
@@ -90,12 +90,12 @@ def test_a_server_that_does_not_end_is_killed():
     ],
 )
 def test_the_last_line_tells_why(said, line):
-    """That is where a server says in a sentence why it stops."""
+    """The last line is the server's sentence on why it stops."""
     assert command._last_line(said) == line
 
 
 def test_listening_is_told_from_not():
-    """By a connection; what is no URL listens nowhere."""
+    """A connection decides, and an invalid URL listens nowhere."""
     with stand_in() as server:
         assert bench.is_listening(server.url)
     assert not bench.is_listening(unused_url())

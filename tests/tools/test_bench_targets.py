@@ -43,7 +43,7 @@ def parsed(request):
     st.binary(max_size=300),
 )
 def test_a_form_arrives_as_it_was_meant(model, photo):
-    """Whatever the name and the photo, a server's parser gets both back."""
+    """A server's parser gets any name and any photo back."""
     (request,) = target(model=model, photos=[photo]).requests
     _, _, name, (filename, data) = parsed(request)
     assert (name, data) == (model, photo)
@@ -80,13 +80,13 @@ def test_a_url_says_where(url, host, port, secure, path):
     "url", ["", "a:1", "ftp://a", "http://", "http://a:x", "http://[a"]
 )
 def test_what_is_no_url_is_refused(url):
-    """A sentence shows how one looks."""
+    """The sentence has an example."""
     with pytest.raises(BenchError, match="is no URL of a server, such as"):
         target(url)
 
 
 def test_a_token_is_sent_when_there_is_one():
-    """As a bearer token; without one no such header."""
+    """The token is sent as a bearer token, and without one there is no such header."""
     assert "Authorization" not in parsed(target().requests[0])[1]
     headers = parsed(target(token="secret").requests[0])[1]
     assert headers["Authorization"] == "Bearer secret"
@@ -100,13 +100,13 @@ def test_a_token_that_no_header_can_hold_is_refused(token):
 
 
 def test_a_photo_that_is_not_there_is_a_sentence(tmp_path):
-    """With the path and the reason."""
+    """The sentence has the path and the reason."""
     with pytest.raises(BenchError, match=r"'.*gone.jpg' cannot be read: No such file"):
         bench.read_photo(tmp_path / "gone.jpg")
 
 
 def test_a_photo_is_read(tmp_path):
-    """Its bytes are what is sent."""
+    """The photo's bytes are sent."""
     (tmp_path / "a.jpg").write_bytes(b"photo")
     assert bench.read_photo(tmp_path / "a.jpg") == b"photo"
 
@@ -132,7 +132,7 @@ def test_a_check_sends_every_photo_once():
     ],
 )
 def test_a_refusal_is_said_in_the_servers_words(body, said):
-    """What stands in the way is shown, whatever form it has."""
+    """The sentence has the body's words, in any form."""
     with stand_in() as server:
         server.answer = lambda _number: (404, body)
         with pytest.raises(BenchError, match=f"^The server answers 404: {said}$"):

@@ -93,7 +93,7 @@ def test_progress_is_plain_lines_off_a_terminal(fake):
     ],
 )
 def test_the_folder_is_the_servers(fake, monkeypatch, environ, option, folder):
-    """Models go where the server looks for them, unless told otherwise."""
+    """Models go to the server's folder by default."""
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     call("install", *option)
@@ -108,7 +108,7 @@ def test_samples_and_cache_are_options(fake):
 
 
 def test_an_error_is_one_sentence(fake):
-    """What goes wrong is said on stderr, with exit code 1 and no traceback."""
+    """The error is on stderr, with exit code 1 and no traceback."""
     fake.broken = True
     result = call("install")
     assert result.exit_code == 1
@@ -126,7 +126,7 @@ def test_the_list_tells_what_is_installed(fake):
 
 
 def test_progress_is_a_bar_on_a_terminal():
-    """A terminal gets a bar, and a line for each thing that is done."""
+    """A terminal gets a bar, and a line for each step that is done."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with show_progress(console) as report:
         report(1, 2, "fetching nets [1]")

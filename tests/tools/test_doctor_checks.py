@@ -65,7 +65,7 @@ def test_a_sound_folder_is_sound(folder):
 
 
 def test_noise_will_do(folder):
-    """Without a photo the models run on a sample, without one on noise."""
+    """Without a photo the models run on a sample, and without a sample on noise."""
     put(folder, "boxes", tiny_graphs.echo_detector)
     sampled = check(folder, sample=Photo("sample.png", RED))
     assert sampled.models[0].timing.photo == "sample.png"
@@ -95,7 +95,7 @@ def test_what_cannot_be_loaded_is_an_error_with_a_fix(folder, code, case):
 
 
 def test_a_refused_op_is_an_error(folder):
-    """It is never run."""
+    """A model with a refused op is never run."""
     from support.graph_runs import refused_op
 
     put(folder, "writes", refused_op)
@@ -127,7 +127,7 @@ def test_a_photo_that_is_none_is_said(folder):
 
 
 def test_models_of_other_formats_are_named(folder):
-    """With the command that brings them."""
+    """The finding has the command that imports them."""
     foreign_models.old_detector(folder / "saved")
     (folder / "net.keras").write_bytes(b"x")
     put(folder, "boxes", tiny_graphs.echo_detector)
@@ -156,7 +156,7 @@ def test_what_discovery_warns_of_is_a_finding(folder):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_folder_without_models_is_an_error(folder, there):
-    """And so is one that is not there."""
+    """A folder that does not exist is an error, too."""
     report = check(folder if there else folder / "no")
     assert codes(report) == ["no-models"]
     assert not report.ok
@@ -183,7 +183,7 @@ def call(folder, *arguments):
 
 
 def test_exit_codes_are_for_ci(folder, tmp_path):
-    """0 where nothing keeps a model from serving; warnings count when asked."""
+    """The exit code is 0 unless a finding keeps a model from serving; warnings count if asked."""
     put(folder, "boxes", tiny_graphs.echo_detector, ids=())
     shot = tmp_path / "red.png"
     shot.write_bytes(RED)
@@ -196,7 +196,7 @@ def test_exit_codes_are_for_ci(folder, tmp_path):
 
 
 def test_json_is_the_report(folder):
-    """What a program reads is all that is printed."""
+    """The report is the whole output."""
     put(folder, "boxes", tiny_graphs.echo_detector)
     result = call(folder, "--json")
     report = msgspec.json.decode(result.output, type=FolderReport)

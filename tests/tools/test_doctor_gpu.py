@@ -96,7 +96,7 @@ def text(report):
 
 
 def test_where_nothing_is_wrong_that_is_said(machine):
-    """The card, its memory, the libraries with who finds them; no problem."""
+    """The report has the card, its memory, and the libraries with their finders, and no problem."""
     report = machine.ask()
     assert report.ok
     assert report.problems == ()
@@ -183,7 +183,7 @@ def refused(machine):
     ],
 )
 def test_what_is_missing_is_said_with_its_remedy(machine, harm, first, remedy):
-    """The most fundamental first; the exit is one of a failure."""
+    """The most fundamental problem comes first, and the exit code is a failure's."""
     harm(machine)
     report = machine.ask()
     assert not report.ok
@@ -206,7 +206,7 @@ def test_what_is_missing_is_said_with_its_remedy(machine, harm, first, remedy):
     ],
 )
 def test_the_drivers_words_get_their_advice(machine, words, remedy):
-    """It says what failed; what to do is known for what is met often."""
+    """The driver names the failure, and the report adds a remedy for the frequent ones."""
     machine.told = {L4.gpu: ProbeResult(reason=f"TensorFlow finds none: {words}.")}
     (problem,) = machine.ask().problems
     assert words in problem
@@ -232,7 +232,7 @@ def test_a_library_that_is_not_needed_is_no_problem(machine):
 
 
 def test_each_card_is_asked_for_itself(machine):
-    """One that works is enough; the other's reason is told all the same."""
+    """One card that works is enough, and the other's reason is reported."""
     instance = Card("MIG-2", "GPU 1 MIG 0", "A100 MIG 1g.5gb", 1, "GPU-2", mig=True)
     machine.survey = Survey((L4, instance))
     machine.memory[instance.gpu] = None
@@ -244,7 +244,7 @@ def test_each_card_is_asked_for_itself(machine):
 
 
 def test_variables_that_decide_about_cards_are_told(machine):
-    """Those that are set, and no other: a report may be sent to somebody."""
+    """The report has only these variables, because it may be sent to somebody."""
     machine.environ = {"LD_LIBRARY_PATH": "/opt/cuda", "API_TOKEN": "secret"}
     report = machine.ask()
     assert report.environment == {"LD_LIBRARY_PATH": "/opt/cuda"}
@@ -252,7 +252,7 @@ def test_variables_that_decide_about_cards_are_told(machine):
 
 
 def test_the_command_prints_and_exits(machine, monkeypatch):
-    """Plain lines or JSON; 1 where no card is used."""
+    """The output is lines or JSON, and the exit code is 1 if no card is used."""
     machine.patch(monkeypatch)
     plain = CliRunner().invoke(main, ["doctor", "gpu"])
     assert (plain.exit_code, plain.stdout.splitlines()[-1]) == (
@@ -294,7 +294,7 @@ def test_checking_on_a_card_takes_one(folder, monkeypatch, survey, said):
 
 @pytest.mark.real
 def test_a_model_that_would_fall_back_does_not_pass(folder, monkeypatch):
-    """NVML lists a card and TensorFlow does not use it: an error, with its reason."""
+    """If NVML lists a card that TensorFlow does not use, that is an error with its reason."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
     monkeypatch.setattr(command.cards, "survey", lambda: Survey((L4,)))
     result = check(folder, "--gpu", "--json")
@@ -340,7 +340,7 @@ def test_predicting_on_a_card_asks_the_server(
 
 
 def test_this_machine_can_be_asked_whatever_it_has():
-    """Without doubles: the tests see no card, and the report says that and why."""
+    """The report on this very machine, without doubles, says that there is no card, and why."""
     result = CliRunner().invoke(main, ["doctor", "gpu"])
     assert result.exit_code == 1, result.output
     assert "what is wrong\n  1. " in result.stdout

@@ -31,7 +31,7 @@ def put(folder, name, data):
 
 
 def test_a_detector_is_told(tmp_path):
-    """Its facts, its ops, what it takes and gives."""
+    """The report has a detector's facts, ops, inputs and outputs."""
     path = put(tmp_path, "x.frozen.pb", tiny_graphs.echo_detector())
     report = inspect(path)
     data = path.read_bytes()
@@ -47,7 +47,7 @@ def test_a_detector_is_told(tmp_path):
 
 
 def test_a_classifiers_guesses_name_what_overrides_them(tmp_path):
-    """Scaling is guessed, and the sidecar beside the graph says otherwise."""
+    """Scaling is guessed, and the report has the sidecar's keys that override the guess."""
     path = put(tmp_path, "x.pb", tiny_graphs.logits_classifier())
     guesses = {one.guess: one.override for one in inspect(path).guesses}
     (scaling,) = (guess for guess in guesses if "is fed with (" in guess)
@@ -78,7 +78,7 @@ def test_parameters_are_the_floats_of_constants(tmp_path):
 
 
 def test_a_refused_op_is_counted_and_the_graph_not_imported(tmp_path, monkeypatch):
-    """TensorFlow never sees it."""
+    """The graph is not given to TensorFlow."""
     path = put(tmp_path, "x.pb", refused_op())
     monkeypatch.setattr("modelserver.runner.graphs.import_graph", None)
     report = inspect(path)
@@ -88,7 +88,7 @@ def test_a_refused_op_is_counted_and_the_graph_not_imported(tmp_path, monkeypatc
 
 
 def test_what_cannot_be_served_is_told_with_the_reason(tmp_path):
-    """Its ops and placeholders help to find out why."""
+    """The report has its ops and placeholders, too, which help to find the cause."""
     report = inspect(put(tmp_path, "x.frozen.pb", tiny_graphs.raw_heads()))
     assert "a detector without post-processing" in report.error
     assert report.ops
@@ -103,14 +103,14 @@ def test_a_sidecar_that_is_wrong_is_the_reason(tmp_path):
 
 
 def test_a_file_that_is_no_graph_is_an_error(tmp_path):
-    """There is nothing to tell about it."""
+    """There is no report on such a file."""
     with pytest.raises(GraphError, match="PNG image"):
         inspect(put(tmp_path, "x.pb", tiny_graphs.png()))
 
 
 @pytest.mark.parametrize("fault", tiny_graphs.FAULTS)
 def test_every_fault_is_told(tmp_path, fault):
-    """Each is an error or a report, never anything else."""
+    """Each faulty model gives an error or a report."""
     path = put(tmp_path, "x.frozen.pb", getattr(tiny_graphs, fault)())
     with suppress(ModelError):
         assert inspect(path).error
@@ -118,7 +118,7 @@ def test_every_fault_is_told(tmp_path, fault):
 
 @pytest.mark.parametrize("made", ["suppression", "raw"])
 def test_a_detectors_classes_are_seen_where_they_can_be(tmp_path, made):
-    """By the scores that are suppressed, or that the exporter left."""
+    """The classes are counted in the scores that are suppressed, or that the exporter left."""
     with building() as graph:
         image = v1.placeholder(tf.uint8, [1, None, None, 3], "image_tensor")
         mean = tf.reduce_mean(tf.cast(image, tf.float32), [1, 2])
@@ -136,7 +136,7 @@ def test_a_detectors_classes_are_seen_where_they_can_be(tmp_path, made):
 
 
 def test_the_name_tells_the_task_and_the_sidecar():
-    """As the server's own discovery has it."""
+    """The name has the same meaning as for the server's own discovery."""
     assert by_graph("x.frozen.pb").kind == "detection"
     assert by_graph("x.pb").kind == "classification"
     assert sidecar_of(Path("nowhere/x.pb")) is None
@@ -148,7 +148,7 @@ def call(*arguments):
 
 
 def test_the_command_prints_a_table(tmp_path):
-    """For people; with exit code 0 for a graph that can be served."""
+    """The table is for people, and the exit code is 0 for a graph that can be served."""
     path = put(tmp_path, "x.pb", tiny_graphs.logits_classifier())
     result = call(path)
     assert result.exit_code == 0, result.output
@@ -157,14 +157,14 @@ def test_the_command_prints_a_table(tmp_path):
 
 
 def test_the_command_prints_json(tmp_path):
-    """For programs, the same report."""
+    """The JSON is the same report, for programs."""
     path = put(tmp_path, "x.frozen.pb", tiny_graphs.echo_detector())
     result = call(path, "--json")
     assert msgspec.json.decode(result.output, type=GraphReport) == inspect(path)
 
 
 def test_what_cannot_be_served_exits_with_1(tmp_path):
-    """Told or not, CI sees it."""
+    """The exit code is 1 with the table and with JSON, so CI sees it."""
     told = call(put(tmp_path, "x.pb", refused_op()))
     assert told.exit_code == 1
     assert "WriteFile" in told.output
@@ -178,7 +178,7 @@ def test_what_cannot_be_served_exits_with_1(tmp_path):
 
 @pytest.mark.real
 def test_a_process_of_its_own_prints_the_report_and_no_more(tmp_path):
-    """Nothing of TensorFlow's gets into what a program reads."""
+    """TensorFlow's own output does not get between the report's lines."""
     path = put(tmp_path, "x.frozen.pb", tiny_graphs.echo_detector())
     done = subprocess.run(
         [sys.executable, "-m", "modelserver", "inspect", str(path), "--json"],

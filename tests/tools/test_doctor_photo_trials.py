@@ -43,7 +43,7 @@ def model(folder):
 
 
 def test_the_scalings_that_see_it_come_first(folder, model):
-    """Each with its confidence and the line that says it."""
+    """Each trial has its confidence and the line of its sidecar."""
     del model
     (report,) = try_scalings(settings_of(folder), DIM, "red")
     assert (report.name, report.error) == ("m", "")
@@ -56,7 +56,7 @@ def test_the_scalings_that_see_it_come_first(folder, model):
 
 
 def test_the_line_to_paste_keeps_what_the_sidecar_says(folder, model):
-    """And the model that has it answers so."""
+    """The line has the sidecar's other keys, and the model with it answers so."""
     sidecar = model.with_name("m.json")
     sidecar.write_text('{"resize": "crop", "mean": 9}')
     (report,) = try_scalings(settings_of(folder), DIM, "red")
@@ -67,7 +67,7 @@ def test_the_line_to_paste_keeps_what_the_sidecar_says(folder, model):
 
 
 def test_a_model_without_the_label_is_not_tried(folder, model):
-    """Nor one that takes the pixels as they are."""
+    """A model that takes the pixels as they are is not tried either."""
     del model
     assert try_scalings(settings_of(folder), DIM, "cat") == ()
     (folder / "b.labels.txt").write_text("cat\ndog\nbird\n")
@@ -77,7 +77,7 @@ def test_a_model_without_the_label_is_not_tried(folder, model):
 
 
 def test_a_server_that_requires_a_gpu_is_helped_on_the_cpu(folder, model):
-    """Neither the scaling nor what is fed depends on the device."""
+    """Neither the scaling nor the input depends on the device."""
     required = settings_of(folder, REQUIRE_GPU="true")
     (report,) = try_scalings(required, DIM, "red")
     assert (report.error, report.tries[0].error) == ("", "")
@@ -90,14 +90,14 @@ def test_a_server_that_requires_a_gpu_is_helped_on_the_cpu(folder, model):
 
 
 def test_a_gray_model_has_no_order():
-    """Three scalings, and none of means of colours."""
+    """A gray model has three scalings, and none with means of colours."""
     assert [name for name, _ in candidates(1)] == ["0..1", "-1..1", "0..255"]
     assert all("channels" not in keys for _, keys in candidates(1))
 
 
 @pytest.mark.parametrize(("label", "code"), [("red", 0), ("cat", 1)])
 def test_the_command_prints_it(model, monkeypatch, tmp_path, label, code):
-    """A table for people; no model knowing the label is a failure."""
+    """The output is a table for people, and it is a failure if no model knows the label."""
     monkeypatch.setenv("ISOLATION", "inline")
     shown = tiny_graphs.write(tmp_path / "dim.png", DIM.data)
     asked = ["check", str(model.parent), "--photo", str(shown), "--label", label]
@@ -117,7 +117,7 @@ def test_the_command_prints_it(model, monkeypatch, tmp_path, label, code):
     ids=["plain", "blue first", "cropped"],
 )
 def test_a_photo_is_shown_as_it_is_fed(folder, model, sidecar, colour, words):
-    """Its size and the order of its channels; the range is told."""
+    """The picture has the input's size and order of channels, and the sentence the range."""
     model.with_name("m.json").write_text(json.dumps(sidecar))
     given = Photo("red.png", photo((200, 10, 30), (30, 20)))
     data, sentence = draw_input(model, None, settings_of(folder), given)
@@ -128,7 +128,7 @@ def test_a_photo_is_shown_as_it_is_fed(folder, model, sidecar, colour, words):
 
 
 def test_the_command_writes_it(model, monkeypatch, tmp_path):
-    """With the sentence; one option without the other is none."""
+    """The command prints the sentence, and each option needs the other."""
     monkeypatch.setenv("ISOLATION", "inline")
     given = tiny_graphs.write(tmp_path / "red.png", DIM.data)
     asked = ["inspect", str(model), "--photo", str(given)]

@@ -46,7 +46,7 @@ def signature(**facts):
     ],
 )
 def test_how_a_graph_is_fed_is_said_in_words(facts, said):
-    """Width before height, as people say it."""
+    """The width comes before the height, as people say it."""
     assert said in printed(graph_tables(graph(signature=signature(**facts))))
 
 
@@ -57,7 +57,7 @@ def test_pixels_that_are_fed_as_they_are_need_no_formula():
 
 
 def test_the_most_frequent_ops_are_shown():
-    """The rest is counted."""
+    """The other ops are counted."""
     ops = {f"Op{number}": 30 - number for number in range(25)}
     shown = printed(graph_tables(graph(ops=ops, refused=(Refused("Op0", 1),))))
     assert "Op19" in shown
@@ -79,6 +79,6 @@ def test_nothing_is_read_as_markup():
 
 
 def test_a_folder_without_findings_has_one_table():
-    """There is nothing to say."""
+    """There is no table without findings."""
     report = FolderReport(folder="f", ok=True, models=(), findings=())
     assert len(list(folder_tables(report))) == 1

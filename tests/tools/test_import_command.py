@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.real
 def test_a_model_is_imported_and_said_so(here):
-    """Steps, notes and what was written, in words; into ./models by default."""
+    """The output has the steps, the notes and the files; the folder is ./models by default."""
     made.classifier(here / "source")
     (here / "labels.txt").write_text("ant\nbee\ncow")
     result = call(
@@ -49,7 +49,7 @@ def test_a_model_is_imported_and_said_so(here):
 
 @pytest.mark.real
 def test_a_sample_photo_is_compared_on_where_it_is_there(here):
-    """The photo that `models install --samples` lays down is used, so must be one."""
+    """The photo that `models install --samples` writes is used, so it must be one."""
     made.old_detector(here / "source")
     (here / "samples").mkdir()
     (here / "samples" / "astronaut.png").write_bytes(b"no photo")
@@ -60,7 +60,7 @@ def test_a_sample_photo_is_compared_on_where_it_is_there(here):
 
 @pytest.mark.real
 def test_what_is_no_model_is_one_sentence_and_exit_code_1(here):
-    """Nothing of TensorFlow's is printed, not in a process of its own either."""
+    """TensorFlow prints nothing, not in a process of its own either."""
     (here / "x.tflite").write_bytes(b"x")
     done = subprocess.run(
         [sys.executable, "-m", "modelserver", "import", "x.tflite", "--name", "x"],
@@ -88,7 +88,7 @@ def test_what_is_no_model_is_one_sentence_and_exit_code_1(here):
     ],
 )
 def test_a_wrong_option_is_named(here, arguments):
-    """Before TensorFlow is imported; exit code 2."""
+    """The exit code is 2, before TensorFlow is imported."""
     result = call("import", "source", "--name", "x", *arguments)
     assert result.exit_code == 2
     assert arguments[0] in result.stderr
@@ -100,7 +100,7 @@ def test_every_scaling_can_be_asked_for():
 
 
 def test_labels_become_a_label_map(here):
-    """What was read is summed up in a line."""
+    """The command sums the label map up in a line."""
     (here / "labels.txt").write_text("ant\nbee")
     result = call("labels", "labels.txt", "x.label_map.pbtxt")
     assert result.output == "wrote x.label_map.pbtxt: 2 classes, ids 1 to 2\n"

@@ -102,7 +102,7 @@ def path(tmp_path, state):
 
 
 def test_scores_are_those_of_the_network(path, state):
-    """The graph gives what the network gives layer by layer, on a batch of noise."""
+    """The graph gives the network's scores, computed layer by layer, on a batch of noise."""
     image = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
     (scores,) = run(efficientnet.convert(path), ["scores"], {"input": image})
     assert scores.shape == (2, CLASSES)

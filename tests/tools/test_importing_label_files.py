@@ -46,7 +46,7 @@ def test_every_format_is_read(tmp_path, name, case):
 
 @pytest.mark.parametrize("name", ["names.txt", "list.json"])
 def test_names_without_numbers_are_counted_as_asked(tmp_path, name):
-    """A detector's count from 1."""
+    """A detector's names count from 1."""
     path = tmp_path / name
     path.write_text(FORMATS[name][0])
     assert model_files.read_labels(path, 1) == {1: "ant", 2: "bee"}
@@ -69,7 +69,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "case"), REFUSED.items(), ids=REFUSED)
 def test_anything_else_is_refused(tmp_path, name, case):
-    """The sentence names the file and what is wrong."""
+    """The sentence names the file and the fault."""
     content, said = case
     path = tmp_path / name
     path.write_text(content)
@@ -79,7 +79,7 @@ def test_anything_else_is_refused(tmp_path, name, case):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    """For each format."""
+    """The error names the file, for each format."""
     for name in ("no.json", "no.txt"):
         with pytest.raises(ConversionError, match=f"{name}.*cannot be read"):
             model_files.read_labels(tmp_path / name)

@@ -67,7 +67,7 @@ PARTS = ["boxes", "classes", "scores", "count"]
     ],
 )
 def test_roles_are_told_by_names_or_by_the_operator(outputs, kind, given, expected):
-    """The Object Detection API's names, exporters' habits, or what is said."""
+    """The Object Detection API's names, exporters' habits, or the operator decide."""
     task, chosen = roles.choose(outputs, kind, given)
     assert (task.kind, chosen) == expected
 
@@ -83,7 +83,7 @@ def test_roles_are_told_by_names_or_by_the_operator(outputs, kind, given, expect
     ],
 )
 def test_a_role_without_an_output_is_asked_for(outputs, kind, given, said):
-    """The outputs are listed, and the option that says it is named."""
+    """The error lists the outputs and names the option."""
     with pytest.raises(ConversionError, match=said):
         roles.choose(outputs, kind, given)
 
@@ -110,7 +110,7 @@ def original(outputs, ranks):
     ],
 )
 def test_outputs_without_names_are_told_by_their_places(names):
-    """As TensorFlow.js's converter writes a TensorFlow 2 detector's."""
+    """TensorFlow.js's converter writes a TensorFlow 2 detector's outputs so."""
     outputs = {name: tensor or name for name, tensor in names.items()}
     boxes, classes, scores = outputs
     found = original(outputs, {boxes: 3, classes: 2, scores: 2})
@@ -121,6 +121,7 @@ def test_outputs_without_names_are_told_by_their_places(names):
 
 
 def test_the_operators_word_wins_over_a_place():
+    """An output that the operator names is not overridden by its position."""
     outputs = {f"Identity_{place}:0": f"Identity_{place}:0" for place in (1, 2, 4)}
     ranks = dict(zip(outputs, (3, 2, 2), strict=True))
     placed = roles.detections_by_position(original(outputs, ranks))
@@ -130,14 +131,14 @@ def test_the_operators_word_wins_over_a_place():
 
 
 def test_another_librarys_message_is_shortened():
-    """One line, bounded; an error without words is named by its class."""
+    """The message is one bounded line, and an error without words is named by its class."""
     assert shorten(ValueError("a\n  b")) == "a b"
     assert shorten(KeyError()) == "KeyError"
     assert len(shorten("x" * 1000)) == MAX_QUOTED
 
 
 def test_a_variable_without_a_value_cannot_be_frozen():
-    """What cannot be made a constant is an error of ours, and so is what is no node."""
+    """A tensor that cannot be a constant, or is no node, is an error of ours."""
     with tf.Graph().as_default() as graph, plain_session(graph) as session:
         v1.get_variable("v", initializer=1.0)
         with pytest.raises(ConversionError, match="variables cannot be frozen"):
@@ -167,7 +168,7 @@ def test_an_output_that_ignores_the_image_is_refused():
 
 @pytest.mark.parametrize("tensor", ["missing:0", "image:7"])
 def test_a_tensor_that_is_not_there_is_refused(tensor):
-    """Whatever TensorFlow makes of it."""
+    """Any of TensorFlow's errors for it becomes ours."""
     with building() as graph:
         v1.placeholder(tf.float32, [None, 8, 8, 3], "image")
     with pytest.raises(ConversionError, match="TensorFlow refuses the graph"):
@@ -186,7 +187,7 @@ def test_names_that_are_taken_are_made_free():
 
 
 def test_a_graph_model_of_several_images_is_refused(tmp_path):
-    """Without a signature each placeholder counts."""
+    """Without a signature each placeholder counts as an input."""
     nodes = [tfjs_models.placeholder(name, "float32", 1) for name in "ab"]
     nodes.append(tfjs_models.node("AddV2", "sum", "a", "b", T={"type": 1}))
     source = tfjs_models.write(tmp_path, nodes, [], b"")
@@ -212,7 +213,7 @@ def test_a_graph_models_signature_must_be_true(tmp_path):
 
 
 def test_a_graph_model_with_functions_is_refused(tmp_path):
-    """They would be lost."""
+    """The functions would be lost."""
     model = {"modelTopology": {"node": [], "library": {"function": [{}]}}}
     (tmp_path / "model.json").write_text(json.dumps(model))
     with pytest.raises(ConversionError, match="holds functions; import the SavedModel"):

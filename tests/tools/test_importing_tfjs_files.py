@@ -46,6 +46,7 @@ def model(folder, name="model.json", path="weights.bin", written=None):
 )
 @pytest.mark.parametrize("by_file", [True, False])
 def test_the_files_may_have_any_names(tmp_path, name, path, written, by_file):
+    """The description is found by its content, and a lone shard by the description's name."""
     folder = model(tmp_path, name, path, written)
     source = folder / name if by_file else folder
     assert tfjs.find_description(source) == folder / name
@@ -54,7 +55,7 @@ def test_the_files_may_have_any_names(tmp_path, name, path, written, by_file):
 
 
 def test_other_json_files_are_none(tmp_path):
-    """A label file beside a model is passed over; alone it is no model."""
+    """A label file next to a model is passed over, and alone it is no model."""
     (tmp_path / "labels.json").write_text('["a", "b"]')
     assert tfjs.find_description(tmp_path) is None
     assert tfjs.find_description(tmp_path / "labels.json") is None
@@ -69,6 +70,7 @@ def test_other_json_files_are_none(tmp_path):
     ],
 )
 def test_a_shard_lies_beside_its_description_or_nowhere(tmp_path, path):
+    """A shard's path must not lead out of the folder."""
     folder = model(tmp_path / "in", path="w.bin")
     (tmp_path / "w.bin").write_bytes(VALUE.tobytes())
     description = json.loads((folder / "model.json").read_text())
@@ -79,6 +81,7 @@ def test_a_shard_lies_beside_its_description_or_nowhere(tmp_path, path):
 
 
 def test_a_large_file_pointer_is_named(tmp_path):
+    """The error says that the file is a Git LFS pointer."""
     folder = model(tmp_path)
     (folder / "weights.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ConversionError, match=r"weights\.bin is a Git LFS pointer"):
@@ -98,6 +101,7 @@ def test_a_large_file_pointer_is_named(tmp_path):
     ],
 )
 def test_a_hostile_description_is_refused_in_words(tmp_path, text):
+    """Any malformed description is an error of ours."""
     (tmp_path / "model.json").write_text(text, encoding="latin-1")
     with pytest.raises(ConversionError):
         tfjs.read_graph(tmp_path)
@@ -105,6 +109,7 @@ def test_a_hostile_description_is_refused_in_words(tmp_path, text):
 
 @pytest.mark.parametrize("shape", [[-1], [2.0, 2], ["4"], [10**30], [True, 4], 4, None])
 def test_a_weight_has_a_shape_of_whole_numbers(tmp_path, shape):
+    """A negative or broken shape is refused."""
     folder = model(tmp_path)
     description = json.loads((folder / "model.json").read_text())
     description["weightsManifest"][0]["weights"][0]["shape"] = shape
@@ -131,7 +136,7 @@ junk = st.recursive(
     value=junk,
 )
 def test_whatever_stands_in_a_description_it_is_read_or_refused(tmp_path, place, value):
-    """Each part of a good description is replaced by something else."""
+    """Each part of a good description is replaced by another value."""
     nodes = [made.const("w"), made.node("Relu", "r", "w", T={"type": 1})]
     made.write(tmp_path, nodes, [made.spec("w", VALUE)], VALUE.tobytes())
     content = json.loads((tmp_path / "model.json").read_text())
@@ -153,7 +158,7 @@ def test_whatever_stands_in_a_description_it_is_read_or_refused(tmp_path, place,
 
 
 def test_quantised_groups_and_shards_go_together(tmp_path):
-    """Two groups, the second over two shards, each weight with a scale of its own."""
+    """Two groups, the second over two shards, are read with each weight's own scale."""
     values = {
         "a": (
             np.array([0, 255], np.uint8),

@@ -23,7 +23,7 @@ STEPS = {
 
 @pytest.mark.parametrize("activation", STEPS)
 def test_a_fused_depthwise_convolution_is_what_its_parts_are(tmp_path, activation):
-    """Convolution, bias and activation, one after the other."""
+    """The result is convolution, bias and activation, one after the other."""
     source = made.graph_model(tmp_path / "model", activation=activation)
     writer = GraphWriter(tfjs.read_graph(source))
     unfuse(writer.graph)
@@ -46,6 +46,7 @@ def fused(op, *activations):
 
 @pytest.mark.parametrize("op", ["_FusedConv2D", "_FusedMatMul"])
 def test_prelu_is_taken_out_of_other_nodes(op):
+    """A Prelu that is fused in is written out, too."""
     graph = fused(op, "BiasAdd", "Prelu")
     unfuse(graph)
     assert [node.op for node in graph.node] == [
@@ -58,6 +59,7 @@ def test_prelu_is_taken_out_of_other_nodes(op):
 
 
 def test_a_graph_without_such_a_node_stays():
+    """Nothing is changed in it."""
     graph = tfjs._graph([tfjs_models.node("Relu", "a", "b", T={"type": 1})], {})
     before = graph.SerializeToString()
     unfuse(graph)
@@ -134,7 +136,7 @@ def run_fused(folder, op, steps, *, channels_first=False, **more):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_fused_node_is_what_its_parts_are(tmp_path, op, activation):
-    """No TArgs, as TensorFlow.js writes it; TensorFlow's own ops are the reference."""
+    """Without TArgs, as TensorFlow.js writes it, the result is that of TensorFlow's own ops."""
     got, image = run_fused(tmp_path, op, ["BiasAdd", activation])
     plain = OPS[op](image, made.weights(*KERNELS[op])) + made.weights(4)
     expected = ACTIVATIONS[activation](plain).numpy()
@@ -154,6 +156,7 @@ def test_channels_may_come_first(tmp_path, op, activation):
 
 
 def test_a_fused_batch_norm_uses_its_own_statistics(tmp_path):
+    """The result is that of the norm in inference."""
     got, image = run_fused(
         tmp_path, "_FusedConv2D", ["FusedBatchNorm", "Relu6"], epsilon={"f": 0.01}
     )
@@ -166,6 +169,7 @@ def test_a_fused_batch_norm_uses_its_own_statistics(tmp_path):
 
 
 def test_nothing_may_be_fused_at_all(tmp_path):
+    """A fused op without steps is the first op alone."""
     got, image = run_fused(tmp_path, "_FusedMatMul", [])
     expected = image @ made.weights(*KERNELS["_FusedMatMul"]).T
     np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -180,6 +184,7 @@ def test_a_prelu_alone_is_written_out_too(tmp_path):
 
 
 def test_control_inputs_stay_with_the_first_part():
+    """The first node waits for them."""
     node = tfjs_models.node("_FusedMatMul", "f", "a", "b", "c", "^w", T={"type": 1})
     node["attr"]["fused_ops"] = {"list": {"s": ["Qmlhc0FkZA=="]}}
     graph = tfjs._graph([node], {})
@@ -191,6 +196,7 @@ def test_control_inputs_stay_with_the_first_part():
 
 
 def test_a_missing_input_is_named():
+    """The error names the node that lacks an input."""
     node = tfjs_models.node("_FusedMatMul", "f", "a", "b", T={"type": 1})
     node["attr"]["fused_ops"] = {"list": {"s": ["Qmlhc0FkZA=="]}}
     with pytest.raises(ConversionError, match="f lacks an input"):
@@ -198,6 +204,6 @@ def test_a_missing_input_is_named():
 
 
 def test_an_unknown_step_is_refused():
-    """What is fused in must be known."""
+    """A step that is not known is refused by its name."""
     with pytest.raises(ConversionError, match="fused has 'Gelu' fused in"):
         unfuse(fused("FusedDepthwiseConv2dNative", "Gelu"))

@@ -110,7 +110,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("data", "said"), FAULTS.values(), ids=FAULTS)
 def test_anything_else_is_refused(tmp_path, data, said):
-    """A file that is no plain state dict is refused with the reason, and not run."""
+    """The sentence names the file and the fault."""
     with pytest.raises(ConversionError, match=said):
         state_of(tmp_path, data)
 
@@ -143,7 +143,7 @@ def test_a_cut_off_file_is_refused(tmp_path, size):
 @pytest.mark.filterwarnings("ignore:invalid octal escape:DeprecationWarning")
 @given(where=st.integers(0, len(WHOLE) - 1), byte=st.integers(0, 255))
 def test_a_damaged_file_raises_nothing_else(tmp_path_factory, where, byte):
-    """One wrong byte gives other numbers or our own error."""
+    """One wrong byte gives other numbers or an error of ours."""
     data = WHOLE[:where] + bytes([byte]) + WHOLE[where + 1 :]
     with suppress(ConversionError):
         state_of(tmp_path_factory.mktemp("damaged"), data)
@@ -159,7 +159,7 @@ PIECES = [
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40))
 def test_any_pickle_raises_nothing_else(tmp_path_factory, pieces):
-    """Whatever stands for the state dict, only our own error comes out."""
+    """Any pickle in place of the state dict gives tensors or an error of ours."""
     data = made.header() + b"".join(pieces) + made.storages({})
     with suppress(ConversionError):
         state_of(tmp_path_factory.mktemp("any"), data)

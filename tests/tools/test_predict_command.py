@@ -38,7 +38,7 @@ def call(source, *arguments, **environ):
 
 
 def test_json_lines_come_to_stdout(server, photos):
-    """One a photo; how it went is said on stderr."""
+    """Each photo is a line, and the summary is on stderr."""
     result = call(photos, "--url", server.url)
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -51,7 +51,7 @@ def test_json_lines_come_to_stdout(server, photos):
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "coco"])
 def test_a_file_is_written(server, photos, tmp_path, form):
-    """In the format that was asked for; what was there is replaced."""
+    """The file has the format that was asked for, and replaces the old one."""
     out = tmp_path / "out"
     out.write_text("old")
     result = call(photos, "--url", server.url, "--format", form, "--output", out)
@@ -69,7 +69,7 @@ def test_a_file_is_written(server, photos, tmp_path, form):
 
 
 def test_classes_come_from_the_other_route(server, photos):
-    """With --classify, and as many as --top-k says."""
+    """--classify asks the other route, and --top-k gives the number of classes."""
     body = {
         "class": "cat",
         "classes": [{"class": 7, "label": "cat", "confidence": 0.5}],
@@ -84,7 +84,7 @@ def test_classes_come_from_the_other_route(server, photos):
 
 
 def test_options_are_sent(server, photos):
-    """Each under the server's own name."""
+    """Each option is sent under the server's own name."""
     options = ["--min-confidence", "0.25", "--labels", "cat,dog"]
     options += ["--max-results", "3", "--coordinates", "pixel"]
     assert call(photos, "--url", server.url, *options).exit_code == 0
@@ -109,7 +109,7 @@ def test_the_token_is_sent(server, photos, arguments, environ):
 
 
 def test_one_that_fails_is_in_the_output(server, photos):
-    """The others go on; the exit code tells."""
+    """The other photos go on, and the exit code is 1."""
     problem = {"type": "/problems/not-an-image", "title": "X", "detail": "It is none."}
     server.answer = lambda number: (
         (200, b"[]") if number else (415, json.dumps(problem).encode())
@@ -125,7 +125,7 @@ def test_one_that_fails_is_in_the_output(server, photos):
 
 
 def test_a_single_file_and_several_sources_are_taken(server, photos):
-    """Files are called as they were given."""
+    """Files have the names that were given."""
     one = photos / "a.jpg"
     result = call(one, "--url", server.url)
     assert json.loads(result.stdout)["file"] == str(one)
@@ -134,7 +134,7 @@ def test_a_single_file_and_several_sources_are_taken(server, photos):
 
 
 def test_folders_within_folders_are_taken_on_request(server, photos):
-    """Not otherwise."""
+    """They are left out by default."""
     (photos / "more").mkdir()
     (photos / "more" / "d.jpg").write_bytes(b"d")
     assert len(call(photos, "--url", server.url).stdout.splitlines()) == 3
@@ -146,7 +146,7 @@ def test_folders_within_folders_are_taken_on_request(server, photos):
     ("status", "said"), [(404, "There is no model"), (401, "There is no model")]
 )
 def test_what_fails_for_every_photo_is_one_sentence(server, photos, status, said):
-    """On stderr, with exit code 1."""
+    """The sentence is on stderr, with exit code 1."""
     body = json.dumps({"detail": "There is no model 'net'."}).encode()
     server.answer = lambda _number: (status, body)
     result = call(photos, "--url", server.url)
@@ -179,7 +179,7 @@ def test_nobody_there_is_one_sentence(photos, monkeypatch):
     ],
 )
 def test_what_is_asked_wrongly_is_said(photos, arguments, said, code):
-    """Before anything is sent."""
+    """The error comes before a request is sent."""
     result = call(photos, *arguments)
     assert result.exit_code == code
     assert said in result.stderr
@@ -187,7 +187,7 @@ def test_what_is_asked_wrongly_is_said(photos, arguments, said, code):
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path):
-    """In one sentence."""
+    """The error is one sentence."""
     result = call(tmp_path / "gone")
     assert result.exit_code == 1
     assert "There is no folder or file" in result.stderr
@@ -195,7 +195,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "port"), [([], 5000), (["--classify"], 5432)])
 def test_the_task_chooses_the_port(photos, monkeypatch, arguments, port):
-    """As the two apps have it."""
+    """The ports are those of the two apps."""
     asked = []
 
     class Client(predict.Client):

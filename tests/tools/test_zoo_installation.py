@@ -71,7 +71,7 @@ def test_each_step_is_reported(registry, tmp_path):
 
 @pytest.mark.process
 def test_a_second_time_does_nothing(registry, tmp_path):
-    """What is there stays as it is and no registry is asked."""
+    """The files stay as they are, and no registry is asked."""
     graph = zoo.install("net", tmp_path / "m")
     graph.write_bytes(b"retrained")
     steps = Steps()
@@ -104,7 +104,7 @@ def test_a_cache_keeps_the_download(registry, tmp_path):
 
 @pytest.mark.process
 def test_without_a_cache_nothing_is_left(registry, tmp_path, monkeypatch):
-    """The download is thrown away when no cache is named."""
+    """The download is thrown away if no cache is named."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
     zoo.install("net", tmp_path / "m")
@@ -171,5 +171,5 @@ def test_a_full_disk_is_one_sentence(registry, tmp_path, monkeypatch):
 
 
 def test_silence_is_the_default():
-    """Without a progress function nothing is said."""
+    """Without a progress function nothing is reported."""
     assert installation.silent(0, 1, "fetching") is None

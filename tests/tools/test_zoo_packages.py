@@ -146,7 +146,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("package", "stderr", "said"), WORDS.values(), ids=WORDS)
 def test_a_failing_client_is_one_sentence(registry, cache, package, stderr, said):
-    """What the client says becomes a sentence that says what to do."""
+    """The client's output becomes a sentence with a remedy."""
     registry.fail(stderr)
     with pytest.raises(InstallError, match=said) as caught:
         fetch(package, cache)

@@ -67,7 +67,7 @@ def read_json(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, s
     Raises:
         LabelMapError: it is neither, or an id or name is there twice.
     """
-    content = _parsed(path, text)
+    content = _parse(path, text)
     try:
         pairs = _pairs(content, first_id)
     except (ValueError, TypeError, RecursionError) as err:
@@ -101,7 +101,7 @@ def _fault(number: int, name: str, names: dict[int, str]) -> str:
     return ""
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _parse(path: Path, text: str) -> Any:
     """Parse JSON, or a literal of Python: with single quotes, a comma at the end."""
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -121,7 +121,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object, refusing a key that is there twice."""
+    """Return an object, or refuse a key that is there twice."""
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:

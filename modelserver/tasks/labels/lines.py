@@ -80,20 +80,20 @@ def read_lines(path: Path, text: str, notes: Notes, first_id: int) -> dict[int, 
             path, MAX_ITEMS + 1, f"there are more than {MAX_ITEMS} names"
         )
     rows = [Row(number, line.strip()) for number, line in enumerate(lines, 1)]
-    rows = _unquoted(_uncommented(rows, notes))
-    numbered = _numbered([row for row in rows if row.text], notes)
+    rows = _drop_quotes(_drop_comments(rows, notes))
+    numbered = _find_numbers([row for row in rows if row.text], notes)
     if numbered is not None and _are_ids(path, numbered):
         return {
             row.number: notes.fit(row.name, row.number, row.line) for row in numbered
         }
-    rows = _without_wordnet(rows)
+    rows = _drop_wordnet(rows)
     return {
         number: notes.fit(row.text, number, row.line)
         for number, row in enumerate(rows, first_id)
     }
 
 
-def _uncommented(rows: list[Row], notes: Notes) -> list[Row]:
+def _drop_comments(rows: list[Row], notes: Notes) -> list[Row]:
     """Leave out comments before the first name."""
     count = next(
         (n for n, row in enumerate(rows) if row.text and not _COMMENT.match(row.text)),
@@ -107,7 +107,7 @@ def _uncommented(rows: list[Row], notes: Notes) -> list[Row]:
     return rows[count:]
 
 
-def _unquoted(rows: list[Row]) -> list[Row]:
+def _drop_quotes(rows: list[Row]) -> list[Row]:
     """Drop commas at the end and quotes around names, if every line has them."""
     named = [row.text for row in rows if row.text]
     if len(named) > 1 and all(text.endswith(",") for text in named[:-1]):
@@ -122,7 +122,7 @@ def _is_quoted(text: str) -> bool:
     return len(text) > 2 and text[0] in _QUOTES and text[0] == text[-1]  # noqa: PLR2004 - two quotes and a name
 
 
-def _without_wordnet(rows: list[Row]) -> list[Row]:
+def _drop_wordnet(rows: list[Row]) -> list[Row]:
     """Drop WordNet's ids before the names, if every line has one."""
     found = [_WORDNET.fullmatch(row.text) for row in rows]
     if not all(found):
@@ -132,7 +132,7 @@ def _without_wordnet(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _numbered(rows: list[Row], notes: Notes) -> list[_Numbered] | None:
+def _find_numbers(rows: list[Row], notes: Notes) -> list[_Numbered] | None:
     """Part numbers and names, ``None`` where some line is not of both.
 
     A header such as ``id,name`` is left out.

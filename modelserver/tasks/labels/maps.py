@@ -79,20 +79,20 @@ def read_labels(path: Path | None, first_id: int | None = None) -> LabelMap:
     plain = path.suffix not in {".pbtxt", ".json"}
     if path.suffix == ".json" or is_json(text, named_so=not plain):
         refuse(path, text, FOREIGN)
-        return _mapped(path, lambda notes: read_json(path, text, notes, first_id))
+        return _label_map(path, lambda notes: read_json(path, text, notes, first_id))
     if not plain or IS_PROTOBUF_TEXT.match(text.lstrip()):
-        return _parsed(path, text)
+        return _parse(path, text)
     refuse(path, text, FOREIGN)
-    return _mapped(path, lambda notes: read_lines(path, text, notes, first_id))
+    return _label_map(path, lambda notes: read_lines(path, text, notes, first_id))
 
 
-def _mapped(path: Path, read: Callable[[Notes], dict[int, str]]) -> LabelMap:
+def _label_map(path: Path, read: Callable[[Notes], dict[int, str]]) -> LabelMap:
     notes = Notes(path)
     names = read(notes)
     return LabelMap(names, notes.sentences())
 
 
-def _parsed(path: Path, text: str) -> LabelMap:
+def _parse(path: Path, text: str) -> LabelMap:
     """Read a label map in protobuf text.
 
     Fields that ``StringIntLabelMap`` does not have are skipped with a warning, as real
@@ -108,7 +108,7 @@ def _parsed(path: Path, text: str) -> LabelMap:
     notes = Notes(path)
     for name, where, line in unknown:
         notes.add(f'the unknown field "{name}"{where} is skipped', line)
-    names = dict(_named(path, zip(message.item, lines, strict=True), notes))
+    names = dict(_names(path, zip(message.item, lines, strict=True), notes))
     return LabelMap(names, notes.sentences())
 
 
@@ -120,7 +120,7 @@ def _reason(err: text_format.ParseError, text: str) -> str:
     return f"not valid protobuf text: {message[:MAX_NAME]}"
 
 
-def _named(
+def _names(
     path: Path, items: Iterator[tuple[Any, int]], notes: Notes
 ) -> Iterator[tuple[int, str]]:
     """Yield each item's id and name."""

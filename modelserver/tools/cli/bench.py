@@ -120,7 +120,7 @@ def measure(
     bar = show_progress(Console(stderr=True), quiet=True, refreshes=2)
     try:
         files = [bench.read_photo(photo) for photo in photos]
-        with serving(url, folder, endpoint, token, start=start) as url, bar as progress:
+        with _server(url, folder, endpoint, token, start=start) as url, bar as progress:
             target = bench.Target.of(url, endpoint.route, model, files, token=token)
             bench.check(target)
             figures = bench.measure(
@@ -142,7 +142,7 @@ def measure(
 
 
 @contextmanager
-def serving(
+def _server(
     url: str, folder: Path, endpoint: Endpoint, token: str, *, start: bool
 ) -> Iterator[str]:
     """Yield the URL of a server: one that is started now, if asked and none answers."""
@@ -205,7 +205,7 @@ def start_server(
             stderr=log,
         )
         try:
-            if not _loaded(process, port, wait_s):
+            if not _wait_until_loaded(process, port, wait_s):
                 log.seek(0)
                 raise bench.BenchError(
                     f"The server does not start: {_last_line(log.read())}"
@@ -215,7 +215,9 @@ def start_server(
             _end(process)
 
 
-def _loaded(process: subprocess.Popen[bytes], port: int, wait_s: float) -> bool:
+def _wait_until_loaded(
+    process: subprocess.Popen[bytes], port: int, wait_s: float
+) -> bool:
     """Wait until no model loads; false if the process ends or it takes too long."""
     end = time.monotonic() + wait_s
     while process.poll() is None and time.monotonic() < end:

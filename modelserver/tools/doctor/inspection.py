@@ -104,7 +104,7 @@ def inspect(path: Path, task: Task[Any] | None = None) -> GraphReport:
     try:
         list_bodies(graph_def)  # Refuses too many nodes.
         repairs = repair(graph_def)
-        refused = _refused(check_structure(graph_def, len(data)))
+        refused = _refused_ops(check_structure(graph_def, len(data)))
         if refused:
             named = ", ".join(op.op for op in refused)
             why = f"it uses ops that are not let in: {named}"
@@ -133,7 +133,7 @@ def _parameters(node: Any) -> int:
     return math.prod(sides) if sides else 0
 
 
-def _refused(bodies: Iterable[Body]) -> tuple[Refused, ...]:
+def _refused_ops(bodies: Iterable[Body]) -> tuple[Refused, ...]:
     """Count the nodes of each op that is not let in."""
     bodies = list(bodies)
     known = ALLOWED | {body.name for body in bodies if body.name}

@@ -121,7 +121,7 @@ class _Network:
         depthwise: bool = False,
     ) -> str:
         """Write a convolution with its batch norm folded in."""
-        kernel, bias = self._folded(conv, norm)
+        kernel, bias = self._fold(conv, norm)
         # PyTorch: [out, in, h, w]. TensorFlow: [h, w, in, out], depthwise [h, w, c, 1].
         order = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
         weights = self.writer.const(f"{name}/weights", kernel.transpose(order))
@@ -135,7 +135,7 @@ class _Network:
         )
         return self._add_bias(f"{name}/BiasAdd", layer, f"{name}/bias", bias)
 
-    def _folded(self, conv: str, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _fold(self, conv: str, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the float32 kernel and bias that do batch norm as well."""
         gamma, beta, mean, variance = (
             self.state[f"{norm}.{part}"].astype(np.float64)
