@@ -117,22 +117,22 @@ class Model:
         Raises:
             RequestError: it is no image, too large, broken, or there is no room.
         """
-        frame, picture = self.decode(data)
+        frame, image = self.decode(data)
         if self._fed_as_decoded:
-            return self._describe(frame, picture)
+            return self._describe(frame, image)
         try:
-            return self.fit(picture)
+            return self.fit(image)
         finally:
             frame.release()
 
-    def fit(self, picture: DecodedImage) -> Prepared:
-        """Copy a picture that was decoded before; as :meth:`prepare` for the rest."""
+    def fit(self, image: DecodedImage) -> Prepared:
+        """Copy an image that was decoded before; as :meth:`prepare` for the rest."""
         if self._fed_as_decoded:
-            frame = self.runner.allocate(picture.pixels.shape)
-            frame.pixels[...] = picture.pixels
+            frame = self.runner.allocate(image.pixels.shape)
+            frame.pixels[...] = image.pixels
         else:
-            frame = self._resize(picture.pixels)
-        return self._describe(frame, picture)
+            frame = self._resize(image.pixels)
+        return self._describe(frame, image)
 
     @property
     def _fed_as_decoded(self) -> bool:
@@ -162,7 +162,7 @@ class Model:
             return frames[-1].pixels
 
         try:
-            picture = decoder.decode(
+            image = decoder.decode(
                 data, limits=self._limits, at_least=self.at_least, allocate=allocate
             )
         except BaseException:
@@ -173,11 +173,11 @@ class Model:
         for frame in frames[:-1]:
             frame.release()
         # The same memory, but a photo that was turned has its sides changed.
-        frames[-1].pixels = picture.pixels
-        return frames[-1], picture
+        frames[-1].pixels = image.pixels
+        return frames[-1], image
 
     def _resize(self, pixels: NDArray[np.uint8]) -> Frame:
-        """Bring a picture to the size and the channels that the graph takes."""
+        """Bring an image to the size and the channels that the graph takes."""
         signature = self.facts.signature
         sampling, inner_size = self.facts.sampling, signature.inner_size
         fed = signature.size or (inner_size if sampling else None) or pixels.shape[:2]
@@ -196,13 +196,13 @@ class Model:
             raise
         return frame
 
-    def _describe(self, frame: Frame, picture: DecodedImage) -> Prepared:
+    def _describe(self, frame: Frame, image: DecodedImage) -> Prepared:
         size, window = self.facts.signature.size, _WHOLE
         if size is not None:
             how = self.facts.signature.resize
-            window = decoder.source_window(picture.pixels.shape, size, how)
-        width, height = picture.width, picture.height
-        return Prepared(frame, width, height, window, picture.orientation)
+            window = decoder.source_window(image.pixels.shape, size, how)
+        width, height = image.width, image.height
+        return Prepared(frame, width, height, window, image.orientation)
 
     def submit(
         self, frame: Frame, slot: QueueSlot[Frame, ImageResult] | None = None

@@ -67,7 +67,7 @@ def test_no_model_is_refused_its_part_and_all_keep_to_the_room(room, models, ste
         assert len(requests.leave) <= room
     while requests.leave:
         requests.go(0)
-    # Nothing is left of them: one model alone has half of the room and what is for all.
+    # Nothing is left of them: one model alone has half of the room and the room for all.
     own = max(room // (2 * models), int(models <= room))
     assert requests.fill("m0") == room - (models - 1) * own
 

@@ -284,7 +284,7 @@ def _models(
     for part in parts:
         groups[part.name][part.role].append(part)
     for name, group in sorted(groups.items()):
-        # Any *.json or photo may lie in the folder; it counts only beside a graph.
+        # Any *.json or photo may lie in the folder; it counts only next to a graph.
         roles = [role for role in group if role not in _BESIDE or "graph" in group]
         chosen = {role: _choose(group[role], warnings) for role in roles}
         graph, labels = chosen.get("graph"), _labels(chosen, warnings)
