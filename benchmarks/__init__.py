@@ -7,6 +7,5 @@ throughput    answers a second, against the same work without a server
 gpu_proof     all that was built for cards, on a card
 
 Each starts its own server on a free port of loopback and ends it, and writes JSON.
-``support`` has what they share. Figures stand in docs/benchmarks.md and
-docs/reliability.md.
+``support`` is what they share; docs/benchmarks.md and docs/reliability.md have figures.
 """

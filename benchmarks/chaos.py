@@ -1,13 +1,12 @@
-"""Everything goes wrong, one thing after the other, while clients ask: what breaks?
+"""Let everything go wrong, one thing after the other, while clients ask.
 
     python -m benchmarks.chaos [--minutes 10] [--out FILE]
 
 A real server with three models gets 70 % of the requests that it can answer. The
 ``bystander`` is never touched: none of its requests may fail. The ``victim``'s process
 is killed and stopped; the ``changing`` model's file is replaced, by good ones and by a
-cut one; graphs that cannot be served are dropped beside them; the disk for uploads is
-filled, if one can be mounted; clients hang up; garbage comes in. Graphs are made by
-code. Writes JSON; the exit code is 1 if something broke that must not.
+cut one; graphs that cannot be served are added; the disk for uploads is filled, if one
+can be mounted; clients hang up; garbage comes in. Exits with 1 if something broke.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Chaos:
     """One run over a server.
 
     Attributes:
-        events: what was done, when, and how long until the victim of it served again.
+        events: each fault, its time, and how long until its victim served again.
         full: from when to when the disk was full.
     """
 
@@ -182,7 +181,7 @@ class Chaos:
         return self.together(list(one))
 
     def garbage(self) -> dict[str, Any]:
-        """Send what is no request at all, and what is a bad one."""
+        """Send bytes that are no request at all, and bad requests."""
         return self.together(inputs.garbage(self.server.port))
 
     def together(self, requests: list[Request]) -> dict[str, Any]:
@@ -247,7 +246,7 @@ def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, An
 
 
 def broken(result: dict[str, Any]) -> list[str]:
-    """Return what must not be, in words."""
+    """Return all that must not be, in words."""
     failed = result["failures"].items()
     found = [f"{model}: {statuses}" for model, statuses in failed if statuses]
     for event in result["events"]:

@@ -1,18 +1,16 @@
-"""What becomes of a server that is offered two and ten times what it can answer.
+"""Offer a server two and ten times the photos that it can answer.
 
     python -m benchmarks.overload [MODEL_FOLDER PHOTO] [--model NAME] [--apart]
 
-Capacity is what eight clients get that wait for their answers: the mean of just before
-and just after. In between requests leave at a fixed rate, whether or not earlier ones
-were answered, each on a connection of its own, and their clients wait for two seconds;
-next to them ``/livez`` is asked four times a second. Writes JSON, of several rounds the
-medians: goodput (200s in time, a second), its share of the capacity, statuses, p99s,
-the time from the end of the load to the first answer at under twice the idle latency,
-and the processors that the load, the front and the runner had.
+Capacity is the mean rate, just before and just after, of eight clients that wait for
+their answers. In between requests leave at a fixed rate, answered or not, each on a
+connection of its own, and their clients wait for two seconds; ``/livez`` is asked four
+times a second. Writes JSON, of several rounds the medians: goodput (200s in time, a
+second), its share of the capacity, statuses, p99s, the time from the end of the load to
+the first answer at under twice the idle latency, and the processors of all three.
 
-The load shares the machine: what it takes is lost to the answers. With ``--apart`` the
-server has one half of the processors, and the load the other: what is lost then is
-what refusing costs.
+The load shares the machine, so its work is lost to the answers. With ``--apart`` it has
+one half of the processors, and the server the other: the loss then is of refusing.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ def idle_ms(port: int, request: Request) -> float:
 def one_load(
     server: Server, request: Request, rate: float, seconds: float
 ) -> dict[str, Any]:
-    """Offer a load for some seconds, and return what became of it."""
+    """Offer a load for some seconds, and return the outcomes."""
     before, own = server.processor_s(), time.process_time()
     probe = Request("livez", open_loop.get("/livez"))
     with (

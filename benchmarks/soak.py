@@ -116,7 +116,7 @@ def drift(sent: Sequence[Sent], begun: float, seconds: float) -> dict[str, Any]:
 
 
 def broken(result: dict[str, Any]) -> list[str]:
-    """Return what must not be, in words; how fast it was is for the reader."""
+    """Return all that must not be, in words; speed is for the reader to judge."""
     found = []
     for kind, figures in result["requests"].items():
         wrong = set(figures["statuses"]) - _ANSWERS[kind]

@@ -1,4 +1,4 @@
-"""What a step expected and found, and the table of all steps."""
+"""The expectations and findings of a step, and the table of all steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTH = 96
 
 
 class Check(NamedTuple):
-    """One expectation, as a sentence, and what was seen.
+    """One expectation, as a sentence, and the observation.
 
     Attributes:
         must: one that is not ok ends the proof; else it is told, and the proof goes on.
@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 @dataclass
 class Found:
-    """What a step found; the step fills it in.
+    """The findings of a step, which fills them in.
 
     Attributes:
         facts: measured values, for the JSON.
@@ -87,7 +87,7 @@ class Found:
         return "look" if bad else "ok"
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the JSON file keeps of it."""
+        """Return the part of it that the JSON file keeps."""
         checks = [check._asdict() for check in self.checks]
         return {**vars(self), "checks": checks, "result": self.result}
 

@@ -89,7 +89,7 @@ def answers(found: Found, seen: Gaps, photos: int, about: str) -> None:
 
 
 def card(found: Found, shown: Mapping[str, Any]) -> None:
-    """Judge what the driver, the kernel and the doctor show."""
+    """Judge the reports of driver, kernel and doctor."""
     lines, doctor = shown["nvidia-smi"], shown["doctor"]
     listed = bool(lines) and not lines[0].startswith("failed")
     found.expect("nvidia-smi lists a card", "; ".join(lines) or "nothing", listed)
@@ -113,7 +113,7 @@ def card(found: Found, shown: Mapping[str, Any]) -> None:
 def listing(
     found: Found, plain: Mapping[str, Any], opened: Mapping[str, Any], *, gpu: bool
 ) -> None:
-    """Judge what TensorFlow lists as it is, and with the libraries opened first."""
+    """Judge TensorFlow's list of cards, plain and with the libraries opened first."""
     seen = len(opened["gpus"])
     if not gpu:
         found.expect("without a card TensorFlow lists none", f"{seen}", seen == 0)
@@ -229,7 +229,7 @@ def full(
     """Judge a card that another program holds.
 
     Args:
-        before: what ``/models`` said of the model while it was full.
+        before: the model in ``/models`` while it was full.
         after_s: seconds from the end of the other program to READY.
         statuses: of photos that were sent while it was full, by how often.
         again: status of one that was sent after that.

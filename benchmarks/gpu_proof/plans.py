@@ -1,4 +1,4 @@
-"""What is to be proved on what machine, and what the steps share."""
+"""The plan of a proof: its machine, its thoroughness, and all that steps share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _LOADED_S = 600.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be proved, and how thoroughly.
+    """The plan of a proof.
 
     Attributes:
         gpu: on a card; otherwise the same steps on the CPU, as far as they go.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 TIMEOUT, BROKEN = "timeout", "broken"
-"""What became of a request without an answer."""
+"""The outcome of a request without an answer."""
 
 SHARE = 0.7
 """Of the capacity, for a load that is to be answered."""
@@ -30,10 +30,10 @@ _CLOSED_LOOP_CLIENTS = 8
 
 
 class Request(NamedTuple):
-    """What is sent.
+    """A request to send.
 
     Attributes:
-        kind: what the figures are counted under.
+        kind: the name that its figures are counted under.
         data: whole HTTP request, head and body.
         cut: send only so many bytes and hang up, if it is not ``None``.
     """
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What became of a request.
+    """The outcome of a request.
 
     Attributes:
         at: when it left, of ``time.monotonic``.

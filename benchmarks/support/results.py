@@ -66,7 +66,7 @@ def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on, next to the code."""
+    """Return the facts that figures depend on, next to the code."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2] for line in info if line.startswith("model name")]
     return {
@@ -78,7 +78,7 @@ def machine() -> dict[str, Any]:
 
 
 def say(sentence: str) -> None:
-    """Tell whoever waits what is going on."""
+    """Tell the progress to the person who waits."""
     print(sentence, file=sys.stderr, flush=True)
 
 

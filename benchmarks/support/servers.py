@@ -79,7 +79,7 @@ class Server:
         return set()
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Return what ``/models`` says, by name; empty while nobody answers."""
+        """Return the answer of ``/models``, by name; empty while nobody answers."""
         try:
             told = httpx.get(f"{self.url}/models", timeout=30).json()["models"]
         except (httpx.HTTPError, ValueError, KeyError):
@@ -102,7 +102,7 @@ class Server:
         return {"front": front, "runners": sum(map(processor_s, self.runners()))}
 
     def facts(self) -> dict[str, float]:
-        """Return what grows if something leaks: of the front, and memory of all."""
+        """Return the counts that a leak makes grow: the front's, and all memory."""
         front, runners = self.front, self.runners()
         held = [memory_mb(pid) for pid in (front, *runners)]
         return {
