@@ -276,5 +276,5 @@ def test_the_floor_is_below_each_answer(environ, floor, folder):
     (files,) = discover(folder, DETECTION).models
     for rewrites in (True, False):
         changed = {"ISOLATION": "inline", "REWRITE_GRAPHS": rewrites, **environ}
-        job = Loader(make_settings(**changed))._runner(files, None)._job
+        job = Loader(make_settings(**changed))._make_runner(files, None)._job
         assert (job.score_floor, job.rewrite) == (floor, rewrites)
