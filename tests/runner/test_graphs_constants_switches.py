@@ -143,8 +143,9 @@ def signature_of(kind, *, softmax=False):
 def test_the_spread_of_scores_is_measured(runs, kind, gap):
     """It is over the runs after the first; a detector's scores have no order."""
     waiting = [*runs, *[runs[0]] * 20]
+    boxes = {"boxes": np.zeros((1, 4))} if kind == "detection" else {}
     got = score_spread(
-        lambda: {"scores": np.array([waiting.pop(0)])}, signature_of(kind)
+        lambda: {"scores": np.array([waiting.pop(0)]), **boxes}, signature_of(kind)
     )
     assert got == pytest.approx(gap)
     assert (got > MOST_SPREAD) == (gap > 0)
