@@ -51,6 +51,7 @@ def test_a_run_gives_each_image_its_own_arrays(opened):
         assert outputs["boxes"][0].tolist() == pytest.approx(box)
 
 
+@pytest.mark.real
 def test_a_run_gives_no_more_rows_than_an_answer_may_have(opened):
     """Each image's best 10,000 leave the session, also of a batch of several."""
 
