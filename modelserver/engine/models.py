@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelserver import decoder
 from modelserver.core.errors import ModelNotReady
@@ -10,6 +10,7 @@ from modelserver.core.pixels import sample
 from modelserver.decoder import DecodedImage, Limits
 from modelserver.engine.queue import Batcher, Completion, QueueSlot
 from modelserver.tasks import Metadata
+from modelserver.tasks.task import WHOLE
 
 if TYPE_CHECKING:
     import mmap
@@ -24,14 +25,13 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.engine.discovery import ModelFiles
     from modelserver.tasks.labels import LabelMap
+    from modelserver.tasks.task import Box
 
 # A detector's own resizer is bilinear without smoothing: fed an image of twice its size
 # or more it sees the same as from the full photo (docs/benchmarks.md has the figures).
 _REDUCE_TO = 2
 # Of a decoded image: RGB.
 _CHANNELS = 3
-Window: TypeAlias = tuple[float, float, float, float]
-_WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 
 
 class Prepared(NamedTuple):
@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
     frame: Frame
     width: int
     height: int
-    window: Window
+    window: Box
     orientation: int = 1
 
 
@@ -197,7 +197,7 @@ class Model:
         return frame
 
     def _describe(self, frame: Frame, image: DecodedImage) -> Prepared:
-        size, window = self.facts.signature.size, _WHOLE
+        size, window = self.facts.signature.size, WHOLE
         if size is not None:
             how = self.facts.signature.resize
             window = decoder.source_window(image.pixels.shape, size, how)

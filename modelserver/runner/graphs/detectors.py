@@ -22,6 +22,7 @@ from modelserver.runner.graphs.traversal import (
     shape_of,
     shape_text,
 )
+from modelserver.tasks import DETECTION
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,13 +32,8 @@ if TYPE_CHECKING:
 _Export: TypeAlias = tuple[tuple[str, int], ...]
 
 # Role to node name, as the TensorFlow Object Detection API's exporters write them.
-NAMES = {
-    "boxes": "detection_boxes",
-    "scores": "detection_scores",
-    "classes": "detection_classes",
-    "count": "num_detections",
-}
-REQUIRED = ("boxes", "scores", "classes")
+NAMES = DETECTION.outputs
+REQUIRED = tuple(role for role in NAMES if role not in DETECTION.optional)
 _INDEX = re.compile(r"Identity(?:_(\d{1,3}))?")
 
 # Keys of the API's exporters, in their order, with their ranks.
