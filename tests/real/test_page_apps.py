@@ -9,7 +9,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, chromium, served
+from support.browser import Watched, served
 from support.servers import ROOT, wait_for
 from support.tiny_graphs import write
 
@@ -34,13 +34,6 @@ def models(tmp_path_factory):
         (folder / f"{name}.labels.txt").write_text("red\ngreen\nblue\n")
     write(folder / "several.pb", tiny_graphs.multi_label_classifier())
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One for all tests of this file."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, chromium, served
+from support.browser import Watched, served
 from support.tiny_graphs import write
 
 pytestmark = pytest.mark.real
@@ -25,13 +25,6 @@ def url(tmp_path_factory):
         (folder / f"{name}.label_map.pbtxt").write_text('item { id: 21 name: "red" }\n')
     with served("detection", folder, uploads, MAX_UPLOAD_MB=1) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One for all tests of this file."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

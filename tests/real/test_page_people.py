@@ -6,7 +6,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, chromium, served
+from support.browser import Watched, served
 from support.servers import wait_for
 from support.tiny_graphs import write
 
@@ -66,13 +66,6 @@ def url(tmp_path_factory):
         )
     with served("detection", folder, uploads, MIN_CONFIDENCE=0.25) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One for all tests of this file."""
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
