@@ -1,0 +1,47 @@
+"""All structs between processes, msgpack by msgspec, typed.
+
+runs        engine and runner, and the interface of a runner
+requests    door and engine
+"""
+
+from modelserver.core.messages.runs import (
+    Array,
+    AssignedCard,
+    Facts,
+    FrameRef,
+    Heartbeat,
+    ImageResult,
+    Job,
+    LoadError,
+    LoadStarted,
+    LogLine,
+    Mark,
+    Outputs,
+    PictureFormat,
+    Reply,
+    Run,
+    RunError,
+    Runner,
+    RunResult,
+)
+
+__all__ = [
+    "Array",
+    "AssignedCard",
+    "Facts",
+    "FrameRef",
+    "Heartbeat",
+    "ImageResult",
+    "Job",
+    "LoadError",
+    "LoadStarted",
+    "LogLine",
+    "Mark",
+    "Outputs",
+    "PictureFormat",
+    "Reply",
+    "Run",
+    "RunError",
+    "RunResult",
+    "Runner",
+]

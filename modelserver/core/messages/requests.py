@@ -1,0 +1,186 @@
+"""Messages between a door and the engine.
+
+A door numbers its requests. The engine answers a number as often as models were asked,
+in any order; a question is answered once. Times are ``time.perf_counter``'s, which on
+Linux is one clock for all processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from modelserver.core import errors
+from modelserver.core.errors import InternalError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Topic: TypeAlias = Literal["models", "model", "labels", "ready", "page", "metrics"]
+"""What a door may ask; ``DoorSession`` says what each is answered with."""
+
+
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """The options of a request, as the client gave them; see ``tasks.options``."""
+
+    min_confidence: float | None = None
+    labels: tuple[str, ...] = ()
+    max_results: int | None = None
+    pixel: bool = False
+    top_k: int | None = None
+
+
+class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Door to engine, with the upload's descriptor: have models look at a photo.
+
+    Attributes:
+        number: of the request, never used before by this door.
+        kind: the task.
+        models: names, each once; ``["*"]`` for every model of the task.
+        seconds: how long the caller waits in all.
+        until: when that ends.
+        picture: answer with the photo and the marks on it, in this format; one model.
+        request_id: for log lines.
+    """
+
+    number: int
+    kind: str
+    models: tuple[str, ...]
+    seconds: float
+    until: float
+    wish: Wish = Wish()
+    picture: Literal["JPEG", "PNG"] | None = None
+    request_id: str = ""
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Door to engine: nobody waits for this request any more."""
+
+    number: int
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Door to engine: a question about models.
+
+    Attributes:
+        name: the model's, where the topic is about one.
+        kind: of task, where it is about one kind; empty for any.
+        accept: the client's ``Accept``, for metrics.
+    """
+
+    number: int
+    topic: Topic
+    name: str = ""
+    kind: str = ""
+    accept: str = ""
+
+
+class Counts(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Door to engine: how many answers it gave since it last said so.
+
+    Attributes:
+        answers: route, model, status, number.
+        refusals: by problem's type.
+    """
+
+    answers: tuple[tuple[str, str, str, int], ...] = ()
+    refusals: dict[str, int] = {}
+
+
+ToEngine: TypeAlias = Evaluate | Gone | Ask | Counts
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Engine to door: what a model sees in a photo.
+
+    Attributes:
+        number: of the request.
+        model: its name.
+        title: the same, with its kind where another kind has that name, too.
+        answer: in the contract's shape, as JSON; empty where a picture was asked for.
+        picture: the photo with marks, else empty.
+        width, height: of the upright photo, in pixels.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+        batch: images that were run together.
+        digest: SHA-256 of the model's graph, labels and sidecar.
+        decode, queue, run, post: milliseconds that each stage took.
+        started: when decoding began.
+    """
+
+    number: int
+    model: str
+    title: str
+    answer: bytes
+    width: int
+    height: int
+    orientation: int
+    batch: int
+    digest: str
+    decode: float
+    queue: float
+    run: float
+    post: float
+    started: float
+    picture: bytes = b""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Engine to door: why there is no answer of a model, or to a question.
+
+    Attributes:
+        model: its name; empty for a question, and where no model was found.
+        error: name of the class.
+    """
+
+    number: int
+    model: str
+    title: str
+    error: str
+    detail: str
+    retry_after_s: float | None = None
+
+    def rebuild(self) -> RequestError:
+        """Return the error that this was made of."""
+        kind = _KINDS.get(self.error, InternalError)
+        error = kind.__new__(kind)
+        error.args = (self.detail,)
+        if self.retry_after_s != kind.retry_after_s:
+            error.retry_after_s = self.retry_after_s
+        return error
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Engine to door: the answer to a question, msgpack of what its topic says."""
+
+    number: int
+    body: bytes
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Engine to door: the models that ``"*"`` stands for, before their answers."""
+
+    number: int
+    models: tuple[str, ...]
+
+
+ToDoor: TypeAlias = Seen | Refused | Told | Asked
+
+
+def refused(
+    number: int, error: RequestError, model: str = "", title: str = ""
+) -> Refused:
+    """Return a message of an error."""
+    kind = next(k for k in type(error).__mro__ if k.__name__ in _KINDS)
+    return Refused(number, model, title, kind.__name__, str(error), error.retry_after_s)
+
+
+def _kinds(base: type[RequestError]) -> Sequence[type[RequestError]]:
+    return [base, *(one for kind in base.__subclasses__() for one in _kinds(kind))]
+
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in _kinds(RequestError)
+    if kind.__module__ == errors.__name__
+}
