@@ -1,9 +1,9 @@
 """The server's metrics, in Prometheus's text format.
 
-Counters and histograms are fed as requests are answered; gauges are sampled when the
-metrics are asked for. Labels have few values, whatever clients send: a model's name
-only if there is such a model, and of each model's own labels only the first hundred.
-The counts of a model go when the model goes.
+The engine counts evaluations; doors count answers and hand their counts over; gauges
+are sampled when the metrics are asked for. Labels have few values, whatever clients
+send: a model's name only if there is such a model, and of each model's own labels only
+the first hundred. The counts of a model go when the model goes.
 
 The library's own counters take a lock for each number, some thirty for one answer; here
 one lock is taken for all of them, and the library writes them out.
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
+
+    from modelserver.core.messages.requests import Counts
 
 STAGES = ("decode", "queue", "run", "post")
 _OTHER = "(other)"
@@ -100,6 +102,20 @@ class ModelMetrics(NamedTuple):
     gpu_fallback: int | None = None
 
 
+class ProcessMetrics(NamedTuple):
+    """The sampled metrics of the processes of one kind, but for those of models.
+
+    Attributes:
+        kind: such as ``door``.
+        number: how many there are.
+        resident_bytes: memory of all of them, ``None`` if it cannot be read.
+    """
+
+    kind: str
+    number: int
+    resident_bytes: int | None
+
+
 class _Tally:
     """A histogram: how many values there were up to each bound, and their sum."""
 
@@ -140,13 +156,18 @@ class Metrics:
     Args:
         models: samples every model, when the metrics are asked for.
         states: every life state there is.
+        processes: samples the other processes.
     """
 
     def __init__(
-        self, models: Callable[[], Iterable[ModelMetrics]], states: Iterable[str] = ()
+        self,
+        models: Callable[[], Iterable[ModelMetrics]],
+        states: Iterable[str] = (),
+        processes: Callable[[], Iterable[ProcessMetrics]] = tuple,
     ) -> None:
         self._models = models
         self._states = tuple(states)
+        self._processes = processes
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -171,6 +192,17 @@ class Metrics:
         """Count a refusal by its problem's type."""
         with self._lock:
             self._refused[(reason,)] += 1
+
+    def add(self, counts: Counts) -> None:
+        """Add what a door has counted.
+
+        They are kept as one sum, so that none falls if a door ends.
+        """
+        with self._lock:
+            for route, model, status, number in counts.answers:
+                self._answered[route, model, status] += number
+            for reason, number in counts.refusals.items():
+                self._refused[(reason,)] += number
 
     def count_evaluation(
         self,
@@ -213,6 +245,7 @@ class Metrics:
             counted = {*self._own, *(model for _, model, _ in self._answered)} - {""}
         models = list(self._models())
         yield from _sample_families(models, self._states)
+        yield from _process_families(list(self._processes()))
         with self._lock:
             # A model that came after the look may have been counted since.
             self._forget(counted - {model.name for model in models})
@@ -315,6 +348,24 @@ def _sample_families(
             (model.name,): getattr(model, attribute) for model in models
         }
         yield _family(kind, name, sentence, ("model",), values)
+
+
+def _process_families(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:
+    """Return the families of the processes' sampled metrics."""
+    yield _family(
+        GaugeMetricFamily,
+        "processes",
+        "Processes of the server, without those of models.",
+        ("process",),
+        {(one.kind,): one.number for one in processes},
+    )
+    yield _family(
+        GaugeMetricFamily,
+        "process_resident_bytes",
+        "Memory of all processes of a kind.",
+        ("process",),
+        {(one.kind,): one.resident_bytes for one in processes},
+    )
 
 
 def _family(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from flask import current_app
 
 from modelserver.core.errors import RequestError, StartError
-from modelserver.core.metrics import Metrics, ModelMetrics
+from modelserver.core.metrics import Metrics, ModelMetrics, ProcessMetrics
 from modelserver.core.process_limits import resident_bytes
 from modelserver.engine import discovery, self_test
 from modelserver.engine.catalogue import Registry, State
@@ -89,6 +89,7 @@ class Backend:
                 self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
             ),
             [state.value for state in State],
+            lambda: [ProcessMetrics("server", 1, resident_bytes(os.getpid()))],
         )
         self.traces: traces.Traces | None = None
         self.service = Service(self.registry, settings, self._observe)

@@ -5,7 +5,8 @@ import threading
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.core.metrics import STAGES, Metrics, ModelMetrics
+from modelserver.core.answer_counts import AnswerCounts
+from modelserver.core.metrics import STAGES, Metrics, ModelMetrics, ProcessMetrics
 
 MODEL = ModelMetrics("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
 THERE = [MODEL]
@@ -36,6 +37,47 @@ def test_what_was_answered_is_counted():
         found["modelserver_requests_total", frozenset({"/detect", "503", "seals"})] == 1
     )
     assert found["modelserver_refusals_total", frozenset({"overloaded"})] == 1
+
+
+def test_doors_counts_are_added_up():
+    """What several doors hand over is one sum, which a door's end does not lower."""
+    metrics = Metrics(lambda: THERE)
+    doors = [AnswerCounts(), AnswerCounts()]
+    for door in doors:
+        for status in (200, 200, 503):
+            door.count_answer("/detect", "seals", status)
+        door.count_refusal("overloaded")
+        metrics.add(door.take())
+        assert door.take() is None
+    del doors
+    found = samples(metrics)
+    key = "modelserver_requests_total"
+    assert found[key, frozenset({"/detect", "200", "seals"})] == 4
+    assert found[key, frozenset({"/detect", "503", "seals"})] == 2
+    assert found["modelserver_refusals_total", frozenset({"overloaded"})] == 2
+
+
+def test_counts_that_could_not_be_handed_over_are_kept():
+    """A door's counts wait for an engine that is away."""
+    door = AnswerCounts()
+    door.count_answer("/detect", "seals", 503)
+    taken = door.take()
+    door.count_answer("/detect", "seals", 503)
+    door.count_refusal("overloaded")
+    door.put_back(taken)
+    counts = door.take()
+    assert counts.answers == (("/detect", "seals", "503", 2),)
+    assert counts.refusals == {"overloaded": 1}
+
+
+def test_processes_are_told_by_their_kind():
+    """Number and memory of each kind of process; no memory makes no series."""
+    kinds = [ProcessMetrics("door", 2, 5000), ProcessMetrics("engine", 1, None)]
+    found = samples(Metrics(lambda: THERE, processes=lambda: kinds))
+    assert found["modelserver_processes", frozenset({"door"})] == 2
+    key = "modelserver_process_resident_bytes"
+    assert found[key, frozenset({"door"})] == 5000
+    assert (key, frozenset({"engine"})) not in found
 
 
 def test_an_evaluation_feeds_the_histograms():
@@ -141,17 +183,27 @@ def test_counting_from_many_threads_loses_nothing():
     """A thousand counts from many threads are all there."""
     metrics = Metrics(lambda: THERE)
 
+    door = AnswerCounts()
+
     def count():
-        for _ in range(250):
+        for number in range(250):
             metrics.count_evaluation("seals", {"run": 1}, 1, [("Seal1", 0.5)])
             metrics.count_answer("/detect", "seals", 200)
+            door.count_answer("/detect", "seals", 404)
+            if number % 25 == 0 and (counts := door.take()):
+                metrics.add(counts)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if counts := door.take():
+        metrics.add(counts)
     found = samples(metrics)
+    key = "modelserver_requests_total"
+    assert found[key, frozenset({"/detect", "200", "seals"})] == 1000
+    assert found[key, frozenset({"/detect", "404", "seals"})] == 1000
     assert found["modelserver_batch_size_count", frozenset({"seals"})] == 1000
     assert found["modelserver_results_total", frozenset({"Seal1", "seals"})] == 1000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.core.metrics import Metrics, ModelMetrics
+from modelserver.core.metrics import Metrics, ModelMetrics, ProcessMetrics
 from modelserver.engine.catalogue import State
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,11 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not instal
 def families():
     """Every family, with a sample of each."""
     model = ModelMetrics("m", "READY", 1, 1, 1, {"left": 1}, 1, 1, gpu_fallback=1)
-    metrics = Metrics(lambda: [model], [state.value for state in State])
+    metrics = Metrics(
+        lambda: [model],
+        [state.value for state in State],
+        lambda: [ProcessMetrics("door", 2, 1)],
+    )
     metrics.count_answer("/detect", "m", 200)
     metrics.count_refusal("overloaded")
     metrics.count_evaluation("m", {"run": 1.0}, 1, [("seal", 0.9)])
