@@ -49,6 +49,10 @@ class ModelServerError(Exception):
     """Base of everything this package raises on purpose."""
 
 
+START_FAILED = 3
+"""The exit code of a process that cannot start, and would not the next time either."""
+
+
 class StartError(ModelServerError):
     """The server cannot start; the message is the one sentence the operator sees."""
 

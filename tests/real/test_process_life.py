@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from modelserver.web.server.config import START_FAILED
+from modelserver.core.errors import START_FAILED
 from support import tiny_graphs
 from support.app_client import photo
 from support.servers import SECONDS, alive, children, started, wait_for

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from modelserver.web.server.config import START_FAILED
+from modelserver.core.errors import START_FAILED
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # nothing here takes as long

@@ -1,11 +1,13 @@
 """A small app with the door that the real ones have, to be served by gunicorn in tests.
 
 ``/hold`` answers when something is written to the FIFO of the variable ``FIFO``;
-``/wait`` answers when the models are closed. What happens is reported on stdout.
+``/wait`` answers when the models are closed. What happens is reported on stdout. With the
+variable ``STUB_ENGINE`` there is a stand-in for the engine's process, too.
 """
 
 import atexit
 import os
+import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ from flask import Flask
 
 from modelserver.core.errors import StartError
 from modelserver.core.logs import report
+from modelserver.tasks import DETECTION
+from modelserver.web.server import engine_keeper
 from modelserver.web.server.config import serve, start_errors
 
 
@@ -22,6 +26,8 @@ class Backend:
 
     def __init__(self):
         self.closed = threading.Event()
+        self.tasks = (DETECTION,)
+        self.engine = "none"
         self.service = SimpleNamespace(has_threads=lambda _total: None)
 
     def start(self):
@@ -29,6 +35,12 @@ class Backend:
         if "FAIL_START" in os.environ:
             raise StartError("There is no GPU.")
         report(f"started in {os.getpid()}")
+
+    def join(self, address, _page):
+        """Connect to the engine, which says who it is."""
+        self.door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.door.connect(address)
+        self.engine = self.door.recv(100).decode()
 
     def greet(self, _address):
         """Say nothing."""
@@ -52,6 +64,10 @@ def create_app():
     def pid():
         return str(os.getpid())
 
+    @app.get("/engine")
+    def engine():
+        return backend.engine
+
     @app.get("/hold")
     def hold():
         report("holding")
@@ -65,6 +81,10 @@ def create_app():
 
     return app
 
+
+if "STUB_ENGINE" in os.environ:
+    engine_keeper.ENGINE_PROCESS = True
+    engine_keeper.MODULE = "support.stub_engine"
 
 with start_errors():
     app = create_app()

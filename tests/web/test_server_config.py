@@ -87,6 +87,7 @@ def worker(door):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield SimpleNamespace(
             wsgi=SimpleNamespace(extensions={"modelserver": door}),
+            app=SimpleNamespace(),
             sockets=[listener],
         )
     for number, handler in zip(signals, before, strict=True):
@@ -261,7 +262,13 @@ def fake_arbiter(**changes):
     """Return an arbiter with a configuration and a log that keeps its lines."""
     lines = []
     log = SimpleNamespace(warning=lines.append)
-    return SimpleNamespace(cfg=config(**changes), log=log, lines=lines, num_workers=2)
+    return SimpleNamespace(
+        app=SimpleNamespace(),
+        cfg=config(**changes),
+        log=log,
+        lines=lines,
+        num_workers=2,
+    )
 
 
 def test_the_first_hook_checks(capsys):

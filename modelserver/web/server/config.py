@@ -27,22 +27,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelserver.core import logs
-from modelserver.core.errors import StartError
+from modelserver.core.errors import START_FAILED, StartError
+from modelserver.core.process_limits import end_with_parent
 from modelserver.core.settings import Settings
 from modelserver.engine import admission
 from modelserver.tasks import DETECTION, TASKS
+from modelserver.web.server import engine_keeper, served_tasks
+from modelserver.web.server.engine_keeper import EngineKeeper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from flask import Flask
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
     from gunicorn.workers.base import Worker
-
-# The exit code for "this worker will never start": gunicorn then stops instead of
-# starting the next one.
-START_FAILED = 3
 
 _MIN_CONNECTIONS = 1000
 _FILES = 4096
@@ -65,6 +64,7 @@ def _stop(reason: object) -> NoReturn:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr closed
         sys.stderr.write(f"modelserver: {logs.escape(str(reason))}\n")
         sys.stderr.flush()
+    # gunicorn stops at a worker's end with this code instead of starting the next one.
     raise SystemExit(START_FAILED)
 
 
@@ -85,7 +85,9 @@ def serve(
     _answer_arguments(default_port, arguments)
     _keep_standard_descriptors()
     with start_errors(), contextlib.suppress(KeyboardInterrupt):
-        _front(app, options(Settings.from_environ(port=default_port))).run()
+        settings = Settings.from_environ(port=default_port)
+        tasks = partial(served_tasks.of_app, app)
+        _front(app, options(settings, tasks)).run()
 
 
 def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> None:
@@ -146,8 +148,16 @@ def configuration(argv: Sequence[str]) -> dict[str, Any]:
         return options(Settings.from_environ(port=endpoint.port))
 
 
-def options(settings: Settings) -> dict[str, Any]:
-    """Return gunicorn's options: the same for both ways to start."""
+def options(
+    settings: Settings, tasks: Callable[[], list[str] | None] | None = None
+) -> dict[str, Any]:
+    """Return gunicorn's options: the same for both ways to start.
+
+    Args:
+        settings: the server's.
+        tasks: tells which the app serves, as ``served_tasks.of_app`` does; if not
+            given, gunicorn's app is asked.
+    """
     threads, connections = _threads_and_connections(settings)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
@@ -177,7 +187,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
         "logger_class": lambda: _logger_class(settings),
         "nworkers_changed": _check_workers,
-        "on_starting": _prepare,
+        "on_starting": partial(_prepare, settings, tasks),
         "when_ready": _check_listeners,
         "post_worker_init": _start_models,
         "worker_int": _close_models,
@@ -241,7 +251,7 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
             "Preloading is refused: the app belongs in gunicorn's worker, which starts"
             " the models. Leave out --preload."
         )
-    if cfg.workers > 1:
+    if cfg.workers > 1 and not engine_keeper.ENGINE_PROCESS:
         raise StartError(
             f"{cfg.workers} workers are refused: each would hold every model. One"
             " answers with many threads; leave out --workers or set it to 1."
@@ -266,7 +276,8 @@ def _check_workers(arbiter: Arbiter, workers: int, before: int | None) -> None:
 
     It comes at the start, at a reload (SIGHUP) and when SIGTTIN asks for a worker more.
     """
-    if workers > 1 and before is not None and arbiter.cfg.workers == 1:
+    alone = getattr(arbiter.app, "engine", None) is None
+    if alone and before is not None and workers > max(before, 1):
         arbiter.log.warning("a second worker was refused: it would hold every model")
         arbiter.num_workers = before
         return
@@ -274,11 +285,49 @@ def _check_workers(arbiter: Arbiter, workers: int, before: int | None) -> None:
         check(arbiter.cfg, {**os.environ, **arbiter.cfg.env})
 
 
-def _prepare(arbiter: Arbiter) -> None:
+def _prepare(
+    settings: Settings,
+    tasks: Callable[[], list[str] | None] | None,
+    arbiter: Arbiter,
+) -> None:
     _check_addresses_are_free(arbiter)
     # gunicorn looks the handler up by this name when the signal comes, both for
     # ``serve`` and for the ``gunicorn`` command.
     arbiter.handle_hup = partial(_rescan_models, arbiter)
+    if engine_keeper.ENGINE_PROCESS and settings.isolation != "inline":
+        _start_engine(settings, tasks, arbiter)
+
+
+def _start_engine(
+    settings: Settings,
+    tasks: Callable[[], list[str] | None] | None,
+    arbiter: Arbiter,
+) -> None:
+    """Start the engine's process, or have one worker hold the models itself."""
+    cfg = arbiter.cfg
+    ours = (os.geteuid(), os.getegid())
+    words = tasks() if tasks else served_tasks.of_gunicorn(arbiter.app)
+    environ = {"PORT": str(settings.port), **os.environ}
+    keeper = EngineKeeper(
+        words or (), environ, None if ours == (cfg.uid, cfg.gid) else (cfg.uid, cfg.gid)
+    )
+    try:
+        if words is None:
+            raise OSError("the app does not tell its tasks")  # noqa: TRY301
+        keeper.open()
+    except (OSError, AttributeError) as error:
+        arbiter.log.warning(
+            "One worker holds the models itself, as there can be no engine: %s", error
+        )
+        arbiter.num_workers = 1
+        return
+    try:
+        keeper.start()
+    except OSError as error:
+        _stop(f"The engine cannot be started: {error.strerror or error}.")
+    keeper.attach(arbiter)
+    # Workers have gunicorn's application, but not its arbiter.
+    arbiter.app.engine = keeper
 
 
 def _rescan_models(arbiter: Arbiter) -> None:
@@ -327,6 +376,11 @@ def _start_models(worker: Worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _give_freed_memory_back()
     backend = worker.wsgi.extensions["modelserver"]
+    engine = getattr(worker.app, "engine", None)
+    if engine is not None:
+        engine.leave()
+        _end_with_arbiter(worker)
+        backend.join(engine.address, engine.page)
     signal.signal(signal.SIGHUP, lambda _signal, _frame: backend.rescan())
     signal.siginterrupt(signal.SIGHUP, False)  # noqa: FBT003 - has no other way
     with start_errors():
@@ -335,6 +389,16 @@ def _start_models(worker: Worker) -> None:
     # Objects made by now stay: the collector need not look at them again and again.
     gc.freeze()
     _close_on_demand(worker)
+
+
+def _end_with_arbiter(worker: Worker) -> None:
+    """Have the kernel end this door with the arbiter, even if it is stopped or hangs.
+
+    Not before gunicorn has given up its rights, which would undo it.
+    """
+    end_with_parent()
+    if os.getppid() != worker.ppid:  # too late
+        raise SystemExit(0)
 
 
 def _give_freed_memory_back() -> None:
