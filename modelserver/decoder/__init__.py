@@ -3,7 +3,7 @@
 The only home of Pillow and simplejpeg. All functions may be called from any thread; the
 decoders release the GIL while they work.
 
-    limits          how large an image may be, how much memory decoders may hold
+    workspace       how much memory the decoders of one process may hold
     orientation     EXIF and XMP orientation, and the one copy that applies it
     watched_files   Pillow's view of an upload, which bounds its work
     formats         which format an upload has, and its opener
@@ -12,11 +12,12 @@ decoders release the GIL while they work.
     decoders        which decoder, into whose memory; any mode to RGB
     resizing        stretch, crop, pad; gray; Custom Vision's middle square
     drawing         a photo with boxes and words over it
+    jobs            all that for one photo and some models, in frames of theirs
 """
 
+from modelserver.core.messages.decodes import Limits
 from modelserver.decoder.decoders import Allocate, DecodedImage, decode, decodes_in_full
 from modelserver.decoder.drawing import annotate
-from modelserver.decoder.limits import Limits
 from modelserver.decoder.resizing import crop_from, resize, source_window, to_gray
 
 __all__ = [

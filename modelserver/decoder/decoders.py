@@ -27,16 +27,16 @@ from PIL import Image, JpegImagePlugin
 from modelserver.core.errors import UndecodableImage
 from modelserver.decoder import containers, jpeg_markers, png_chunks
 from modelserver.decoder.formats import BOXED, format_of, open_image, watch
-from modelserver.decoder.limits import Workspace
 from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
 from modelserver.decoder.watched_files import TookTooLong
+from modelserver.decoder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL import ImageFile
 
-    from modelserver.decoder.limits import Limits
+    from modelserver.core.messages.decodes import Limits
 
 Pixels = npt.NDArray[np.uint8]
 Allocate = Callable[[tuple[int, ...]], Pixels]

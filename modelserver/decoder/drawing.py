@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 
 from modelserver.decoder.decoders import decode
-from modelserver.decoder.limits import Workspace
+from modelserver.decoder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.core.messages import Mark, PictureFormat
+    from modelserver.core.messages.decodes import Limits
     from modelserver.decoder.decoders import Data
-    from modelserver.decoder.limits import Limits
 
 # Of the photo's shorter side: a line that is seen, and letters that are read.
 _LINE, _LETTERS = 1 / 250, 1 / 30

@@ -11,8 +11,8 @@ from collections import deque
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from modelserver import decoder
 from modelserver.core.errors import Overloaded, RequestError
+from modelserver.engine.decoders import Photo, Prepared, only, wait
 from modelserver.engine.service import Evaluation
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from modelserver.core.frames import Frame
-    from modelserver.decoder import DecodedImage
-    from modelserver.engine.evaluations import Data
-    from modelserver.engine.models import Model, Prepared
+    from modelserver.engine.decoders import Data, Decoders
+    from modelserver.engine.models import Model
     from modelserver.engine.queue import Caller
     from modelserver.engine.service import InFlight, Prepare, Service
     from modelserver.tasks import Task
@@ -39,22 +37,35 @@ _AT_ONCE = 4
 class Shared:
     """One photo for several models, decoded as seldom as may be. For one thread.
 
-    Used as a context, at whose end its memory is given back.
+    Used as a context, at whose end the frames that nobody took are given back.
 
     Args:
-        data: an image file's bytes.
+        photo: an image file's bytes.
+        models: those that may ask for it.
+        decoders: decode it.
+        caller: waits for it.
     """
 
-    def __init__(self, data: Data) -> None:
-        self._data = data
-        self._decoded: list[tuple[Model, Frame, DecodedImage]] = []
+    def __init__(
+        self,
+        photo: Photo,
+        models: Sequence[Model],
+        decoders: Decoders,
+        caller: Caller,
+    ) -> None:
+        self._photo = photo
+        self._models = models
+        self._decoders = decoders
+        self._caller = caller
+        self._found: dict[Model, Prepared | RequestError] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for _owner, frame, _picture in self._decoded:
-            frame.release()
+        for each in (self._found or {}).values():
+            if isinstance(each, Prepared):
+                each.frame.release()
 
     def prepare(self, model: Model) -> Prepared:
         """Give the photo as a model takes it.
@@ -62,40 +73,29 @@ class Shared:
         Raises:
             RequestError: as ``Model.prepare``.
         """
-        kept = self._kept(model)
-        owner, frame, picture = kept
-        try:
-            return model.fit(picture)
-        except Overloaded:
-            if owner is not model:
-                raise
+        if self._found is None:
+            self._found = self._decode()
+        found = self._found.pop(model, None)
         # There may be room for it once, if not twice.
-        self._decoded = [one for one in self._decoded if one is not kept]
-        frame.release()
-        return model.prepare(self._data)
+        if found is None or isinstance(found, Overloaded):
+            return model.prepare(self._photo, self._caller)
+        return only([found])
 
-    def _kept(self, model: Model) -> tuple[Model, Frame, DecodedImage]:
-        for kept in self._decoded:
-            owner, _frame, picture = kept
-            if _serves(picture, owner.at_least, model.at_least):
-                return kept
-        self._decoded.append((model, *model.decode(self._data)))
-        return self._decoded[-1]
-
-
-def _serves(
-    picture: DecodedImage, given: tuple[int, int] | None, wanted: tuple[int, int] | None
-) -> bool:
-    """Tell whether another decode would give the very same pixels.
-
-    Args:
-        given: the least height and width that the picture was decoded for.
-        wanted: those that the other one would be decoded for.
-    """
-    if picture.format != "JPEG" or given == wanted:
-        return True
-    whole = picture.pixels.shape[:2] == (picture.height, picture.width)
-    return whole and decoder.decodes_in_full(picture.width, picture.height, wanted)
+    def _decode(self) -> dict[Model, Prepared | RequestError]:
+        """Decode the photo for all models at once."""
+        if not self._models:
+            return {}
+        decoding = self._decoders.decode(
+            self._photo,
+            [model.fit for model in self._models],
+            [model.room for model in self._models],
+            self._caller.until,
+        )
+        try:
+            found = wait(decoding, self._caller)
+        except RequestError as error:
+            return dict.fromkeys(self._models, error)
+        return dict(zip(self._models, found, strict=True))
 
 
 class BatchRequest:
@@ -135,9 +135,12 @@ class BatchRequest:
 
     def _one_photo(self, pair: int, data: Data, models: Sequence[str]) -> None:
         if len(models) == 1:
-            self._begin(pair, models[0], methodcaller("prepare", data))
+            prepare = methodcaller("prepare", data, self._caller)
+            self._begin(pair, models[0], prepare)
             return
-        with Shared(data) as photo:
+        loaded = self._service.loaded(self._task, models)
+        decoders = self._service.decoders
+        with Shared(Photo.of(data), loaded, decoders, self._caller) as photo:
             for number, name in enumerate(models):
                 self._begin(pair + number, name, photo.prepare)
 

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import time
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from modelserver.core.messages import ImageResult
-    from modelserver.engine.queue import Completion
+    from modelserver.engine.decoders import Data, Photo, Prepared
+    from modelserver.engine.queue import Caller, Completion
     from modelserver.tasks import Metadata, Task
-
-Data: TypeAlias = "bytes | memoryview | mmap.mmap"
-"""An image file's bytes."""
 
 
 class Evaluable(Protocol):
@@ -29,8 +26,8 @@ class Evaluable(Protocol):
     def metadata(self) -> Metadata:
         """The facts that its outputs are read by."""
 
-    def prepare(self, data: Data) -> Any:
-        """Decode a photo; gives a ``models.Prepared``."""
+    def prepare(self, photo: Photo | Data, caller: Caller | None = None) -> Prepared:
+        """Decode a photo."""
 
     def submit(self, frame: Any, slot: Any = None) -> Future[Completion[ImageResult]]:
         """Queue it."""
@@ -43,19 +40,19 @@ class Submitted(NamedTuple):
     """An image that is with its model.
 
     Attributes:
-        prepared: it, as the model takes it; a ``models.Prepared``.
+        prepared: it, as the model takes it.
         future: the run's result.
         started, decoded: when decoding began and ended, in seconds of
             ``time.perf_counter``.
     """
 
-    prepared: Any
+    prepared: Prepared
     future: Future[Completion[ImageResult]]
     started: float
     decoded: float
 
 
-def submit(model: M, prepare: Callable[[M], Any], slot: Any = None) -> Submitted:
+def submit(model: M, prepare: Callable[[M], Prepared], slot: Any = None) -> Submitted:
     """Prepare an image and queue it.
 
     Args:

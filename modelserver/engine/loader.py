@@ -10,6 +10,7 @@ from modelserver.core import findings
 from modelserver.core.errors import DeviceFailed
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.core.opened_files import Held
+from modelserver.engine.decoders import InlineDecoders, limits_of
 from modelserver.engine.models import Model
 from modelserver.engine.runners import environment
 from modelserver.engine.runners.cards import NO_CARDS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from modelserver.core.findings import Finding
     from modelserver.core.messages import Facts, Runner
     from modelserver.core.settings import Settings
+    from modelserver.engine.decoders import Decoders
     from modelserver.engine.discovery import ModelFiles
     from modelserver.engine.runners.cards import Card, Survey
     from modelserver.tasks.labels import LabelMap
@@ -42,10 +44,17 @@ class Loader:
     Args:
         settings: the server's.
         survey: the cards that may be used.
+        decoders: decode the models' photos; by default in threads of this process.
     """
 
-    def __init__(self, settings: Settings, survey: Survey = NO_CARDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        survey: Survey = NO_CARDS,
+        decoders: Decoders | None = None,
+    ) -> None:
         self._settings = settings
+        self._decoders = decoders or InlineDecoders(limits_of(settings))
         self._no_gpu = survey.no_gpu
         cards = survey.cards
         if settings.isolation == "inline":
@@ -125,6 +134,7 @@ class Loader:
             label_map,
             runner,
             self._settings,
+            decoders=self._decoders,
             offset=offset,
             on_close=on_close,
         )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from modelserver import decoder
 from modelserver.core.errors import BadModelOutput, DeadlinePassed, Overloaded
 from modelserver.core.logs import bind, report
 from modelserver.engine import admission
+from modelserver.engine.decoders import InlineDecoders, Photo, limits_of, wait
 from modelserver.engine.evaluations import submit
 from modelserver.engine.queue import Caller
 from modelserver.tasks.options import Options
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from modelserver.core.messages import ImageResult, Mark, Outputs, PictureFormat
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
-    from modelserver.engine.evaluations import Data, Submitted
-    from modelserver.engine.models import Model, Prepared
+    from modelserver.engine.decoders import Data, Decoders, Prepared
+    from modelserver.engine.evaluations import Submitted
+    from modelserver.engine.models import Model
     from modelserver.engine.queue import Completion
     from modelserver.tasks import Metadata, Task
 
@@ -123,6 +124,7 @@ class Service:
         registry: the models.
         settings: the server's.
         observe: told of every evaluation, in the thread that asked for it.
+        decoders: decode the photos; by default in threads of this process.
     """
 
     def __init__(
@@ -130,10 +132,12 @@ class Service:
         registry: Registry[Model],
         settings: Settings,
         observe: Callable[[Evaluation[Any]], None] = _unobserved,
+        decoders: Decoders | None = None,
     ) -> None:
         self._registry = registry
         self._settings = settings
         self._observe = observe
+        self.decoders = decoders or InlineDecoders(limits_of(settings))
         self._shares = admission.Shares.of(
             admission.threads(settings), lambda: len(registry)
         )
@@ -146,7 +150,7 @@ class Service:
         self,
         task: Task[R],
         name: str,
-        data: Data,
+        data: Data | Photo,
         caller: Caller | None = None,
         options: Options = _PLAIN,
     ) -> Evaluation[R]:
@@ -155,11 +159,16 @@ class Service:
         Raises:
             RequestError: see the tree in ``errors``.
         """
-        image = self.begin(task, name, methodcaller("prepare", data), caller)
+        caller = caller or self._patient()
+        image = self.begin(task, name, methodcaller("prepare", data, caller), caller)
         return self.end(image, options)
 
     def draw(
-        self, data: Data, marks: Sequence[Mark], form: PictureFormat, caller: Caller
+        self,
+        data: Data | Photo,
+        marks: Sequence[Mark],
+        form: PictureFormat,
+        caller: Caller,
     ) -> bytes:
         """Return an upright photo, in full, with marks over it, as a file.
 
@@ -167,15 +176,28 @@ class Service:
             RequestError: the photo is too large to be decoded in full, or is damaged;
                 or the caller's time is over before there is memory for it.
         """
-        limits = decoder.Limits(
-            max_pixels=self._settings.max_image_pixels,
-            max_header_pixels=self._settings.max_header_pixels,
-        )
+        photo = data if isinstance(data, Photo) else Photo.of(data)
         try:
-            return decoder.annotate(data, limits, marks, form, _left(caller))
+            drawing = self.decoders.draw(photo, marks, form, caller.until)
+            return wait(drawing, caller)
         except Overloaded:
-            _left(caller)
+            if not caller.remaining_s(time.perf_counter()):
+                raise DeadlinePassed(caller.seconds) from None
             raise
+
+    def _patient(self) -> Caller:
+        """Return a caller who waits for as long as a request may take."""
+        timeout_s = self._settings.request_timeout_s
+        return Caller(timeout_s, time.perf_counter() + timeout_s)
+
+    def loaded(self, task: Task[Any], names: Sequence[str]) -> list[Model]:
+        """Return those of some models of a task that are loaded at the moment."""
+        entries = self._registry.of(task.kind)
+        return [
+            entry.loaded
+            for entry in entries
+            if entry.name in names and entry.loaded is not None
+        ]
 
     def begin(
         self,
@@ -189,8 +211,7 @@ class Service:
         Raises:
             RequestError: see the tree in ``errors``; nothing is held then.
         """
-        timeout_s = self._settings.request_timeout_s
-        caller = caller or Caller(timeout_s, time.perf_counter() + timeout_s)
+        caller = caller or self._patient()
         if title := self._registry.title(name, task.kind):
             bind(model=title)
         with ExitStack() as stack:
@@ -261,12 +282,6 @@ class Service:
             return task.parse(outputs, metadata, window, options, settings)
         except (ValueError, KeyError) as error:
             raise BadModelOutput(image.name, str(error)) from error
-
-
-def _left(caller: Caller) -> float:
-    if left := caller.remaining_s(time.perf_counter()):
-        return left
-    raise DeadlinePassed(caller.seconds)
 
 
 def _result(image: InFlight) -> Completion[ImageResult]:

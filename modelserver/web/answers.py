@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.messages import PictureFormat
     from modelserver.core.metrics import Metrics
-    from modelserver.engine.evaluations import Data
+    from modelserver.engine.decoders import Data
     from modelserver.engine.queue import Caller
     from modelserver.engine.service import Service
     from modelserver.tasks import Task

@@ -15,6 +15,7 @@ from modelserver.core.process_limits import resident_bytes
 from modelserver.engine import discovery, self_test
 from modelserver.engine.catalogue import Registry, State
 from modelserver.engine.catalogue.hot_folder import HotFolder
+from modelserver.engine.decoders import InlineDecoders, limits_of
 from modelserver.engine.loader import Loader
 from modelserver.engine.runners import cards, probe
 from modelserver.engine.runners.cards import memory_by_process
@@ -69,9 +70,10 @@ class Backend:
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
+        self._decoders = InlineDecoders(limits_of(settings))
         self.registry: Registry[Model] = Registry(
             self_test.checked(
-                Loader(settings, survey),
+                Loader(settings, survey, self._decoders),
                 settings.min_confidence,
                 settings.load_timeout_s,
             ),
@@ -92,7 +94,7 @@ class Backend:
             lambda: [ProcessMetrics("server", 1, resident_bytes(os.getpid()))],
         )
         self.traces: traces.Traces | None = None
-        self.service = Service(self.registry, settings, self._observe)
+        self.service = Service(self.registry, settings, self._observe, self._decoders)
         self._started = False
         self._lock = threading.Lock()
 
@@ -227,6 +229,7 @@ class Backend:
         """End all models. Idempotent; does nothing if nothing was started."""
         self._folder.close()
         self.registry.close()
+        self._decoders.close()
         if self.traces is not None:
             self.traces.close()
 

@@ -19,8 +19,8 @@ from modelserver.core.errors import (
     UndecodableImage,
 )
 from modelserver.decoder import Limits, decode, decoders, formats, watched_files
-from modelserver.decoder.limits import MOST_SCANS, Workspace
 from modelserver.decoder.watched_files import TookTooLong, WatchedFile
+from modelserver.decoder.workspace import Workspace
 
 LIMITS = Limits()
 REFUSALS = (NotAnImage, UndecodableImage, ImageTooLarge)
@@ -116,7 +116,7 @@ def with_scans(width, height, more):
 def test_scans_are_counted_before_any_is_decoded(monkeypatch):
     """Too many scans are refused before one is decoded."""
     assert LIMITS.most_scans(5000, 5000) == 100
-    assert LIMITS.most_scans(0, 0) == LIMITS.most_scans(16, 16) == MOST_SCANS
+    assert LIMITS.most_scans(0, 0) == LIMITS.most_scans(16, 16) == 1000
 
     def never(self, *args, **kwargs):
         raise AssertionError

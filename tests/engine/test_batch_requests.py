@@ -1,16 +1,22 @@
 """Several photos and models over stand-ins: what is held, and for how long."""
 
+import math
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.core.errors import Overloaded, RunFailed
-from modelserver.decoder import DecodedImage
-from modelserver.engine.batch_requests import BatchRequest, Shared, _serves
+from modelserver.core.errors import (
+    ImageTooLarge,
+    Overloaded,
+    RunFailed,
+    UndecodableImage,
+)
+from modelserver.engine.batch_requests import BatchRequest, Shared
+from modelserver.engine.decoders import Photo, Prepared
 from modelserver.engine.queue import Caller
 from modelserver.engine.service import Evaluation, Timings
 from modelserver.tasks import DETECTION
@@ -36,7 +42,7 @@ class FakeService:
     def begin(self, task, name, prepare, caller):
         if self.inside >= self.room:
             raise Overloaded
-        data = prepare(SimpleNamespace(prepare=lambda data: data))
+        data = prepare(SimpleNamespace(prepare=lambda data, _caller: data))
         if ("begin", data) in self.errors:
             raise self.errors["begin", data]
         self.inside += 1
@@ -92,97 +98,97 @@ def test_a_bug_leaves_nothing_behind():
     assert service.inside == 0
 
 
-def picture(form, shape, size):
-    return DecodedImage(np.zeros((*shape, 3), np.uint8), *size, 1, form)
+class FakeDecoders:
+    """Stands for a pool of decoders; a job comes to what a test says."""
 
-
-@pytest.mark.parametrize(
-    ("form", "full", "given", "wanted", "same"),
-    [
-        ("PNG", True, (10, 10), None, True),
-        ("JPEG", True, None, None, True),
-        ("JPEG", False, (10, 10), (10, 10), True),
-        ("JPEG", False, (10, 10), (12, 12), False),
-        ("JPEG", False, (10, 10), None, False),
-        ("JPEG", True, None, (10, 10), False),
-        ("JPEG", True, (10, 10), None, True),
-        ("JPEG", True, None, (20, 15), False),
-        ("JPEG", True, None, (21, 15), True),
-        ("JPEG", True, None, (20, 16), True),
-    ],
-)
-def test_a_picture_serves_whom_another_decode_would_give_the_same(
-    form, full, given, wanted, same
-):
-    """A reduced one those alone who want as much."""
-    shape = (40, 30) if full else (20, 15)
-    assert _serves(picture(form, shape, (30, 40)), given, wanted) is same
-
-
-class FakeDecoder:
-    """Stands for a model that decodes; counts what it gave and got back.
-
-    Attributes:
-        room: how many photos there is memory for; one that is prepared takes its own.
-    """
-
-    def __init__(self, at_least=None, error=None, room=2):
-        self.at_least = at_least
+    def __init__(self, *found, error=None):
+        self.found = list(found)
         self.error = error
-        self.room = room
-        self.held = 0
-        self.decodes = 0
+        self.jobs = []
 
-    def decode(self, _data):
-        if self.held >= self.room:
-            raise Overloaded
-        self.held += 1
-        self.decodes += 1
-        return self, picture("PNG", (40, 30), (30, 40))
+    def decode(self, photo, fits, rooms, until):
+        self.jobs.append((photo, fits, rooms, until))
+        future = Future()
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(self.found)
+        return future
+
+
+class FakeFrame:
+    """Stands for a frame; counts how often it was given back."""
+
+    released = 0
 
     def release(self):
-        self.held -= 1
-
-    def fit(self, given):
-        if self.error is not None:
-            raise self.error
-        if self.held >= self.room:
-            raise Overloaded
-        return given
-
-    def prepare(self, data):
-        return self.decode(data)[1]
+        self.released += 1
 
 
-def test_a_shared_photo_is_given_back_whatever_came_of_it():
-    """Decoded once, in the first one's memory, and held until the last has it."""
-    first, second = FakeDecoder(), FakeDecoder(error=Overloaded())
-    with Shared(b"photo") as photo:
-        photo.prepare(first)
-        with pytest.raises(Overloaded):
-            photo.prepare(second)
-        photo.prepare(FakeDecoder())
-        assert (first.held, first.decodes, second.decodes) == (1, 1, 0)
-    assert first.held == 0
+class FakeModel:
+    """Stands for a model; counts the photos that it had decoded for itself."""
+
+    fit, room = "fit", "room"
+
+    def __init__(self):
+        self.own = 0
+
+    def prepare(self, _photo, _caller):
+        self.own += 1
+        return "its own"
 
 
-def test_a_photo_that_has_room_once_only_is_not_held_for_others():
-    """Each model decodes it for itself, as it would for a request of its own."""
-    models = [FakeDecoder(room=1) for _ in range(3)]
-    with Shared(b"photo") as photo:
+def image(frame=None):
+    return Prepared(frame or FakeFrame(), 4, 3, (0, 0, 1, 1))
+
+
+def shared(models, decoders):
+    return Shared(Photo.of(b"photo"), models, decoders, Caller(60.0, math.inf))
+
+
+def test_a_photo_is_decoded_once_for_all_models_that_are_asked():
+    """Each gets its own image; those that nobody took are given back."""
+    models = [FakeModel() for _ in range(3)]
+    frames = [FakeFrame() for _ in models]
+    decoders = FakeDecoders(*map(image, frames))
+    with shared(models, decoders) as photo:
+        assert photo.prepare(models[1]).frame is frames[1]
+        assert photo.prepare(models[0]).frame is frames[0]
+    assert [frame.released for frame in frames] == [0, 0, 1]
+    ((given, fits, rooms, until),) = decoders.jobs
+    assert (given.data, fits, rooms) == (b"photo", ["fit"] * 3, ["room"] * 3)
+    assert until == math.inf
+
+
+def test_a_photo_that_has_no_room_for_all_is_decoded_for_each():
+    """Each model then asks for itself, as a request of its own would."""
+    models = [FakeModel() for _ in range(2)]
+    frame = FakeFrame()
+    with shared(models, FakeDecoders(Overloaded(), image(frame))) as photo:
+        assert photo.prepare(models[0]) == "its own"
+        assert photo.prepare(models[1]).frame is frame
+    with shared(models, FakeDecoders(error=Overloaded())) as photo:
+        assert [photo.prepare(model) for model in models] == ["its own"] * 2
+    assert [model.own for model in models] == [2, 1]
+
+
+def test_a_photo_that_cannot_be_decoded_is_refused_to_each_model():
+    """It is tried once; a photo that is too large for one may suit another."""
+    models = [FakeModel() for _ in range(2)]
+    decoders = FakeDecoders(error=UndecodableImage("broken"))
+    with shared(models, decoders) as photo:
         for model in models:
-            assert photo.prepare(model).format == "PNG"
-        # What is prepared has what was given back.
-        assert [model.held for model in models] == [1, 1, 1]
-    assert [model.held for model in models] == [1, 1, 1]
-    assert [model.decodes for model in models] == [2, 2, 2]
+            with pytest.raises(UndecodableImage):
+                photo.prepare(model)
+    assert len(decoders.jobs) == 1
+    with shared(models, FakeDecoders(ImageTooLarge(9, 9, 1), image())) as photo:
+        with pytest.raises(ImageTooLarge):
+            photo.prepare(models[0])
+        assert photo.prepare(models[1]).width == 4
 
 
-def test_a_photo_that_has_no_room_at_all_is_refused():
-    """With nothing held of it."""
-    model = FakeDecoder(error=Overloaded(), room=1)
-    with Shared(b"photo") as photo:
-        photo.prepare(model)
-        with pytest.raises(Overloaded):
-            photo.prepare(model)
-    assert model.held == 1  # the first one's
+def test_a_model_that_was_not_there_when_others_asked_decodes_for_itself():
+    """As one that was loaded only by this request."""
+    late = FakeModel()
+    with shared([], FakeDecoders()) as photo:
+        assert photo.prepare(late) == "its own"

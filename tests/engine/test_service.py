@@ -18,7 +18,7 @@ from modelserver.core.errors import (
 )
 from modelserver.core.messages import ImageResult
 from modelserver.core.signatures import Signature
-from modelserver.engine.models import Prepared
+from modelserver.engine.decoders import Prepared
 from modelserver.engine.queue import Batcher, Caller
 from modelserver.engine.service import Service
 from modelserver.tasks import DETECTION, Metadata
@@ -68,7 +68,7 @@ class FakeModel:
             future.set_result([ImageResult(self.answer, 0.0)])
         return future
 
-    def prepare(self, data):
+    def prepare(self, data, _caller=None):
         self.prepared += 1
         if self.error is not None:
             raise self.error

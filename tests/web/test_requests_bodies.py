@@ -10,7 +10,7 @@ from PIL import Image
 
 from modelserver.core import errors
 from modelserver.decoder import drawing
-from modelserver.decoder.limits import Workspace
+from modelserver.decoder.workspace import Workspace
 from modelserver.web import forms
 from modelserver.web.forms import read_form
 from modelserver.web.server.upload_pace import TooSlow

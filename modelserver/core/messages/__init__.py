@@ -2,6 +2,7 @@
 
 runs        engine and runner, and the interface of a runner
 requests    door and engine
+decodes     engine and decoder
 """
 
 from modelserver.core.messages.runs import (

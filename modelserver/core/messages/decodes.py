@@ -1,23 +1,11 @@
-"""How large an image may be, and how much memory decoders may hold at a time.
-
-The size is decided from an image's header, before a pixel is decoded. The memory is
-that besides the pixels which decoders give back: a progressive JPEG of a few hundred
-bytes makes its decoder hold the whole image, at any scale; Pillow decodes into memory
-of its own. Pixels that are given back are counted in a runner's arena.
-"""
+"""What decoders are asked for and give, and the limits of the images that they take."""
 
 from __future__ import annotations
 
-import math
-import threading
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import msgspec
 
-from modelserver.core.errors import ImageTooLarge, Overloaded, UndecodableImage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from modelserver.core.errors import ImageTooLarge, UndecodableImage
+from modelserver.core.signatures import Resize, Sampling
 
 # A JPEG of more than one scan is held whole as coefficients, 2 bytes a sample, at any
 # scale it is decoded at: a few hundred bytes can ask for a gigabyte. Twice the pixels
@@ -28,16 +16,11 @@ BUFFERED_SHARE = 2
 # and a phone's file with a second photo inside has twice as many.
 MOST_SCANNED_PIXELS = 2_500_000_000
 MOST_SCANS = 1_000
-# Four images of the largest size that is decoded by default. A decoder holds 3 to 15
-# bytes a pixel, so this is 1.5 GB at worst, and more images side by side would be no
-# faster on the machines that have no more memory.
-CAPACITY_PIXELS = 100_000_000
-# Waiting in turn is faster than being sent away, but not for ever.
-WAIT_S = 5.0
+# Of a decoded image: RGB.
+_CHANNELS = 3
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, array_like=True):
     """The largest images that are decoded.
 
     Attributes:
@@ -96,44 +79,47 @@ class Limits:
             raise ImageTooLarge(width, height, self.max_pixels)
 
 
-class Workspace:
-    """A budget of pixels in decoders' own memory. Thread-safe.
+class Fit(msgspec.Struct, frozen=True, array_like=True):
+    """The form in which a model is fed an image.
 
-    Args:
-        capacity: pixels.
-        wait_s: how long :meth:`hold` waits for others.
+    Attributes:
+        size: (height, width) in pixels, ``None`` for any.
+        at_least: (height, width) in upright pixels that are enough to decode; ``None``
+            for a full decode.
+        channels: 3 for RGB, 1 for gray.
+        resize: how an image of another shape is brought to ``size``.
+        crop_from: see ``Signature``.
+        sampling: resize as TensorFlow would, by these points, and not by ``resize``.
     """
 
-    def __init__(self, capacity: int = CAPACITY_PIXELS, wait_s: float = WAIT_S) -> None:
-        self._capacity = capacity
-        self._wait_s = wait_s
-        self._held = 0
-        self._changed = threading.Condition()
+    size: tuple[int, int] | None = None
+    at_least: tuple[int, int] | None = None
+    channels: int = _CHANNELS
+    resize: Resize = "stretch"
+    crop_from: int | None = None
+    sampling: Sampling | None = None
 
-    @contextmanager
-    def hold(self, pixels: int, wait_s: float = math.inf) -> Iterator[None]:
-        """Hold room for as many pixels; one image alone is never too large.
+    @property
+    def as_decoded(self) -> bool:
+        """Whether the decoded pixels are fed as they are."""
+        return self.size is None and self.channels == _CHANNELS
 
-        Not to be nested: two threads would wait for each other.
 
-        Args:
-            wait_s: how long the caller has; no longer is waited.
+class Fitted(msgspec.Struct, frozen=True, array_like=True):
+    """An image in the form in which a model is fed it.
 
-        Raises:
-            Overloaded: others kept the room for too long.
-        """
-        share = min(pixels, self._capacity)
-        with self._changed:
-            free = self._changed.wait_for(
-                lambda: self._held + share <= self._capacity,
-                min(wait_s, self._wait_s),
-            )
-            if not free:
-                raise Overloaded(what="The memory for decoding images is full")
-            self._held += share
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= share
-                self._changed.notify_all()
+    Attributes:
+        shape: of its frame: height, width, channels.
+        width, height: of the upright photo, in pixels.
+        window: ymin xmin ymax xmax of the part that the model is shown, in the photo's
+            normalised coordinates.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+        format: by content, such as ``JPEG``.
+    """
+
+    shape: tuple[int, int, int]
+    width: int
+    height: int
+    window: tuple[float, float, float, float]
+    orientation: int
+    format: str

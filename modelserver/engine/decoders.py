@@ -1,0 +1,249 @@
+"""Decoders as the engine sees them: photos in, what models are fed out.
+
+``InlineDecoders`` decodes in threads of this process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from modelserver.core.errors import ClientGone, DeadlinePassed, RequestError
+from modelserver.core.messages.decodes import Limits
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Sequence
+
+    from modelserver.core.frames import Frame
+    from modelserver.core.messages import Mark, PictureFormat
+    from modelserver.core.messages.decodes import Fit
+    from modelserver.core.settings import Settings
+    from modelserver.decoder.jobs import Ready
+    from modelserver.engine.queue import Caller
+    from modelserver.tasks.task import Box
+
+    Data: TypeAlias = bytes | memoryview | mmap.mmap
+    Allocate = Callable[[tuple[int, ...]], Frame]
+
+T = TypeVar("T")
+# How often a caller that waits for a decoder is asked whether its client has gone.
+_ASK_EVERY_S = 0.25
+
+
+class Prepared(NamedTuple):
+    """An upload that is ready to run.
+
+    Attributes:
+        width, height: of the upright photo, in pixels.
+        window: ymin xmin ymax xmax of the part that the graph is shown, in the
+            photo's normalised coordinates.
+        orientation: the EXIF orientation that was applied, 1 to 8.
+    """
+
+    frame: Frame
+    width: int
+    height: int
+    window: Box
+    orientation: int = 1
+
+
+class Photo(NamedTuple):
+    """An image file's bytes.
+
+    Attributes:
+        data: all of them; valid for as long as the owner of the upload keeps it.
+    """
+
+    data: Data
+
+    @classmethod
+    def of(cls, data: Data) -> Photo:
+        """Return the photo of some bytes."""
+        return cls(data)
+
+
+class Room(NamedTuple):
+    """Where one model's images in flight lie.
+
+    Attributes:
+        allocate: cuts a frame; raises Overloaded if the images in flight fill it.
+    """
+
+    allocate: Allocate
+
+
+class Decoders(Protocol):
+    """Decodes photos. Thread-safe; whoever makes it closes it.
+
+    Futures fail with a RequestError. One that is cancelled ends its job, also one that
+    is under way.
+    """
+
+    def decode(
+        self,
+        photo: Photo,
+        fits: Sequence[Fit],
+        rooms: Sequence[Room],
+        until: float = math.inf,
+    ) -> Future[list[Prepared | RequestError]]:
+        """Decode a photo in the form of each of some models, as seldom as may be.
+
+        Args:
+            fits: what each model is fed.
+            rooms: where each model's images lie.
+            until: when nobody waits any more, in seconds of ``time.perf_counter``.
+
+        Returns:
+            For each model an image, whose frame the caller releases, or why there is
+            none; an error for all of them is the future's.
+        """
+
+    def draw(
+        self,
+        photo: Photo,
+        marks: Sequence[Mark],
+        form: PictureFormat,
+        until: float = math.inf,
+    ) -> Future[bytes]:
+        """Return a photo, in full and upright, with marks over it, as a file."""
+
+    def close(self) -> None:
+        """End all jobs. Idempotent."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the settings' limits of images."""
+    return Limits(settings.max_image_pixels, settings.max_header_pixels)
+
+
+class InlineDecoders:
+    """Decodes in threads of this process; see ``Decoders`` for the promises.
+
+    For one process without others, where memory cannot be shared, and command lines.
+    A decoder that crashes takes the process with it, and one that is under way cannot
+    be stopped.
+
+    Args:
+        limits: of the images.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+
+    def decode(
+        self,
+        photo: Photo,
+        fits: Sequence[Fit],
+        rooms: Sequence[Room],
+        until: float = math.inf,
+    ) -> Future[list[Prepared | RequestError]]:
+        """See ``Decoders.decode``."""
+        return self._pool.submit(self._decode, photo, fits, rooms, until)
+
+    def _decode(
+        self, photo: Photo, fits: Sequence[Fit], rooms: Sequence[Room], until: float
+    ) -> list[Prepared | RequestError]:
+        # Pillow and simplejpeg come into a process only when it decodes.
+        from modelserver.decoder import jobs  # noqa: PLC0415
+
+        _left(until)
+        allocates = [room.allocate for room in rooms]
+        found = jobs.prepare(photo.data, fits, self._limits, allocates)
+        errors = [each for each in found if isinstance(each, RequestError)]
+        if len(errors) == len(found):
+            raise errors[0]
+        return [
+            each if isinstance(each, RequestError) else prepared(each) for each in found
+        ]
+
+    def draw(
+        self,
+        photo: Photo,
+        marks: Sequence[Mark],
+        form: PictureFormat,
+        until: float = math.inf,
+    ) -> Future[bytes]:
+        """See ``Decoders.draw``."""
+        return self._pool.submit(self._draw, photo, marks, form, until)
+
+    def _draw(
+        self, photo: Photo, marks: Sequence[Mark], form: PictureFormat, until: float
+    ) -> bytes:
+        from modelserver.decoder import jobs  # noqa: PLC0415
+
+        return jobs.draw(photo.data, self._limits, marks, form, _left(until))
+
+    def close(self) -> None:
+        """Drop the jobs that wait; those under way go on. Idempotent."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prepared(ready: Ready) -> Prepared:
+    """Return a job's result as the service takes it."""
+    fitted = ready.fitted
+    return Prepared(
+        ready.frame, fitted.width, fitted.height, fitted.window, fitted.orientation
+    )
+
+
+def wait(future: Future[T], caller: Caller) -> T:
+    """Wait for a job within a caller's time; one that it leaves is ended.
+
+    Raises:
+        DeadlinePassed, ClientGone: the caller waits no more; frames are released.
+        RequestError: the job's own.
+    """
+    while True:
+        left_s = caller.remaining_s(time.perf_counter())
+        try:
+            return future.result(min(left_s, _ASK_EVERY_S))
+        except FutureTimeoutError:
+            if future.done():
+                raise
+            if left_s <= _ASK_EVERY_S:
+                abandon(future)
+                raise DeadlinePassed(caller.seconds) from None
+            if caller.gone():
+                abandon(future)
+                raise ClientGone from None
+
+
+def only(found: Sequence[Prepared | RequestError]) -> Prepared:
+    """Return the image of a job for one model."""
+    (each,) = found
+    if isinstance(each, RequestError):
+        raise each
+    return each
+
+
+def abandon(future: Future[Any]) -> None:
+    """End a job that nobody waits for any more, and release what it gives."""
+    if not future.cancel():
+        future.add_done_callback(_release)
+
+
+def _release(future: Future[Any]) -> None:
+    if future.cancelled() or future.exception() is not None:
+        return
+    found = future.result()
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, Prepared):
+            each.frame.release()
+
+
+def _left(until: float) -> float:
+    """Return the seconds that are left.
+
+    Raises:
+        DeadlinePassed: none are.
+    """
+    left = until - time.perf_counter()
+    if left <= 0:
+        raise DeadlinePassed(0.0)
+    return left
