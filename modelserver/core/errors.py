@@ -345,14 +345,18 @@ class UndecodableImage(RequestError):
 
 
 class ModelNotReady(RequestError):
-    """The model is loading or its process is being restarted."""
+    """The model is loading or its process is being restarted.
+
+    Without a name, so are all models.
+    """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     title = "Model not ready"
     slug = "model-not-ready"
 
     def __init__(self, name: str, state: str, retry_after_s: float = 2.0) -> None:
-        super().__init__(f"The model {name!r} is {state}; try again shortly.")
+        which = f"The model {name!r} is" if name else "All models are"
+        super().__init__(f"{which} {state}; try again shortly.")
         self.retry_after_s = retry_after_s
 
 
@@ -369,15 +373,19 @@ class ModelFailed(RequestError):
 
 
 class RunnerDied(RequestError):
-    """The model's process died while it had the request; it is being restarted."""
+    """The model's process died while it had the request; it is being restarted.
+
+    So did the model's if the engine's process died, which is named then.
+    """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     title = "Model process died"
     slug = "runner-died"
     retry_after_s = 2.0
 
-    def __init__(self) -> None:
-        super().__init__("The model's process ended during this request; it restarts.")
+    def __init__(self, retry_after_s: float = 2.0, of: str = "model") -> None:
+        super().__init__(f"The {of}'s process ended during this request; it restarts.")
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(RequestError):

@@ -164,7 +164,14 @@ class Asked(msgspec.Struct, frozen=True, array_like=True, tag=4):
     models: tuple[str, ...]
 
 
-ToDoor: TypeAlias = Seen | Refused | Told | Asked
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Engine to door, before all else: it takes messages from now on.
+
+    The socket outlives the engine, so a door that is connected knows nothing yet.
+    """
+
+
+ToDoor: TypeAlias = Seen | Refused | Told | Asked | Welcome
 
 
 def refused(
