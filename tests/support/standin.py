@@ -26,7 +26,9 @@ class Backend:
 
     def __init__(self):
         self.closed = threading.Event()
-        self.tasks = (DETECTION,)
+        if "NO_TASKS" not in os.environ:
+            self.tasks = (DETECTION,)
+        self.door = None
         self.engine = "none"
         self.service = SimpleNamespace(has_threads=lambda _total: None)
 
@@ -37,10 +39,15 @@ class Backend:
         report(f"started in {os.getpid()}")
 
     def join(self, address, _page):
-        """Connect to the engine, which says who it is."""
+        """Connect to the engine, which may be away."""
         self.door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.door.connect(address)
-        self.engine = self.door.recv(100).decode()
+
+    def ask(self):
+        """Ask the engine once who it is."""
+        if self.door is not None and self.engine == "none":
+            self.engine = self.door.recv(100).decode()
+        return self.engine
 
     def greet(self, _address):
         """Say nothing."""
@@ -66,7 +73,7 @@ def create_app():
 
     @app.get("/engine")
     def engine():
-        return backend.engine
+        return backend.ask()
 
     @app.get("/hold")
     def hold():

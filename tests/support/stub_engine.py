@@ -49,7 +49,8 @@ def serve(listener, arbiter):
             for key, _ in poller.select():
                 if key.fileobj is listener:
                     door = listener.accept()[0]
-                    door.send(str(os.getpid()).encode())
+                    with contextlib.suppress(BrokenPipeError):  # it died meanwhile
+                        door.send(str(os.getpid()).encode())
                     poller.register(door, selectors.EVENT_READ)
                     doors += 1
                     continue
