@@ -9,6 +9,7 @@ import atexit
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,11 @@ def create_app():
     @app.get("/engine")
     def engine():
         return backend.ask()
+
+    @app.get("/slow")
+    def slow():
+        time.sleep(0.02)
+        return ""
 
     @app.get("/hold")
     def hold():
