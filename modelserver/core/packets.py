@@ -65,9 +65,7 @@ class PacketSocket:
 
     def _send(self, data: bytes, descriptors: Sequence[int]) -> None:
         if descriptors:
-            rights = array.array("i", descriptors)
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-            self.socket.sendmsg([data], control, socket.MSG_NOSIGNAL)
+            self.socket.sendmsg([data], pack_rights(descriptors), socket.MSG_NOSIGNAL)
         else:
             self.socket.send(data, socket.MSG_NOSIGNAL)
 
@@ -86,7 +84,7 @@ class PacketSocket:
         data, control, flags, _ = self.socket.recvmsg(
             _HEAD_BYTES + LIMIT, _ANCILLARY, _FLAGS
         )
-        descriptors = _descriptors(control) if control else []
+        descriptors = unpack_rights(control) if control else []
         try:
             return self._content(data, flags, descriptors), descriptors
         except BaseException:
@@ -134,7 +132,13 @@ def pair() -> tuple[PacketSocket, PacketSocket]:
     return PacketSocket(one), PacketSocket(other)
 
 
-def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
+def pack_rights(descriptors: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    """Return the control message that descriptors travel with."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+
+
+def unpack_rights(control: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors in a control message, which the caller closes."""
     found = array.array("i")
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -152,7 +152,7 @@ def decode(
     for frame in frames[:-1]:
         frame.release()
     # The same memory, but a photo that was turned has its sides changed.
-    frames[-1].pixels = image.pixels
+    frames[-1].turn(image.pixels)
     return frames[-1], image
 
 
@@ -195,7 +195,7 @@ def _describe(frame: Frame, image: DecodedImage, fit: Fit) -> Fitted:
     # What is sampled as the graph itself would is still the whole photo.
     if fit.size is not None and fit.sampling is None:
         window = decoder.source_window(image.pixels.shape, fit.size, fit.resize)
-    height, width, channels = frame.pixels.shape
+    height, width, channels = frame.shape
     return Fitted(
         (height, width, channels),
         image.width,

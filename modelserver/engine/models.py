@@ -90,7 +90,7 @@ class Model:
             max_batch=facts.max_batch,
             capacity=settings.queue_length,
             max_wait_s=settings.max_queue_wait_s,
-            key=lambda frame: frame.pixels.shape,
+            key=lambda frame: frame.shape,
             unusual=lambda result: result.first,
             delay_s=settings.batch_delay_ms / 1000,
         )

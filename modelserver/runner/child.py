@@ -1,8 +1,9 @@
 """Run the process of one model: ``python -m modelserver.runner.child``.
 
-``ProcessRunner`` starts it with two inherited descriptors: a socket for messages and
-the arena that images lie in. It loads one model under limits, answers with ``Facts`` or
-``LoadError``, then runs each batch that arrives until the socket's other end is gone.
+``ProcessRunner`` starts it with one inherited descriptor: a socket for messages. It
+loads one model under limits, answers with ``Facts`` or ``LoadError``, then runs each
+batch that arrives until the socket's other end is gone. The memories that images lie in
+come over the socket, as descriptors for reading only.
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
 group: the front decides when a runner ends. It obeys the socket at once, also during a
@@ -37,50 +38,51 @@ from modelserver.core.errors import (
     RequestError,
     RunnerDied,
 )
-from modelserver.core.frames import attach
 from modelserver.core.messages import (
     Array,
-    FrameRef,
     Heartbeat,
     Job,
     LoadError,
     LoadStarted,
     LogLine,
+    Map,
+    Order,
     Reply,
     Run,
     RunError,
     RunResult,
+    Unmap,
 )
 from modelserver.runner.inline import facts, import_tensorflow, open_session, run_images
+from modelserver.runner.memories import Memories
 from modelserver.tasks import message_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from modelserver.runner.sessions import ModelSession
+
+log = logging.getLogger(__name__)
 
 # The front takes a process that was silent for five times as long for dead.
 _BEAT_S = 2.0
 _MAX_LINE_CHARS = 2000
-# EX_TEMPFAIL of sysexits.h: the next process may do better.
-_LOST = 75
+# EX_TEMPFAIL and EX_PROTOCOL of sysexits.h. After the first the next process may do
+# better.
+_LOST, _NONSENSE = 75, 76
 
 
 class Child:
     """One model behind a socket.
 
     Args:
-        channel: messages in and out.
-        arena: uint8 [bytes], the memory that images lie in.
+        channel: messages in, with a descriptor at most, and out.
     """
 
-    def __init__(self, channel: Channel, arena: NDArray[np.uint8]) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._arena = arena
+        self._memories = Memories()
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
-        self._decoder = msgspec.msgpack.Decoder(Run)
+        self._decoder = msgspec.msgpack.Decoder(Order)
         self._lost = False
         self._limit = MAX_BYTES
 
@@ -94,7 +96,7 @@ class Child:
 
     def load(self) -> ModelSession | None:
         """Receive the job, load it within its limits and report the result."""
-        job = msgspec.msgpack.decode(self._channel.receive(), type=Job)
+        job = msgspec.msgpack.decode(self._channel.receive()[0], type=Job)
         import_tensorflow(job.card.gpu)
         allowed = process_limits.load_limit(job)
         limited = False
@@ -123,7 +125,8 @@ class Child:
     def work(self, session: ModelSession) -> None:
         """Take runs from the socket, one at a time, until it closes.
 
-        A run that lost the card's context ends the process.
+        A run that lost the card's context ends the process, and so does a message that
+        cannot be read.
 
         Each slot's thread does this. The thread that holds the lock waits for a message
         and then runs it itself, so a run changes no thread between socket and session.
@@ -131,12 +134,38 @@ class Child:
         while True:
             try:
                 with self._receiving:
-                    data = self._channel.receive()
-                self._send(self.answer(session, self._decoder.decode(data)))
+                    run = self._next_run()
+                self._send(self.answer(session, run))
             except (EOFError, OSError):
                 return
+            except (ValueError, msgspec.DecodeError):
+                log.exception("a message from the front makes no sense")
+                os._exit(_NONSENSE)
             if self._lost:
                 os._exit(_LOST)
+
+    def _next_run(self) -> Run:
+        """Wait for a run; map and unmap memories until it comes."""
+        while True:
+            data, descriptors = self._channel.receive()
+            message = self._decoder.decode(data)
+            if isinstance(message, Run):
+                return message
+            if isinstance(message, Unmap):
+                self._memories.drop(message.memory)
+            else:
+                self._map(message, descriptors)
+
+    def _map(self, message: Map, descriptors: list[int]) -> None:
+        """Map a memory; if that fails, so does each run that names it, in words."""
+        try:
+            (descriptor,) = descriptors
+            self._memories.map(message.memory, descriptor, message.size)
+        except (OSError, ValueError) as error:
+            log.warning("memory for images cannot be mapped: %s", error)
+        finally:
+            for one in descriptors:
+                os.close(one)
 
     def answer(self, session: ModelSession, message: Run) -> bytes:
         """Run a graph on the images that a message names; returns an encoded reply."""
@@ -158,7 +187,10 @@ class Child:
 
     def _run(self, session: ModelSession, message: Run) -> Reply:
         try:
-            images = [self._frame(frame) for frame in message.frames]
+            images = [
+                self._memories.view(frame.memory, frame.offset, frame.shape)
+                for frame in message.frames
+            ]
             results = run_images(session, images)
         except RequestError as error:
             # No later run on this card would go well in this process.
@@ -181,11 +213,6 @@ class Child:
             run_ms=results[0].run_ms,
             first=results[0].first,
         )
-
-    def _frame(self, frame: FrameRef) -> NDArray[np.uint8]:
-        height, width, channels = frame.shape
-        end = frame.offset + height * width * channels
-        return self._arena[frame.offset : end].reshape(frame.shape)
 
     def watch(self) -> None:
         """Send heartbeats, and end this process with the socket.
@@ -234,15 +261,15 @@ class Sender(logging.Handler):
             self._child.send(LogLine(level=record.levelno, text=text))
 
 
-def main(socket_fd: int, arena_fd: int) -> None:
+def main(socket_fd: int) -> None:
     """Serve one model until the front closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     process_limits.end_with_parent()
     process_limits.forbid_core_dumps()
-    channel = Channel(socket.socket(fileno=socket_fd))
+    channel = Channel(socket.socket(fileno=socket_fd), takes=1)
     with contextlib.closing(channel):
-        serve(Child(channel, attach(arena_fd)))
+        serve(Child(channel))
 
 
 def serve(child: Child) -> None:
@@ -267,4 +294,4 @@ def serve(child: Child) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))

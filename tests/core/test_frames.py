@@ -1,6 +1,8 @@
 """The arena that images are decoded into."""
 
+import fcntl
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from hypothesis.stateful import (
 )
 
 from modelserver.core.errors import Overloaded
-from modelserver.core.frames import Arena, attach
+from modelserver.core.frames import Arena, Frame, Memory
+from modelserver.runner.memories import Memories
 
 PAGE = mmap.PAGESIZE
 
@@ -42,9 +45,79 @@ def test_another_mapping_sees_what_was_written(arena):
     arena.allocate((PAGE,))
     frame = arena.allocate((2, 3))
     frame.pixels[:] = 7
-    there = attach(arena.descriptor)
-    assert there[frame.offset : frame.offset + 6].tolist() == [7] * 6
-    assert not there.flags.writeable
+    there = Memories()
+    descriptor = arena.memory.open_read_only()
+    there.map(5, descriptor, arena.memory.size)
+    os.close(descriptor)
+    seen = there.view(5, frame.offset, frame.shape)
+    assert seen.tolist() == [[7] * 3] * 2
+    assert not seen.flags.writeable
+
+
+def test_a_reader_cannot_write_the_memory(arena):
+    """The descriptor that a reader gets allows neither a writable mapping nor writes."""
+    arena.allocate((PAGE,)).pixels[:] = 7
+    descriptor = arena.memory.open_read_only()
+    with pytest.raises(PermissionError):
+        mmap.mmap(descriptor, PAGE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(descriptor, b"x")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.ftruncate(descriptor, 0)
+    os.close(descriptor)
+
+
+def test_a_memory_that_could_shrink_or_is_shorter_is_refused():
+    """A reader would be killed behind the end of such a file."""
+    descriptor = os.memfd_create("frames", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, PAGE)
+    with pytest.raises(ValueError, match="shorter"):
+        Memory(descriptor, PAGE)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with pytest.raises(ValueError, match="shorter"):
+        Memory(descriptor, 2 * PAGE)
+    memory, other = Memory(descriptor, PAGE), Memory(None, PAGE)
+    assert memory.number != other.number
+    memory.retire()
+
+
+def test_readers_are_told_once_that_a_memory_is_retired():
+    """Readers unmap it then, also one that comes too late; others are not bothered."""
+    memory, told, other = Memory(None, PAGE), [], []
+    memory.tell_reader(told.append)
+    forgotten = other.append
+    memory.tell_reader(forgotten)
+    memory.forget_reader(forgotten)
+    memory.forget_reader(forgotten)
+    memory.retire()
+    memory.retire()
+    assert (told, other) == ([memory], [])
+    memory.tell_reader(forgotten)
+    assert other == [memory]
+    with pytest.raises(OSError, match="cannot be shared"):
+        memory.open_read_only()
+
+
+def test_a_frame_of_another_process_has_no_pixels_here():
+    """Its shape, place and size are known; its release is told once."""
+    released = []
+    frame = Frame(Memory(None, PAGE), 64, (2, 3, 3), released.append)
+    assert (frame.offset, frame.shape, frame.nbytes) == (64, (2, 3, 3), 18)
+    with pytest.raises(RuntimeError, match="does not see"):
+        assert frame.pixels
+    frame.release()
+    frame.release()
+    assert released == [frame]
+
+
+def test_a_frame_that_is_turned_keeps_its_bytes(arena):
+    """A photo turned upright has other sides and lies where it lay."""
+    frame = arena.allocate((2, PAGE, 3))
+    offset = frame.offset
+    frame.turn(frame.pixels.reshape(PAGE, 2, 3))
+    assert (frame.shape, frame.offset, frame.nbytes) == ((PAGE, 2, 3), offset, 6 * PAGE)
+    frame.release()
+    assert arena.allocate((8 * PAGE,)).offset == 0
 
 
 def test_a_full_arena_refuses_and_recovers(arena):
@@ -86,8 +159,7 @@ def test_closing_keeps_living_frames_valid_and_allows_no_new_ones(arena):
     frame.release()
     with pytest.raises(Overloaded):
         arena.allocate((1,))
-    with pytest.raises(OSError, match="cannot be shared"):
-        assert arena.descriptor
+    assert arena.memory is None
 
 
 class ArenaMachine(RuleBasedStateMachine):

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import mmap
+import os
 import socket
 import struct
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from modelserver.core import errors
 from modelserver.core.channels import Channel
 from modelserver.core.findings import found
+from modelserver.core.frames import Arena
 from modelserver.core.messages import (
     Array,
     AssignedCard,
@@ -23,8 +26,12 @@ from modelserver.core.messages import (
     LoadError,
     LoadStarted,
     LogLine,
+    Map,
+    Order,
+    Run,
     RunError,
     RunResult,
+    Unmap,
 )
 from modelserver.core.signatures import Signature
 from modelserver.engine.runners import process
@@ -70,14 +77,14 @@ MESSAGES = st.one_of(
 
 def framed(data):
     """Return a message's bytes on the socket."""
-    return struct.pack("!i", len(data)) + data
+    return struct.pack("!iB", len(data), 0) + data
 
 
 STREAMS = st.lists(
     MESSAGES.map(framed)
     | st.binary(max_size=40).map(framed)
     | st.binary(max_size=12)
-    | st.sampled_from([struct.pack("!iQ", -1, 1 << 62), struct.pack("!i", -2)]),
+    | st.sampled_from([struct.pack("!iQ", -1, 1 << 62), struct.pack("!iB", -2, 9)]),
     max_size=8,
 ).map(b"".join)
 
@@ -169,6 +176,38 @@ def test_a_message_longer_than_any_answer_is_not_read():
         wire.say(struct.pack("!iQ", -1, 1 << 40))
         with pytest.raises(ValueError, match="a message of"):
             wire.runner._child.receive()
+
+
+def test_a_process_gets_a_memory_before_its_first_run_and_only_to_read():
+    """A memory comes once, with a descriptor that it cannot be written by."""
+    arena = Arena(1)
+    arena.open()
+    memory, frame = arena.memory, arena.allocate((2, 3, 3))
+    with Wire() as wire:
+        for _ in range(2):
+            wire.runner.run([frame, frame])
+        far = Channel(wire.theirs, takes=1)
+        data, (descriptor,) = far.receive()
+        assert order(data) == Map(memory.number, mmap.PAGESIZE)
+        with pytest.raises(PermissionError):
+            mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_WRITE)
+        os.close(descriptor)
+        for number in range(2):
+            data, descriptors = far.receive()
+            run = order(data)
+            assert isinstance(run, Run)
+            assert (run.number, descriptors) == (number, [])
+            assert run.frames[0].memory == memory.number
+            assert (run.frames[0].offset, run.frames[0].shape) == (0, (2, 3, 3))
+        arena.close()
+        assert order(far.receive()[0]) == Unmap(memory.number)
+        with pytest.raises(errors.RunFailed):
+            wire.runner.run([frame])
+
+
+def order(data):
+    """Return the message that a child would read."""
+    return msgspec.msgpack.decode(data, type=Order)
 
 
 def test_runs_are_timed_in_the_order_they_were_sent():

@@ -13,7 +13,7 @@ import pytest
 
 from modelserver.core import errors, process_limits
 from modelserver.core.channels import Channel
-from modelserver.core.frames import Arena, attach
+from modelserver.core.frames import Arena
 from modelserver.core.messages import (
     AssignedCard,
     Facts,
@@ -23,10 +23,12 @@ from modelserver.core.messages import (
     LoadError,
     LoadStarted,
     LogLine,
+    Map,
     Reply,
     Run,
     RunError,
     RunResult,
+    Unmap,
 )
 from modelserver.runner import child
 from support import tiny_graphs
@@ -51,19 +53,36 @@ class FakeSession:
 
 def pair():
     """Both ends of a socket, as channels."""
-    return tuple(map(Channel, socket.socketpair()))
+    ours, theirs = socket.socketpair()
+    return Channel(ours), Channel(theirs, takes=1)
 
 
 @pytest.fixture
 def front():
-    """The front's end of a socket, an arena, and a child at the other end."""
+    """The front's end of a socket, an arena, and a child that maps it."""
     ours, theirs = pair()
     arena = Arena(1 << 20)
     arena.open()
-    yield ours, arena, child.Child(theirs, attach(arena.descriptor))
+    inside = child.Child(theirs)
+    memory = arena.memory
+    inside._memories.map(memory.number, memory.descriptor, memory.size)
+    yield ours, arena, inside
     ours.close()
     theirs.close()
     arena.close()
+
+
+def ref(frame):
+    """Name a frame as a run does."""
+    return FrameRef(frame.memory.number, frame.offset, frame.shape)
+
+
+def share(connection, memory):
+    """Have a child map a memory."""
+    descriptor = memory.open_read_only()
+    order = Map(memory.number, memory.size)
+    connection.send(msgspec.msgpack.encode(order), [descriptor])
+    os.close(descriptor)
 
 
 def ask(connection, message):
@@ -75,7 +94,7 @@ def ask(connection, message):
 def answer(connection):
     """Return the next message that is an answer."""
     while True:
-        reply = msgspec.msgpack.decode(connection.receive(), type=Reply)
+        reply = msgspec.msgpack.decode(connection.receive()[0], type=Reply)
         if not isinstance(reply, LoadStarted | Heartbeat | LogLine):
             return reply
 
@@ -99,7 +118,7 @@ def test_a_child_loads_the_job_it_receives(front, tmp_path, no_limits):
     job = Job(name="m", kind="detection", graph=str(graph), sidecar=None)
     ours.send(msgspec.msgpack.encode(job))
     session = inside.load()
-    first = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    first = msgspec.msgpack.decode(ours.receive()[0], type=Reply)
     assert isinstance(first, LoadStarted)
     facts = answer(ours)
     assert isinstance(facts, Facts)
@@ -198,7 +217,7 @@ def test_a_child_runs_images_where_they_lie_until_the_socket_closes(front):
     for colour in (7, 9, 0):
         frame = arena.allocate((4, 5, 3))
         frame.pixels[:] = colour
-        places.append(FrameRef(frame.offset, frame.pixels.shape))
+        places.append(ref(frame))
     reply = ask(ours, Run(41, places[:2]))
     assert isinstance(reply, RunResult)
     assert reply.number == 41
@@ -220,7 +239,7 @@ def test_a_first_run_of_its_shape_is_marked(front):
     frame.pixels[:] = 7
     session = FakeSession()
     for session.first in (False, True):
-        message = Run(5, [FrameRef(frame.offset, frame.pixels.shape)])
+        message = Run(5, [ref(frame)])
         assert decoded(inside.answer(session, message)).first is session.first
 
 
@@ -283,10 +302,73 @@ def test_outputs_that_fit_no_message_fail_their_run(front):
     inside._limit = 50
     frame = arena.allocate((8, 8, 3))
     frame.pixels[:] = 7
-    place = FrameRef(frame.offset, (8, 8, 3))
-    reply = decoded(inside.answer(FakeSession(), Run(5, [place])))
+    reply = decoded(inside.answer(FakeSession(), Run(5, [ref(frame)])))
     assert isinstance(reply, RunError)
     assert "more than 50" in reply.reason
+
+
+def test_memories_come_and_go_over_the_socket(caplog):
+    """A run sees what was mapped before it; without it, the run fails in words."""
+    ours, theirs = pair()
+    inside = child.Child(theirs)
+    worker = threading.Thread(target=inside.work, args=(FakeSession(),))
+    worker.start()
+    arenas = [Arena(1 << 16) for _ in range(2)]
+    frames = []
+    for colour, arena in enumerate(arenas, 5):
+        arena.open()
+        frames.append(arena.allocate((2, 2, 3)))
+        frames[-1].pixels[:] = colour
+    first, second = (Run(n, [ref(frame)]) for n, frame in enumerate(frames))
+    assert "is not mapped" in ask(ours, first).reason
+    for arena in arenas:
+        share(ours, arena.memory)
+    for run, mean in ((second, 6.0), (first, 5.0)):
+        (outputs,) = ask(ours, run).outputs
+        assert outputs["scores"].unpack() == [mean]
+    ours.send(msgspec.msgpack.encode(Unmap(frames[0].memory.number)))
+    assert isinstance(ask(ours, second), RunResult)
+    assert "is not mapped" in ask(ours, first).reason
+    # A memory that came without its descriptor, or a shorter one, is not read.
+    ours.send(msgspec.msgpack.encode(Map(frames[0].memory.number, 1 << 40)))
+    assert "is not mapped" in ask(ours, first).reason
+    assert "cannot be mapped" in caplog.text
+    ours.close()
+    worker.join(SECONDS)
+    theirs.close()
+    for arena in arenas:
+        arena.close()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (1 << 15, 1 << 15, 3), (-1, -4, 3), ()])
+def test_a_wrong_reference_fails_its_run_only(shape, front):
+    """A reference that leads out of the memory is that run's error, not a crash."""
+    _, arena, inside = front
+    place = FrameRef(arena.memory.number, (1 << 20) - 15, shape)
+    reply = decoded(inside.answer(FakeSession(), Run(5, [place])))
+    assert isinstance(reply, RunError)
+    assert "no frame" in reply.reason
+    frame = arena.allocate((4, 5, 3))
+    frame.pixels[:] = 7
+    assert isinstance(
+        decoded(inside.answer(FakeSession(), Run(6, [ref(frame)]))), RunResult
+    )
+
+
+def test_a_message_that_makes_no_sense_ends_the_process(front, monkeypatch):
+    """Nothing that follows on such a socket can be trusted."""
+
+    class EndedError(Exception):
+        """Stands for the end of the process."""
+
+    def end(code):
+        raise EndedError(code)
+
+    ours, _, inside = front
+    monkeypatch.setattr(os, "_exit", end)
+    ours.send(b"nonsense")
+    with pytest.raises(EndedError, match="76"):
+        inside.work(FakeSession())
 
 
 def test_log_lines_go_through_the_socket_and_are_cut(front):
@@ -297,17 +379,17 @@ def test_log_lines_go_through_the_socket_and_are_cut(front):
         "modelserver.x", logging.WARNING, "x.py", 1, "%s!", ("y" * 9000,), None
     )
     sender.emit(record)
-    said = msgspec.msgpack.decode(ours.receive(), type=Reply)
+    said = msgspec.msgpack.decode(ours.receive()[0], type=Reply)
     assert isinstance(said, LogLine)
     assert (said.level, said.text) == (logging.WARNING, "y" * 2000)
     ours.close()
     sender.emit(record)
 
 
-def test_a_lost_card_stays_lost_after_other_errors():
+def test_a_lost_card_stays_lost_after_other_errors(front):
     """A card stays lost if another slot's run is out of memory at the same time."""
-    ours, theirs = pair()
-    inside = child.Child(theirs, np.zeros(12, np.uint8))
+    _, arena, inside = front
+    frame = arena.allocate((2, 2, 3))
     failures = iter([errors.RunnerDied(), errors.OutOfMemory()])
 
     class Failing(FakeSession):
@@ -315,10 +397,8 @@ def test_a_lost_card_stays_lost_after_other_errors():
             raise next(failures)
 
     for number in range(2):
-        inside.answer(Failing(), Run(number, [FrameRef(0, (2, 2, 3))]))
+        inside.answer(Failing(), Run(number, [ref(frame)]))
     assert inside._lost
-    ours.close()
-    theirs.close()
 
 
 def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
@@ -327,12 +407,12 @@ def test_a_child_ends_as_soon_as_the_other_end_is_gone(monkeypatch):
     monkeypatch.setattr(os, "_exit", ended.append)
     ours, theirs = pair()
     monkeypatch.setattr(child, "_BEAT_S", 0.01)
-    inside = child.Child(theirs, np.zeros(1, np.uint8))
+    inside = child.Child(theirs)
     watcher = threading.Thread(target=inside.watch)
     watcher.start()
     # It says that it lives, as long as there is somebody to hear it.
     for _ in range(3):
-        beat = msgspec.msgpack.decode(ours.receive(), type=Reply)
+        beat = msgspec.msgpack.decode(ours.receive()[0], type=Reply)
         assert isinstance(beat, Heartbeat)
     assert ended == []
     ours.close()
@@ -360,7 +440,7 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
         ours.send(msgspec.msgpack.encode(job))
         entry = threading.Thread(
             target=child.main,
-            args=(os.dup(theirs.fileno()), arena.descriptor),
+            args=(os.dup(theirs.fileno()),),
         )
         entry.start()
         theirs.close()
@@ -368,9 +448,8 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
         if isinstance(reply, Facts):
             frame = arena.allocate((8, 8, 3))
             frame.pixels[:] = 100
-            assert isinstance(
-                ask(ours, Run(1, [FrameRef(frame.offset, (8, 8, 3))])), RunResult
-            )
+            share(ours, arena.memory)
+            assert isinstance(ask(ours, Run(1, [ref(frame)])), RunResult)
         ours.close()
         watchers = [one for one in threading.enumerate() if one.name == "watch"]
         for thread in (entry, *watchers):

@@ -16,7 +16,9 @@ from modelserver.core.messages.runs import (
     LoadError,
     LoadStarted,
     LogLine,
+    Map,
     Mark,
+    Order,
     Outputs,
     PictureFormat,
     Reply,
@@ -24,6 +26,7 @@ from modelserver.core.messages.runs import (
     RunError,
     Runner,
     RunResult,
+    Unmap,
 )
 
 __all__ = [
@@ -37,7 +40,9 @@ __all__ = [
     "LoadError",
     "LoadStarted",
     "LogLine",
+    "Map",
     "Mark",
+    "Order",
     "Outputs",
     "PictureFormat",
     "Reply",
@@ -45,4 +50,5 @@ __all__ = [
     "RunError",
     "RunResult",
     "Runner",
+    "Unmap",
 ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # that a process may name.
 _DTYPE = re.compile(r"[|<>][biuf][1248]")
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+_Bytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
 
 Outputs: TypeAlias = Mapping[str, NDArray[np.generic]]
 """One image's arrays, by the role that the signature gives them."""
@@ -189,17 +190,41 @@ class Runner(Protocol):
 
 
 class FrameRef(msgspec.Struct, frozen=True, array_like=True):
-    """The offset of an image in the arena."""
+    """An image by the number of the memory that it lies in, and its offset there."""
 
+    memory: int
     offset: int
     shape: tuple[int, ...]
 
 
-class Run(msgspec.Struct, frozen=True, array_like=True):
+class Run(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """Front to child: run these images."""
 
     number: int
     frames: list[FrameRef]
+
+
+class Map(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Front to child: runs may name this memory from now on.
+
+    The message brings a descriptor of it, which is for reading only.
+
+    Attributes:
+        size: bytes.
+    """
+
+    memory: int
+    size: _Bytes
+
+
+class Unmap(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Front to child: no run names this memory any more."""
+
+    memory: int
+
+
+Order: TypeAlias = Run | Map | Unmap
+"""A message to a child that has loaded its model."""
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):

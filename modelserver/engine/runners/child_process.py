@@ -11,11 +11,15 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from modelserver.core.channels import Channel
 from modelserver.core.process_limits import private_bytes
 from modelserver.engine.runners.environment import make_environ
 from modelserver.engine.runners.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +58,10 @@ class ChildProcess:
         """Whether it was started and not told to end yet."""
         return self._socket is not None
 
-    def start(self, arena: int, held: tuple[int, ...] = ()) -> None:
-        """Start it with the arena's descriptor, in a session of its own.
+    def start(self, held: tuple[int, ...] = ()) -> None:
+        """Start it, in a session of its own.
 
         Args:
-            arena: the memory that the images are in.
             held: files that the job opened, for it to read; it inherits them.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
@@ -72,7 +75,7 @@ class ChildProcess:
             self.output.start(printed)
             threading.Thread(
                 target=self._be_parent,
-                args=(started, (theirs.fileno(), arena), held, printing),
+                args=(started, theirs.fileno(), held, printing),
                 name=f"parent-{self._name}",
                 daemon=True,
             ).start()
@@ -81,7 +84,7 @@ class ChildProcess:
     def _be_parent(
         self,
         started: Future[subprocess.Popen[bytes]],
-        descriptors: tuple[int, int],
+        theirs: int,
         held: tuple[int, ...],
         printing: int,
     ) -> None:
@@ -90,14 +93,13 @@ class ChildProcess:
         To the kernel the thread that starts a process is its parent, and it kills the
         process when that thread ends (``limits.end_with_parent``).
         """
-        command = [sys.executable, "-m", "modelserver.runner.child"]
         try:
             process = subprocess.Popen(
-                [*command, *map(str, descriptors)],
+                [sys.executable, "-m", "modelserver.runner.child", str(theirs)],
                 stdin=subprocess.DEVNULL,
                 stdout=printing,
                 stderr=printing,
-                pass_fds=(*descriptors, *held),
+                pass_fds=(theirs, *held),
                 env=make_environ(self._gpu),
                 start_new_session=True,
             )
@@ -114,15 +116,15 @@ class ChildProcess:
         if self._channel is not None:
             self._channel.limit = most
 
-    def send(self, data: bytes) -> None:
-        """Send one message; one thread at a time.
+    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send one message, with copies of descriptors; one thread at a time.
 
         Raises:
             OSError: the process is gone.
         """
         if self._channel is None:
             raise OSError("the process was not started")
-        self._channel.send(data)
+        self._channel.send(data, descriptors)
 
     def receive(self) -> bytes:
         """Wait for a message; one thread at a time.
@@ -133,7 +135,7 @@ class ChildProcess:
         """
         if self._channel is None:
             raise OSError("the process was not started")
-        return self._channel.receive()
+        return self._channel.receive()[0]
 
     def has_sent(self) -> bool:
         """Check whether something that it sent waits to be read."""

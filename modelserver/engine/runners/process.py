@@ -8,6 +8,7 @@ without harm to the front or to other models.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ from modelserver.core.errors import (
     RunFailed,
     RunnerDied,
 )
-from modelserver.core.frames import Arena, Frame
+from modelserver.core.frames import Arena, Frame, Memory
 from modelserver.core.messages import (
     Facts,
     FrameRef,
@@ -38,10 +39,12 @@ from modelserver.core.messages import (
     LoadError,
     LoadStarted,
     LogLine,
+    Map,
     Reply,
     Run,
     RunError,
     RunResult,
+    Unmap,
 )
 from modelserver.core.process_limits import MIB, load_limit, serving_limit
 from modelserver.engine.runners.child_process import ChildProcess
@@ -51,6 +54,8 @@ from modelserver.tasks import message_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from modelserver.core.messages import Order
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +105,9 @@ class ProcessRunner:
         # In the order they were sent, so the first ones are those that run.
         self._pending: dict[int, Future[Sequence[ImageResult]]] = {}
         self._lock = threading.Lock()
-        self._sending = threading.Lock()
+        # A memory that is retired while it is being mapped comes back by it.
+        self._sending = threading.RLock()
+        self._mapped: dict[int, Memory] = {}
         self._ended: Future[str] = Future()
         self._child = ChildProcess(job.name, job.card.gpu)
         self._reader: threading.Thread | None = None
@@ -137,7 +144,7 @@ class ProcessRunner:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
         try:
             self._arena.open()
-            self._child.start(self._arena.descriptor, tuple(self._job.held.values()))
+            self._child.start(tuple(self._job.held.values()))
             self._watchdog.start()
             facts = self._load()
             self._slots = facts.slots
@@ -236,19 +243,46 @@ class ProcessRunner:
     def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """See ``Runner.run``."""
         future: Future[Sequence[ImageResult]] = Future()
-        refs = [FrameRef(frame.offset, frame.pixels.shape) for frame in frames]
+        refs = [
+            FrameRef(frame.memory.number, frame.offset, frame.shape) for frame in frames
+        ]
         with self._sending:
+            for frame in frames:
+                if frame.memory.number not in self._mapped:
+                    self._map(frame.memory)
             number = next(self._numbers)
             with self._lock:
                 if self._dead:
                     raise RunnerDied
                 self._pending[number] = future
-            try:
-                self._child.send(msgspec.msgpack.encode(Run(number, refs)))
-            except OSError:
-                # The reader sees the same end and fails all that is pending.
-                log.debug("%s: the process is gone", self._job.name)
+            self._send(Run(number, refs))
         return future
+
+    def _map(self, memory: Memory) -> None:
+        """Give the child a memory to read images from."""
+        try:
+            descriptor = memory.open_read_only()
+        except OSError as error:
+            log.warning("%s: its process gets no images: %s", self._job.name, error)
+            raise RunFailed from error
+        try:
+            self._send(Map(memory.number, memory.size), (descriptor,))
+        finally:
+            os.close(descriptor)
+        self._mapped[memory.number] = memory
+        memory.tell_reader(self._unmap)
+
+    def _unmap(self, memory: Memory) -> None:
+        with self._sending:
+            if self._mapped.pop(memory.number, None) is not None:
+                self._send(Unmap(memory.number))
+
+    def _send(self, order: Order, descriptors: Sequence[int] = ()) -> None:
+        try:
+            self._child.send(msgspec.msgpack.encode(order), descriptors)
+        except OSError:
+            # The reader sees the same end and fails all that is pending.
+            log.debug("%s: the process is gone", self._job.name)
 
     def _receive(self) -> None:
         """Give each reply to the future that waits for it, until the child is gone."""
@@ -314,6 +348,8 @@ class ProcessRunner:
             if self._reader is not None:
                 self._reader.join(_JOIN_S)
             self._child.close()
+        for memory in list(self._mapped.values()):
+            memory.forget_reader(self._unmap)
         self._arena.close()
 
 
