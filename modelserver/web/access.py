@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from flask import g, request
 from werkzeug.exceptions import NotFound
@@ -19,6 +20,8 @@ from modelserver.web.origins import Hosts, Origins
 from modelserver.web.problems import request_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flask import Flask, Response
 
     from modelserver.engine.service import Timings
@@ -58,7 +61,9 @@ def install(app: Flask, backend: Backend) -> None:
     origins = Origins(settings.cors_origins)
 
     def begin() -> Response | None:
-        g.started = time.perf_counter()
+        # Under our worker the body was read meanwhile.
+        connection = request.environ.get("gunicorn.socket")
+        g.started = getattr(connection, "head_at", None) or time.perf_counter()
         given = request.headers.get("X-Request-Id", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else request_id()
         logs.bind(request_id=g.request_id)
@@ -95,12 +100,55 @@ def check_token(token: bytes) -> None:
     Raises:
         Unauthorized: it is missing or another one.
     """
-    given = request.headers.get("X-API-Key", "")
-    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        given = rest.strip()
-    if not hmac.compare_digest(given.encode(), token):
+    headers = request.headers
+    if not has_token(
+        token, headers.get("X-API-Key", ""), headers.get("Authorization", "")
+    ):
         raise Unauthorized
+
+
+def has_token(token: bytes, key: str, authorization: str) -> bool:
+    """Return whether a request has the token, in constant time.
+
+    Args:
+        key: its ``X-API-Key``.
+        authorization: its ``Authorization``, which counts if it is a bearer's.
+    """
+    scheme, _, rest = authorization.partition(" ")
+    given = rest.strip() if scheme.lower() == "bearer" else key
+    return hmac.compare_digest(given.encode(), token)
+
+
+class BodyCheck:
+    """Tells by a request's head whether the app would read its body.
+
+    Where that is not certain the answer is yes.
+
+    Args:
+        token: ``API_TOKEN``.
+        routes: those that read bodies.
+    """
+
+    def __init__(self, token: str, routes: Iterable[str]) -> None:
+        self._token = token.encode()
+        self._routes = tuple(routes)
+
+    def __call__(self, head: Any) -> bool:
+        """Return whether a body will be read.
+
+        Args:
+            head: gunicorn's request.
+        """
+        # As the app sees a path, which may begin with the name of a proxy's folder.
+        if head.method != "POST" or not unquote(head.path).endswith(self._routes):
+            return False
+        if not self._token:
+            return True
+        given: dict[str, str] = {}
+        for name, value in head.headers:
+            given[name] = f"{given[name]},{value}" if name in given else value
+        key, authorization = given.get("X-API-KEY", ""), given.get("AUTHORIZATION", "")
+        return has_token(self._token, key, authorization)
 
 
 def check_loopback(address: str | None, forwarded: str = "") -> None:

@@ -168,12 +168,12 @@ def test_what_comes_in_crumbs_is_whole(up, down, watch):
 
 
 def test_who_stalls_holds_up_nobody_else(watch):
-    """Half as many uploads stand still as there are threads; then they go on."""
+    """Four times as many uploads stand still as there are threads; then they go on."""
     with (
         FaultProxy(watch.server.port, up=[Pass(BODY_AT + 40), STALL]) as proxy,
-        ThreadPoolExecutor(THREADS // 2) as clients,
+        ThreadPoolExecutor(4 * THREADS) as clients,
     ):
-        slow = [clients.submit(watch.ask, 30, proxy.port) for _ in range(THREADS // 2)]
+        slow = [clients.submit(watch.ask, 30, proxy.port) for _ in range(4 * THREADS)]
         assert proxy.stalled.wait(SECONDS)
         for red in range(20):
             assert watch.ask(red) == tiny_graphs.echoed(red, 0, 0)[0]

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import threading
 
 import pytest
 
@@ -112,3 +113,59 @@ def test_a_body_in_chunks_is_read_like_any_other(server):
         ),
     )
     assert b'"class":11' in answer
+
+
+def test_the_clients_own_time_runs_while_its_body_comes(server):
+    """It counts from the head, as the client does."""
+    body = form({"modelname": "m"}, photo())
+    length = f"Content-Length: {len(body)}"
+    sent = request(body, length, "X-Request-Timeout-Ms: 150", "Connection: close")
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+        connection.sendall(sent[:-1])
+        threading.Event().wait(0.2)
+        connection.sendall(sent[-1:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 504 ")
+
+
+def test_a_body_that_goes_to_the_upload_folder_first_is_read_like_any_other(server):
+    """Larger than what is kept in memory, as a form, in chunks and by itself."""
+    large = photo((100, 0, 0)) + bytes(3_000_000)
+    whole = form({"modelname": "m"}, large)
+    length = f"Content-Length: {len(whole)}"
+    assert b'"class":11' in talk(server, request(whole, length, "Connection: close"))
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(whole), whole)
+    coding = "Transfer-Encoding: chunked"
+    assert b'"class":11' in talk(server, request(chunks, coding, "Connection: close"))
+    lines = [
+        "POST /detect?modelname=m HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Length: {len(large)}",
+        "Connection: close",
+    ]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    assert b'"class":11' in talk(server, head + large)
+
+
+def test_an_old_clients_body_is_read(server):
+    """HTTP/1.0 has lengths too, and closes after the answer."""
+    body = form({"modelname": "m"}, photo((100, 0, 0)))
+    sent = request(body, f"Content-Length: {len(body)}").replace(b"/1.1", b"/1.0", 1)
+    assert b'"class":11' in talk(server, sent)
+
+
+def test_stalled_uploads_and_silent_connections_hold_up_nobody(server):
+    """Ten times as many as there are threads."""
+    body = form({"modelname": "m"}, photo((100, 0, 0)))
+    whole = request(body, f"Content-Length: {len(body)}", "Connection: close")
+    stalled = []
+    for number in range(900):
+        connection = socket.create_connection(("127.0.0.1", server.port), SECONDS)
+        connection.sendall(whole[: number % (len(whole) - 1)])
+        stalled.append(connection)
+    for _ in range(20):
+        assert b'"class":11' in talk(server, whole)
+    last = stalled[-1]
+    last.sendall(whole[899 % (len(whole) - 1) :])
+    assert last.recv(65536).startswith(b"HTTP/1.1 200 ")
+    for connection in stalled:
+        connection.close()

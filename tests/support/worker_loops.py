@@ -8,19 +8,26 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
 
+from modelserver.engine.uploads import Spool
+from modelserver.tasks import DETECTION
 from modelserver.web.server import worker as module
 from modelserver.web.server.connections import Lingering
 from modelserver.web.server.worker import Worker
 
 PHOTO = b"POST /detect HTTP/1.1\r\nHost: a\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class App:
     """Stands for the app: what it says about photos, and what it is told."""
 
-    def __init__(self):
+    def __init__(self, spool):
         self.extensions = {"modelserver": self}
+        self.settings = SimpleNamespace(max_upload_mb=1, api_token="")
+        self.tasks = (DETECTION,)
+        self.spool = spool
         self.refuses = None
         self.unread_headers = ""
         self.unreadable = []
@@ -41,15 +48,17 @@ class App:
 class Loop(Worker):
     """A worker without a process: a test makes its events and ends its requests."""
 
-    def __init__(self, connections):
-        self.cfg = SimpleNamespace(keepalive=5, threads=2)
+    def __init__(self, connections, spool):
+        self.cfg = Config()
+        self.cfg.set("keepalive", 5)
+        self.cfg.set("threads", 2)
         self.log = logging.getLogger("loop")
         self.worker_connections = connections
         self.nr_conns = 0
         self.alive = True
         self.pending_conns, self.keepalived_conns = deque(), deque()
         self.poller = selectors.DefaultSelector()
-        self.wsgi = App()
+        self.wsgi = App(spool)
         self.tpool = self
         self.with_threads = []
         self._lingering = Lingering(lambda: self.poller, self.add)
@@ -79,10 +88,12 @@ class Loop(Worker):
         self.wait_for_and_dispatch_events(timeout=0)
         self.murder_pending()
 
-    def end(self, conn):
+    def end(self, conn, *, keep=False):
         """A thread has answered a connection, and is done with it."""
+        if keep:
+            conn.parser.go_on()
         future = Future()
-        future.set_result(False)
+        future.set_result(keep)
         self.finish_request(conn, future)
 
     def end_all(self):
@@ -90,18 +101,20 @@ class Loop(Worker):
         for client in self.clients:
             client.close()
         self.turn()
+        for conn in list(self._arriving):
+            self._drop(conn)
         while self.with_threads:
             self.end(self.with_threads.pop())
             self.turn()
 
 
 @pytest.fixture
-def make():
+def make(tmp_path):
     """Make a worker for so many connections, none of which is left after the test."""
     loops = []
 
     def one(connections=10):
-        loops.append(Loop(connections))
+        loops.append(Loop(connections, Spool(tmp_path)))
         return loops[-1]
 
     yield one
@@ -109,3 +122,4 @@ def make():
         with loop.listener, loop.poller:
             loop.end_all()
         assert (loop.nr_conns, loop._handled, len(loop._lingering)) == (0, 0, 0)
+        assert loop._arriving == {}

@@ -6,9 +6,11 @@ import socket
 
 import pytest
 
+from modelserver.web.server import connections
 from modelserver.web.server.connections import (
     LINGER_BYTES,
     LINGER_S,
+    AnswerSocket,
     Lingering,
     accept,
     has_data,
@@ -234,3 +236,74 @@ def test_a_client_that_left_before_it_was_accepted_is_nothing(error, fatal):
             accept(Listener())
     else:
         assert accept(Listener()) is None
+
+
+@pytest.fixture
+def answering():
+    """Yield a socket that answers, and its client."""
+    server, client = socket.socketpair()
+    with AnswerSocket.of(server) as taken, client:
+        yield taken, client
+
+
+def test_a_connection_stays_what_it_was(answering):
+    """The old object gives its descriptor up, and no data is lost."""
+    server, client = answering
+    client.sendall(b"hello")
+    assert server.family == socket.AF_UNIX
+    assert server.recv(3) == b"hel"
+    server.sendall(b"answer")
+    assert client.recv(10) == b"answer"
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(10) == b"lo"
+    assert server.recv(10) == b""
+
+
+def test_a_client_that_takes_no_answer_has_gone(monkeypatch):
+    """A client that reads nothing is a broken pipe."""
+    monkeypatch.setattr(connections, "SEND_S", 0.01)
+    server, client = socket.socketpair()
+    with AnswerSocket.of(server) as taken, client, pytest.raises(BrokenPipeError) as e:
+        taken.sendall(bytes(10_000_000))
+    assert e.value.errno == errno.EPIPE
+
+
+def test_an_answer_that_is_held_goes_out_in_one_piece(answering):
+    """Head and body go out together at the release."""
+    server, client = answering
+    client.setblocking(False)
+    server.hold()
+    server.sendall(b"head ")
+    server.sendall(b"body")
+    with pytest.raises(BlockingIOError):
+        client.recv(20)
+    server.release()
+    assert client.recv(20) == b"head body"
+    server.release()
+    server.sendall(b"later")
+    assert client.recv(20) == b"later"
+
+
+def test_a_long_answer_is_not_kept_in_memory(answering):
+    """A long answer goes out before the release."""
+    server, client = answering
+    server.hold()
+    size = connections._MOST_HELD
+    server.sendall(b"x" * size)
+    assert len(client.recv(size, socket.MSG_WAITALL)) == size
+    server.sendall(b"rest")
+    server.release()
+    assert client.recv(20) == b"rest"
+
+
+def test_a_file_comes_after_the_head_that_was_held(answering, tmp_path):
+    """A file is sent after the held head."""
+    server, client = answering
+    (tmp_path / "f").write_bytes(b"file")
+    server.hold()
+    server.sendall(b"head ")
+    with (tmp_path / "f").open("rb") as file:
+        assert server.sendfile(file) == 4
+    server.sendall(b" rest")
+    server.release()
+    assert client.recv(20) == b"head file rest"

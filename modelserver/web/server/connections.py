@@ -1,4 +1,4 @@
-"""Connections that have no thread: those that are silent, or were answered.
+"""Connections: read, answered and closed without waiting for their clients.
 
 gunicorn closes a connection in its one main loop, and waits there up to two seconds for
 the client to close its side. Here the loop only reads when there is something to read.
@@ -11,19 +11,38 @@ import errno
 import select
 import selectors
 import socket
+import struct
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gunicorn.workers.gthread import TConn
 
+from modelserver.web.server.arrivals import Arrival
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from _typeshed import ReadableBuffer
+
+    from modelserver.web.server.arrivals import Rules
 
 # So many bytes, for so long, that an answered client still sends are read and thrown
 # away: closed earlier, its system would drop the answer that it has not read.
 LINGER_BYTES = 1 << 20
 LINGER_S = 1.0
+# A client that does not take its answer for so long will not.
+SEND_S = 30.0
+_MOST_HELD = 64 * 1024
+# Bytes of one read, and reads before others have their turn.
+_READ_BYTES = 256 * 1024
+_READS = 4
+# How long a thread stays with a connection whose next request may be on its way: a
+# client that waits for each answer sends the next request within this time.
+_STAY_MS = 2
+# As often it waits so long for the rest of that request.
+_STAYS = 5
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Linux throws the bytes away without copying them.
 _DISCARD = getattr(socket, "MSG_TRUNC", 0) | socket.MSG_DONTWAIT
 _GONE_BEFORE_ACCEPTED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED}
@@ -134,15 +153,139 @@ class Lingering:
             sock.close()
 
 
-class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
-    """gunicorn's, closed without waiting for it."""
+class AnswerSocket(socket.socket):
+    """A connection that answers in few packets, and gives up on who takes none.
 
-    lingering: Lingering
+    For one thread at a time.
+
+    Attributes:
+        head_at: when the present request's head was read, in seconds of
+            ``time.perf_counter``; the app finds it here.
+    """
+
+    head_at = 0.0
+    _held: bytearray | None = None
+
+    @classmethod
+    def of(cls, plain: socket.socket) -> AnswerSocket:
+        """Take a connection over; the given object is detached from it."""
+        taken = cls(plain.family, plain.type, plain.proto, plain.detach())
+        # The kernel's own timeout: Python's would poll before each call.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_S))
+        return taken
+
+    def hold(self) -> None:
+        """Hold bytes that are sent from now on until ``release``, or a limit.
+
+        gunicorn sends an answer's head and its body one after the other: two system
+        calls, two packets, and twice a wait for the interpreter's lock.
+        """
+        self._held = bytearray()
+
+    def release(self) -> None:
+        """Send the held bytes.
+
+        Raises:
+            BrokenPipeError: as for ``sendall``.
+        """
+        held, self._held = self._held, None
+        if held:
+            self.sendall(held)
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0, /) -> None:
+        """Send everything.
+
+        Raises:
+            BrokenPipeError: the client took nothing for ``SEND_S``; to gunicorn that is
+                a client that has gone.
+        """
+        if self._held is not None:
+            self._held += data
+            if len(self._held) < _MOST_HELD:
+                return
+            data, self._held = self._held, bytearray()
+        try:
+            super().sendall(data, flags)
+        except BlockingIOError:
+            raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from None
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, after the held bytes: its own do not come by ``sendall``."""
+        self.release()
+        return super().sendfile(file, offset, count)
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
+    """gunicorn's, read without waiting, and closed without waiting for it.
+
+    For one thread at a time: the main loop's, or that of its request.
+
+    Attributes:
+        parser: what is read.
+        is_watched: whether the main loop's poller has it.
+    """
+
+    parser: Arrival
+
+    def __init__(
+        self,
+        cfg: Any,
+        sock: socket.socket,
+        address: tuple[Any, Any],
+        *,
+        rules: Rules,
+        lingering: Lingering,
+    ) -> None:
+        client, server = address
+        super().__init__(cfg, sock, client, server)
+        self.parser = Arrival(cfg, client, rules)
+        self.is_watched = False
+        # There is nothing that gunicorn has to prepare, or to wait for.
+        self.initialized = self.data_ready = True
+        self._lingering = lingering
+
+    def read(self) -> bool:
+        """Take what has come, without waiting; return ``parser.ready``."""
+        arrival = self.parser
+        for _ in range(_READS):
+            try:
+                data = self.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:  # reset
+                arrival.abandon()
+                break
+            if arrival.take(data) or len(data) < _READ_BYTES:
+                break
+        if arrival.is_awaited:
+            arrival.is_awaited = False
+            with contextlib.suppress(OSError):  # its reader will notice
+                self.sock.send(_CONTINUE, socket.MSG_DONTWAIT)
+        return arrival.ready
+
+    def read_on(self) -> bool:
+        """Read a request that comes at once, for some milliseconds.
+
+        Returns:
+            Whether it is there, whole; else the main loop has to see to it.
+        """
+        until = time.monotonic() + _STAY_MS * _STAYS / 1000
+        while not self.parser.ready:
+            if not has_data(self.sock, _STAY_MS):
+                return False
+            if not self.read() and time.monotonic() > until:
+                return False
+        return self.parser.error is None
 
     def close(self, graceful: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's
         """Close; gracefully means that the client may still read its answer."""
+        self.parser.close()
         if graceful:
-            self.lingering.take(self.sock)
+            self._lingering.take(self.sock)
         else:
             super().close(graceful)
 

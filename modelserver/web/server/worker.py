@@ -1,11 +1,14 @@
-"""gunicorn's threaded worker, with cheaper busy connections and plainer errors."""
+"""gunicorn's threaded worker, less all waiting for clients in its threads."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import http
+import itertools
 import logging
+import math
 import re
 import selectors
 import signal
@@ -17,27 +20,31 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.http import errors
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+from modelserver.core.errors import BodyTooSlow
 from modelserver.tasks import TASKS
+from modelserver.web.access import BodyCheck
 from modelserver.web.problems import plain_answer, plain_problem
+from modelserver.web.server.arrivals import Rules
 from modelserver.web.server.connections import (
+    AnswerSocket,
     Connection,
     Lingering,
     accept,
     has_data,
     peek,
 )
-from modelserver.web.server.upload_pace import PacedSocket, TooSlow, pace_body
+from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
+    from collections import deque
+    from concurrent.futures import Future
+
     from modelserver.core.errors import RequestError
 
 log = logging.getLogger(__name__)
 
-# How long a thread stays with a connection whose next request may be on its way: a
-# client that waits for each answer sends the next request within this time.
-_STAY_MS = 2
 # So that a busy connection does not keep a thread from others for ever.
 _STAY_REQUESTS = 64
 # A burst of connections is taken at once, without looking at others in between.
@@ -46,6 +53,19 @@ _ACCEPTS = 64
 _GATHER_S = 0.006
 # How long a new connection may be silent.
 _SILENT_S = 5.0
+# Bytes of a body in memory, and of all of them, before they go to the upload folder.
+_MOST_IN_MEMORY = 256 * 1024
+_ALL_IN_MEMORY = 64 * 1024 * 1024
+# How often requests are looked for that come too slowly, and how many are given up at a
+# time: an answer takes some 50 us.
+_EXPIRE_S = 0.25
+_EXPIRED = 100
+# If there is no room, so many of the slowest are given up, but none that is new.
+_EVICTED = 16
+_NEW_S = 1.0
+# A request that began so long ago, or less, is soon whole; more of them do not count.
+_SOON_S = 0.1
+_MOST_COMING = 16
 _NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATH_S = 0.05
 _WARN_S = 1.0
@@ -81,14 +101,15 @@ class Threads(ThreadPoolExecutor):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
-    """Stays with a busy connection, and answers refused requests as problems.
+    """Reads requests in its main loop, and gives those that are whole to threads.
 
-    The base class hands a kept connection back to its one main loop after each answer,
-    which then hands it to a thread again: two thread changes a request.
+    So a thread never waits for a client's bytes, and clients that are slow cost no more
+    than a connection each. It stays with a busy connection for a while: the base class
+    hands a kept connection back to its main loop after each answer, which then hands it
+    to a thread again, two thread changes a request.
 
-    A thread is given to a connection once there is something to read from it, never to
-    a silent one. Photos that would only be refused get their answer in the main loop,
-    before their form is read: that costs a tenth of a thread's work.
+    Photos that would only be refused get their answer in the main loop, before their
+    form is read: that costs a tenth of a thread's work.
     """
 
     _notified = 0.0
@@ -99,6 +120,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     # Why photos are refused in this turn of the main loop, and when it looked last.
     _refusal: RequestError | None = None
     _looked = 0.0
+    # When to look next for requests that come too slowly.
+    _expire_at = 0.0
 
     @cached_property
     def _photos(self) -> tuple[bytes, ...]:
@@ -110,6 +133,23 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _head_bytes(self) -> int:
         """How many of a request's bytes are needed for that."""
         return max(map(len, self._photos))
+
+    @cached_property
+    def _arriving(self) -> dict[Connection, None]:
+        """Connections of which a request is being read; the latest heard from, last."""
+        return {}
+
+    @cached_property
+    def _rules(self) -> Rules:
+        backend = self.wsgi.extensions["modelserver"]
+        settings = backend.settings
+        routes = [task.endpoint.route for task in backend.tasks]
+        return Rules(
+            backend.spool,
+            settings.max_upload_mb * 1024 * 1024,
+            lambda: min(_MOST_IN_MEMORY, _ALL_IN_MEMORY // (1 + len(self._arriving))),
+            BodyCheck(settings.api_token, routes),
+        )
 
     def init_process(self) -> None:
         """Prepare the main loop, then run it."""
@@ -167,63 +207,149 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             # The listener stays readable: the loop would come here again and again.
             time.sleep(_BREATH_S)
 
-    def _take(self, sock: Any, address: Any, server: Any) -> None:
+    def _take(self, sock: Any, client: Any, server: Any) -> None:
         if self.nr_conns >= self.worker_connections - 1:
             self._evict()
         start = peek(sock, self._head_bytes)
         if start is not None and self._refuse(sock, start):
             return
         self.nr_conns += 1
-        conn = Connection(self.cfg, sock, address, server)
-        conn.lingering = self._lingering
+        conn = Connection(
+            self.cfg,
+            sock,
+            (client, server),
+            rules=self._rules,
+            lingering=self._lingering,
+        )
         if start is not None:
-            conn.data_ready = True
-            self._give_to_thread(conn)
+            self._read(conn)
             return
         conn.timeout = time.monotonic() + _SILENT_S
-        self.pending_conns.append(conn)
-        readable = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+        self._watch(conn, self.pending_conns)
+
+    def _watch(self, conn: Connection, waiting: deque[Connection] | None) -> None:
+        """Wait for a connection's bytes.
+
+        Args:
+            waiting: those that are silent as this one is; ``None`` if some of a request
+                is there.
+        """
+        if waiting is None:
+            self._arriving[conn] = None
+        else:
+            waiting.append(conn)
+        if not conn.is_watched:
+            conn.is_watched = True
+            readable = partial(self._readable, conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+
+    def _unwatch(self, conn: Connection) -> None:
+        """Wait no longer for a connection's bytes."""
+        self._arriving.pop(conn, None)
+        for waiting in (self.pending_conns, self.keepalived_conns):
+            with contextlib.suppress(ValueError):
+                waiting.remove(conn)
+        if conn.is_watched:
+            conn.is_watched = False
+            self.poller.unregister(conn.sock)
+
+    def _readable(self, conn: Connection, _sock: Any) -> None:
+        """Take what a connection's client has sent."""
+        if not conn.is_watched:  # evicted since the poller told of it
+            return
+        if conn not in self._arriving:
+            start = peek(conn.sock, self._head_bytes)
+            if start is None:
+                return
+            self._unwatch(conn)
+            if self._refuse(conn.sock, start):
+                self.nr_conns -= 1
+                return
+        self._read(conn)
+
+    def _read(self, conn: Connection) -> None:
+        # Those from which nothing comes are first in line.
+        self._arriving.pop(conn, None)
+        if conn.read():
+            self._unwatch(conn)
+            self.enqueue_req(conn)
+        else:
+            self._watch(conn, None)
+
+    def _drop(self, conn: Connection, *, graceful: bool = False) -> None:
+        self._unwatch(conn)
+        self.nr_conns -= 1
+        conn.close(graceful)
 
     def _evict(self) -> bool:
-        """Close the connection that has been silent for longest, if there is one."""
+        """Close the connection that has been silent for longest, or the slowest."""
         for waiting in (self.pending_conns, self.keepalived_conns):
             # One that has sent something is not silent: it may be the loop's next
             # event.
             silent = (conn for conn in waiting if not has_data(conn.sock))
             if (conn := next(silent, None)) is not None:
-                waiting.remove(conn)
-                self.poller.unregister(conn.sock)
-                self.nr_conns -= 1
-                conn.close()
+                self._drop(conn)
                 return True
-        return self._lingering.evict()
+        return self._evict_slow() or self._lingering.evict()
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread, or refuse its request at once."""
-        if self._shows_its_start(conn):
-            start = peek(conn.sock, self._head_bytes)
-            if start is not None and self._refuse(conn.sock, start):
-                self.nr_conns -= 1
-                return
-        self._give_to_thread(conn)
+    def _evict_slow(self) -> bool:
+        """Give up some of the requests that come most slowly, if there are any."""
+        now = time.monotonic()
+        old = [c for c in self._arriving if c.parser.pace.began < now - _NEW_S]
+        slow = heapq.nsmallest(_EVICTED, old, key=lambda c: c.parser.pace.rate(now))
+        for conn in slow:
+            self._give_up(conn)
+        return bool(slow)
 
-    def _shows_its_start(self, conn: Any) -> bool:
-        """Return whether the bytes that wait to be read are the start of a request.
+    def _give_up(self, conn: Connection) -> None:
+        """Answer a request that comes too slowly."""
+        request = conn.parser.request
+        conn.parser.give_up(TooSlow())
+        self._unwatch(conn)
+        backend = self.wsgi.extensions["modelserver"]
+        if request is None or backend.unread_headers is None:
+            self.enqueue_req(conn)
+            return
+        # Without a thread: there may be a thousand of them.
+        error = BodyTooSlow()
+        backend.count_refusal(error, f"{request.method} {request.path}".encode())
+        self._answer(conn.sock, plain_problem(error, backend.unread_headers))
+        self._drop(conn, graceful=True)
 
-        They are not if some were read already.
-        """
-        read = conn.parser is not None and conn.parser.unreader.buf.getvalue()
-        return not read
+    @staticmethod
+    def _answer(sock: socket.socket, answer: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client has gone
+            sock.send(answer, socket.MSG_DONTWAIT)
 
-    def _give_to_thread(self, conn: Any) -> None:
-        self._handled += 1
-        super().enqueue_req(conn)
+    def enqueue_req(self, conn: Connection) -> None:
+        """Give a connection to a thread, or say at once that nothing can be read."""
+        error = conn.parser.error
+        if error is None:
+            self._handled += 1
+            super().enqueue_req(conn)
+            return
+        is_said = not isinstance(error, (StopIteration, OSError))
+        if is_said:
+            self.handle_error(None, conn.sock, conn.client, error)
+        self._drop(conn, graceful=is_said)
 
-    def finish_request(self, conn: Any, fs: Any) -> None:
+    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         """Take a connection back from its thread."""
         self._handled -= 1
-        super().finish_request(conn, fs)
+        if fs.cancelled() or fs.exception() is not None:
+            self._drop(conn)
+        elif not fs.result():
+            self._drop(conn, graceful=True)
+        elif conn.parser.ready:
+            self.enqueue_req(conn)
+        elif conn.parser.begun:
+            self._watch(conn, None)
+        else:
+            conn.set_timeout()
+            if not self.alive:
+                limit = time.monotonic() + STOP_KEEPALIVE_LINGER
+                conn.timeout = min(conn.timeout, limit)
+            self._watch(conn, self.keepalived_conns)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Have a worker that ends wait no longer for new connections than for old."""
@@ -231,10 +357,24 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
+    def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 - gunicorn's
+        """Close kept connections whose time is over, or all."""
+        self._expire(self.keepalived_conns, math.inf if force else time.monotonic())
+
     def murder_pending(self) -> None:
-        """Close connections whose time is over."""
-        super().murder_pending()
+        """Close all others whose time is over."""
+        now = time.monotonic()
+        self._expire(self.pending_conns, now)
         self._lingering.expire()
+        if now >= self._expire_at:
+            self._expire_at = now + _EXPIRE_S
+            late = (c for c in self._arriving if c.parser.pace.deadline <= now)
+            for conn in list(itertools.islice(late, _EXPIRED)):
+                self._give_up(conn)
+
+    def _expire(self, waiting: deque[Connection], now: float) -> None:
+        while waiting and waiting[0].timeout <= now:
+            self._drop(waiting[0])
 
     def _refuse(self, sock: socket.socket, start: bytes) -> bool:
         """Answer a photo that no model would take now, in the main loop.
@@ -247,16 +387,20 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         backend = self.wsgi.extensions["modelserver"]
         # Once a turn: with many models it is not cheap, and while the turn lasts none
         # of them is given a photo.
-        refusal = self._refusal or backend.refusal(self._handled)
+        refusal = self._refusal or backend.refusal(self._handled + self._coming())
         if refusal is None:
             return False
         self._refusal = refusal
         backend.count_refusal(refusal, start)
-        with contextlib.suppress(OSError):  # the client has gone
-            answer = plain_problem(refusal, backend.unread_headers)
-            sock.send(answer, socket.MSG_DONTWAIT)
+        self._answer(sock, plain_problem(refusal, backend.unread_headers))
         self._lingering.take(sock)
         return True
+
+    def _coming(self) -> int:
+        """Return how many requests will soon be whole, as far as one can tell."""
+        since = time.monotonic() - _SOON_S
+        latest = itertools.islice(reversed(self._arriving), _MOST_COMING)
+        return sum(conn.parser.pace.began > since for conn in latest)
 
     def notify(self) -> None:
         """Send a heartbeat, but not at each of a thousand events a second."""
@@ -282,30 +426,25 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         """
         super(ThreadWorker, self).handle_quit(sig, frame)
 
-    def handle(self, conn: Any) -> Any:
-        """Handle a connection's request, and those that follow at once."""
-        if not (conn.initialized or isinstance(conn.sock, PacedSocket)):
-            conn.sock = PacedSocket.of(conn.sock)
-        result = self._handle_one(conn)
+    def handle(self, conn: Connection) -> Any:
+        """Answer a connection's request, and those that follow at once."""
+        if not isinstance(conn.sock, AnswerSocket):
+            conn.sock = AnswerSocket.of(conn.sock)
         for _ in range(_STAY_REQUESTS):
-            # More connections than threads: another one waits for this thread.
-            if not self.alive or self.nr_conns > self.cfg.threads:
+            result = super().handle(conn)
+            if result is not True:
                 break
-            if result is not True or not _next_is_here(conn):
+            conn.parser.go_on()
+            # More requests than threads: another one waits for this thread.
+            if not self.alive or self._handled > self.cfg.threads:
                 break
-            result = self._handle_one(conn)
+            if not conn.read_on():
+                break
         return result
 
-    def _handle_one(self, conn: Any) -> Any:
-        if isinstance(conn.sock, PacedSocket):
-            conn.sock.begin()
-        return super().handle(conn)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """Handle a request whose head was read; its body may take longer."""
-        pace_body(req, conn.sock)
-        if not isinstance(conn.sock, PacedSocket):
-            return super().handle_request(req, conn)
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        """Answer a request; what is sent goes out in as few packets as can be."""
+        conn.sock.head_at = conn.parser.head_at
         conn.sock.hold()
         try:
             return super().handle_request(req, conn)
@@ -330,12 +469,3 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             util.write_nonblock(client, answer)
         except OSError:
             self.log.debug("The client did not wait for the answer.")
-
-
-def _next_is_here(conn: Any) -> bool:
-    """Return whether a connection's next request has begun to arrive."""
-    if conn.is_http2 or conn.parser is None:
-        return False
-    if conn.parser.unreader.buf.getvalue():
-        return True
-    return has_data(conn.sock, _STAY_MS)
