@@ -94,7 +94,7 @@ def serving(folder, uploads):
         apps.append(app)
         backend = app.extensions["modelserver"]
         backend.start()
-        assert backend.registry.wait(
+        assert backend.engine.registry.wait(
             lambda registry: all(e.state is not State.LOADING for e in registry),
             SECONDS,
         )

@@ -8,7 +8,6 @@ for the models in equal parts; the rest is for the requests that come first.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from modelserver.core.errors import Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from modelserver.core.settings import Settings
 
@@ -58,15 +57,10 @@ class Shares:
     @classmethod
     def of(cls, total: int, models: Callable[[], int]) -> Shares:
         """Share a number of threads, less those to spare."""
-        return cls(_room(total), models)
+        return cls(room_of(total), models)
 
-    def resize(self, total: int) -> None:
-        """Share another number of threads from now on."""
-        self._room = max(1, _room(total))
-
-    @contextlib.contextmanager
-    def count(self, model: str) -> Iterator[None]:
-        """Count a request to a model that is served, until it ends.
+    def enter(self, model: str) -> None:
+        """Count a request to a model that is served, until it leaves.
 
         Raises:
             Overloaded: the model's share is in use, and so is the room for all.
@@ -75,13 +69,13 @@ class Shares:
             if not self._has_room(model):
                 raise Overloaded(1.0, "The server has too many requests at once")
             self._inside[model] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside[model] -= 1
-                if not self._inside[model]:
-                    del self._inside[model]
+
+    def leave(self, model: str) -> None:
+        """End the count of a request that has entered."""
+        with self._lock:
+            self._inside[model] -= 1
+            if not self._inside[model]:
+                del self._inside[model]
 
     def _has_room(self, model: str) -> bool:
         models = max(1, self._models())
@@ -92,5 +86,6 @@ class Shares:
         return beyond < self._room - models * own
 
 
-def _room(total: int) -> int:
+def room_of(total: int) -> int:
+    """Return how many of so many threads may wait for models."""
     return max(total - SPARE_THREADS, total * 3 // 4)

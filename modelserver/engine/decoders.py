@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from modelserver.core.errors import ClientGone, DeadlinePassed, RequestError
+from modelserver.core.errors import (
+    ClientGone,
+    DeadlinePassed,
+    RequestError,
+    StorageUnavailable,
+)
 from modelserver.core.messages.decodes import Limits
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Sequence
 
     from modelserver.core.frames import Frame
@@ -27,8 +32,10 @@ if TYPE_CHECKING:
     from modelserver.engine.queue import Caller
     from modelserver.tasks.task import Box
 
-    Data: TypeAlias = bytes | memoryview | mmap.mmap
     Allocate = Callable[[tuple[int, ...]], Frame]
+
+Data: TypeAlias = bytes | memoryview | mmap.mmap
+"""An image file's bytes."""
 
 T = TypeVar("T")
 # How often a caller that waits for a decoder is asked whether its client has gone.
@@ -52,19 +59,43 @@ class Prepared(NamedTuple):
     orientation: int = 1
 
 
-class Photo(NamedTuple):
-    """An image file's bytes.
+class Photo:
+    """An image file, by a descriptor or by its bytes.
 
-    Attributes:
-        data: all of them; valid for as long as the owner of the upload keeps it.
+    Args:
+        descriptor: of the file; owned from here on.
+        data: all of its bytes, instead.
     """
 
-    data: Data
+    def __init__(self, descriptor: int | None = None, data: Data = b"") -> None:
+        self.descriptor = descriptor
+        self._data = data
 
     @classmethod
     def of(cls, data: Data) -> Photo:
-        """Return the photo of some bytes."""
-        return cls(data)
+        """Return the photo of some bytes, which their owner keeps until it is done."""
+        return cls(data=data)
+
+    @property
+    def data(self) -> Data:
+        """All bytes; valid for as long as somebody holds them.
+
+        Raises:
+            StorageUnavailable: the file cannot be mapped.
+        """
+        if self.descriptor is not None and not self._data:
+            try:
+                if os.fstat(self.descriptor).st_size:
+                    self._data = mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise StorageUnavailable from error
+        return self._data
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class Room(NamedTuple):
@@ -144,17 +175,17 @@ class InlineDecoders:
         until: float = math.inf,
     ) -> Future[list[Prepared | RequestError]]:
         """See ``Decoders.decode``."""
-        return self._pool.submit(self._decode, photo, fits, rooms, until)
+        return self._pool.submit(self._decode, photo.data, fits, rooms, until)
 
     def _decode(
-        self, photo: Photo, fits: Sequence[Fit], rooms: Sequence[Room], until: float
+        self, data: Data, fits: Sequence[Fit], rooms: Sequence[Room], until: float
     ) -> list[Prepared | RequestError]:
         # Pillow and simplejpeg come into a process only when it decodes.
         from modelserver.decoder import jobs  # noqa: PLC0415
 
         _left(until)
         allocates = [room.allocate for room in rooms]
-        found = jobs.prepare(photo.data, fits, self._limits, allocates)
+        found = jobs.prepare(data, fits, self._limits, allocates)
         errors = [each for each in found if isinstance(each, RequestError)]
         if len(errors) == len(found):
             raise errors[0]
@@ -170,14 +201,14 @@ class InlineDecoders:
         until: float = math.inf,
     ) -> Future[bytes]:
         """See ``Decoders.draw``."""
-        return self._pool.submit(self._draw, photo, marks, form, until)
+        return self._pool.submit(self._draw, photo.data, marks, form, until)
 
     def _draw(
-        self, photo: Photo, marks: Sequence[Mark], form: PictureFormat, until: float
+        self, data: Data, marks: Sequence[Mark], form: PictureFormat, until: float
     ) -> bytes:
         from modelserver.decoder import jobs  # noqa: PLC0415
 
-        return jobs.draw(photo.data, self._limits, marks, form, _left(until))
+        return jobs.draw(data, self._limits, marks, form, _left(until))
 
     def close(self) -> None:
         """Drop the jobs that wait; those under way go on. Idempotent."""

@@ -20,10 +20,11 @@ _JOIN_S = 5.0
 
 
 class Loop:
-    """Calls functions in one thread. ``call``, ``inside`` and ``stop`` are thread-safe.
+    """Calls functions in one thread.
 
-    Everything else is for the loop's own thread, or for any before it runs. A function
-    that raises is logged, and the loop goes on.
+    ``call``, ``soon``, ``inside`` and ``stop`` are thread-safe. The rest is for the
+    loop's own thread, or for any before it runs. A function that raises is logged, and
+    the loop goes on.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,13 @@ class Loop:
         with self._stopped:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def soon(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call a function at once in the loop's thread, else have it called there."""
+        if self.inside:
+            callback(*arguments)
+        else:
+            self.call(callback, *arguments)
 
     def after(
         self, seconds: float, callback: Callable[..., object], *arguments: Any

@@ -95,6 +95,8 @@ class QueueSlot(Generic[Item, Result]):
     Attributes:
         admitted: when it was taken, in the batcher's clock.
         reserved: whether it has no item yet.
+        begin: called once its item is to be prepared, while it waits for that.
+        preparing: whether its item is being prepared ahead of its run.
         submitted: when it was given its item, in the batcher's clock.
         alone: whether the item is run without others, as a batch with it has failed.
         future: of the item's result.
@@ -103,10 +105,12 @@ class QueueSlot(Generic[Item, Result]):
     __slots__ = (
         "admitted",
         "alone",
+        "begin",
         "caller",
         "future",
         "item",
         "key",
+        "preparing",
         "reserved",
         "submitted",
     )
@@ -118,6 +122,8 @@ class QueueSlot(Generic[Item, Result]):
         self.key: Hashable = None
         self.submitted = 0.0
         self.reserved = True
+        self.begin: Callable[[], object] | None = None
+        self.preparing = False
         self.alone = False
         self.future: Future[Completion[Result]] = Future()
 
@@ -165,6 +171,9 @@ class Batcher(Generic[Item, Result]):
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: deque[QueueSlot[Item, Result]] = deque()
+        # Slots whose items are not to be prepared yet, and items that are.
+        self._unprepared: deque[QueueSlot[Item, Result]] = deque()
+        self._preparing = 0
         # Slots of items that are still being prepared, and items that run.
         self._reserved = 0
         self._running = 0
@@ -214,6 +223,47 @@ class Batcher(Generic[Item, Result]):
                 raise error
             self._reserved += 1
         return QueueSlot(caller, self._clock())
+
+    def prepare(
+        self, slot: QueueSlot[Item, Result], begin: Callable[[], object]
+    ) -> None:
+        """Have an item prepared once it may be: soon before its run.
+
+        Ahead of the runs no more items are prepared than fill the run slots and one
+        batch. The others wait as they came, which takes less memory.
+
+        Args:
+            slot: from :meth:`admit`.
+            begin: called then, here or in the thread that made room; never once the
+                slot was left.
+        """
+        with self._lock:
+            slot.begin = begin
+            self._unprepared.append(slot)
+        self._begin_more()
+
+    def _begin_more(self) -> None:
+        """Have the next items prepared, as far as there is room ahead of the runs."""
+        while self._unprepared:
+            with self._lock:
+                ahead = self._preparing + len(self._waiting)
+                if not self._unprepared or ahead >= self._run_slots + self._max_batch:
+                    return
+                slot = self._unprepared.popleft()
+                begin, slot.begin = slot.begin, None
+                slot.preparing = True
+                self._preparing += 1
+            if begin is not None:
+                begin()
+
+    def _end_preparing(self, slot: QueueSlot[Item, Result]) -> None:
+        """Note, with the lock held, that an item is prepared, or never will be."""
+        if slot.preparing:
+            slot.preparing = False
+            self._preparing -= 1
+        elif slot.begin is not None:
+            slot.begin = None
+            self._unprepared.remove(slot)
 
     def refusal(self, coming: int = 0) -> Overloaded | None:
         """Return the error that would refuse an item now; a hint, without a lock.
@@ -271,6 +321,7 @@ class Batcher(Generic[Item, Result]):
                 raise ValueError("a slot is for one item, and only until it is left")
             slot.item, slot.key = item, key
             slot.reserved, slot.submitted = False, self._clock()
+            self._end_preparing(slot)
             self._reserved -= 1
             self._waiting.append(slot)
 
@@ -282,6 +333,7 @@ class Batcher(Generic[Item, Result]):
             waited = slot in self._waiting
             if slot.reserved:
                 slot.reserved = False
+                self._end_preparing(slot)
                 self._reserved -= 1
             elif waited:
                 self._waiting.remove(slot)
@@ -290,6 +342,7 @@ class Batcher(Generic[Item, Result]):
         # memory is freed by the end of its future.
         if not slot.future.cancel() and waited:
             slot.future.set_exception(CancelledError())
+        self._begin_more()
 
     def close(self, error: RequestError) -> None:
         """Refuse new items and fail the waiting ones with ``error``. Idempotent."""
@@ -312,6 +365,7 @@ class Batcher(Generic[Item, Result]):
 
     def _dispatch(self) -> None:
         while batch := self._take_batch():
+            self._begin_more()
             started = self._clock()
             future = self._start(batch)
             # A run that has ended already is settled in this loop: as a callback it

@@ -1,43 +1,63 @@
-"""The one use case: an upload and a model's name in, what the model sees out."""
+"""The one use case: a photo and models' names in, what the models see in it out.
+
+A request goes its way in the engine's loop, as a chain of calls without a thread: a
+place in each model's queue, a decode, a run, the answer. However it ends, each of its
+models gives everything back once.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import ExitStack
-from dataclasses import dataclass
-from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from modelserver.core.errors import BadModelOutput, DeadlinePassed, Overloaded
-from modelserver.core.logs import bind, report
+import msgspec
+
+from modelserver.core import logs
+from modelserver.core.errors import (
+    BadModelOutput,
+    BadRequest,
+    ClientGone,
+    DeadlinePassed,
+    InternalError,
+    Overloaded,
+    RequestError,
+)
+from modelserver.core.logs import report
+from modelserver.core.messages.requests import Seen, refused
 from modelserver.engine import admission
-from modelserver.engine.decoders import InlineDecoders, Photo, limits_of, wait
-from modelserver.engine.evaluations import submit
 from modelserver.engine.queue import Caller
-from modelserver.tasks.options import Options
+from modelserver.tasks import TASKS
+from modelserver.tasks.options import Options, wished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
-    from modelserver.core.messages import ImageResult, Mark, Outputs, PictureFormat
+    from modelserver.core.messages import ImageResult, Mark, Outputs
+    from modelserver.core.messages.requests import Evaluate, ToDoor
     from modelserver.core.settings import Settings
     from modelserver.engine.catalogue import Registry
-    from modelserver.engine.decoders import Data, Decoders, Prepared
-    from modelserver.engine.evaluations import Submitted
+    from modelserver.engine.catalogue.entries import Version
+    from modelserver.engine.decoders import Decoders, Photo, Prepared
+    from modelserver.engine.loop import Loop
     from modelserver.engine.models import Model
-    from modelserver.engine.queue import Completion
-    from modelserver.tasks import Metadata, Task
+    from modelserver.engine.queue import Completion, QueueSlot
+    from modelserver.tasks import Task
+    from modelserver.tasks.task import Box
 
-R = TypeVar("R")
-Prepare: TypeAlias = "Callable[[Model], Prepared]"
-"""Gives an image in the form that a model takes."""
+log = logging.getLogger(__name__)
 
-_PLAIN = Options()
+# Errors of those who waited in vain: once their time is over, that is the reason.
+_WAITED = (DeadlinePassed, Overloaded, CancelledError)
+
+Reply: TypeAlias = "Callable[[ToDoor], object]"
+"""Sends an answer to the door that asked; called in the engine's loop."""
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):
     """Milliseconds that each stage of one evaluation took."""
 
     decode: float
@@ -45,250 +65,447 @@ class Timings:
     run: float
     post: float
 
-    @property
-    def total(self) -> float:
-        """All stages together."""
-        return self.decode + self.queue + self.run + self.post
-
     def __str__(self) -> str:
         return (
-            f"{self.total:.1f} ms (decode {self.decode:.1f}, queue {self.queue:.1f}, "
+            f"{sum(self):.1f} ms (decode {self.decode:.1f}, queue {self.queue:.1f}, "
             f"run {self.run:.1f}, post {self.post:.1f})"
         )
 
-    def seconds(self) -> dict[str, float]:
-        """Return what each stage took in seconds, by its name, in their order."""
-        return {
-            "decode": self.decode / 1000,
-            "queue": self.queue / 1000,
-            "run": self.run / 1000,
-            "post": self.post / 1000,
-        }
 
-
-@dataclass(frozen=True)
-class Evaluation(Generic[R]):
-    """What a model sees in a photo.
+class Observation(NamedTuple):
+    """An evaluation that has ended well, for those who count.
 
     Attributes:
-        task: the task that was done.
         title: the model's name, with its kind where another kind has that name, too.
-        result: as ``task.parse`` gave it.
-        width, height: of the upright photo, in pixels.
         batch: images that were run together.
-        orientation: the EXIF orientation that was applied, 1 to 8.
-        digest: SHA-256 of the model's graph, labels and sidecar.
-        started: when decoding began, in seconds of ``time.perf_counter``.
+        scores: the labels that were answered, with their confidences.
     """
 
-    task: Task[R]
-    model: str
-    result: R
+    title: str
     timings: Timings
-    width: int
-    height: int
-    batch: int = 1
-    orientation: int = 1
-    digest: str = ""
-    started: float = 0.0
-    title: str = ""
+    batch: int
+    scores: Sequence[tuple[str, float]]
 
 
-class InFlight(NamedTuple):
-    """An image that is with its model; whoever began it ends it or closes ``stack``.
+class Part:
+    """One model of a request: what it holds until it is answered.
 
     Attributes:
-        title: as of an :class:`Evaluation`.
-        digest: SHA-256 of the model's graph, labels and sidecar.
-        stack: gives back its queue slot, the model's share and the lease.
+        began, decoded: when its decode did and ended.
     """
 
-    task: Task[Any]
-    name: str
-    title: str
-    digest: str
-    metadata: Metadata
-    submitted: Submitted
-    caller: Caller
-    stack: ExitStack
+    __slots__ = (
+        "began",
+        "decoded",
+        "decoding",
+        "given_back",
+        "model",
+        "name",
+        "prepared",
+        "request",
+        "slot",
+        "title",
+        "version",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        name: str,
+        title: str,
+        version: Version[Model],
+        slot: QueueSlot[Any, ImageResult],
+    ) -> None:
+        self.request = request
+        self.name = name
+        self.title = title
+        self.version = version
+        self.model = version.loaded
+        self.slot = slot
+        self.given_back = False
+        self.decoding: Future[Any] | None = None
+        self.prepared: Prepared | None = None
+        self.began = self.decoded = 0.0
 
 
-def _unobserved(_evaluation: Evaluation[Any]) -> None:
+class Request:
+    """One photo for some models. For the loop's thread.
+
+    Attributes:
+        parts: those that were not answered yet.
+        due: those whose decode is to be begun.
+        begun: whether all of its models were asked for a place.
+        on_end: called once all models have answered.
+        gone: nobody waits for it any more.
+    """
+
+    __slots__ = (
+        "begun",
+        "caller",
+        "due",
+        "gone",
+        "message",
+        "on_end",
+        "options",
+        "parts",
+        "photo",
+        "reply",
+        "task",
+        "timer",
+    )
+
+    def __init__(
+        self, message: Evaluate, task: Task[Any], photo: Photo, reply: Reply
+    ) -> None:
+        self.message = message
+        self.task = task
+        self.photo = photo
+        self.reply = reply
+        self.options = wished(message.wish)
+        self.gone = False
+        self.caller = Caller(message.seconds, message.until, lambda: self.gone)
+        self.parts: list[Part] = []
+        self.due: list[Part] = []
+        self.begun = False
+        self.timer: Any = None
+        self.on_end: Callable[[], object] = _ignore
+
+
+def _ignore() -> None:
     """Tell nobody."""
 
 
 class Service:
-    """Evaluates photos. Thread-safe.
+    """Evaluates photos. For the loop's thread.
 
     Args:
         registry: the models.
         settings: the server's.
-        observe: told of every evaluation, in the thread that asked for it.
-        decoders: decode the photos; by default in threads of this process.
+        decoders: make pixels of photos.
+        loop: the engine's.
+        observe: told of every evaluation.
     """
 
     def __init__(
         self,
         registry: Registry[Model],
         settings: Settings,
-        observe: Callable[[Evaluation[Any]], None] = _unobserved,
-        decoders: Decoders | None = None,
+        decoders: Decoders,
+        loop: Loop,
+        observe: Callable[[Observation], None],
     ) -> None:
         self._registry = registry
         self._settings = settings
+        self._decoders = decoders
+        self._loop = loop
         self._observe = observe
-        self.decoders = decoders or InlineDecoders(limits_of(settings))
         self._shares = admission.Shares.of(
             admission.threads(settings), lambda: len(registry)
         )
 
-    def has_threads(self, total: int) -> None:
-        """Share so many threads among the models, not as many as the settings say."""
-        self._shares.resize(total)
+    def evaluate(self, message: Evaluate, photo: Photo, reply: Reply) -> Request | None:
+        """Have models look at a photo, and reply once for each.
 
-    def evaluate(
-        self,
-        task: Task[R],
-        name: str,
-        data: Data | Photo,
-        caller: Caller | None = None,
-        options: Options = _PLAIN,
-    ) -> Evaluation[R]:
-        """Return what a model of a task sees in a photo.
+        Args:
+            photo: closed once it is of no more use.
 
-        Raises:
-            RequestError: see the tree in ``errors``.
+        Returns:
+            The request, for :meth:`leave`; ``None`` if it was answered already.
         """
-        caller = caller or self._patient()
-        image = self.begin(task, name, methodcaller("prepare", data, caller), caller)
-        return self.end(image, options)
-
-    def draw(
-        self,
-        data: Data | Photo,
-        marks: Sequence[Mark],
-        form: PictureFormat,
-        caller: Caller,
-    ) -> bytes:
-        """Return an upright photo, in full, with marks over it, as a file.
-
-        Raises:
-            RequestError: the photo is too large to be decoded in full, or is damaged;
-                or the caller's time is over before there is memory for it.
-        """
-        photo = data if isinstance(data, Photo) else Photo.of(data)
         try:
-            drawing = self.decoders.draw(photo, marks, form, caller.until)
-            return wait(drawing, caller)
-        except Overloaded:
-            if not caller.remaining_s(time.perf_counter()):
-                raise DeadlinePassed(caller.seconds) from None
-            raise
+            task = TASKS.get(message.kind)
+            if task is None:
+                raise BadRequest(f"There is no task {message.kind[:50]!r}.")
+            request = Request(message, task, photo, reply)
+            names = message.among or message.models
+            request.options = self._with_labels(request, names)
+        except RequestError as error:
+            photo.close()
+            reply(refused(message.number, error))
+            return None
+        for name in message.models:
+            self._admit(request, name)
+        if not request.parts:
+            photo.close()
+            return None
+        left_s = max(0.0, message.until - time.perf_counter())
+        request.timer = self._loop.after(left_s, self._expire, request)
+        self._decode(request)
+        return request
 
-    def _patient(self) -> Caller:
-        """Return a caller who waits for as long as a request may take."""
-        timeout_s = self._settings.request_timeout_s
-        return Caller(timeout_s, time.perf_counter() + timeout_s)
+    def _with_labels(self, request: Request, names: Sequence[str]) -> Options:
+        """Return the options with the labels that the asked models have.
 
-    def loaded(self, task: Task[Any], names: Sequence[str]) -> list[Model]:
-        """Return those of some models of a task that are loaded at the moment."""
-        entries = self._registry.of(task.kind)
-        return [
-            entry.loaded
-            for entry in entries
-            if entry.name in names and entry.loaded is not None
-        ]
-
-    def begin(
-        self,
-        task: Task[Any],
-        name: str,
-        prepare: Prepare,
-        caller: Caller | None = None,
-    ) -> InFlight:
-        """Give a model an image: take a place, decode, and queue it.
+        If one of them is not loaded, or has no label map, any label may be one of its.
 
         Raises:
-            RequestError: see the tree in ``errors``; nothing is held then.
+            UnknownLabel: none of the models has one that was asked for.
         """
-        caller = caller or self._patient()
-        if title := self._registry.title(name, task.kind):
-            bind(model=title)
-        with ExitStack() as stack:
+        options = request.options
+        if options.labels is None:
+            return options
+        entries = self._registry.of(request.task.kind)
+        models = [entry.loaded for entry in entries if entry.name in names]
+        known: list[str] = []
+        for loaded in models:
+            if loaded is None or not loaded.labels.names:
+                return options
+            known += loaded.labels.names.values()
+        return options.among(known) if models else options
+
+    def _admit(self, request: Request, name: str) -> None:
+        """Take all that a model needs for a photo, or say why there is none."""
+        kind, title, entered = request.task.kind, "", False
+        try:
             # In this order: a name that nobody serves must not count as one that is.
-            version = stack.enter_context(self._registry.lease(name, task.kind))
-            stack.enter_context(self._shares.count(title))
-            model = version.loaded
-            slot = model.queue.admit(caller)
-            stack.callback(model.queue.leave, slot)
-            submitted = submit(model, prepare, slot)
-            return InFlight(
-                task,
-                name,
-                title,
-                version.snapshot.digest,
-                model.metadata,
-                submitted,
-                caller,
-                stack.pop_all(),
-            )
+            title, version = self._registry.take(name, kind)
+            try:
+                self._shares.enter(title)
+                entered = True
+                slot = version.loaded.queue.admit(request.caller)
+            except BaseException:
+                if entered:
+                    self._shares.leave(title)
+                self._registry.give_back(version)
+                raise
+        except RequestError as error:
+            title = title or self._title(name, kind)
+            request.reply(refused(request.message.number, error, name, title))
+            return
+        part = Part(request, name, title, version, slot)
+        request.parts.append(part)
+        part.model.queue.prepare(slot, partial(self._loop.soon, self._is_due, part))
 
-    def end(self, image: InFlight, options: Options = _PLAIN) -> Evaluation[Any]:
-        """Wait for an image's outputs, within the caller's time, and parse them.
+    def _title(self, name: str, kind: str) -> str:
+        try:
+            return self._registry.title(name, kind)
+        except RequestError:
+            return ""
+
+    def _is_due(self, part: Part) -> None:
+        """Decode a photo for a model, now that there is room before its queue."""
+        request = part.request
+        if part in request.parts:
+            request.due.append(part)
+            if request.begun:
+                self._decode(request)
+
+    def _decode(self, request: Request) -> None:
+        """Decode a photo once for all models that have room for it now."""
+        request.begun = True
+        parts, request.due = request.due, []
+        if not parts:
+            return
+        now = time.perf_counter()
+        try:
+            future = self._decoders.decode(
+                request.photo,
+                [part.model.fit for part in parts],
+                [part.model.room for part in parts],
+                request.message.until,
+            )
+        except RequestError as error:
+            for part in parts:
+                self._refuse(part, error)
+            return
+        for part in parts:
+            part.began, part.decoding = now, future
+        future.add_done_callback(
+            partial(self._loop.soon, self._decoded, request, parts)
+        )
+
+    def _decoded(
+        self,
+        request: Request,
+        parts: list[Part],
+        future: Future[list[Prepared | RequestError]],
+    ) -> None:
+        """Queue a decoded photo for its models."""
+        now = time.perf_counter()
+        error = ClientGone() if future.cancelled() else future.exception()
+        found = [error] * len(parts) if error is not None else future.result()
+        for part, prepared in zip(parts, found, strict=True):
+            part.decoding = None
+            if isinstance(prepared, BaseException):
+                if isinstance(prepared, Overloaded) and len(parts) > 1:
+                    # There may be room for it once, if not for all at a time.
+                    self._is_due(part)
+                else:
+                    self._refuse(part, prepared)
+            elif part in request.parts:
+                part.decoded, part.prepared = now, prepared
+                self._submit(part, prepared)
+            else:
+                prepared.frame.release()
+        self._close_if_done(request)
+
+    def _submit(self, part: Part, prepared: Prepared) -> None:
+        try:
+            future = part.model.submit(prepared.frame, part.slot)
+        except RequestError as error:
+            self._refuse(part, error)
+            return
+        future.add_done_callback(partial(self._loop.soon, self._ran, part))
+
+    def _ran(self, part: Part, future: Future[Completion[ImageResult]]) -> None:
+        """Answer for a model that has run, or could not."""
+        if part not in part.request.parts:
+            return
+        logs.bind(request_id=part.request.message.request_id, model=part.title)
+        try:
+            self._answer(part, future.result())
+        except CancelledError:
+            self._refuse(part, ClientGone())
+        except Exception as error:  # noqa: BLE001 - a request's edge: somebody waits
+            self._refuse(part, error)
+        finally:
+            logs.unbind()
+
+    def _answer(self, part: Part, done: Completion[ImageResult]) -> None:
+        """Parse a model's outputs and reply.
 
         Raises:
-            RequestError: see the tree in ``errors``. Everything is given back.
+            RequestError: they are of no use, or the caller's time is over.
         """
-        prepared, _, started, decoded = image.submitted
-        bind(model=image.title)
-        with image.stack:
-            done = _result(image)
-            ran = time.perf_counter()
-            result = self._parsed(image, done.result.outputs, options)
+        request, prepared = part.request, part.prepared
+        if prepared is None:
+            raise TypeError("a photo that was not decoded has run")
+        ran = time.perf_counter()
+        result = self._parsed(part, prepared.window, done.result.outputs)
+        task, picture = request.task, request.message.picture
+        answer = b""
+        if picture is None:
+            size = (prepared.width, prepared.height)
+            answer = msgspec.json.encode(task.answer(result, size, request.options))
         parsed = time.perf_counter()
-        if image.caller.remaining_s(parsed) <= 0:
-            raise DeadlinePassed(image.caller.seconds)
+        if parsed >= request.message.until:
+            raise DeadlinePassed(request.message.seconds)
         timings = Timings(
-            decode=(decoded - started) * 1000,
+            decode=(part.decoded - part.began) * 1000,
             queue=done.queue_ms + done.runner_ms - done.result.run_ms,
             run=done.result.run_ms,
             post=(parsed - ran) * 1000,
         )
-        report(f"{image.title} {timings}")
-        seen = Evaluation(
-            image.task,
-            image.name,
-            result,
-            timings,
-            prepared.width,
-            prepared.height,
-            done.batch,
-            prepared.orientation,
-            image.digest,
-            started,
-            image.title,
-        )
-        self._observe(seen)
-        return seen
+        report(f"{part.title} {timings}")
+        scores = task.scores(task.answered(result))
+        self._observe(Observation(part.title, timings, done.batch, scores))
+        seen = _seen(part, prepared, answer, done.batch, timings)
+        if picture is None:
+            self._end(part)
+            request.reply(seen)
+        else:
+            self._draw(part, list(task.marks(result)), seen)
 
-    def _parsed(self, image: InFlight, outputs: Outputs, options: Options) -> Any:
+    def _parsed(self, part: Part, window: Box, outputs: Outputs) -> Any:
         """Make results of arrays; with ``DEBUG``, tell all that is in them."""
-        task, settings = image.task, self._settings
-        metadata, window = image.metadata, image.submitted.prepared.window
+        task, settings = part.request.task, self._settings
+        metadata = part.model.metadata
         try:
             if settings.debug:
                 for line in task.lines(task.everything(outputs, metadata, window)):
-                    report(f"{image.title} {line}")
-            return task.parse(outputs, metadata, window, options, settings)
+                    report(f"{part.title} {line}")
+            return task.parse(outputs, metadata, window, part.request.options, settings)
         except (ValueError, KeyError) as error:
-            raise BadModelOutput(image.name, str(error)) from error
+            raise BadModelOutput(part.name, str(error)) from error
+
+    def _draw(self, part: Part, marks: list[Mark], seen: Seen) -> None:
+        """Reply with the photo and the marks on it; its place is given back before."""
+        request = part.request
+        self._give_back(part)
+        picture = request.message.picture or "JPEG"
+        try:
+            part.decoding = self._decoders.draw(
+                request.photo, marks, picture, request.message.until
+            )
+        except RequestError as error:
+            self._refuse(part, error)
+            return
+        part.decoding.add_done_callback(
+            partial(self._loop.soon, self._drawn, part, seen)
+        )
+
+    def _drawn(self, part: Part, seen: Seen, future: Future[bytes]) -> None:
+        part.decoding = None
+        if part in part.request.parts:
+            try:
+                seen = msgspec.structs.replace(seen, picture=future.result())
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - as in _ran
+                self._refuse(part, error)
+                return
+            self._end(part)
+            part.request.reply(seen)
+        self._close_if_done(part.request)
+
+    def _refuse(self, part: Part, error: BaseException) -> None:
+        """Reply why there is no answer of a model; nothing if there was a reply."""
+        request, message = part.request, part.request.message
+        if part not in request.parts:
+            return
+        if time.perf_counter() >= message.until and isinstance(error, _WAITED):
+            error = DeadlinePassed(message.seconds)
+        if not isinstance(error, RequestError):
+            log.error("request %s failed", message.request_id, exc_info=error)
+            error = InternalError(message.request_id)
+        self._end(part)
+        request.reply(refused(message.number, error, part.name, part.title))
+
+    def leave(self, request: Request) -> None:
+        """Do no more for a request whose client has gone. Idempotent.
+
+        An image that is in its queue by then is left out once its turn has come.
+        """
+        request.gone = True
+        for part in list(request.parts):
+            if part.prepared is None or part.decoding is not None:
+                part.model.queue.counts[ClientGone.slug] += 1
+                self._refuse(part, ClientGone())
+
+    def _expire(self, request: Request) -> None:
+        """End a request whose caller's time is over."""
+        for part in list(request.parts):
+            part.model.queue.counts[DeadlinePassed.slug] += part.prepared is None
+            self._refuse(part, DeadlinePassed(request.message.seconds))
+
+    def _end(self, part: Part) -> None:
+        """Give back all that a part holds, and end its decode if it is under way."""
+        request = part.request
+        request.parts.remove(part)
+        self._give_back(part)
+        decoding = part.decoding
+        if decoding is not None and not any(
+            other.decoding is decoding for other in request.parts
+        ):
+            decoding.cancel()
+        self._close_if_done(request)
+
+    def _give_back(self, part: Part) -> None:
+        if not part.given_back:
+            part.given_back = True
+            part.model.queue.leave(part.slot)
+            self._shares.leave(part.title)
+            self._registry.give_back(part.version)
+
+    def _close_if_done(self, request: Request) -> None:
+        """Drop the photo once no model and no decoder needs it any more."""
+        if not request.parts:
+            request.timer.cancel()
+            request.photo.close()
+            request.on_end()
 
 
-def _result(image: InFlight) -> Completion[ImageResult]:
-    caller = image.caller
-    try:
-        # From now: others of the same request may have been waited for meanwhile.
-        left_s = caller.remaining_s(time.perf_counter())
-        return image.submitted.future.result(left_s)
-    except FutureTimeoutError:
-        raise DeadlinePassed(caller.seconds) from None
+def _seen(
+    part: Part, prepared: Prepared, answer: bytes, batch: int, timings: Timings
+) -> Seen:
+    return Seen(
+        part.request.message.number,
+        part.name,
+        part.title,
+        answer,
+        prepared.width,
+        prepared.height,
+        prepared.orientation,
+        batch,
+        part.version.snapshot.digest,
+        *timings,
+        part.began,
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from modelserver.core.errors import BadRequest, UnknownLabel
+from modelserver.core.messages.requests import Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -109,18 +110,13 @@ def read_options(fields: Mapping[str, Sequence[str]]) -> Options:
         BadRequest: a value is not allowed, or a field that has one value has two.
     """
     asked = tuple(fields.get("labels", ()))
-    labels = {
-        word.strip().casefold()
-        for value in asked
-        for word in value.split(",")
-        if word.strip()
-    }
+    labels = _labels(asked)
     coordinates = _one(fields, "coordinates", _coordinates, "normalized or pixel")
     return Options(
         min_confidence=_one(
             fields, "min_confidence", _confidence, "a number from 0 to 1"
         ),
-        labels=frozenset(labels) or None,
+        labels=labels,
         max_results=_one(fields, "max_results", _count, _COUNTS),
         pixel=coordinates == "pixel",
         top_k=_one(fields, "top_k", _count, _COUNTS),
@@ -128,6 +124,37 @@ def read_options(fields: Mapping[str, Sequence[str]]) -> Options:
     )
 
 
+def _labels(asked: Iterable[str]) -> frozenset[str] | None:
+    words = (word.strip().casefold() for value in asked for word in value.split(","))
+    return frozenset(word for word in words if word) or None
+
+
+def wish_of(options: Options) -> Wish:
+    """Return options as they cross to the engine."""
+    return Wish(
+        options.min_confidence,
+        options.asked,
+        options.max_results,
+        options.pixel,
+        options.top_k,
+    )
+
+
+def wished(wish: Wish) -> Options:
+    """Return the options that a door has sent."""
+    if wish == _PLAIN:
+        return _DEFAULT
+    return Options(
+        wish.min_confidence,
+        _labels(wish.labels),
+        wish.max_results,
+        wish.pixel,
+        wish.top_k,
+        wish.labels,
+    )
+
+
+_PLAIN, _DEFAULT = Wish(), Options()
 _COUNTS = f"a whole number from 1 to {MOST}"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from flask import Flask, Response
 
-    from modelserver.engine.service import Timings
+    from modelserver.core.messages.requests import Seen
     from modelserver.web.backend import Backend
 
 # Probes carry no token, and pages and descriptions themselves show nothing.
@@ -170,17 +170,18 @@ def check_loopback(address: str | None, forwarded: str = "") -> None:
         raise LoopbackOnly
 
 
-def note_timings(timings: Timings) -> None:
-    """Note the stages' times for this request's ``Server-Timing``."""
-    g.timings = timings
+def note_evaluations(*seen: Seen) -> None:
+    """Note how long evaluations took, for ``Server-Timing`` and traces."""
+    g.seen = seen
 
 
 def add_headers(response: Response) -> Response:
     """Add the headers that every answer has."""
     entries = []
-    timings: Timings | None = g.get("timings")
-    if timings is not None:
-        entries = [f"{name};dur={getattr(timings, name):.2f}" for name in STAGES]
+    if seen := g.get("seen"):
+        for name in STAGES:
+            milliseconds = sum(getattr(each, name) for each in seen)
+            entries.append(f"{name};dur={milliseconds:.2f}")
     total_ms = (time.perf_counter() - g.started) * 1000
     entries.append(f"total;dur={total_ms:.2f}")
     response.headers.extend(

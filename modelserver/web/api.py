@@ -6,37 +6,30 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 
 from modelserver.core import contract
-from modelserver.core.errors import BadRequest, ModelError, ModelFailed
-from modelserver.engine.batch_requests import BatchRequest
-from modelserver.engine.catalogue import State
-from modelserver.tasks import TASKS, labels
+from modelserver.core.errors import BadRequest
+from modelserver.core.messages.questions import Readiness
+from modelserver.tasks import TASKS
 from modelserver.tasks.options import Options, read_options
 from modelserver.web.answers import (
     accepted_format,
     answer,
-    answer_drawing,
     answer_one,
     answer_several,
 )
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
 from modelserver.web.forms import read_form, require
-from modelserver.web.model_reports import describe, report
+from modelserver.web.photo_requests import PhotoRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from flask import Response
 
-    from modelserver.engine.catalogue import Entry
-    from modelserver.engine.models import Model
-    from modelserver.engine.queue import Caller
     from modelserver.tasks import Task
-    from modelserver.web.backend import Backend
-    from modelserver.web.forms import File
 
 # For a model's name: each model that this app has.
 EVERY = "*"
@@ -65,72 +58,29 @@ def evaluate(task: Task[Any]) -> Response:
     own_s = own_limit()
     form = read_form(request, server.spool)
     who = caller(server.settings.request_timeout_s, own_s)
-    names, files = require(
-        form, lambda: [entry.name for entry in server.registry.of(task.kind)]
-    )
+    names, files = require(form, lambda: server.ask("names", list[str], of=task.kind))
     # The model's name alone asks for nothing.
     options = read_options(form.fields) if len(form.fields) > 1 else Options()
-    options = _with_labels(server, task, options, names)
+    asked = PhotoRequest(server.link, task, who, options, g.request_id)
     picture = accepted_format()
-    single = len(names) == len(files) == 1 and names[0] != EVERY
-    if not single:
-        if picture is not None:
-            raise BadRequest(
-                "A picture is answered to one file and one model only; for several "
-                "ask for JSON, with Accept: application/json."
-            )
-        return _several(server, task, names, files, who=who, options=options)
-    data = files[0].upload.data
-    evaluation = server.service.evaluate(task, names[0], data(), who, options)
-    if picture is None:
-        return answer_one(evaluation, options)
-    return answer_drawing(evaluation, data(), picture, who, server.service)
-
-
-def _with_labels(
-    server: Backend, task: Task[Any], options: Options, names: Sequence[str]
-) -> Options:
-    """Return the options with the labels that the asked models have.
-
-    If one of them is not loaded, or has no label map, any label may be one of its.
-
-    Raises:
-        UnknownLabel: none of the models has one that was asked for.
-    """
-    if options.labels is None:
-        return options
-    entries = server.registry.of(task.kind)
-    models = [e.loaded for e in entries if EVERY in names or e.name in names]
-    known: list[str] = []
-    for loaded in models:
-        if loaded is None or not loaded.labels.names:
-            return options
-        known += loaded.labels.names.values()
-    return options.among(known) if models else options
-
-
-def _several(
-    server: Backend,
-    task: Task[Any],
-    names: Sequence[str],
-    files: Sequence[File],
-    *,
-    who: Caller,
-    options: Options,
-) -> Response:
+    if len(names) == len(files) == 1 and names[0] != EVERY:
+        return answer_one(asked.one(files[0].upload, names[0], picture), picture)
+    if picture is not None:
+        raise BadRequest(
+            "A picture is answered to one file and one model only; for several "
+            "ask for JSON, with Accept: application/json."
+        )
     if EVERY in names:
         # In an empty folder the name itself is reported as not found.
-        names = [entry.name for entry in server.registry.of(task.kind)] or names
-    photos = [file.upload.data() for file in files]
-    request_of_all = BatchRequest(server.service, task, who, options)
-    outcomes = request_of_all.evaluate(photos, names)
+        names = server.ask("names", list[str], of=task.kind) or names
+    outcomes = asked.several([file.upload for file in files], names)
     pairs = [(file.name, name) for file in files for name in names]
-    return answer_several(task, pairs, outcomes, options, server.metrics)
+    return answer_several(task, pairs, outcomes, server.link)
 
 
 def models() -> Response:
     """``GET /models``: every model found, with its state."""
-    return answer(contract.Models([describe(entry) for entry in backend().registry]))
+    return answer(backend().ask("models", contract.Models))
 
 
 def model(name: str) -> Response:
@@ -138,35 +88,24 @@ def model(name: str) -> Response:
 
     If two kinds have a model of that name, ``?kind=`` chooses one.
     """
-    return answer(report(_entry(name)))
+    return answer(backend().ask("model", contract.ModelReport, name=name, of=_kind()))
 
 
 def model_labels(name: str) -> Response:
     """``GET /models/<name>/labels``: the ids and names of its label map."""
-    entry = _entry(name)
-    if entry.loaded is not None:
-        names = entry.loaded.labels.names
-    else:
-        try:
-            with entry.files.open_all() as files:
-                names = labels.read_labels(files.labels).names
-        except ModelError as error:
-            raise ModelFailed(name) from error
-    listed = [contract.Label(number, label) for number, label in names.items()]
-    return answer(contract.Labels(listed))
+    return answer(backend().ask("labels", contract.Labels, name=name, of=_kind()))
 
 
-def _entry(name: str) -> Entry[Model]:
-    """Return a model by its name, and by ``?kind=`` if that is given.
+def _kind() -> str:
+    """Return the kind that the query names; empty if it names none.
 
     Raises:
         BadRequest: there is no such kind.
-        AmbiguousModel, ModelNotFound: as the registry's.
     """
     kind = request.args.get("kind")
     if kind is not None and kind not in TASKS:
         raise BadRequest(f"kind={kind[:200]!r} is none of {', '.join(TASKS)}.")
-    return backend().registry.entry(name, TASKS[kind].kind if kind else None)
+    return kind or ""
 
 
 def livez() -> Response:
@@ -180,30 +119,17 @@ def readyz() -> Response:
     With ``STRICT_READY`` all that are not unloaded must serve.
     """
     server = backend()
-    registry, settings = server.registry, server.settings
-    ready = registry.ready
-    states = {entry.title: entry.state for entry in registry}
-    if settings.strict_ready:
-        ready = ready and set(states.values()) <= {State.READY, State.UNLOADED}
-    named: dict[str, Any] = {name: state.value for name, state in states.items()}
-    ill: dict[str, Any] = {e.title: word for e in registry if (word := degraded(e))}
+    found = server.ask("ready", Readiness)
     # Probes carry no token, and the names are not for everybody.
-    hidden = bool(settings.api_token)
+    hidden = bool(server.settings.api_token)
+    states: dict[str, Any] = dict(found.states)
+    ill: dict[str, Any] = dict(found.degraded)
     body = contract.Ready(
-        ready=ready,
-        models=dict(Counter(named.values())) if hidden else named,
+        ready=found.ready,
+        models=dict(Counter(states.values())) if hidden else states,
         degraded=dict(Counter(ill.values())) if hidden else ill,
     )
-    response = answer(body, 200 if ready else 503)
-    if not ready:
+    response = answer(body, 200 if found.ready else 503)
+    if not found.ready:
         response.headers["Retry-After"] = _RETRY_S
     return response
-
-
-def degraded(entry: Entry[Model]) -> str:
-    """Return the fault of a model in a word or two; empty if there is none."""
-    if entry.state is State.FAILED:
-        return "failed" if entry.retry_at is None else "circuit open"
-    if entry.state is State.LOADING and entry.reason:
-        return "restarting"
-    return "reload failed" if entry.reload_error else ""

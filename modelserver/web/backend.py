@@ -1,47 +1,31 @@
-"""The objects behind an app: models, uploads and the service over both."""
+"""The objects behind an app: uploads, and the way to the models."""
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import msgspec
 from flask import current_app
 
 from modelserver.core.errors import RequestError, StartError
-from modelserver.core.metrics import Metrics, ModelMetrics, ProcessMetrics
-from modelserver.core.process_limits import resident_bytes
-from modelserver.engine import discovery, self_test
-from modelserver.engine.catalogue import Registry, State
-from modelserver.engine.catalogue.hot_folder import HotFolder
-from modelserver.engine.decoders import InlineDecoders, limits_of
-from modelserver.engine.loader import Loader
-from modelserver.engine.runners import cards, probe
-from modelserver.engine.runners.cards import memory_by_process
-from modelserver.engine.service import Service
+from modelserver.engine import admission
 from modelserver.engine.uploads import Spool
-from modelserver.web import startup_hint, traces
+from modelserver.web import traces
+from modelserver.web.link import Link, LocalLink
 from modelserver.web.origins import Origins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
+    from modelserver.core.messages.requests import Topic
     from modelserver.core.settings import Settings
-    from modelserver.engine.catalogue import Entry
-    from modelserver.engine.discovery import Discovery
-    from modelserver.engine.models import Model
-    from modelserver.engine.service import Evaluation
+    from modelserver.engine.engine import Engine
     from modelserver.tasks import Task
 
-log = logging.getLogger(__name__)
-
-_NO_GPU = "REQUIRE_GPU is set and there is no NVIDIA driver with a visible GPU."
-_MORE_S = 5.0
-# At most so many requests with arriving uploads count as images to come: many slow
-# clients must not look like many images.
-_MOST_COMING = 16
+T = TypeVar("T")
 
 
 class Backend:
@@ -56,59 +40,50 @@ class Backend:
     Args:
         tasks: whose models this app serves.
         settings: the server's.
-
-    Raises:
-        StartError: ``REQUIRE_GPU`` is set and no GPU is visible.
     """
 
     def __init__(self, tasks: Sequence[Task[Any]], settings: Settings) -> None:
-        self._survey = survey = cards.survey()
-        if settings.require_gpu and not survey.cards:
-            unwanted = ("CUDA_VISIBLE_DEVICES says to use none.",) * survey.unwanted
-            raise StartError(" ".join((_NO_GPU, *survey.problems, *unwanted)))
         self.tasks = tuple(tasks)
         self.settings = settings
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
-        self._decoders = InlineDecoders(limits_of(settings))
-        self.registry: Registry[Model] = Registry(
-            self_test.checked(
-                Loader(settings, survey, self._decoders),
-                settings.min_confidence,
-                settings.load_timeout_s,
-            ),
-            hint=lambda: self.hint,
-            loads=os.cpu_count() or 1,
-            max_models=settings.max_models,
-            # Longer than a request may take.
-            drain_s=settings.request_timeout_s + _MORE_S,
-        )
-        self._folder = HotFolder(
-            self.discover, self.registry, every_s=settings.reload_s
-        )
-        self.metrics = Metrics(
-            lambda: sample(
-                self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
-            ),
-            [state.value for state in State],
-            lambda: [ProcessMetrics("server", 1, resident_bytes(os.getpid()))],
-        )
         self.traces: traces.Traces | None = None
-        self.service = Service(self.registry, settings, self._observe, self._decoders)
-        self._started = False
+        self._link: Link | None = None
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Sweep old uploads and start loading the models. Idempotent; returns soon.
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine of this very process; asked for only where there is no other.
+
+        Raises:
+            StartError: ``REQUIRE_GPU`` is set and no GPU is visible.
+        """
+        # It need not be in a process that only talks to one.
+        from modelserver.engine.engine import Engine  # noqa: PLC0415
+
+        return Engine(self.tasks, self.settings)
+
+    @property
+    def link(self) -> Link:
+        """The way to the engine, once this has started."""
+        if self._link is None:
+            raise RuntimeError("the app has not started")
+        return self._link
+
+    def start(self, link: Link | None = None) -> None:
+        """Sweep old uploads and open the way to the models. Idempotent; returns soon.
+
+        Args:
+            link: to an engine in another process; without it, one is started in this.
 
         Raises:
             StartError: the upload folder cannot be used, or a GPU is required and
                 TensorFlow uses none; nothing has started.
         """
-        if self._started:
+        if self._link is not None:
             return
         with self._lock:
-            if self._started:
+            if self._link is not None:
                 return
             try:
                 self.spool.sweep()
@@ -117,53 +92,38 @@ class Backend:
                     f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
                     f"used: {error.__cause__ or error}"
                 ) from error
-            self._look_at_cards()
-            for files in self._folder.scan_first():
-                self.registry.add(files)
-            self._folder.start()
+            link = link or LocalLink(self.engine)
+            link.start()
             self.traces = traces.start(os.environ)
-            self._started = True
+            self._link = link
 
-    def _look_at_cards(self) -> None:
-        """Log which cards there are; ask TensorFlow itself if one is required.
-
-        Raises:
-            StartError: TensorFlow uses none.
-        """
-        measured = cards.memory(self._survey.cards) if self._survey.cards else {}
-        for card in self._survey.cards:
-            log.info("%s", cards.describe(card, measured[card.gpu]))
-        for problem in self._survey.problems:
-            log.warning("%s", problem)
-        if self.settings.require_gpu:
-            reason = probe.ask(self._survey.cards)
-            if reason:
-                raise StartError(f"REQUIRE_GPU is set, and no GPU is used. {reason}")
-
-    def refusal(self, handled: int) -> RequestError | None:
-        """Return how a photo for any model would be refused now.
-
-        Cheap, and a hint only: a photo that is not refused here may be refused later.
-        ``None`` while a model is unloaded: the photo might be for that one. ``None``
-        also if the headers for other sites' pages depend on the request.
+    def ask(
+        self, topic: Topic, kind: type[T], *, name: str = "", of: str = "", **more: str
+    ) -> T:
+        """Ask the engine about models; see ``engine.questions``.
 
         Args:
-            handled: requests that are being handled; some have yet to take their slot.
+            kind: of the answer.
+            name: of the model that it is about.
+            of: the model's kind, or that of all that are wanted.
+
+        Raises:
+            RequestError: the question's own, or the engine is away.
         """
-        if self.unread_headers is None:
+        return msgspec.msgpack.decode(self.link.ask(topic, name, of, **more), type=kind)
+
+    def refusal(self, handled: int) -> RequestError | None:
+        """Return how a photo for any model would be refused now; see ``Link.refusal``.
+
+        ``None`` also if the headers for other sites' pages depend on the request.
+        """
+        if self.unread_headers is None or self._link is None:
             return None
-        entries = list(self.registry)
-        if any(entry.state is State.UNLOADED for entry in entries):
-            return None
-        models = [entry.loaded for entry in entries if entry.loaded is not None]
-        coming = handled - sum(model.queue.inside for model in models)
-        coming = max(0, min(coming, _MOST_COMING))
-        refusal: RequestError | None = None
-        for model in models:
-            refusal = model.queue.refusal(coming)
-            if refusal is None:
-                return None
-        return refusal
+        return self._link.refusal(handled)
+
+    def has_threads(self, total: int) -> None:
+        """Leave some of so many threads to requests that never wait for a model."""
+        self.link.most = admission.room_of(total)
 
     def count_refusal(self, error: RequestError, start: bytes) -> None:
         """Count a photo that was answered without the app.
@@ -175,99 +135,38 @@ class Backend:
         matches = (
             route for route in routes if start.startswith(f"POST {route}".encode())
         )
-        route = next(matches, routes[0])
-        self.metrics.count_answer(route, "", error.status)
-        self.metrics.count_refusal(error.slug)
+        self.link.count(next(matches, routes[0]), "", error.status)
+        self.link.count_refusal(error.slug)
 
     def count_unreadable(self, status: int) -> None:
         """Count a request that no app could read."""
-        self.metrics.count_answer("", "", status)
-
-    def _observe(self, evaluation: Evaluation[Any]) -> None:
-        task = evaluation.task
-        self.metrics.count_evaluation(
-            evaluation.title,
-            evaluation.timings.seconds(),
-            evaluation.batch,
-            task.scores(task.answered(evaluation.result)),
-        )
-        if self.traces is not None:
-            self.traces.add_evaluation(evaluation)
+        self.link.count("", "", status)
 
     def greet(self, address: object) -> None:
-        """Log a line to try once a model serves; see ``startup_hint``. Returns at once.
+        """Have a line to try logged once a model serves.
 
         Args:
             address: the server's own, as a socket's ``getsockname`` gives it.
         """
-        threading.Thread(
-            target=startup_hint.greet,
-            args=(self.registry, self.settings),
-            kwargs={"address": address},
-            name="greet",
-            daemon=True,
-        ).start()
+        self.link.greet(address)
 
     def rescan(self) -> None:
-        """Scan the model folder at once; files that no longer change are loaded.
+        """Scan the model folder at once, where the engine is in this process.
 
         Returns at once, and may be called from a signal's handler.
         """
-        self._folder.rescan()
-
-    @property
-    def hint(self) -> str:
-        """The hint if there is no model: the files that are there and those missing."""
-        hint = self._folder.hint or discovery.hint(*self.tasks)
-        return f"{hint[0].upper()}{hint[1:]}."
-
-    def discover(self) -> Discovery:
-        """Look which models are in the folder now; none of them is loaded."""
-        return discovery.discover(self.settings.model_folder, *self.tasks)
+        if "engine" in self.__dict__:
+            self.engine.rescan()
 
     def close(self) -> None:
-        """End all models. Idempotent; does nothing if nothing was started."""
-        self._folder.close()
-        self.registry.close()
-        self._decoders.close()
+        """End all models of this process. Idempotent."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        elif "engine" in self.__dict__:
+            self.engine.close()
         if self.traces is not None:
             self.traces.close()
-
-
-def sample(
-    entries: Iterable[Entry[Model]], *, gpus: bool, signs: bool = False
-) -> list[ModelMetrics]:
-    """Sample every model's metrics.
-
-    Args:
-        entries: the models.
-        gpus: whether to ask the driver for their processes' memory on GPUs.
-        signs: whether there are signs of a GPU, so that a model on the CPU counts as
-            one that fell back.
-    """
-    on_gpus = memory_by_process() if gpus else {}
-    return [_sample_one(entry, on_gpus, signs=signs or gpus) for entry in entries]
-
-
-def _sample_one(
-    entry: Entry[Model], on_gpus: Mapping[int, int], *, signs: bool
-) -> ModelMetrics:
-    model = entry.loaded
-    fallback = None
-    if signs and model is not None:
-        fallback = int(bool(model.facts.device_reason))
-    pid = model.runner.pid if model is not None else None
-    return ModelMetrics(
-        name=entry.title,
-        state=entry.state.value,
-        restarts=entry.restarts,
-        reloads_failed=entry.reloads_failed,
-        waiting=model.queue.waiting if model is not None else 0,
-        dropped=dict(model.queue.counts) if model is not None else {},
-        resident_bytes=resident_bytes(pid) if pid is not None else None,
-        gpu_bytes=on_gpus.get(pid) if pid is not None else None,
-        gpu_fallback=fallback,
-    )
 
 
 def backend() -> Backend:

@@ -6,15 +6,15 @@ import re
 import select
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flask import g, request
 
 from modelserver.core.errors import BadRequest
-from modelserver.engine.queue import Caller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
 _HEADER = "X-Request-Timeout-Ms"
 # Above 0; ten digits are a hundred days.
@@ -22,7 +22,22 @@ _MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,9}", re.ASCII)
 # The client has closed its side, also if something it sent is still unread. Only Linux
 # shows that; elsewhere a connection must be gone altogether.
 _CLOSED = getattr(select, "POLLRDHUP", 0)
-_GONE = _CLOSED | select.POLLHUP | select.POLLERR
+_GONE = _CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+@dataclass
+class Caller:
+    """The one who waits for an answer, and for how long.
+
+    Attributes:
+        seconds: how long the caller waits in all.
+        until: when that ends, in seconds of ``time.perf_counter``.
+        connection: the client's, if it can be asked whether it is still there.
+    """
+
+    seconds: float
+    until: float
+    connection: socket.socket | None = None
 
 
 def own_limit() -> float | None:
@@ -52,24 +67,28 @@ def caller(limit_s: float, own_s: float | None = None) -> Caller:
     seconds, until = limit_s, time.perf_counter() + limit_s
     if own_s is not None and g.started + own_s < until:
         seconds, until = own_s, g.started + own_s
-    return Caller(seconds, until, _closed_check(request.environ.get("gunicorn.socket")))
+    return Caller(seconds, until, _connection(request.environ.get("gunicorn.socket")))
 
 
-def _closed_check(connection: Any) -> Callable[[], bool]:
-    """Return a function that checks whether a client has closed its connection.
+def _connection(given: Any) -> socket.socket | None:
+    """Return gunicorn's socket, to be looked at.
 
-    It peeks at gunicorn's socket. Under another server there is none, or one that must
-    not be touched (TLS), and no client counts as gone.
+    Under another server there is none, or one that must not be touched (TLS), and no
+    client counts as gone.
     """
-    if not isinstance(connection, socket.socket) or hasattr(connection, "cipher"):
-        return lambda: False
+    if isinstance(given, socket.socket) and not hasattr(given, "cipher"):
+        return given
+    return None
 
-    def is_gone() -> bool:
-        try:
-            poll = select.poll()
-            poll.register(connection, _CLOSED)
-            return any(events & _GONE for _, events in poll.poll(0))
-        except (OSError, ValueError):  # closed by us meanwhile
-            return True
 
-    return is_gone
+def closed(connections: Iterable[socket.socket | None]) -> list[socket.socket]:
+    """Return those that their clients have closed, by one system call."""
+    known = {one.fileno(): one for one in connections if one is not None}
+    gone = known.pop(-1, None)  # closed by us meanwhile
+    poll = select.poll()
+    for descriptor in known:
+        poll.register(descriptor, _CLOSED)
+    found = (
+        [known[fd] for fd, events in poll.poll(0) if events & _GONE] if known else []
+    )
+    return found if gone is None else [*found, gone]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, render_template, request, url_for
 
-from modelserver.engine.catalogue import State
+from modelserver.core.messages.questions import PageModels
 from modelserver.web.backend import backend
-from modelserver.web.model_reports import decided_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +35,6 @@ _DIGEST_LENGTH = 12
 _FOREVER = "public, max-age=31536000, immutable"
 # Below it a detector's answers are noise; the page asks for no more than it can show.
 _LOWEST_CONFIDENCE = 0.05
-# Facts that may be a guess, in the page's words, and their names in the signature.
-_GUESSES: dict[str, Literal["scaling", "sizing"]] = {
-    "scaling": "scaling",
-    "size": "sizing",
-}
-_LOADED = {State.READY, State.UNLOADED}
 
 
 def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
@@ -56,6 +49,7 @@ def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
         settings = backend().settings
         # The names are not for everybody.
         token = bool(settings.api_token)
+        found = PageModels() if token else backend().ask("page", PageModels)
         return render_template(
             "page.html",
             asset=asset,
@@ -68,8 +62,8 @@ def blueprint(tasks: Sequence[Task[Any]]) -> Blueprint:
             },
             root=request.script_root,
             token=token,
-            models=[] if token else models(),
-            hint="" if token else backend().hint,
+            models=found.models,
+            hint=found.hint,
             min_confidence=settings.min_confidence,
             lowest=min(_LOWEST_CONFIDENCE, settings.min_confidence),
             max_upload_mb=settings.max_upload_mb,
@@ -95,25 +89,3 @@ def digests_of(folder: Path) -> dict[str, str]:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGEST_LENGTH]
         for path in folder.iterdir()
     }
-
-
-def models() -> list[dict[str, str]]:
-    """Return every model's name, state, reason to be slow, and guesses.
-
-    The state is empty if it serves; slow is a model on the CPU of a machine with a GPU;
-    ``guessed`` holds ``scaling`` and ``size`` if they are guesses.
-    """
-    return [
-        {
-            "name": entry.files.name,
-            "kind": entry.files.kind,
-            "state": "" if entry.state in _LOADED else entry.state.value,
-            "slow": entry.loaded.facts.device_reason if entry.loaded else "",
-            "guessed": " ".join(
-                word
-                for word, fact in _GUESSES.items()
-                if decided_by(entry, fact) == "default"
-            ),
-        }
-        for entry in backend().registry
-    ]

@@ -53,7 +53,7 @@ def install(app: Flask, backend: Backend) -> None:
     """Register the handlers for every error that can leave a view."""
 
     def refuse(error: RequestError) -> Response:
-        backend.metrics.count_refusal(error.slug)
+        backend.link.count_refusal(error.slug)
         return request_error(error)
 
     def http_error(error: HTTPException) -> Response:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response, g, request
 
 from modelserver.core import logs
+from modelserver.core.messages.questions import Rendered
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -37,20 +38,23 @@ def install(app: Flask, backend: Backend) -> None:
         text from clients makes no series.
         """
         g.status = response.status_code
-        backend.metrics.count_answer(route(), logs.get_fact("model"), g.status)
+        backend.link.count(route(), logs.get_fact("model"), g.status)
         return response
 
     def end(_error: BaseException | None) -> None:
         """End the request's span, and the facts that its log lines share."""
         open_span: OpenSpan | None = g.pop("span", None)
         if backend.traces is not None and open_span is not None:
+            for seen in g.get("seen", ()):
+                backend.traces.add_evaluation(seen)
             backend.traces.end(open_span, g.get("request_id", ""), g.get("status", 0))
         logs.unbind()
 
     def show() -> Response:
         """``GET /metrics``: all metrics, as Prometheus or OpenMetrics text."""
-        body, kind = backend.metrics.render(request.headers.get("Accept", ""))
-        return Response(body, content_type=kind)
+        accept = request.headers.get("Accept", "")
+        rendered = backend.ask("metrics", Rendered, accept=accept)
+        return Response(rendered.body, content_type=rendered.content_type)
 
     app.before_request(begin)
     app.after_request(count)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from contextvars import Token
-    from typing import Any
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
     from werkzeug.datastructures import Headers
 
-    from modelserver.engine.service import Evaluation, Timings
+    from modelserver.core.messages.requests import Seen
 
 from modelserver.core.extras import install_command
+from modelserver.core.metrics import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -162,19 +162,19 @@ class Traces:
         token = self._context.attach(self._trace.set_span_in_context(span))
         return OpenSpan(span, token)
 
-    def add_evaluation(self, evaluation: Evaluation[Any]) -> None:
+    def add_evaluation(self, seen: Seen) -> None:
         """Add the stages of an evaluation that has just ended to the current span."""
         span = self._trace.get_current_span()
         if not span.is_recording():
             return
         facts: dict[str, str | int] = {
-            "modelserver.model": evaluation.model,
-            "modelserver.batch_size": evaluation.batch,
+            "modelserver.model": seen.model,
+            "modelserver.batch_size": seen.batch,
         }
         span.set_attributes(facts)
-        ago_ns = round((time.perf_counter() - evaluation.started) * _NS)
+        ago_ns = round((time.perf_counter() - seen.started) * _NS)
         began_ns = time.time_ns() - ago_ns
-        for name, begin_ns, end_ns in stages(evaluation.timings, began_ns):
+        for name, begin_ns, end_ns in stages(seen, began_ns):
             stage = self._tracer.start_span(name, attributes=facts, start_time=begin_ns)
             stage.end(end_ns)
 
@@ -207,9 +207,9 @@ class Traces:
         self._provider.shutdown()
 
 
-def stages(timings: Timings, at_ns: int) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, begin and end of stages that began at ``at_ns``."""
-    for name, seconds in timings.seconds().items():
-        end_ns = at_ns + round(seconds * _NS)
+def stages(seen: Seen, at_ns: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the name, begin and end of an evaluation's stages, from ``at_ns`` on."""
+    for name in STAGES:
+        end_ns = at_ns + round(getattr(seen, name) / 1000 * _NS)
         yield name, at_ns, end_ns
         at_ns = end_ns

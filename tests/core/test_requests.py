@@ -71,5 +71,5 @@ def _is_request_error(one):
 def test_a_request_crosses_as_it_is():
     """Nothing of a request is lost on its way."""
     wish = Wish(0.25, ("a, b", "c"), 3, pixel=True, top_k=2)
-    asked = Evaluate(9, "detect", ("a", "b"), 30.0, 1234.5, wish, "PNG", "id")
+    asked = Evaluate(9, "detect", ("a", "b"), 30.0, 1234.5, wish, ("a",), "PNG", "id")
     assert crossed(asked, ToEngine) == asked

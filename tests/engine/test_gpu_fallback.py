@@ -39,7 +39,7 @@ def machine(folder, tmp_path, monkeypatch):
         backends.append(backend)
         backend.start()
         done = (State.READY, State.FAILED)
-        assert backend.registry.wait(
+        assert backend.engine.registry.wait(
             lambda r: all(entry.state in done or entry.restarts for entry in r), SECONDS
         )
         return app.test_client()
@@ -73,7 +73,7 @@ def test_a_card_that_is_not_used_is_reported_everywhere(isolation, machine, capl
     assert 'modelserver_gpu_fallback{model="m"} 1' in client.get("/metrics").text
     assert "m runs on the CPU: GPU 3 was assigned" in client.get("/").text
     backend = client.application.extensions["modelserver"]
-    pid = get(backend.registry, "m").runner.pid
+    pid = get(backend.engine.registry, "m").runner.pid
     if pid is not None and Path("/proc").is_dir():
         # The CPU's limits: no file may be written.
         limits = Path(f"/proc/{pid}/limits").read_text()
@@ -111,5 +111,5 @@ def test_a_model_that_requires_a_card_is_tried_again(machine, monkeypatch):
     (listed,) = client.get("/models").json["models"]
     assert listed["state"] == "FAILED"
     assert "REQUIRE_GPU is set, and no GPU is used." in listed["reason"]
-    entry = next(iter(client.application.extensions["modelserver"].registry))
+    entry = next(iter(client.application.extensions["modelserver"].engine.registry))
     assert entry.retry_at is not None

@@ -133,4 +133,4 @@ def test_without_any_card_the_reason_is_part_of_the_sentence(two, monkeypatch):
     found = cards.Survey((), ("GPU 1 is passed over: lost.",))
     monkeypatch.setattr(cards, "survey", lambda: found)
     with pytest.raises(errors.StartError, match=r"visible GPU\..*passed over"):
-        two(REQUIRE_GPU="true")
+        two(REQUIRE_GPU="true").start()

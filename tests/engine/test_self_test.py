@@ -133,7 +133,9 @@ def golden(folder, serving):
             expected = json.dumps(expected)
         (folder / "m.expected.json").write_text(expected)
         client = serving(kind, RELOAD_S=0, **environ)
-        return client, next(iter(client.application.extensions["modelserver"].registry))
+        return client, next(
+            iter(client.application.extensions["modelserver"].engine.registry)
+        )
 
     return serve
 
@@ -148,7 +150,7 @@ def test_what_the_server_answered_is_what_is_expected(kind, path, golden, folder
     assert f"m.expected.json is no answer of {path}" in entry.reason
     for name in ("m.test.png", "m.expected.json"):
         (folder / name).rename(folder / f"{name}~")
-    registry = client.application.extensions["modelserver"].registry
+    registry = client.application.extensions["modelserver"].engine.registry
     registry.put(discovered(folder, kind))
     assert registry.wait(lambda r: r.ready, 60)
     answer = post(client, path, "m", photo((200, 100, 50))).text

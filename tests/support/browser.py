@@ -32,7 +32,7 @@ def served(kinds, folder, uploads, **environ):
     app = create_app([by_kind(kind) for kind in kinds.split()], settings)
     backend = app.extensions["modelserver"]
     backend.start()
-    assert backend.registry.wait(
+    assert backend.engine.registry.wait(
         lambda registry: all(e.state is not State.LOADING for e in registry), SECONDS
     )
     server = make_server("127.0.0.1", 0, app, threaded=True)

@@ -11,13 +11,11 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from flask import Flask
 
 from modelserver.core.errors import StartError
 from modelserver.core.logs import report
-from modelserver.tasks import DETECTION
 from modelserver.web.server import engine_keeper
 from modelserver.web.server.config import serve, start_errors
 
@@ -27,11 +25,9 @@ class Backend:
 
     def __init__(self):
         self.closed = threading.Event()
-        if "NO_TASKS" not in os.environ:
-            self.tasks = (DETECTION,)
-        self.door = None
-        self.engine = "none"
-        self.service = SimpleNamespace(has_threads=lambda _total: None)
+
+    def has_threads(self, _total):
+        """Take note of nothing."""
 
     def start(self):
         """Start, or fail as asked by a variable."""

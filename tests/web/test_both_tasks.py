@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from modelserver.engine.startup_hint import command
 from modelserver.tasks import CLASSIFICATION
-from modelserver.web.startup_hint import command
 from support import tiny_graphs
 from support.app_client import make_settings, photo
 from support.tiny_graphs import write

@@ -55,16 +55,21 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture
-def client(folder, uploads):
-    """Return a function that gives a client of an app whose models never start."""
+def client(folder, uploads, monkeypatch):
+    """Yield a function that gives a client of an app whose models never start."""
+    backends = []
 
     def make(kind="detection", **environ):
         settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, **environ)
         app = create_app(by_kind(kind), settings)
-        app.extensions["modelserver"].start = lambda: None
+        backend = app.extensions["modelserver"]
+        monkeypatch.setattr(backend.engine, "start", backend.engine.loop.start)
+        backends.append(backend)
         return app.test_client()
 
-    return make
+    yield make
+    for backend in backends:
+        backend.close()
 
 
 def fetch(client, path, **options):

@@ -17,8 +17,8 @@ from modelserver.core.metrics import ModelMetrics
 from modelserver.core.process_limits import resident_bytes
 from modelserver.engine.catalogue import State
 from modelserver.engine.catalogue.entries import Entry, Version
+from modelserver.engine.engine import sample
 from modelserver.engine.runners import cards
-from modelserver.web.backend import sample
 from modelserver.web.server.worker import Worker
 from support import tiny_graphs
 from support.app_client import form, photo, post, post_form
@@ -244,7 +244,7 @@ def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
     def warn(_evaluation):
         logging.getLogger("modelserver.x").warning("seen")
 
-    monkeypatch.setattr(backend.service, "_observe", warn)
+    monkeypatch.setattr(backend.engine.service, "_observe", warn)
     try:
         for number in ("a", "b"):
             ids = {"X-Request-Id": number}
@@ -264,10 +264,10 @@ def test_a_request_marks_every_line_that_it_causes(detector, monkeypatch):
 def test_a_failed_reload_is_counted(detector, folder):
     """A failed reload counts, and the old version serves on."""
     backend = detector.application.extensions["modelserver"]
-    (m,) = backend.registry
+    (m,) = backend.engine.registry
     (folder / "m.frozen.pb").write_bytes(b"no graph")
-    backend.registry.put(m.files, m.files.stamp)
-    assert backend.registry.wait(lambda _: m.reloads_failed, 60)
+    backend.engine.registry.put(m.files, m.files.stamp)
+    assert backend.engine.registry.wait(lambda _: m.reloads_failed, 60)
     assert value(detector, "reloads_failed_total", model="m") == 1
     assert post(detector, "/detect", "m", photo(RED)).status_code == 200
 

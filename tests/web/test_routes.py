@@ -233,10 +233,10 @@ def test_loading_is_503_with_retry_after(folder, uploads, monkeypatch):
     }
     gate.set()
     backend = app.extensions["modelserver"]
-    assert backend.registry.wait(lambda r: r.ready, SECONDS)
+    assert backend.engine.registry.wait(lambda r: r.ready, SECONDS)
     assert client.get("/readyz").status_code == 200
     backend.close()
-    assert [e.state for e in backend.registry] == [State.CLOSED]
+    assert [e.state for e in backend.engine.registry] == [State.CLOSED]
 
 
 def test_a_token_is_asked_for_before_the_body_is_read(folder, serving):
@@ -302,7 +302,7 @@ def test_an_upload_folder_that_cannot_be_used_stops_the_start(folder, tmp_path):
     file.unlink()
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     backend.start()
-    assert [e.files.name for e in backend.registry] == ["m"]
+    assert [e.files.name for e in backend.engine.registry] == ["m"]
     backend.close()
 
 
@@ -480,8 +480,9 @@ def test_every_route_is_documented(detector, classifier):
 def test_requiring_a_gpu_where_there_is_none_does_not_start(folder, monkeypatch):
     """REQUIRE_GPU=true is a sentence at the start, not a slow server."""
     monkeypatch.setattr("modelserver.engine.runners.cards.survey", lambda: NO_CARDS)
+    app = create_app(DETECTION, make_settings(MODEL_FOLDER=folder, REQUIRE_GPU=True))
     with pytest.raises(errors.StartError, match="REQUIRE_GPU"):
-        create_app(DETECTION, make_settings(MODEL_FOLDER=folder, REQUIRE_GPU=True))
+        app.extensions["modelserver"].start()
 
 
 def test_creating_an_app_starts_nothing(folder, uploads):
@@ -490,5 +491,4 @@ def test_creating_an_app_starts_nothing(folder, uploads):
     before = threading.enumerate()
     app = create_app(DETECTION, make_settings(MODEL_FOLDER=folder))
     assert threading.enumerate() == before
-    assert list(app.extensions["modelserver"].registry) == []
     app.extensions["modelserver"].close()

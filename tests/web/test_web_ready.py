@@ -1,8 +1,13 @@
 """``/readyz`` with models that are not well."""
 
+from types import SimpleNamespace
+
+import msgspec
 import pytest
 from flask import Flask
 
+from modelserver.core.messages.requests import Ask
+from modelserver.engine import questions
 from modelserver.engine.catalogue import State
 from modelserver.tasks import DETECTION
 from modelserver.web import api
@@ -46,7 +51,12 @@ def ask():
         app.register_blueprint(api.blueprint([DETECTION]))
         models = Models(entries)
         models.registry, models.settings = models, make_settings(**environ)
-        app.extensions["modelserver"] = models
+        app.extensions["modelserver"] = SimpleNamespace(
+            settings=models.settings,
+            ask=lambda topic, kind: msgspec.msgpack.decode(
+                questions.answer(models, Ask(1, topic)), type=kind
+            ),
+        )
         response = app.test_client().get("/readyz")
         later = response.headers.get("Retry-After")
         assert (response.status_code == 503) == (later == "2")

@@ -9,6 +9,7 @@ from gunicorn.http.errors import InvalidRequestLine
 from modelserver.core.errors import Overloaded
 from modelserver.tasks import DETECTION
 from modelserver.web.backend import Backend
+from modelserver.web.link import LocalLink
 from modelserver.web.origins import Origins
 from support.app_client import make_settings
 from support.worker_loops import PHOTO, make
@@ -70,8 +71,13 @@ def refusal(monkeypatch, origins):
     full = SimpleNamespace(queue=queue)
     entry = type("Entry", (), {"state": None, "loaded": full})
     backend = Backend([DETECTION], make_settings(CORS_ORIGINS=origins))
-    monkeypatch.setattr(backend, "registry", [entry])
-    return backend.refusal(0)
+    monkeypatch.setattr(backend.engine, "registry", [entry])
+    link = LocalLink(backend.engine)
+    monkeypatch.setattr(backend, "_link", link)
+    try:
+        return backend.refusal(0)
+    finally:
+        backend.engine.loop.stop()
 
 
 def test_the_main_loop_sends_them(make):

@@ -17,7 +17,9 @@ from modelserver.core.errors import InternalError, RequestError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Topic: TypeAlias = Literal["models", "model", "labels", "ready", "page", "metrics"]
+Topic: TypeAlias = Literal[
+    "names", "models", "model", "labels", "ready", "page", "metrics"
+]
 """What a door may ask; ``DoorSession`` says what each is answered with."""
 
 
@@ -37,7 +39,8 @@ class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
     Attributes:
         number: of the request, never used before by this door.
         kind: the task.
-        models: names, each once; ``["*"]`` for every model of the task.
+        models: names, each once.
+        among: all models whose labels count, if these are only some of a request's.
         seconds: how long the caller waits in all.
         until: when that ends.
         picture: answer with the photo and the marks on it, in this format; one model.
@@ -50,6 +53,7 @@ class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
     seconds: float
     until: float
     wish: Wish = Wish()
+    among: tuple[str, ...] = ()
     picture: Literal["JPEG", "PNG"] | None = None
     request_id: str = ""
 
@@ -88,7 +92,17 @@ class Counts(msgspec.Struct, frozen=True, array_like=True, tag=4):
     refusals: dict[str, int] = {}
 
 
-ToEngine: TypeAlias = Evaluate | Gone | Ask | Counts
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Door to engine, once, if it listens itself: where.
+
+    Attributes:
+        address: as a socket's ``getsockname`` gives it.
+    """
+
+    address: tuple[str, int] | str
+
+
+ToEngine: TypeAlias = Evaluate | Gone | Ask | Counts | Hello
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -129,7 +143,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Engine to door: why there is no answer of a model, or to a question.
 
     Attributes:
-        model: its name; empty for a question, and where no model was found.
+        model: its name; empty where the whole request, or a question, is refused.
         error: name of the class.
     """
 
@@ -157,21 +171,14 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag=3):
     body: bytes
 
 
-class Asked(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Engine to door: the models that ``"*"`` stands for, before their answers."""
-
-    number: int
-    models: tuple[str, ...]
-
-
-class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Engine to door, before all else: it takes messages from now on.
 
     The socket outlives the engine, so a door that is connected knows nothing yet.
     """
 
 
-ToDoor: TypeAlias = Seen | Refused | Told | Asked | Welcome
+ToDoor: TypeAlias = Seen | Refused | Told | Welcome
 
 
 def refused(

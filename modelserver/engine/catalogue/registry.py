@@ -198,6 +198,18 @@ class Registry(Generic[L]):
     def lease(self, name: str, kind: Kind | None = None) -> Iterator[Version[L]]:
         """Use the version that serves under a name; it is not closed meanwhile.
 
+        Raises:
+            RequestError: as :meth:`take`.
+        """
+        _, version = self.take(name, kind)
+        try:
+            yield version
+        finally:
+            self.give_back(version)
+
+    def take(self, name: str, kind: Kind | None = None) -> tuple[str, Version[L]]:
+        """Return a model's title and the version that serves, to be given back.
+
         A version that is replaced while it is in use is closed once the last of its
         users has left, or after ``drain_s``.
 
@@ -208,15 +220,17 @@ class Registry(Generic[L]):
             ModelFailed: it could not be loaded.
         """
         with self._lock:
-            version = self._serving_version(self.entry(name, kind))
+            entry = self.entry(name, kind)
+            version = self._serving_version(entry)
             version.users += 1
-        try:
-            yield version
-        finally:
-            with self._lock:
-                version.users -= 1
-                if not version.users and version.drain_until is not None:
-                    self._lock.notify_all()
+            return entry.title, version
+
+    def give_back(self, version: Version[L]) -> None:
+        """End the use of a version that was taken."""
+        with self._lock:
+            version.users -= 1
+            if not version.users and version.drain_until is not None:
+                self._lock.notify_all()
 
     def entry(self, name: str, kind: Kind | None = None) -> Entry[L]:
         """Return the entry of a model.

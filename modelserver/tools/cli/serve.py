@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from modelserver.engine import discovery
 from modelserver.tasks import TASKS
 from modelserver.web.factory import create_app
 from modelserver.web.server.config import serve, start_errors
@@ -49,10 +50,13 @@ def serve_models(
 
 def _tell_if_empty(server: Backend) -> None:
     """Tell what to do where there is no model; the server finds those that come."""
-    if not server.discover().models:
-        folder = str(server.settings.model_folder)
+    folder = server.settings.model_folder
+    found = discovery.discover(folder, *server.tasks)
+    if not found.models:
+        hint = found.hint or discovery.hint(*server.tasks)
         click.echo(
-            f"modelserver: there is no model in {folder!r} yet. {server.hint} It is "
+            f"modelserver: there is no model in {str(folder)!r} yet. "
+            f"{hint[0].upper()}{hint[1:]}. It is "
             "found while the server runs. To try the server without one of yours, "
             "'modelserver models install all --samples' downloads two.",
             err=True,

@@ -167,7 +167,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     def run(self) -> None:
         """Serve, once the app knows how many threads there really are."""
-        self.wsgi.extensions["modelserver"].service.has_threads(self.cfg.threads)
+        self.wsgi.extensions["modelserver"].has_threads(self.cfg.threads)
         super().run()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:

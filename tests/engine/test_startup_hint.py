@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from modelserver.engine import startup_hint
 from modelserver.engine.catalogue import State
+from modelserver.engine.startup_hint import command, greet
 from modelserver.tasks import CLASSIFICATION, DETECTION
-from modelserver.web import startup_hint
-from modelserver.web.startup_hint import command, greet
 from support import tiny_graphs
 from support.app_client import make_settings, photo
 from support.servers import SECONDS, started, wait_for
