@@ -10,7 +10,7 @@ import pytest
 from modelserver.core.errors import START_FAILED
 from modelserver.web.server import engine_keeper
 from support.kept_servers import BOTH, keep
-from support.servers import alive, wait_for
+from support.servers import alive, children, wait_for
 
 __all__ = ["keep"]  # a fixture
 
@@ -216,3 +216,22 @@ def test_an_app_whose_tasks_nobody_knows_is_served_by_one_worker(keep):
     server.send(signal.SIGTTIN)
     wait_for(lambda: "a second worker was refused" in server.errors, "it is refused")
     assert server.end() == 0
+
+
+def test_a_new_arbiter_takes_over_with_an_engine_of_its_own(keep):
+    """Gunicorn's SIGUSR2, then SIGQUIT to the old one: the port is never without."""
+    server = keep().wait()
+    old = server.family()
+    server.send(signal.SIGUSR2)
+    wait_for(lambda: len(server.started) == 2, "there is another engine")
+    (new,) = set(children(server.process.pid)) - set(old)
+    wait_for(lambda: len(children(new)) == 3, "it has doors of its own")
+    try:
+        assert server.end(signal.SIGQUIT) == 0
+        assert not any(map(alive, old))
+        assert server.get("/engine") == str(server.started[1])
+        family = [new, *children(new)]
+    finally:
+        os.kill(new, signal.SIGTERM)
+    wait_for(lambda: not any(map(alive, family)), "all are gone")
+    assert server.is_free()

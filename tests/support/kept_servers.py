@@ -80,6 +80,13 @@ class Kept:
         ]
 
     @property
+    def started(self):
+        """Process ids of all engines that ever served, in their order."""
+        return [
+            int(pid) for pid in re.findall(r"^engine (\d+) ", self.out, re.MULTILINE)
+        ]
+
+    @property
     def engine(self):
         """The engine's process id."""
         (pid,) = self.engines
