@@ -89,7 +89,7 @@ def test_an_engine_that_cannot_start_ends_the_server(way, keep, tmp_path):
     assert server.process.wait(60) == START_FAILED
     assert server.errors.count("modelserver: The engine is broken.\n") == 1
     assert "Traceback" not in server.errors
-    assert server.is_free()
+    wait_for(server.is_free, "the port is free")
 
 
 def test_an_engine_that_dies_again_and_again_is_waited_for(keep):
@@ -191,7 +191,7 @@ def test_nothing_outlives_a_killed_arbiter(way, keep):
     server.process.kill()
     server.process.wait()
     wait_for(lambda: not any(map(alive, family)), "all are gone")
-    assert server.is_free()
+    wait_for(server.is_free, "the port is free")
     assert names() == before
 
 
@@ -234,4 +234,4 @@ def test_a_new_arbiter_takes_over_with_an_engine_of_its_own(keep):
     finally:
         os.kill(new, signal.SIGTERM)
     wait_for(lambda: not any(map(alive, family)), "all are gone")
-    assert server.is_free()
+    wait_for(server.is_free, "the port is free")

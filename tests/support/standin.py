@@ -16,6 +16,8 @@ from flask import Flask
 
 from modelserver.core.errors import StartError
 from modelserver.core.logs import report
+from modelserver.core.settings import Settings
+from modelserver.tasks import DETECTION
 from modelserver.web.server import engine_keeper
 from modelserver.web.server.config import serve, start_errors
 
@@ -23,8 +25,21 @@ from modelserver.web.server.config import serve, start_errors
 class Backend:
     """Starts and closes nothing, and says so with its process's id."""
 
+    spool = None
+
     def __init__(self):
         self.closed = threading.Event()
+        self.settings = Settings.from_environ()
+        self.door = None
+        self.engine = "none"
+        self._started = False
+
+    @property
+    def tasks(self):
+        """Detection; nobody is told before the start if a variable says so."""
+        if "NO_TASKS" in os.environ and not self._started:
+            raise AttributeError("tasks")
+        return (DETECTION,)
 
     def has_threads(self, _total):
         """Take note of nothing."""
@@ -33,6 +48,7 @@ class Backend:
         """Start, or fail as asked by a variable."""
         if "FAIL_START" in os.environ:
             raise StartError("There is no GPU.")
+        self._started = True
         report(f"started in {os.getpid()}")
 
     def join(self, address, _page):
