@@ -13,6 +13,7 @@ from support.skips import (
     pytest_sessionfinish,
     pytest_terminal_summary,
 )
+from support.transports import EngineAtSocket, pytest_generate_tests
 from support.zoo_models import zoo_folder
 
 # Slots, limits and devices are expected as on a CPU, also where there is a GPU and
@@ -21,10 +22,12 @@ from support.zoo_models import zoo_folder
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ.pop("REQUIRE_GPU", None)
 
-# A fixture for all files, and pytest's hooks that look at what was skipped or is quick.
+# A fixture for all files, and pytest's hooks: what was skipped, what is quick, and over
+# what tests run.
 __all__ = [
     "pytest_collectreport",
     "pytest_configure",
+    "pytest_generate_tests",
     "pytest_runtest_logreport",
     "pytest_runtest_protocol",
     "pytest_sessionfinish",
@@ -73,7 +76,13 @@ def uploads(tmp_path):
 
 
 @pytest.fixture
-def serving(folder, uploads):
+def transport(request):
+    """How messages cross between door and engine; see ``support.transports``."""
+    return getattr(request, "param", "call")
+
+
+@pytest.fixture
+def serving(folder, uploads, transport):
     """A function that serves what lies in the model folder and gives a test client.
 
     Sessions are in this process unless a test asks otherwise, which is fast.
@@ -81,7 +90,7 @@ def serving(folder, uploads):
     from modelserver.tasks import by_kind
     from modelserver.web.factory import create_app
 
-    apps = []
+    apps, engines = [], []
 
     def serve(*kinds, **environ):
         defaults = {
@@ -93,7 +102,11 @@ def serving(folder, uploads):
         app = create_app(tasks, make_settings(**{**defaults, **environ}))
         apps.append(app)
         backend = app.extensions["modelserver"]
-        backend.start()
+        if transport == "socket":
+            engines.append(EngineAtSocket(backend.engine))
+            backend.start(engines[-1].link())
+        else:
+            backend.start()
         assert backend.engine.registry.wait(
             lambda registry: all(e.state is not State.LOADING for e in registry),
             SECONDS,
@@ -103,3 +116,5 @@ def serving(folder, uploads):
     yield serve
     for app in apps:
         app.extensions["modelserver"].close()
+    for engine in engines:
+        engine.close()

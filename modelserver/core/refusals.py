@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 MODELS = 1000
 """Lines of a page: with more models it is not believed."""
 
+FULL = "The model's queue is full"
+TOO_LONG = "The wait for this model would be too long"
+UNDECODED = "The server has too many photos to decode"
+
 _VERSION = 1
 # Words of the head.
 _START, _BEAT, _COUNT, _LOAD_MS = range(1, 5)
@@ -44,11 +48,7 @@ _NS = 1_000_000_000
 _ROOM = _QUEUED = 0xFFFF
 _QUEUED_AT, _RETRY_AT, _REASON_AT = 16, 32, 56
 _RETRY = 0xFF_FFFF  # in milliseconds
-_REASONS = (
-    "The model's queue is full",
-    "The wait for this model would be too long",
-    "The server has too many photos to decode",
-)
+_REASONS = (FULL, TOO_LONG, UNDECODED)
 
 
 class Line(NamedTuple):
@@ -58,14 +58,13 @@ class Line(NamedTuple):
         room: photos that would be taken; 0 if the next would be refused.
         queued: photos that are there and have yet to run.
         retry_after_s: what a refusal would say.
-        reason: what else it would say, one of the sentences that an ``Overloaded`` of
-            a queue has.
+        reason: what else it would say: ``FULL``, ``TOO_LONG`` or ``UNDECODED``.
     """
 
     room: int
     queued: int = 0
     retry_after_s: float = 1.0
-    reason: str = _REASONS[0]
+    reason: str = FULL
 
     def pack(self) -> int:
         """Return the line as a word; what is too large becomes the largest."""

@@ -224,7 +224,7 @@ class _Door:
         log.debug("What it did wrong: %s", error)
         self.close()
 
-    def send(self, message: ToDoor) -> None:
+    def send(self, message: ToDoor | Welcome) -> None:
         """Send the door a message, at once or as soon as it reads."""
         if not self._loop.inside:
             self._loop.call(self.send, message)

@@ -32,6 +32,7 @@ from modelserver.core.errors import (
     RequestError,
     RunFailed,
 )
+from modelserver.core.refusals import FULL, TOO_LONG, Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -275,18 +276,27 @@ class Batcher(Generic[Item, Result]):
         """
         return self._refusal(None, min(coming, self._reserved + len(self._waiting)))
 
+    def line(self) -> Line:
+        """Return how items would be taken now, for the page on which doors see it."""
+        queued = self._reserved + len(self._waiting)
+        room, reason = self._capacity + self._free - queued, FULL
+        if self._item_s and self._max_wait_s != math.inf:
+            before = self._max_wait_s * self._run_slots / self._item_s
+            in_time = math.floor(before + self._free) - queued + 1
+            if in_time < room:
+                room, reason = in_time, TOO_LONG
+        return Line(room, queued, max(1.0, self._wait_s(queued)), reason)
+
     def _refusal(self, caller: Caller | None, coming: int = 0) -> Overloaded | None:
         ahead = self._reserved + len(self._waiting) + coming
         if ahead >= self._capacity + self._free:
-            return Overloaded(self._retry_after_s(ahead))
+            return Overloaded(self._retry_after_s(ahead), FULL)
         wait_s = self._wait_s(ahead)
         longest = self._max_wait_s
         if caller is not None:
             longest = min(longest, caller.remaining_s(self._clock()))
         if wait_s > longest:
-            return Overloaded(
-                self._retry_after_s(ahead), "The wait for this model would be too long"
-            )
+            return Overloaded(self._retry_after_s(ahead), TOO_LONG)
         return None
 
     def submit(

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver.core import refusals
-from modelserver.core.refusals import Line, Reader, Writer, make_page
+from modelserver.core.refusals import (
+    TOO_LONG,
+    UNDECODED,
+    Line,
+    Reader,
+    Writer,
+    make_page,
+)
 
 FULL = Line(0, 3, 2.5)
 ROOMY = Line(2, 3)
@@ -62,9 +69,9 @@ def test_all_models_must_refuse(writer, reader):
 
 def test_a_refusal_says_what_the_model_would_say(writer, reader):
     """Sentence and Retry-After are the model's; every other one is a second later."""
-    writer.write([FULL._replace(reason="The wait for this model would be too long")])
+    writer.write([FULL._replace(reason=TOO_LONG)])
     first, second = reader.refusal(), reader.refusal()
-    assert str(first).startswith("The wait for this model would be too long")
+    assert str(first).startswith(TOO_LONG)
     assert (first.retry_after_s, second.retry_after_s) == (2.5, 3.5)
 
 
@@ -79,9 +86,9 @@ def test_photos_to_come_count_up_to_those_that_are_there(writer, reader):
 
 def test_decoders_refuse_for_all_models(writer, reader):
     """Decoders that take nothing refuse every photo, if there is a model at all."""
-    busy = Line(0, reason="The server has too many photos to decode")
+    busy = Line(0, reason=UNDECODED)
     writer.write([ROOMY], busy)
-    assert "to decode" in str(reader.refusal())
+    assert UNDECODED in str(reader.refusal())
     writer.write([], busy)
     assert reader.refusal() is None
 

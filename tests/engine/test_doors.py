@@ -105,7 +105,7 @@ def descriptors():
 
 def receive(door):
     """The next message to a door."""
-    return msgspec.msgpack.decode(door.receive()[0], type=ToDoor)
+    return msgspec.msgpack.decode(door.receive()[0], type=ToDoor | Welcome)
 
 
 def send(door, message, *descriptors):

@@ -10,6 +10,9 @@ from modelserver.tasks import CLASSIFICATION
 from support import tiny_graphs
 from support.app_client import make_settings, photo
 from support.tiny_graphs import write
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 BOTH = ("detection", "classification")
 RED = (250, 20, 20)

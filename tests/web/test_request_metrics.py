@@ -22,6 +22,9 @@ from modelserver.engine.runners import cards
 from modelserver.web.server.worker import Worker
 from support import tiny_graphs
 from support.app_client import form, photo, post, post_form
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 display_name: "second" }\n'
 RED = (200, 100, 50)

@@ -17,6 +17,9 @@ from modelserver.web.server.upload_pace import TooSlow
 from support import tiny_graphs
 from support.app_client import EDGE, photo, post_form
 from support.request_forms import expect_problem, form_of, send
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 PHOTO = photo((200, 100, 50), size=(200, 100))
 FILE = ("file", "photo.png", PHOTO)

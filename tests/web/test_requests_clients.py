@@ -10,6 +10,9 @@ from support import tiny_graphs
 from support.app_client import EDGE, photo, post_form
 from support.request_forms import expect_problem
 from support.servers import started
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 PHOTO = photo((200, 100, 50), size=(40, 30), form="JPEG")
 

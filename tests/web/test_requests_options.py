@@ -5,6 +5,9 @@ import pytest
 from support import tiny_graphs
 from support.app_client import photo
 from support.request_forms import expect_problem, send
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 name: "second" }\n'
 FILE = ("file", "photo.png", photo((200, 100, 50), size=(200, 100)))

@@ -8,6 +8,9 @@ from modelserver.web.forms import MAX_FILES, MAX_PARTS
 from support import tiny_graphs
 from support.app_client import photo
 from support.request_forms import expect_problem, send
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 RED, BLUE = photo((200, 100, 50)), photo((20, 100, 250))
 

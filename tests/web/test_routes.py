@@ -16,6 +16,9 @@ from modelserver.web import problems
 from modelserver.web.factory import create_app
 from support import tiny_graphs
 from support.app_client import SECONDS, form, make_settings, photo, post, post_form
+from support.transports import TRANSPORTS
+
+OVER = TRANSPORTS
 
 LABELS = 'item { id: 21 name: "red" }\nitem { id: 2 display_name: "second" }\n'
 

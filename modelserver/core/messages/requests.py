@@ -178,7 +178,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """
 
 
-ToDoor: TypeAlias = Seen | Refused | Told | Welcome
+ToDoor: TypeAlias = Seen | Refused | Told
 
 
 def refused(

@@ -1,0 +1,65 @@
+"""What the engine writes on the page on which doors see refusals."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from modelserver.core.refusals import Writer
+from modelserver.engine.catalogue import State
+
+if TYPE_CHECKING:
+    from modelserver.engine.engine import Engine
+
+# The page is written so long after a change, with all others of this time.
+_DELAY_S = 0.002
+# And at least so often, so that doors believe it.
+_BEAT_S = 0.25
+
+
+class RefusalPage:
+    """Writes how the models would take photos; in the engine's loop.
+
+    Args:
+        engine: whose models they are.
+        descriptor: of the page; see ``core.refusals``.
+    """
+
+    def __init__(self, engine: Engine, descriptor: int) -> None:
+        self._engine = engine
+        self._page = Writer(descriptor)
+        self._due = False
+        self._started = time.perf_counter()
+        self._loaded = False
+
+    def open(self) -> None:
+        """Take the page over, and write it from now on."""
+        self._page.begin()
+        self._beat()
+
+    def note_change(self) -> None:
+        """Have the page written soon."""
+        if not self._due:
+            self._due = True
+            self._engine.loop.after(_DELAY_S, self._write)
+
+    def _beat(self) -> None:
+        self._write()
+        self._engine.loop.after(_BEAT_S, self._beat)
+
+    def _write(self) -> None:
+        self._due = False
+        entries = list(self._engine.registry)
+        if not self._loaded:
+            self._note_load([entry.state for entry in entries])
+        if any(entry.state is State.UNLOADED for entry in entries):
+            self._page.write(None)
+            return
+        models = [entry.loaded for entry in entries if entry.loaded is not None]
+        self._page.write([model.queue.line() for model in models])
+
+    def _note_load(self, states: list[State]) -> None:
+        """Note how long it took until none of the models was being loaded."""
+        if State.LOADING not in states:
+            self._loaded = True
+            self._page.note_load(time.perf_counter() - self._started)

@@ -1,0 +1,256 @@
+"""The engine's process: how it starts, ends, and what it never holds."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modelserver.core import contract
+from modelserver.core.errors import START_FAILED, ModelNotReady, RunnerDied
+from modelserver.core.messages.control import READY, RESCAN
+from modelserver.core.messages.requests import Wish
+from modelserver.core.refusals import make_page
+from modelserver.web.callers import Caller
+from modelserver.web.server.engine_keeper import make_environ
+from modelserver.web.socket_link import SocketLink
+from support import tiny_graphs
+from support.app_client import photo
+from support.transports import listen
+
+SECONDS = 60
+COMMAND = (sys.executable, "-m", "modelserver.engine.process")
+FORBIDDEN = ("PIL", "simplejpeg", "pillow_heif", "flask", "gunicorn", "tensorflow")
+
+pytestmark = pytest.mark.process
+
+
+class Arbiter:
+    """What the arbiter holds for an engine, and how it starts one."""
+
+    def __init__(self, tmp_path, folder, **environ):
+        self.address = tmp_path / "engine"
+        self.listener = listen(tmp_path)
+        self.page = make_page()
+        self.environ = {
+            **os.environ,
+            "MODEL_FOLDER": str(folder),
+            "UPLOAD_FOLDER": str(tmp_path),
+            "RELOAD_S": "3600",
+            **environ,
+        }
+        self.links, self.processes, self.controls = [], [], []
+
+    def start(self, *tasks, ready=True, **options):
+        """Start an engine; give its process and the arbiter's end of its socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(SECONDS)
+        descriptors = [self.listener.fileno(), self.page, theirs.fileno()]
+        with theirs:
+            process = subprocess.Popen(
+                [*COMMAND, *map(str, descriptors), *(tasks or ["detection"])],
+                pass_fds=descriptors,
+                env=make_environ(self.environ),
+                **options,
+            )
+        self.processes.append(process)
+        self.controls.append(ours)
+        if ready:
+            assert ours.recv(100) == READY
+        return process, ours
+
+    def link(self):
+        """A door's way to the engine."""
+        link = SocketLink(str(self.address), self.page)
+        link.start()
+        self.links.append(link)
+        return link
+
+    def close(self):
+        for link in self.links:
+            link.close()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for control in self.controls:
+            control.close()
+        self.listener.close()
+        os.close(self.page)
+
+
+@pytest.fixture
+def arbiter(tmp_path, folder):
+    """A function that makes an arbiter; all that it started ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**environ):
+            made = Arbiter(tmp_path, folder, **environ)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def states(link):
+    """Each model's state, by its name."""
+    found = msgspec.msgpack.decode(link.ask("models"), type=contract.Models)
+    return {model.name: model.state for model in found.models}
+
+
+def eventually(condition):
+    """Wait until something holds."""
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def evaluate(link, tmp_path, seconds=SECONDS):
+    """Have the model ``m`` look at a photo."""
+    path = tmp_path / "photo"
+    path.write_bytes(photo())
+    with path.open("rb") as upload:
+        caller = Caller(seconds, time.perf_counter() + seconds)
+        with link.evaluate("detection", ["m"], upload, caller, Wish()) as waiting:
+            return waiting.answer()
+
+
+def test_it_imports_neither_images_nor_a_web_framework():
+    """Nor TensorFlow: none of them may be in the process that holds all models."""
+    code = "import sys, modelserver.engine.process; print(*sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    tops = {name.partition(".")[0] for name in out.stdout.split()}
+    assert tops & set(FORBIDDEN) == set()
+    assert "msgspec" in tops
+
+
+def test_it_answers_doors_and_goes_after_the_last(arbiter, folder, tmp_path):
+    """A photo's answer comes; without an arbiter it serves until its doors have gone."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text('item { id: 21 name: "red" }')
+    made = arbiter()
+    process, control = made.start()
+    one, other = made.link(), made.link()
+    eventually(lambda: states(one) == {"m": "READY"})
+    for link in (one, other):
+        assert b'"label":"red"' in evaluate(link, tmp_path).answer
+    control.close()
+    one.close()
+    assert states(other) == {"m": "READY"}
+    assert process.poll() is None
+    other.close()
+    assert process.wait(SECONDS) == 0
+
+
+def test_signals_of_a_terminal_do_not_end_it(arbiter, folder):
+    """SIGINT and SIGTERM do nothing; SIGHUP and the arbiter's word show new models."""
+    made = arbiter()
+    process, control = made.start()
+    link = made.link()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    assert states(link) == {}
+    for name, tell in (
+        ("one", lambda: process.send_signal(signal.SIGHUP)),
+        ("two", lambda: control.send(RESCAN)),
+    ):
+        (folder / f"{name}.frozen.pb").write_bytes(b"no graph")
+        (folder / f"{name}.label_map.pbtxt").write_text("item { id: 1 name: 'x' }")
+
+        def there(name=name, tell=tell):
+            tell()
+            return name in states(link)
+
+        eventually(there)
+    assert process.poll() is None
+
+
+def test_a_wrong_setting_is_a_sentence_and_a_code(arbiter):
+    """It says once what is wrong, and the arbiter knows not to start another."""
+    made = arbiter(MIN_CONFIDENCE="x")
+    process, control = made.start(ready=False, stderr=subprocess.PIPE, text=True)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == START_FAILED
+    assert said.startswith("modelserver: MIN_CONFIDENCE='x' is not allowed")
+    assert said.count("\n") == 1
+    assert control.recv(100) == b""
+
+
+def test_a_gpu_that_is_required_and_missing_is_one_too(arbiter):
+    """So is a task that nobody knows."""
+    made = arbiter(REQUIRE_GPU="true", CUDA_VISIBLE_DEVICES="-1")
+    for tasks, what in ((["detection"], "REQUIRE_GPU"), (["painting"], "painting")):
+        process, _ = made.start(*tasks, ready=False, stderr=subprocess.PIPE, text=True)
+        _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == START_FAILED
+        assert what in said
+
+
+def test_a_task_from_outside_is_imported(arbiter):
+    """Its module registers it, as in the app."""
+    made = arbiter(PYTHONPATH=str(Path(__file__).parents[1]))
+    made.start("brightness", "--import", "support.brightness")
+    assert states(made.link()) == {}
+
+
+def test_it_ends_with_a_killed_arbiter(arbiter, tmp_path):
+    """The kernel kills it with the process that started it, with doors connected."""
+    code = (
+        "import sys; sys.path[:0] = [{tests!r}]\n"
+        "from pathlib import Path\n"
+        "from real.test_engine_process import Arbiter\n"
+        "made = Arbiter(Path({tmp!r}), {tmp!r})\n"
+        "process, control = made.start()\n"
+        "print(process.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    ).format(tests=str(Path(__file__).parents[1]), tmp=str(tmp_path))
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=make_environ(os.environ),
+    )
+    with starter:
+        pid = int(starter.stdout.readline())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.settimeout(SECONDS)
+            door.connect(str(tmp_path / "engine"))
+            assert door.recv(100)
+            starter.kill()
+            assert door.recv(100) == b""
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_its_death_refuses_what_it_had_and_the_next_serves(arbiter, folder, tmp_path):
+    """SIGKILL with a request in flight: 503 for that, then all is well again."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text('item { id: 21 name: "red" }')
+    made = arbiter()
+    process, _ = made.start()
+    link = made.link()
+    eventually(lambda: states(link) == {"m": "READY"})
+    eventually(lambda: link._page.load_s > 0)
+    process.kill()
+    process.wait()
+    with pytest.raises(ModelNotReady) as refused:
+        evaluate(link, tmp_path)
+    assert refused.value.retry_after_s == pytest.approx(max(1.0, link._page.load_s))
+    process, _ = made.start()
+    eventually(lambda: states(link) == {"m": "READY"})
+    os.kill(process.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(evaluate, link, tmp_path)
+        eventually(lambda: link._waiting)
+        process.kill()
+        with pytest.raises(RunnerDied):
+            asked.result(SECONDS)
