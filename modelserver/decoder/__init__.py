@@ -16,15 +16,24 @@ decoders release the GIL while they work.
 """
 
 from modelserver.core.messages.decodes import Limits
-from modelserver.decoder.decoders import Allocate, DecodedImage, decode, decodes_in_full
+from modelserver.decoder.decoders import (
+    Allocate,
+    DecodedImage,
+    Expect,
+    anything,
+    decode,
+    decodes_in_full,
+)
 from modelserver.decoder.drawing import annotate
 from modelserver.decoder.resizing import crop_from, resize, source_window, to_gray
 
 __all__ = [
     "Allocate",
     "DecodedImage",
+    "Expect",
     "Limits",
     "annotate",
+    "anything",
     "crop_from",
     "decode",
     "decodes_in_full",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Allocate = Callable[[tuple[int, ...]], Pixels]
+Expect = Callable[[float], object]
 Data = bytes | memoryview | mmap.mmap
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,19 @@ ANY_REDUCTION = 1.0
 # Pillow fills pixel by pixel, holding the interpreter: a quarter of a second at worst.
 RUN_LENGTH = frozenset({1, 2})
 MOST_RUN_PIXELS = 2_000_000
+# Processor time by the header, of photos: nanoseconds a pixel, measured. A JPEG of
+# several scans takes some more for each; run lengths are filled in Python.
+_NS_A_PIXEL = {
+    "JPEG": 4.0,
+    "reduced": 2.5,
+    "PNG": 26.0,
+    "WebP": 26.0,
+    "GIF": 14.0,
+    "BMP": 7.0,
+    "AVIF": 28.0,
+    "HEIC": 86.0,
+}
+_NS_A_SCAN, _NS_A_RUN_PIXEL = 1.5, 125.0
 # This shows through transparent pixels: a cut-out on a web page or on paper is on
 # white, and dropping alpha instead would show colours that no viewer has ever shown.
 BACKGROUND = "white"
@@ -85,12 +99,17 @@ def _new(shape: tuple[int, ...]) -> Pixels:
     return np.empty(shape, np.uint8)
 
 
+def anything(_seconds: float) -> None:
+    """Take a photo whatever it costs."""
+
+
 def decode(
     data: Data,
     *,
     limits: Limits,
     at_least: tuple[int, int] | None = None,
     allocate: Allocate = _new,
+    expect: Expect = anything,
 ) -> DecodedImage:
     """Decode an image to upright RGB.
 
@@ -104,6 +123,8 @@ def decode(
             decode into, such as shared memory. Called once; a second time, and its
             first array is then not used, for a JPEG that only Pillow can decode.
             Its errors pass through.
+        expect: told the seconds of processor time that it may take, by its header,
+            before anything is decoded; its errors pass through, too.
 
     Returns:
         The image; of an animation, its first frame.
@@ -116,7 +137,7 @@ def decode(
     """
     name = format_of(data)
     if name == "JPEG":
-        return _Jpeg(data, limits, at_least).decode(allocate)
+        return _Jpeg(data, limits, at_least).decode(allocate, expect)
     with _translate_errors(name):
         if name == "PNG":
             data = png_chunks.without_extras(data)
@@ -127,7 +148,10 @@ def decode(
         _check_runs(image)
     if not containers.explains(image.size[0] * image.size[1], largest):
         raise UndecodableImage(f"the {name} header claims less than there is.")
-    with _workspace.hold(image.size[0] * image.size[1]):
+    pixels = image.size[0] * image.size[1]
+    in_runs = name == "BMP" and image.info.get("compression") in RUN_LENGTH
+    expect(pixels * (_NS_A_RUN_PIXEL if in_runs else _NS_A_PIXEL[name]) / 1e9)
+    with _workspace.hold(pixels):
         return _by_pillow(image, name, limits, allocate)
 
 
@@ -246,13 +270,16 @@ class _Jpeg:
         if turns(self.orientation):
             self.smallest = self.smallest[::-1]
 
-    def decode(self, allocate: Allocate) -> DecodedImage:
+    def decode(self, allocate: Allocate, expect: Expect) -> DecodedImage:
         """Decode by simplejpeg, or by Pillow if simplejpeg does not take the image."""
         buffered = self._is_buffered()
         self.limits.check_header(self.width, self.height, buffered=buffered)
+        scans = self._count_scans() if buffered else 0
+        full = decodes_in_full(self.width, self.height, self.smallest)
+        each = _NS_A_PIXEL["JPEG" if full else "reduced"] + scans * _NS_A_SCAN
+        expect(self.width * self.height * each / 1e9)
         if not buffered:
             return self._decode(allocate, held=False)
-        self._check_scans()
         with _workspace.hold(self.width * self.height):
             return self._decode(allocate, held=True)
 
@@ -278,17 +305,18 @@ class _Jpeg:
         at = cast("IO[bytes]", self.image.fp).tell() - length - 2
         return "progressive" in self.image.info or self.data[at : at + 5] != header
 
-    def _check_scans(self) -> None:
+    def _count_scans(self) -> int:
+        """Count the scans, which may not be too many, and may not lack one."""
         limit = self.limits.most_scans(self.width, self.height)
-        if (
-            sum(1 for _ in islice(jpeg_markers.SCAN.finditer(self.data), limit + 1))
-            > limit
-        ):
+        found = islice(jpeg_markers.SCAN.finditer(self.data), limit + 1)
+        scans = sum(1 for _ in found)
+        if scans > limit:
             raise UndecodableImage(f"it has more than {limit} scans.")
         if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
             self.data, self.image.layers
         ):
             raise UndecodableImage("the JPEG data is damaged or cut short.")
+        return scans
 
     def _scaling(self) -> dict[str, float]:
         """Return simplejpeg's arguments for the smallest scale that is enough."""

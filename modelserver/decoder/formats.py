@@ -96,11 +96,11 @@ def watch(data: Data, name: str) -> IO[bytes]:
 
 
 def _opener(name: str) -> Callable[[IO[bytes]], ImageFile.ImageFile]:
-    return _heic_opener() if name == "HEIC" else OPENERS[name]
+    return heic_opener() if name == "HEIC" else OPENERS[name]
 
 
 @cache
-def _heic_opener() -> Callable[[IO[bytes]], ImageFile.ImageFile]:
+def heic_opener() -> Callable[[IO[bytes]], ImageFile.ImageFile]:
     """Import the package for HEIC, when the first one comes."""
     import pillow_heif  # noqa: PLC0415 - optional, and few photos need it
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit, Limits
     from modelserver.decoder import DecodedImage
-    from modelserver.decoder.decoders import Data
+    from modelserver.decoder.decoders import Data, Expect
 
     Allocate = Callable[[tuple[int, ...]], Frame]
 
@@ -48,7 +48,11 @@ class _Decoded(NamedTuple):
 
 
 def prepare(
-    data: Data, fits: Sequence[Fit], limits: Limits, allocates: Sequence[Allocate]
+    data: Data,
+    fits: Sequence[Fit],
+    limits: Limits,
+    allocates: Sequence[Allocate],
+    expect: Expect = decoder.anything,
 ) -> list[Ready | RequestError]:
     """Decode a photo in the form of each of some models.
 
@@ -61,11 +65,12 @@ def prepare(
         allocates: cuts a frame for an array of some shape, one function a fit; may
             raise a RequestError. A model's frame holds the decoded pixels for a while
             where it is fed others.
+        expect: called before each decode; see ``decode``.
 
     Returns:
         For each model its image, or why there is none.
     """
-    job = _Job(data, limits)
+    job = _Job(data, limits, expect)
     try:
         return [
             job.fit(fit, allocate)
@@ -81,9 +86,10 @@ def prepare(
 class _Job:
     """One photo on its way to some models. For one thread."""
 
-    def __init__(self, data: Data, limits: Limits) -> None:
+    def __init__(self, data: Data, limits: Limits, expect: Expect) -> None:
         self._data = data
         self._limits = limits
+        self._expect = expect
         self._decoded: list[_Decoded] = []
         # Frames of results, which outlive the job.
         self._given: list[Frame] = []
@@ -107,9 +113,38 @@ class _Job:
         for decoded in self._decoded:
             if serves(decoded.image, decoded.at_least, fit.at_least):
                 return decoded
-        frame, image = decode(self._data, fit.at_least, self._limits, allocate)
+        frame, image = self._decode(fit.at_least, allocate)
         self._decoded.append(_Decoded(frame, image, fit.at_least))
         return self._decoded[-1]
+
+    def _decode(
+        self, at_least: tuple[int, int] | None, allocate: Allocate
+    ) -> tuple[Frame, DecodedImage]:
+        """Decode into a frame."""
+        frames: list[Frame] = []
+
+        def allocate_pixels(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+            frames.append(allocate(shape))
+            return frames[-1].pixels
+
+        try:
+            image = decoder.decode(
+                self._data,
+                limits=self._limits,
+                at_least=at_least,
+                allocate=allocate_pixels,
+                expect=self._expect,
+            )
+        except BaseException:
+            for frame in frames:
+                frame.release()
+            raise
+        # A decoder may have tried one frame, failed, and fallen back to another.
+        for frame in frames[:-1]:
+            frame.release()
+        # The same memory, but a photo that was turned has its sides changed.
+        frames[-1].turn(image.pixels)
+        return frames[-1], image
 
     def end(self) -> None:
         """Give back the frames that no result lies in."""
@@ -121,39 +156,6 @@ class _Job:
         """Give back the results, too."""
         for frame in self._given:
             frame.release()
-
-
-def decode(
-    data: Data,
-    at_least: tuple[int, int] | None,
-    limits: Limits,
-    allocate: Allocate,
-) -> tuple[Frame, DecodedImage]:
-    """Decode a photo into a frame, which the caller releases.
-
-    Raises:
-        RequestError: it is no image, too large or broken, or there is no room.
-    """
-    frames: list[Frame] = []
-
-    def allocate_pixels(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        frames.append(allocate(shape))
-        return frames[-1].pixels
-
-    try:
-        image = decoder.decode(
-            data, limits=limits, at_least=at_least, allocate=allocate_pixels
-        )
-    except BaseException:
-        for frame in frames:
-            frame.release()
-        raise
-    # A decoder may have tried one frame, failed, and fallen back to another.
-    for frame in frames[:-1]:
-        frame.release()
-    # The same memory, but a photo that was turned has its sides changed.
-    frames[-1].turn(image.pixels)
-    return frames[-1], image
 
 
 def serves(
@@ -195,7 +197,7 @@ def _describe(frame: Frame, image: DecodedImage, fit: Fit) -> Fitted:
     # What is sampled as the graph itself would is still the whole photo.
     if fit.size is not None and fit.sampling is None:
         window = decoder.source_window(image.pixels.shape, fit.size, fit.resize)
-    height, width, channels = frame.shape
+    height, width, channels = frame.pixels.shape
     return Fitted(
         (height, width, channels),
         image.width,

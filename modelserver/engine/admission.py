@@ -65,25 +65,42 @@ class Shares:
         Raises:
             Overloaded: the model's share is in use, and so is the room for all.
         """
-        with self._lock:
-            if not self._has_room(model):
-                raise Overloaded(1.0, "The server has too many requests at once")
-            self._inside[model] += 1
+        if not self.take(model):
+            raise Overloaded(1.0, "The server has too many requests at once")
 
     def leave(self, model: str) -> None:
         """End the count of a request that has entered."""
+        self.give(model)
+
+    def take(self, model: str, amount: int = 1) -> bool:
+        """Take so much room for a model, if there is so much."""
         with self._lock:
-            self._inside[model] -= 1
+            if amount > self._left(model):
+                return False
+            self._inside[model] += amount
+            return True
+
+    def take_some(self, model: str, most: int) -> int:
+        """Take as much room for a model as there is, up to some, and return it."""
+        with self._lock:
+            amount = max(0, min(most, self._left(model)))
+            self._inside[model] += amount
+            return amount
+
+    def give(self, model: str, amount: int = 1) -> None:
+        """Give room back."""
+        with self._lock:
+            self._inside[model] -= amount
             if not self._inside[model]:
                 del self._inside[model]
 
-    def _has_room(self, model: str) -> bool:
+    def _left(self, model: str) -> int:
+        """Return the room that a model may take now."""
         models = max(1, self._models())
         own = self._room // (2 * models) or int(models <= self._room)
-        if self._inside[model] < own:
-            return True
         beyond = sum(max(0, inside - own) for inside in self._inside.values())
-        return beyond < self._room - models * own
+        free = self._room - models * own - beyond
+        return max(0, own - self._inside[model]) + max(0, free)
 
 
 def room_of(total: int) -> int:

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from modelserver.core.messages.decodes import Fit
     from modelserver.core.settings import Settings
     from modelserver.decoder.jobs import Ready
+    from modelserver.engine.admission import Shares
     from modelserver.engine.queue import Caller
     from modelserver.tasks.task import Box
 
     Allocate = Callable[[tuple[int, ...]], Frame]
+
 
 Data: TypeAlias = bytes | memoryview | mmap.mmap
 """An image file's bytes."""
@@ -91,6 +93,26 @@ class Photo:
                 raise StorageUnavailable from error
         return self._data
 
+    def open_again(self) -> tuple[int, int]:
+        """Return a new descriptor that nobody can write by, and the number of bytes.
+
+        Raises:
+            StorageUnavailable: there can be no more descriptors, or no memory.
+        """
+        try:
+            if self.descriptor is not None:
+                return _reopen(self.descriptor)
+            held = os.memfd_create("modelserver-photo", os.MFD_CLOEXEC)
+            try:
+                rest = memoryview(self._data)
+                while rest:
+                    rest = rest[os.write(held, rest) :]
+                return _reopen(held)
+            finally:
+                os.close(held)
+        except OSError as error:
+            raise StorageUnavailable from error
+
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
         descriptor, self.descriptor = self.descriptor, None
@@ -98,14 +120,58 @@ class Photo:
             os.close(descriptor)
 
 
-class Room(NamedTuple):
-    """Where one model's images in flight lie.
+def _reopen(descriptor: int) -> tuple[int, int]:
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    return again, os.fstat(again).st_size
 
-    Attributes:
-        allocate: cuts a frame; raises Overloaded if the images in flight fill it.
+
+class Room:
+    """The room for the pixels of one model's images in flight. Thread-safe.
+
+    Args:
+        name: the model's.
+        allocate: cuts a frame of the model's own memory, for a decoder in this process;
+            raises Overloaded if there is no more.
+        pixels: that there may be; one photo alone is never too large.
+        shares: the room of all models together.
     """
 
-    allocate: Allocate
+    def __init__(
+        self,
+        name: str,
+        allocate: Allocate,
+        pixels: int = 0,
+        shares: tuple[Shares, ...] = (),
+    ) -> None:
+        self.allocate = allocate
+        self._name = name
+        self._shares = shares
+        self.pixels = pixels
+
+    def take(self, pixels: int) -> bool:
+        """Take so much room, if there is so much."""
+        for number, shares in enumerate(self._shares):
+            if not shares.take(self._name, pixels):
+                for others in self._shares[:number]:
+                    others.give(self._name, pixels)
+                return False
+        return True
+
+    def take_some(self, most: int) -> int:
+        """Take as much room as there is, up to some, and return it."""
+        pixels = most
+        for number, shares in enumerate(self._shares):
+            taken = shares.take_some(self._name, pixels)
+            for others in self._shares[:number]:
+                if taken < pixels:
+                    others.give(self._name, pixels - taken)
+            pixels = taken
+        return pixels
+
+    def give(self, pixels: int) -> None:
+        """Give room back."""
+        for shares in self._shares:
+            shares.give(self._name, pixels)
 
 
 class Decoders(Protocol):
@@ -143,6 +209,21 @@ class Decoders(Protocol):
     ) -> Future[bytes]:
         """Return a photo, in full and upright, with marks over it, as a file."""
 
+    def start(self) -> None:
+        """Start what decodes. Returns at once; jobs wait until it is there."""
+
+    def room(self, name: str, allocate: Allocate) -> Room:
+        """Return the room for a model's images in flight.
+
+        Args:
+            name: the model's.
+            allocate: cuts a frame of the model's own memory.
+        """
+
+    @property
+    def wait_s(self) -> float:
+        """The seconds that a photo would wait for a decoder now, about."""
+
     def close(self) -> None:
         """End all jobs. Idempotent."""
 
@@ -166,6 +247,14 @@ class InlineDecoders:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        self.wait_s = 0.0
+
+    def start(self) -> None:
+        """Do nothing: threads start with the jobs."""
+
+    def room(self, name: str, allocate: Allocate) -> Room:
+        """See ``Decoders.room``: the frames' own memory is the bound."""
+        return Room(name, allocate)
 
     def decode(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ModelNotReady
 from modelserver.core.messages.decodes import Fit
-from modelserver.engine.decoders import Photo, Prepared, Room, only, wait
+from modelserver.engine.decoders import Photo, Prepared, only, wait
 from modelserver.engine.queue import Batcher, Caller, Completion, QueueSlot
 from modelserver.tasks import Metadata
 
@@ -82,7 +82,7 @@ class Model:
         self.ended = runner.ended
         self._on_close: Callable[[], None] | None = on_close
         self.fit = fit_of(facts, full_decode=settings.full_decode)
-        self.room = Room(runner.allocate)
+        self.room = decoders.room(files.name, runner.allocate)
         self._decoders = decoders
         self.queue: Batcher[Frame, ImageResult] = Batcher(
             runner.run,

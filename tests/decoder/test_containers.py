@@ -87,7 +87,7 @@ def test_the_header_alone_rules_out_what_is_too_large(kind, monkeypatch):
 
     monkeypatch.setattr(formats.OPENERS["AVIF"], "load", never)
     if kind == "HEIC":
-        monkeypatch.setattr(formats._heic_opener(), "load", never)
+        monkeypatch.setattr(formats.heic_opener(), "load", never)
     for limits in (Limits(max_pixels=4799), Limits(max_header_pixels=4799)):
         with pytest.raises(ImageTooLarge):
             decode(SEEDS[kind], limits=limits)

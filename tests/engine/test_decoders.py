@@ -86,7 +86,7 @@ def held():
 
 def test_a_photo_is_decoded_for_each_model(decoders, held):
     """An error for one is in its place."""
-    fits, rooms = [Fit(), Fit((2, 3))], [Room(held.allocate)] * 2
+    fits, rooms = [Fit(), Fit((2, 3))], [Room("m", held.allocate)] * 2
     whole, small = wait(decoders.decode(png(), fits, rooms), waits())
     assert whole.frame.pixels.shape == (6, 8, 3)
     assert (small.width, small.height, small.window) == (8, 6, (0, 0, 1, 1))
@@ -102,7 +102,7 @@ def test_a_photo_is_decoded_for_each_model(decoders, held):
 def test_an_error_for_all_models_is_the_jobs(photo, error, decoders, held):
     """A single model's is always."""
     for fits in ([Fit()], [Fit(), Fit((2, 3))]):
-        rooms = [Room(held.allocate)] * len(fits)
+        rooms = [Room("m", held.allocate)] * len(fits)
         with pytest.raises(error):
             wait(decoders.decode(photo, fits, rooms), waits())
     with pytest.raises(error):
@@ -111,7 +111,7 @@ def test_an_error_for_all_models_is_the_jobs(photo, error, decoders, held):
 
 def test_a_photo_whose_time_is_over_is_not_decoded(decoders, held):
     """It waited for too long, and nobody waits for it."""
-    job = decoders.decode(png(), [Fit()], [Room(held.allocate)], until=0.0)
+    job = decoders.decode(png(), [Fit()], [Room("m", held.allocate)], until=0.0)
     with pytest.raises(DeadlinePassed):
         job.result(SECONDS)
     with pytest.raises(DeadlinePassed):
@@ -129,7 +129,7 @@ def test_a_photo_whose_time_is_over_is_not_decoded(decoders, held):
 def test_who_waits_no_more_leaves_no_frame_behind(caller, error, decoders):
     """The frame of a photo that was under way comes back by itself."""
     frames = Held()
-    job = decoders.decode(png(), [Fit()], [Room(frames.allocate)], math.inf)
+    job = decoders.decode(png(), [Fit()], [Room("m", frames.allocate)], math.inf)
     assert frames.cutting.wait(SECONDS)
     with pytest.raises(error):
         wait(job, caller())
@@ -142,7 +142,8 @@ def test_a_job_that_waits_for_its_turn_is_dropped_when_nobody_waits_for_it(decod
     """It takes no thread; neither does one that is closed away."""
     frames = Held()
     jobs = [
-        decoders.decode(png(), [Fit()], [Room(frames.allocate)]) for _ in range(200)
+        decoders.decode(png(), [Fit()], [Room("m", frames.allocate)])
+        for _ in range(200)
     ]
     assert frames.cutting.wait(SECONDS)
     with pytest.raises(DeadlinePassed):

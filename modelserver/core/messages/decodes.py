@@ -1,10 +1,19 @@
-"""What decoders are asked for and give, and the limits of the images that they take."""
+"""Messages between the engine, decoders and their template; limits of images.
+
+A decoder does one job at a time. The engine says how many pixels a job may take; a
+decoder asks if it needs more, or if its job turns out to be costly, and then waits for
+``Go`` or ``Drop``.
+"""
 
 from __future__ import annotations
+
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from modelserver.core.errors import ImageTooLarge, UndecodableImage
+from modelserver.core.messages.requests import Refused
+from modelserver.core.messages.runs import Mark, PictureFormat
 from modelserver.core.signatures import Resize, Sampling
 
 # A JPEG of more than one scan is held whole as coefficients, 2 bytes a sample, at any
@@ -123,3 +132,148 @@ class Fitted(msgspec.Struct, frozen=True, array_like=True):
     window: tuple[float, float, float, float]
     orientation: int
     format: str
+
+
+class Decode(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Engine to decoder, with the upload's descriptor: decode a photo.
+
+    Attributes:
+        number: of the job.
+        nbytes: of the upload.
+        pixels: that may be taken for each fit without asking.
+        costly: the decoder may take its time.
+        free: offsets of frames that nobody reads any more.
+    """
+
+    number: int
+    nbytes: int
+    limits: Limits
+    fits: tuple[Fit, ...]
+    pixels: tuple[int, ...]
+    costly: bool = False
+    free: tuple[int, ...] = ()
+
+
+class Draw(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Engine to decoder, with the upload's descriptor: draw marks on a photo."""
+
+    number: int
+    nbytes: int
+    limits: Limits
+    marks: tuple[Mark, ...]
+    form: PictureFormat
+    free: tuple[int, ...] = ()
+
+
+class Go(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Engine to decoder: the job may have what it wants."""
+
+    number: int
+
+
+class Drop(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Engine to decoder: end the job."""
+
+    number: int
+
+
+class Free(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Engine to decoder: offsets of frames that nobody reads any more."""
+
+    offsets: tuple[int, ...]
+
+
+ToDecoder: TypeAlias = Decode | Draw | Go | Drop | Free
+
+_Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Decoder to engine, with its memory's descriptor: ready for a job.
+
+    Attributes:
+        nbytes: of the memory.
+        filtered: its system calls are.
+    """
+
+    nbytes: _Bytes
+    filtered: bool
+
+
+class Wants(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Decoder to engine: the job needs so many pixels for a fit, or is costly."""
+
+    number: int
+    fit: _Bytes
+    pixels: _Bytes
+    costly: bool
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """An image in the decoder's memory."""
+
+    offset: _Bytes
+    fitted: Fitted
+
+
+class Decoded(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Decoder to engine: for each fit an image, or why there is none."""
+
+    number: int
+    images: tuple[Placed | Refused, ...]
+
+
+class Drawn(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Decoder to engine: a file lies in its memory."""
+
+    number: int
+    offset: _Bytes
+    nbytes: _Bytes
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Decoder to engine: the job came to nothing."""
+
+    number: int
+    error: Refused
+
+
+ToEngine: TypeAlias = Started | Wants | Decoded | Drawn | Failed
+
+
+class Spawn(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Engine to template, with one end of a socket: make a decoder.
+
+    Attributes:
+        number: of the decoder.
+        memory_bytes: for frames.
+        work_bytes: of memory that it may take beside.
+    """
+
+    number: int
+    memory_bytes: int
+    work_bytes: int
+
+
+class Spawned(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Template to engine, with the decoder's pidfd: there it is."""
+
+    number: int
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
+class NotSpawned(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Template to engine: the system has no room for one more process."""
+
+    number: int
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Template to engine: how a decoder ended, such as ``SIGSEGV``."""
+
+    pid: int
+    how: str
+
+
+FromTemplate: TypeAlias = Spawned | NotSpawned | Ended

@@ -1,0 +1,619 @@
+"""Decoders in processes of their own: a pool that gives each photo to one of them.
+
+All is done in the loop's thread; only the making of jobs and the release of frames are
+for any thread. What a photo costs falls on itself: one that takes long is decoded next
+to others of its kind, at a low priority and by half of the processes at most; one that
+takes too long, or that ends its process, is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from modelserver.core.errors import (
+    ClientGone,
+    InternalError,
+    Overloaded,
+    RequestError,
+    UndecodableImage,
+)
+from modelserver.core.frames import Memory
+from modelserver.core.messages.decodes import (
+    Decoded,
+    Drawn,
+    Drop,
+    Ended,
+    Failed,
+    Go,
+    NotSpawned,
+    Placed,
+    Spawned,
+    Started,
+    ToEngine,
+    Wants,
+)
+from modelserver.engine.admission import Shares
+from modelserver.engine.decoder_jobs import (
+    DecoderMetrics,
+    Job,
+    Worker,
+    is_large,
+    memory_bytes,
+    work_bytes,
+)
+from modelserver.engine.decoder_queue import JobQueue, lateness
+from modelserver.engine.decoder_template import COMMAND, Template
+from modelserver.engine.decoders import Room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+
+    from modelserver.core.messages import Mark, PictureFormat
+    from modelserver.core.messages.decodes import Fit, Limits
+    from modelserver.core.messages.requests import Refused
+    from modelserver.engine.decoders import Allocate, Photo, Prepared
+    from modelserver.engine.loop import Loop
+
+log = logging.getLogger(__name__)
+
+_LEAST = 2
+# How often decoders that work are looked at, and jobs that wait.
+_TICK_S = 0.05
+# Processor time from which a job is costly, though its header did not say so.
+_COSTLY_S = 0.1
+# A decoder that nobody wants any more is killed after this: most are done by then, and
+# to replace it takes 10 ms.
+_PATIENCE_S = 0.05
+# A job that got no processor time for so long: has somebody stopped its process?
+_STOPPED_S, _NO_TIME_S = 0.5, 0.001
+# When a decoder dies its template tells how, unless it has died itself, or is stopped.
+_JUDGE_S = 0.5
+# A template imports for some tenths of a second, on a busy machine for some seconds.
+_START_S = 30.0
+_AGAIN_S, _LONGEST_AGAIN_S = 0.1, 10.0
+_SMOOTHING = 0.1
+_ENDED = "its data ended the decoder."
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class DecoderProcesses:
+    """See ``Decoders`` for the promises.
+
+    Args:
+        loop: its thread does all.
+        limits: of the images.
+        pixels: of one model's images in flight; all models together have twice as many.
+        models: returns the present number of models.
+        count: of processes, at least two; 0 for one a core.
+        timeout_s: processor time that a decode may take.
+        max_wait_s: a photo that finds no decoder, or no room, for so long is refused,
+            unless its caller waits for ever.
+        command: starts the template.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        limits: Limits,
+        *,
+        pixels: int = 100_000_000,
+        models: Callable[[], int] = lambda: 1,
+        count: int = 0,
+        timeout_s: float = 5.0,
+        max_wait_s: float = math.inf,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._loop = loop
+        self._limits = limits
+        self._pixels = pixels
+        self._all = Shares(2 * pixels, models)
+        self._count = max(_LEAST, count or os.cpu_count() or 1)
+        self._timeout_s = timeout_s
+        self._command = command
+        self._numbers = itertools.count()
+        self._template: Template | None = None
+        self._workers: dict[int, Worker] = {}
+        self._idle: list[Worker] = []
+        self._queue = JobQueue(max_wait_s)
+        self._messages = msgspec.msgpack.Decoder(ToEngine)
+        self._ticking = False
+        self._open = False
+        self._failures = 0
+        self._each_s = 0.0
+        self._ended: Counter[str] = Counter()
+        # How processes ended, by their ids: the template tells before the kernel, or
+        # after it, and then their jobs wait for that here.
+        self._last: deque[tuple[int, str]] = deque(maxlen=64)
+        self._dying: dict[int, tuple[Worker, Job]] = {}
+        self._told_unfiltered = False
+
+    # For any thread.
+
+    def start(self) -> None:
+        """Start the processes. Returns at once; jobs wait until they are there."""
+        self._loop.call(self._start)
+
+    def room(self, name: str, allocate: Allocate) -> Room:
+        """Return the room for a model's images in flight."""
+        own = Shares(self._pixels, lambda: 1)
+        return Room(name, allocate, self._pixels, (own, self._all))
+
+    def decode(
+        self,
+        photo: Photo,
+        fits: Sequence[Fit],
+        rooms: Sequence[Room],
+        until: float = math.inf,
+    ) -> Future[list[Prepared | RequestError]]:
+        """See ``Decoders.decode``."""
+        number = next(self._numbers)
+        return self._add(
+            Job(number, photo, self._limits, until, fits=fits, rooms=rooms)
+        )
+
+    def draw(
+        self,
+        photo: Photo,
+        marks: Sequence[Mark],
+        form: PictureFormat,
+        until: float = math.inf,
+    ) -> Future[bytes]:
+        """See ``Decoders.draw``."""
+        number = next(self._numbers)
+        return self._add(Job(number, photo, self._limits, until, drawing=(marks, form)))
+
+    def _add(self, job: Job) -> Future[Any]:
+        job.future.add_done_callback(partial(self._left, job))
+        if self._loop.inside:
+            self._submit(job)
+        else:
+            self._loop.call(self._submit, job)
+        return job.future
+
+    def _left(self, job: Job, future: Future[Any]) -> None:
+        if future.cancelled():
+            self._loop.call(self._forget, job)
+
+    @property
+    def wait_s(self) -> float:
+        """The seconds that a photo would wait for a decoder now, about."""
+        ahead = self._queue.ordinary - len(self._idle)
+        return max(0, ahead) * self._each_s / self._count
+
+    def sample(self) -> DecoderMetrics:
+        """Sample the metrics."""
+        workers = list(self._workers.values())
+        jobs = [worker.job for worker in workers if worker.job is not None]
+        return DecoderMetrics(
+            processes=sum(worker.ready for worker in workers),
+            busy=len(jobs),
+            costly=sum(job.costly for job in jobs),
+            waiting=len(self._queue),
+            ended=dict(self._ended),
+        )
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids, the template's first."""
+        template = self._template
+        first = [template.pid] if template is not None and template.pid else []
+        return first + [w.pid for w in list(self._workers.values()) if w.pid]
+
+    def close(self) -> None:
+        """End all processes and fail all jobs. Idempotent."""
+        done = threading.Event()
+
+        def close() -> None:
+            self._close()
+            done.set()
+
+        if self._loop.inside:
+            close()
+            return
+        self._loop.call(close)
+        done.wait(_AGAIN_S * 50)
+
+    # For the loop's thread.
+
+    def _close(self) -> None:
+        self._open = False
+        if self._template is not None:
+            self._template.close()
+        for worker in list(self._workers.values()):
+            worker.kill()
+            self._bury(worker)
+        dying = [job for _, job in self._dying.values()]
+        self._dying.clear()
+        for job in [*self._queue.clear(), *dying]:
+            job.fail(Overloaded(what="The server is closing"))
+
+    def _start(self) -> None:
+        self._open = True
+        self._template = Template(self._loop, self._told, self._lost, self._command)
+        try:
+            self._template.start()
+        except OSError as error:
+            log.error("The decoders' template cannot be started: %s", error)  # noqa: TRY400
+            self._lost(self._template)
+            return
+        for _ in range(self._count):
+            self._spawn()
+
+    def _lost(self, template: Template) -> None:
+        """Start another template, later each time that one fails at once."""
+        if not self._open or template is not self._template:
+            return
+        self._ended["template"] += 1
+        if not self._failures:
+            log.warning("The decoders' template ended; another one is started")
+        for worker in [w for w in self._workers.values() if not w.ready]:
+            self._bury(worker)
+        self._template = None
+        for pid in list(self._dying):
+            self._judge(pid, "", template)
+        wait_s = min(_LONGEST_AGAIN_S, _AGAIN_S * 2**self._failures)
+        self._loop.after(wait_s if self._failures else 0.0, self._start_again)
+        self._failures += 1
+
+    def _start_again(self) -> None:
+        if self._open:
+            self._start()
+
+    def _spawn(self) -> None:
+        """Order a decoder, unless there are enough of this template."""
+        template = self._template
+        there = [w for w in self._workers.values() if w.template is template]
+        if template is None or not self._open or len(there) >= self._count:
+            return
+        number = next(self._numbers)
+        sizes = memory_bytes(2 * self._pixels), work_bytes(self._limits)
+        try:
+            connection = template.spawn(number, *sizes)
+        except BlockingIOError:  # it does not read: somebody has stopped it
+            template.kill()
+            return
+        except OSError as error:
+            log.warning("A decoder cannot be started: %s", error)
+            self._loop.after(_AGAIN_S, self._spawn)
+            return
+        worker = Worker(number, connection, template)
+        self._workers[number] = worker
+        self._loop.watch(connection.fileno(), partial(self._read, worker))
+        self._loop.after(_START_S, self._look_at_start, worker)
+
+    def _look_at_start(self, worker: Worker) -> None:
+        if not worker.ready and worker.number in self._workers and self._template:
+            log.warning("A decoder was not there after %g s", _START_S)
+            self._template.kill()
+
+    def _told(
+        self, message: Spawned | NotSpawned | Ended, descriptors: list[int]
+    ) -> None:
+        """Take a message of the template."""
+        if isinstance(message, Ended):
+            self._last.append((message.pid, message.how))
+            self._judge(message.pid, message.how, self._template)
+            return
+        worker = self._workers.get(message.number)
+        if worker is None or len(descriptors) != isinstance(message, Spawned):
+            for descriptor in descriptors:
+                os.close(descriptor)
+        elif isinstance(message, Spawned):
+            worker.pid, worker.pidfd = message.pid, descriptors[0]
+            self._loop.watch(worker.pidfd, partial(self._died, worker))
+            self._look_if_ready(worker)
+        else:
+            log.warning("A decoder cannot be started: %s", message.reason)
+            self._bury(worker)
+            self._loop.after(_AGAIN_S, self._spawn)
+
+    def _look_if_ready(self, worker: Worker) -> None:
+        if worker.ready and worker.state == "starting":
+            self._failures = 0
+            self._be_idle(worker)
+
+    def _read(self, worker: Worker) -> None:
+        """Take the messages of a decoder that are there."""
+        while worker.number in self._workers:
+            try:
+                data, descriptors = worker.connection.receive()
+            except BlockingIOError:
+                return
+            except (EOFError, OSError):
+                # Its pidfd tells when it is gone; else it never was there.
+                self._loop.unwatch(worker.connection.fileno())
+                worker.kill()
+                return
+            except ValueError as error:
+                self._refuse(worker, error)
+                return
+            try:
+                self._take(worker, self._messages.decode(data), descriptors)
+            except (msgspec.DecodeError, ValueError, OSError) as error:
+                self._refuse(worker, error)
+
+    def _refuse(self, worker: Worker, error: Exception) -> None:
+        """End a decoder that an image has taken over."""
+        if worker.state == "ending":
+            return
+        log.warning("A decoder sent nonsense: %s", error)
+        if (job := worker.job) is not None:
+            worker.then = partial(job.fail, UndecodableImage(_ENDED))
+        worker.kill()
+
+    def _take(self, worker: Worker, message: ToEngine, descriptors: list[int]) -> None:
+        if isinstance(message, Started):
+            self._started(worker, message, descriptors)
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        job = worker.job
+        if job is None or worker.state != "busy" or message.number != job.number:
+            if worker.state != "ending":
+                raise ValueError("an answer to no job")
+        elif isinstance(message, Wants):
+            self._ask(worker, job, message)
+        elif isinstance(message, Decoded):
+            self._decoded(worker, job, message)
+        elif isinstance(message, Drawn):
+            content = worker.read(message)
+            self._finish(worker, job)
+            job.succeed(content)
+        else:
+            self._failed(worker, job, message)
+
+    def _started(
+        self, worker: Worker, message: Started, descriptors: list[int]
+    ) -> None:
+        if worker.memory is not None or len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ValueError("a second start")
+        worker.memory = Memory(descriptors[0], message.nbytes)
+        if not message.filtered and not self._told_unfiltered:
+            self._told_unfiltered = True
+            log.warning(
+                "This system does not filter the decoders' system calls; "
+                "docs/reliability.md says what that means"
+            )
+        self._look_if_ready(worker)
+
+    # Jobs.
+
+    def _submit(self, job: Job) -> None:
+        now = time.perf_counter()
+        if job.future.cancelled():
+            job.close()
+        elif now >= job.until:
+            job.fail(lateness(job, now))
+        else:
+            self._queue.add(job)
+            self._dispatch()
+
+    def _forget(self, job: Job) -> None:
+        """Drop a job that waits; one that is under way is looked at by the tick."""
+        if self._queue.remove(job):
+            job.close()
+
+    def _dispatch(self) -> None:
+        """Give jobs to the decoders that do nothing."""
+        while self._idle:
+            job = self._queue.take(costly=self._has_costly_place())
+            if job is None:
+                break
+            worker = self._choose(job)
+            if worker.low and not job.costly and not worker.lift():
+                # Only a new process has the usual priority.
+                worker.kill()
+                self._again(job)
+                continue
+            if job.costly:
+                worker.lower()
+            try:
+                worker.begin(job)
+            except OSError:
+                job.tried -= 1
+                worker.then = partial(self._again, job)
+                worker.kill()
+        if not self._ticking and (self._queue or len(self._idle) < len(self._workers)):
+            self._ticking = True
+            self._loop.after(_TICK_S, self._tick)
+
+    def _choose(self, job: Job) -> Worker:
+        """Take the decoder that did something last, by priority."""
+        fitting = [worker for worker in self._idle if worker.low == job.costly]
+        worker = (fitting or self._idle)[-1]
+        self._idle.remove(worker)
+        return worker
+
+    def _has_costly_place(self) -> bool:
+        jobs = (worker.job for worker in self._workers.values())
+        costly = sum(job is not None and job.costly for job in jobs)
+        return costly < max(1, self._count // 2)
+
+    def _again(self, job: Job, *, anew: bool = False) -> None:
+        """Queue a job again, before all others; ``anew`` as if it came just now."""
+        job.give_room()
+        if anew:
+            job.queued = time.perf_counter()
+        if job.future.cancelled():
+            job.close()
+            return
+        self._queue.add(job, first=True)
+        self._dispatch()
+
+    def _ask(self, worker: Worker, job: Job, wants: Wants) -> None:
+        """Answer a decoder that needs more for its job."""
+        if wants.costly and not job.costly:
+            granted = self._has_costly_place()
+            job.costly = True
+            if granted:
+                worker.lower()
+        elif not wants.costly and wants.fit < len(job.rooms):
+            granted = job.want(wants.fit, wants.pixels)
+        else:
+            raise ValueError("a wish for nothing")
+        answer = Go(job.number) if granted else Drop(job.number)
+        worker.connection.send(_encode(answer))
+        if not granted:
+            self._finish(worker, job, dispatch=False)
+            self._again(job)
+
+    def _decoded(self, worker: Worker, job: Job, message: Decoded) -> None:
+        found: list[Prepared | RequestError] = []
+        for fit, image in enumerate(worker.check(message, job)):
+            if isinstance(image, Placed):
+                height, width, _ = image.fitted.shape
+                kept = job.keep_room(fit, height * width)
+                room = job.rooms[fit]
+                found.append(worker.prepared(image, room, kept, self._released))
+            else:
+                found.append(_error_of(image))
+        self._measure(time.perf_counter() - worker.began)
+        self._finish(worker, job)
+        errors = [each for each in found if isinstance(each, RequestError)]
+        if len(errors) == len(found):
+            job.fail(errors[0])
+        elif not job.succeed(found):
+            for each in found:
+                if not isinstance(each, RequestError):
+                    each.frame.release()
+
+    def _measure(self, seconds: float) -> None:
+        mean = self._each_s or seconds
+        self._each_s = mean + _SMOOTHING * (seconds - mean)
+
+    def _failed(self, worker: Worker, job: Job, message: Failed) -> None:
+        self._finish(worker, job)
+        job.fail(_error_of(message.error))
+
+    def _finish(self, worker: Worker, job: Job, *, dispatch: bool = True) -> None:
+        """Take a decoder's job off it."""
+        job.give_room()
+        worker.job = None
+        self._be_idle(worker, dispatch=dispatch)
+
+    def _be_idle(self, worker: Worker, *, dispatch: bool = True) -> None:
+        worker.state = "idle"
+        self._idle.append(worker)
+        if dispatch:
+            self._dispatch()
+
+    def _released(self, worker: Worker, nbytes: int) -> None:
+        """Note that a frame was released, in any thread."""
+        if is_large(nbytes):
+            self._loop.call(worker.send_free)
+        if self._queue.lacks_room:
+            self._loop.call(self._dispatch)
+
+    # Time, and ends.
+
+    def _tick(self) -> None:
+        """Look at the decoders that work, and at the jobs that wait."""
+        self._ticking = False
+        now = time.perf_counter()
+        for worker in list(self._workers.values()):
+            if worker.job is not None and worker.state == "busy":
+                self._look_at(worker, worker.job, now)
+        for job in self._queue.take_late(now):
+            job.fail(lateness(job, now))
+        self._dispatch()
+
+    def _look_at(self, worker: Worker, job: Job, now: float) -> None:
+        spent_s, wall_s = worker.spent_s(), now - worker.began
+        if job.future.cancelled():
+            if wall_s > _PATIENCE_S:
+                self._kill(worker, "left", lambda: job.fail(ClientGone()))
+        elif now >= job.until:
+            job.fail(lateness(job, now))
+            self._kill(worker, "deadline", lambda: None)
+        elif spent_s > self._timeout_s and not job.draws:
+            job.fail(UndecodableImage(f"it takes more than {self._timeout_s:g} s."))
+            self._kill(worker, "timeout", lambda: None)
+        elif spent_s > _COSTLY_S and not job.costly:
+            granted = self._has_costly_place()
+            job.costly = True
+            if granted:
+                worker.lower()
+            else:
+                self._kill(worker, "costly", partial(self._again, job))
+        elif wall_s > _STOPPED_S and spent_s < _NO_TIME_S and worker.is_stopped():
+            self._kill(worker, "stopped", partial(self._try_again, job))
+
+    def _kill(self, worker: Worker, why: str, then: Callable[[], object]) -> None:
+        """Kill a decoder for its job; then, once it is gone, do something."""
+        self._ended[why] += 1
+        worker.then = then
+        worker.kill()
+
+    def _died(self, worker: Worker) -> None:
+        """Replace a decoder that is gone."""
+        self._read(worker)
+        job, then = worker.job, worker.then
+        if worker.number not in self._workers:
+            return
+        if job is not None:
+            job.give_room()
+        self._bury(worker)
+        self._spawn()
+        if then is not None:
+            then()
+        elif job is not None:
+            self._dying[worker.pid] = (worker, job)
+            self._loop.after(_JUDGE_S, self._judge, worker.pid, "", worker.template)
+            if how := dict(self._last).get(worker.pid):
+                self._judge(worker.pid, how, worker.template)
+
+    def _judge(self, pid: int, how: str, template: object) -> None:
+        """Refuse a photo that ended its decoder.
+
+        It is tried once more if the template ended, or somebody else killed it.
+        """
+        worker, job = self._dying.get(pid, (None, None))
+        if worker is None or job is None or worker.template is not template:
+            return
+        del self._dying[pid]
+        outside = how == signal.SIGKILL.name or template is not self._template
+        if outside and job.tried <= 1:
+            self._again(job, anew=True)
+            return
+        self._ended["crash"] += 1
+        log.warning("A decoder died of a photo: %s", how or "nobody knows of what")
+        job.fail(UndecodableImage(_ENDED))
+
+    def _try_again(self, job: Job) -> None:
+        """Try a photo once more whose decoder was stopped."""
+        if job.tried <= 1:
+            self._again(job, anew=True)
+        else:
+            job.fail(UndecodableImage(_ENDED))
+
+    def _bury(self, worker: Worker) -> None:
+        """Forget a decoder that is gone, or never came."""
+        if self._workers.pop(worker.number, None) is None:
+            return
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._loop.unwatch(worker.connection.fileno())
+        if worker.pidfd >= 0:
+            self._loop.unwatch(worker.pidfd)
+        worker.bury()
+
+
+def _error_of(refused: Refused) -> RequestError:
+    """Return a job's error; a bug of ours is for the log."""
+    if refused.error == InternalError.__name__:
+        log.error("A decoder failed: %s", refused.detail)
+    return refused.rebuild()
