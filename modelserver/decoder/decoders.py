@@ -138,6 +138,16 @@ def decode(
     name = format_of(data)
     if name == "JPEG":
         return _Jpeg(data, limits, at_least).decode(allocate, expect)
+    image = _open(data, name, limits)
+    pixels = image.size[0] * image.size[1]
+    in_runs = name == "BMP" and image.info.get("compression") in RUN_LENGTH
+    expect(pixels * (_NS_A_RUN_PIXEL if in_runs else _NS_A_PIXEL[name]) / 1e9)
+    with _workspace.hold(pixels):
+        return _by_pillow(image, name, limits, allocate)
+
+
+def _open(data: Data, name: str, limits: Limits) -> ImageFile.ImageFile:
+    """Open an image for Pillow, and check what its header says."""
     with _translate_errors(name):
         if name == "PNG":
             data = png_chunks.without_extras(data)
@@ -148,11 +158,7 @@ def decode(
         _check_runs(image)
     if not containers.explains(image.size[0] * image.size[1], largest):
         raise UndecodableImage(f"the {name} header claims less than there is.")
-    pixels = image.size[0] * image.size[1]
-    in_runs = name == "BMP" and image.info.get("compression") in RUN_LENGTH
-    expect(pixels * (_NS_A_RUN_PIXEL if in_runs else _NS_A_PIXEL[name]) / 1e9)
-    with _workspace.hold(pixels):
-        return _by_pillow(image, name, limits, allocate)
+    return image
 
 
 def decodes_in_full(width: int, height: int, at_least: tuple[int, int] | None) -> bool:

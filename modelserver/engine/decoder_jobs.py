@@ -208,6 +208,7 @@ class Worker:
 
     Attributes:
         job: what it does, until the process is gone if that is killed.
+        why: it is being killed by us; empty if it is not.
         then: called once the process is gone, instead of failing the job.
         low: it has a lower priority than others.
         template: forked it.
@@ -220,6 +221,7 @@ class Worker:
         self.state: State = "starting"
         self.job: Job | None = None
         self.then: Callable[[], object] | None = None
+        self.why = ""
         self.low = False
         self.pid = 0
         self.pidfd = -1

@@ -12,10 +12,8 @@ import itertools
 import logging
 import math
 import os
-import signal
 import threading
 import time
-from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +26,19 @@ from modelserver.core.errors import (
     RequestError,
     UndecodableImage,
 )
-from modelserver.core.frames import Memory
 from modelserver.core.messages.decodes import (
     Decoded,
     Drawn,
     Drop,
-    Ended,
     Failed,
     Go,
-    NotSpawned,
     Placed,
-    Spawned,
     Started,
     ToEngine,
     Wants,
 )
 from modelserver.engine.admission import Shares
+from modelserver.engine.decoder_crew import Crew
 from modelserver.engine.decoder_jobs import (
     DecoderMetrics,
     Job,
@@ -53,8 +48,8 @@ from modelserver.engine.decoder_jobs import (
     work_bytes,
 )
 from modelserver.engine.decoder_queue import JobQueue, lateness
-from modelserver.engine.decoder_template import COMMAND, Template
-from modelserver.engine.decoders import Room
+from modelserver.engine.decoder_template import COMMAND, can_fork
+from modelserver.engine.decoders import InlineDecoders, Room, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +58,8 @@ if TYPE_CHECKING:
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit, Limits
     from modelserver.core.messages.requests import Refused
-    from modelserver.engine.decoders import Allocate, Photo, Prepared
+    from modelserver.core.settings import Settings
+    from modelserver.engine.decoders import Allocate, Decoders, Photo, Prepared
     from modelserver.engine.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -78,11 +74,7 @@ _COSTLY_S = 0.1
 _PATIENCE_S = 0.05
 # A job that got no processor time for so long: has somebody stopped its process?
 _STOPPED_S, _NO_TIME_S = 0.5, 0.001
-# When a decoder dies its template tells how, unless it has died itself, or is stopped.
-_JUDGE_S = 0.5
-# A template imports for some tenths of a second, on a busy machine for some seconds.
-_START_S = 30.0
-_AGAIN_S, _LONGEST_AGAIN_S = 0.1, 10.0
+_CLOSE_S = 5.0
 _SMOOTHING = 0.1
 _ENDED = "its data ended the decoder."
 _encode = msgspec.msgpack.Encoder().encode
@@ -121,29 +113,28 @@ class DecoderProcesses:
         self._all = Shares(2 * pixels, models)
         self._count = max(_LEAST, count or os.cpu_count() or 1)
         self._timeout_s = timeout_s
-        self._command = command
         self._numbers = itertools.count()
-        self._template: Template | None = None
-        self._workers: dict[int, Worker] = {}
+        self._crew = Crew(
+            loop,
+            self._count,
+            (memory_bytes(2 * pixels), work_bytes(limits)),
+            command,
+            ready=self._be_idle,
+            told=self._take,
+            gone=self._gone,
+        )
         self._idle: list[Worker] = []
         self._queue = JobQueue(max_wait_s)
-        self._messages = msgspec.msgpack.Decoder(ToEngine)
         self._ticking = False
-        self._open = False
-        self._failures = 0
+        self._begun = self._open = False
         self._each_s = 0.0
-        self._ended: Counter[str] = Counter()
-        # How processes ended, by their ids: the template tells before the kernel, or
-        # after it, and then their jobs wait for that here.
-        self._last: deque[tuple[int, str]] = deque(maxlen=64)
-        self._dying: dict[int, tuple[Worker, Job]] = {}
-        self._told_unfiltered = False
 
     # For any thread.
 
     def start(self) -> None:
         """Start the processes. Returns at once; jobs wait until they are there."""
-        self._loop.call(self._start)
+        self._begun = True
+        self._loop.soon(self._start)
 
     def room(self, name: str, allocate: Allocate) -> Room:
         """Return the room for a model's images in flight."""
@@ -176,10 +167,7 @@ class DecoderProcesses:
 
     def _add(self, job: Job) -> Future[Any]:
         job.future.add_done_callback(partial(self._left, job))
-        if self._loop.inside:
-            self._submit(job)
-        else:
-            self._loop.call(self._submit, job)
+        self._loop.soon(self._submit, job)
         return job.future
 
     def _left(self, job: Job, future: Future[Any]) -> None:
@@ -194,176 +182,58 @@ class DecoderProcesses:
 
     def sample(self) -> DecoderMetrics:
         """Sample the metrics."""
-        workers = list(self._workers.values())
+        workers = list(self._crew)
         jobs = [worker.job for worker in workers if worker.job is not None]
         return DecoderMetrics(
             processes=sum(worker.ready for worker in workers),
             busy=len(jobs),
             costly=sum(job.costly for job in jobs),
             waiting=len(self._queue),
-            ended=dict(self._ended),
+            ended=dict(self._crew.ended),
         )
 
     @property
     def pids(self) -> list[int]:
         """The processes' ids, the template's first."""
-        template = self._template
-        first = [template.pid] if template is not None and template.pid else []
-        return first + [w.pid for w in list(self._workers.values()) if w.pid]
+        return self._crew.pids
 
     def close(self) -> None:
         """End all processes and fail all jobs. Idempotent."""
+        if not self._begun:
+            return
         done = threading.Event()
 
         def close() -> None:
             self._close()
             done.set()
 
-        if self._loop.inside:
-            close()
-            return
-        self._loop.call(close)
-        done.wait(_AGAIN_S * 50)
+        self._loop.soon(close)
+        done.wait(_CLOSE_S)
 
     # For the loop's thread.
 
-    def _close(self) -> None:
-        self._open = False
-        if self._template is not None:
-            self._template.close()
-        for worker in list(self._workers.values()):
-            worker.kill()
-            self._bury(worker)
-        dying = [job for _, job in self._dying.values()]
-        self._dying.clear()
-        for job in [*self._queue.clear(), *dying]:
-            job.fail(Overloaded(what="The server is closing"))
-
     def _start(self) -> None:
         self._open = True
-        self._template = Template(self._loop, self._told, self._lost, self._command)
-        try:
-            self._template.start()
-        except OSError as error:
-            log.error("The decoders' template cannot be started: %s", error)  # noqa: TRY400
-            self._lost(self._template)
-            return
-        for _ in range(self._count):
-            self._spawn()
+        self._crew.start()
 
-    def _lost(self, template: Template) -> None:
-        """Start another template, later each time that one fails at once."""
-        if not self._open or template is not self._template:
-            return
-        self._ended["template"] += 1
-        if not self._failures:
-            log.warning("The decoders' template ended; another one is started")
-        for worker in [w for w in self._workers.values() if not w.ready]:
-            self._bury(worker)
-        self._template = None
-        for pid in list(self._dying):
-            self._judge(pid, "", template)
-        wait_s = min(_LONGEST_AGAIN_S, _AGAIN_S * 2**self._failures)
-        self._loop.after(wait_s if self._failures else 0.0, self._start_again)
-        self._failures += 1
+    def _close(self) -> None:
+        self._open = False
+        for job in self._queue.clear():
+            job.fail(Overloaded(what="The server is closing"))
+        self._crew.close()
 
-    def _start_again(self) -> None:
-        if self._open:
-            self._start()
+    def _take(self, worker: Worker, message: ToEngine) -> None:
+        """Take a decoder's message.
 
-    def _spawn(self) -> None:
-        """Order a decoder, unless there are enough of this template."""
-        template = self._template
-        there = [w for w in self._workers.values() if w.template is template]
-        if template is None or not self._open or len(there) >= self._count:
-            return
-        number = next(self._numbers)
-        sizes = memory_bytes(2 * self._pixels), work_bytes(self._limits)
-        try:
-            connection = template.spawn(number, *sizes)
-        except BlockingIOError:  # it does not read: somebody has stopped it
-            template.kill()
-            return
-        except OSError as error:
-            log.warning("A decoder cannot be started: %s", error)
-            self._loop.after(_AGAIN_S, self._spawn)
-            return
-        worker = Worker(number, connection, template)
-        self._workers[number] = worker
-        self._loop.watch(connection.fileno(), partial(self._read, worker))
-        self._loop.after(_START_S, self._look_at_start, worker)
-
-    def _look_at_start(self, worker: Worker) -> None:
-        if not worker.ready and worker.number in self._workers and self._template:
-            log.warning("A decoder was not there after %g s", _START_S)
-            self._template.kill()
-
-    def _told(
-        self, message: Spawned | NotSpawned | Ended, descriptors: list[int]
-    ) -> None:
-        """Take a message of the template."""
-        if isinstance(message, Ended):
-            self._last.append((message.pid, message.how))
-            self._judge(message.pid, message.how, self._template)
-            return
-        worker = self._workers.get(message.number)
-        if worker is None or len(descriptors) != isinstance(message, Spawned):
-            for descriptor in descriptors:
-                os.close(descriptor)
-        elif isinstance(message, Spawned):
-            worker.pid, worker.pidfd = message.pid, descriptors[0]
-            self._loop.watch(worker.pidfd, partial(self._died, worker))
-            self._look_if_ready(worker)
-        else:
-            log.warning("A decoder cannot be started: %s", message.reason)
-            self._bury(worker)
-            self._loop.after(_AGAIN_S, self._spawn)
-
-    def _look_if_ready(self, worker: Worker) -> None:
-        if worker.ready and worker.state == "starting":
-            self._failures = 0
-            self._be_idle(worker)
-
-    def _read(self, worker: Worker) -> None:
-        """Take the messages of a decoder that are there."""
-        while worker.number in self._workers:
-            try:
-                data, descriptors = worker.connection.receive()
-            except BlockingIOError:
-                return
-            except (EOFError, OSError):
-                # Its pidfd tells when it is gone; else it never was there.
-                self._loop.unwatch(worker.connection.fileno())
-                worker.kill()
-                return
-            except ValueError as error:
-                self._refuse(worker, error)
-                return
-            try:
-                self._take(worker, self._messages.decode(data), descriptors)
-            except (msgspec.DecodeError, ValueError, OSError) as error:
-                self._refuse(worker, error)
-
-    def _refuse(self, worker: Worker, error: Exception) -> None:
-        """End a decoder that an image has taken over."""
+        Raises:
+            ValueError: it is nonsense.
+        """
+        job = worker.job
         if worker.state == "ending":
             return
-        log.warning("A decoder sent nonsense: %s", error)
-        if (job := worker.job) is not None:
-            worker.then = partial(job.fail, UndecodableImage(_ENDED))
-        worker.kill()
-
-    def _take(self, worker: Worker, message: ToEngine, descriptors: list[int]) -> None:
-        if isinstance(message, Started):
-            self._started(worker, message, descriptors)
-            return
-        for descriptor in descriptors:
-            os.close(descriptor)
-        job = worker.job
-        if job is None or worker.state != "busy" or message.number != job.number:
-            if worker.state != "ending":
-                raise ValueError("an answer to no job")
-        elif isinstance(message, Wants):
+        if job is None or isinstance(message, Started) or message.number != job.number:
+            raise ValueError("an answer to no job")
+        if isinstance(message, Wants):
             self._ask(worker, job, message)
         elif isinstance(message, Decoded):
             self._decoded(worker, job, message)
@@ -373,24 +243,6 @@ class DecoderProcesses:
             job.succeed(content)
         else:
             self._failed(worker, job, message)
-
-    def _started(
-        self, worker: Worker, message: Started, descriptors: list[int]
-    ) -> None:
-        if worker.memory is not None or len(descriptors) != 1:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise ValueError("a second start")
-        worker.memory = Memory(descriptors[0], message.nbytes)
-        if not message.filtered and not self._told_unfiltered:
-            self._told_unfiltered = True
-            log.warning(
-                "This system does not filter the decoders' system calls; "
-                "docs/reliability.md says what that means"
-            )
-        self._look_if_ready(worker)
-
-    # Jobs.
 
     def _submit(self, job: Job) -> None:
         now = time.perf_counter()
@@ -427,7 +279,7 @@ class DecoderProcesses:
                 job.tried -= 1
                 worker.then = partial(self._again, job)
                 worker.kill()
-        if not self._ticking and (self._queue or len(self._idle) < len(self._workers)):
+        if not self._ticking and (self._queue or len(self._idle) < len(self._crew)):
             self._ticking = True
             self._loop.after(_TICK_S, self._tick)
 
@@ -439,7 +291,7 @@ class DecoderProcesses:
         return worker
 
     def _has_costly_place(self) -> bool:
-        jobs = (worker.job for worker in self._workers.values())
+        jobs = (worker.job for worker in self._crew)
         costly = sum(job is not None and job.costly for job in jobs)
         return costly < max(1, self._count // 2)
 
@@ -524,7 +376,7 @@ class DecoderProcesses:
         """Look at the decoders that work, and at the jobs that wait."""
         self._ticking = False
         now = time.perf_counter()
-        for worker in list(self._workers.values()):
+        for worker in self._crew:
             if worker.job is not None and worker.state == "busy":
                 self._look_at(worker, worker.job, now)
         for job in self._queue.take_late(now):
@@ -554,62 +406,61 @@ class DecoderProcesses:
 
     def _kill(self, worker: Worker, why: str, then: Callable[[], object]) -> None:
         """Kill a decoder for its job; then, once it is gone, do something."""
-        self._ended[why] += 1
         worker.then = then
-        worker.kill()
+        self._crew.kill(worker, why)
 
-    def _died(self, worker: Worker) -> None:
-        """Replace a decoder that is gone."""
-        self._read(worker)
+    def _gone(self, worker: Worker) -> None:
+        """Take care of the job of a decoder that is gone."""
+        if worker in self._idle:
+            self._idle.remove(worker)
         job, then = worker.job, worker.then
-        if worker.number not in self._workers:
+        if job is None:
             return
-        if job is not None:
-            job.give_room()
-        self._bury(worker)
-        self._spawn()
+        job.give_room()
         if then is not None:
             then()
-        elif job is not None:
-            self._dying[worker.pid] = (worker, job)
-            self._loop.after(_JUDGE_S, self._judge, worker.pid, "", worker.template)
-            if how := dict(self._last).get(worker.pid):
-                self._judge(worker.pid, how, worker.template)
+        elif worker.why:
+            job.fail(UndecodableImage(_ENDED))
+        else:
+            self._crew.when_known(worker, partial(self._judge, job))
 
-    def _judge(self, pid: int, how: str, template: object) -> None:
-        """Refuse a photo that ended its decoder.
-
-        It is tried once more if the template ended, or somebody else killed it.
-        """
-        worker, job = self._dying.get(pid, (None, None))
-        if worker is None or job is None or worker.template is not template:
+    def _judge(self, job: Job, how: str, outside: bool) -> None:  # noqa: FBT001 - as it is told
+        """Refuse a photo that ended its decoder, or try it once more."""
+        if outside:
+            self._try_again(job)
             return
-        del self._dying[pid]
-        outside = how == signal.SIGKILL.name or template is not self._template
-        if outside and job.tried <= 1:
-            self._again(job, anew=True)
-            return
-        self._ended["crash"] += 1
+        self._crew.ended["crash"] += 1
         log.warning("A decoder died of a photo: %s", how or "nobody knows of what")
         job.fail(UndecodableImage(_ENDED))
 
     def _try_again(self, job: Job) -> None:
-        """Try a photo once more whose decoder was stopped."""
-        if job.tried <= 1:
+        """Try a photo once more whose decoder ended through no fault of its own."""
+        if job.tried <= 1 and self._open:
             self._again(job, anew=True)
         else:
             job.fail(UndecodableImage(_ENDED))
 
-    def _bury(self, worker: Worker) -> None:
-        """Forget a decoder that is gone, or never came."""
-        if self._workers.pop(worker.number, None) is None:
-            return
-        if worker in self._idle:
-            self._idle.remove(worker)
-        self._loop.unwatch(worker.connection.fileno())
-        if worker.pidfd >= 0:
-            self._loop.unwatch(worker.pidfd)
-        worker.bury()
+
+def make_decoders(
+    settings: Settings, loop: Loop, models: Callable[[], int]
+) -> Decoders:
+    """Return the decoders that the settings ask for, where the system has them.
+
+    Args:
+        loop: of the engine.
+        models: returns the present number of models.
+    """
+    limits = limits_of(settings)
+    if settings.isolation == "inline" or not can_fork():
+        return InlineDecoders(limits)
+    return DecoderProcesses(
+        loop,
+        limits,
+        pixels=settings.max_pixels_in_flight,
+        models=models,
+        timeout_s=settings.decode_timeout_s,
+        max_wait_s=settings.max_queue_wait_s,
+    )
 
 
 def _error_of(refused: Refused) -> RequestError:

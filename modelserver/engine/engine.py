@@ -23,7 +23,8 @@ from modelserver.core.process_limits import resident_bytes
 from modelserver.engine import discovery, questions, self_test, startup_hint
 from modelserver.engine.catalogue import Registry, State
 from modelserver.engine.catalogue.hot_folder import HotFolder
-from modelserver.engine.decoders import InlineDecoders, Photo, limits_of
+from modelserver.engine.decoder_processes import make_decoders
+from modelserver.engine.decoders import Photo
 from modelserver.engine.loader import Loader
 from modelserver.engine.loop import Loop
 from modelserver.engine.runners import cards, probe
@@ -76,7 +77,7 @@ class Engine:
         self.tasks = tuple(tasks)
         self.settings = settings
         self.loop = Loop()
-        self._decoders = InlineDecoders(limits_of(settings))
+        self._decoders = make_decoders(settings, self.loop, lambda: len(self.registry))
         self.registry: Registry[Model] = Registry(
             self_test.checked(
                 Loader(settings, survey, self._decoders),
@@ -118,6 +119,7 @@ class Engine:
                 return
             self._look_at_cards()
             self.loop.start()
+            self._decoders.start()
             for files in self._folder.scan_first():
                 self.registry.add(files)
             self._folder.start()

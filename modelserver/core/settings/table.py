@@ -123,8 +123,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_HEADER_PIXELS", "200_000_000", _count(1, 4_000_000_000), "pixels",
         "The largest image by what its header says, before decoding."),
     Setting("MAX_PIXELS_IN_FLIGHT", "100_000_000", _count(1, 10_000_000_000), "pixels",
-        "Decoded pixels that one model's waiting and running images may hold; an image"
-        " beyond is refused with 503."),
+        "Decoded pixels that one model's waiting and running images may hold; all"
+        " models' together may hold twice as many. A photo beyond waits for as long as"
+        " its queue allows, then it is refused with 503."),
+    Setting("DECODE_TIMEOUT_S", "5", Number(float, 0.1, 3600), "s",
+        "Processor time that a photo may take to be decoded; one that takes longer is"
+        " refused with 422."),
     Setting("FULL_DECODE", "False", Flag(), "",
         "Always decode JPEGs in full, never at a reduced size."),
     Setting("SCORE_FLOOR", "0.01", Number(float, 0, 1), "",

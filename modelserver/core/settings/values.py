@@ -50,6 +50,7 @@ class Settings:
     max_image_pixels: int
     max_header_pixels: int
     max_pixels_in_flight: int
+    decode_timeout_s: float
     full_decode: bool
     score_floor: float
     rewrite_graphs: bool
