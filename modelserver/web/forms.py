@@ -27,7 +27,9 @@ from modelserver.core.errors import (
     UnsupportedEncoding,
     UploadTooLarge,
 )
+from modelserver.engine.uploads import Upload
 from modelserver.tasks.options import NAMES
+from modelserver.web.server.bodies import MemoryBody
 from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from flask import Request
 
-    from modelserver.engine.uploads import Spool, Upload
+    from modelserver.engine.uploads import Spool
 
 # Bytes of one read from the socket; each read waits for the interpreter's lock.
 _READ_BYTES = 256 * 1024
@@ -138,7 +140,7 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
             header_charset="latin-1",
             strict=True,
         ) as parser:
-            for piece in _pieces(request.stream):
+            for piece in _pieces(_stream(request)):
                 for event in parser.parse(piece):
                     reader.take(event)
     except TooSlow as error:
@@ -183,18 +185,30 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
         piece = ahead
 
 
+def _stream(request: Request) -> IO[bytes]:
+    """Return the body to be read.
+
+    Raises:
+        RequestEntityTooLarge: its head says that it is over the limit.
+    """
+    counted = request.stream
+    given = request.environ["wsgi.input"]
+    # Our worker has read it to its end, within the limit: counting copies it twice.
+    return given if isinstance(given, (MemoryBody, Upload)) else counted
+
+
 def _read_raw(request: Request, form: Form, spool: Spool) -> None:
     """Read a body that is the photo itself.
 
     Its type does not matter: curl sends any data as a form of another kind.
     """
-    upload = spool.open()
+    stream = _stream(request)
+    # One in the upload folder is an upload as it is.
+    upload = stream if isinstance(stream, Upload) else spool.open()
     uploads().append(upload)
-    head = b""
     try:
-        while piece := request.stream.read(_READ_BYTES):
-            upload.write(piece)
-            head = head or piece[:_HEAD_BYTES]
+        is_there = stream is upload
+        head = upload.read(_HEAD_BYTES) if is_there else _copy(stream, upload)
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParseException as error:
@@ -203,6 +217,15 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
         raise BadRequest("The body is empty: send the photo's bytes.")
     _check_head(head)
     form.files.append(File("", upload))
+
+
+def _copy(stream: IO[bytes], upload: Upload) -> bytes:
+    """Write a body into an upload; return its first bytes."""
+    head = b""
+    while piece := stream.read(_READ_BYTES):
+        upload.write(piece)
+        head = head or piece[:_HEAD_BYTES]
+    return head
 
 
 def _check_head(head: bytes, *, named: bool = True) -> None:

@@ -76,7 +76,7 @@ class Arrival:
         self._rules = rules
         self._count = 0
         # What came, and is no part of a request yet.
-        self._unread = bytearray()
+        self._unread: bytes | bytearray = b""
         self._ended = False
         # How far no end of a head was found, and when to ask the parser all the same.
         self._searched = 0
@@ -104,9 +104,18 @@ class Arrival:
         if self.request is not None and self._body is not None:
             self._take_body(self.request, self._body, data)
         else:
-            self._unread += data
+            self._keep(data)
             self._take_head()
         return self.ready
+
+    def _keep(self, data: bytes) -> None:
+        # The first piece is all there is of most requests, and is not copied.
+        if not self._unread:
+            self._unread = data
+        elif isinstance(self._unread, bytes):
+            self._unread = bytearray(self._unread + data)
+        else:
+            self._unread += data
 
     def _take_head(self) -> None:
         end = self._unread.find(_HEAD_END, self._searched)
@@ -138,7 +147,7 @@ class Arrival:
         self._count += 1
         self.head_at = time.perf_counter()
         rest = source.rest() + bytes(self._unread[size:])
-        self._unread.clear()
+        self._unread = b""
         self._begin_body(self.request, rest)
         return True
 
@@ -170,7 +179,7 @@ class Arrival:
             return
         if rest is None:
             return
-        self._unread += rest
+        self._unread = rest
         if self._missing:
             request.force_close()
         request.body = body.stream()

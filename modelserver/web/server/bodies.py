@@ -102,9 +102,13 @@ class Body:
         self._upload.write(piece)
 
     def stream(self) -> BinaryIO:
-        """Return the bytes to be read, once all are there; valid until ``close``."""
+        """Return the bytes to be read, once all are there; valid until ``close``.
+
+        Returns:
+            A ``MemoryBody``, or an ``Upload``.
+        """
         if self._upload is None:
-            return io.BytesIO(b"".join(self._pieces))
+            return MemoryBody(b"".join(self._pieces))
         self._upload.seek(0)
         return cast("BinaryIO", self._upload)
 
@@ -113,6 +117,10 @@ class Body:
         self._pieces.clear()
         if self._upload is not None:
             self._upload.close()
+
+
+class MemoryBody(io.BytesIO):
+    """A whole body that is in memory, as the app reads it."""
 
 
 class Broken(io.RawIOBase):
