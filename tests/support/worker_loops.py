@@ -48,7 +48,9 @@ class App:
 class Loop(Worker):
     """A worker without a process: a test makes its events and ends its requests."""
 
-    def __init__(self, connections, spool):
+    def __init__(self, connections, spool, age=1, board=None, listener=None):
+        self.age = age
+        self.app = SimpleNamespace(board=board)
         self.cfg = Config()
         self.cfg.set("keepalive", 5)
         self.cfg.set("threads", 2)
@@ -62,8 +64,10 @@ class Loop(Worker):
         self.tpool = self
         self.with_threads = []
         self._lingering = Lingering(lambda: self.poller, self.add)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = listener or socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
+        self.sockets = [self.listener]
+        self._accepting = False
         self.clients = []
 
     def add(self, change):
@@ -113,8 +117,8 @@ def make(tmp_path):
     """Make a worker for so many connections, none of which is left after the test."""
     loops = []
 
-    def one(connections=10):
-        loops.append(Loop(connections, Spool(tmp_path)))
+    def one(connections=10, **more):
+        loops.append(Loop(connections, Spool(tmp_path), **more))
         return loops[-1]
 
     yield one

@@ -34,6 +34,7 @@ from modelserver.engine import admission
 from modelserver.tasks import DETECTION, TASKS
 from modelserver.web.server import engine_keeper, served_tasks
 from modelserver.web.server.engine_keeper import EngineKeeper
+from modelserver.web.server.spread import Board
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,6 +190,7 @@ def options(
         "nworkers_changed": _check_workers,
         "on_starting": partial(_prepare, settings, tasks),
         "when_ready": _check_listeners,
+        "child_exit": _clear_seat,
         "post_worker_init": _start_models,
         "worker_int": _close_models,
     }
@@ -294,6 +296,8 @@ def _prepare(
     # gunicorn looks the handler up by this name when the signal comes, both for
     # ``serve`` and for the ``gunicorn`` command.
     arbiter.handle_hup = partial(_rescan_models, arbiter)
+    # Workers have gunicorn's application, but not its arbiter.
+    arbiter.app.board = Board()
     if engine_keeper.ENGINE_PROCESS and settings.isolation != "inline":
         _start_engine(settings, tasks, arbiter)
 
@@ -326,7 +330,6 @@ def _start_engine(
     except OSError as error:
         _stop(f"The engine cannot be started: {error.strerror or error}.")
     keeper.attach(arbiter)
-    # Workers have gunicorn's application, but not its arbiter.
     arbiter.app.engine = keeper
 
 
@@ -338,6 +341,11 @@ def _rescan_models(arbiter: Arbiter) -> None:
     """
     arbiter.log.info("SIGHUP: looking for new models; settings need a restart")
     arbiter.kill_workers(signal.SIGHUP)
+
+
+def _clear_seat(arbiter: Arbiter, worker: Worker) -> None:
+    """Have the other doors wait no longer for one that has ended."""
+    arbiter.app.board.clear(worker.age)
 
 
 def _check_addresses_are_free(arbiter: Arbiter) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from modelserver.core.errors import RequestError
+    from modelserver.web.server.spread import Seat
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ _STAY_REQUESTS = 64
 _ACCEPTS = 64
 # How long the main loop waits for more to refuse while it refuses photos.
 _GATHER_S = 0.006
+# How long another door has to take a connection. One that is there needs a millisecond,
+# or some more while its threads have the interpreter or the processor.
+_BACK_S = 0.04
 # How long a new connection may be silent.
 _SILENT_S = 5.0
 # Bytes of a body in memory, and of all of them, before they go to the upload folder.
@@ -122,6 +126,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     _looked = 0.0
     # When to look next for requests that come too slowly.
     _expire_at = 0.0
+    # Until when other doors may take new connections first.
+    _back_until = 0.0
 
     @cached_property
     def _photos(self) -> tuple[bytes, ...]:
@@ -138,6 +144,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _arriving(self) -> dict[Connection, None]:
         """Connections of which a request is being read; the latest heard from, last."""
         return {}
+
+    @cached_property
+    def _seat(self) -> Seat | None:
+        """Where doors tell each other of their connections, if there may be others."""
+        board = getattr(self.app, "board", None)
+        return board.seat(self.age) if board is not None else None
 
     @cached_property
     def _rules(self) -> Rules:
@@ -180,13 +192,42 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self._refusal = None
             time.sleep(max(0.0, self._looked + _GATHER_S - time.monotonic()))
             self._looked = time.monotonic()
+        self._tell()
+        if self._back_until:
+            timeout = min(timeout, max(0.0, self._back_until - time.monotonic()))
         super().wait_for_and_dispatch_events(timeout)
+
+    def _tell(self) -> None:
+        """Tell other doors how many connections this one has."""
+        if self._seat is not None and self.alive:
+            # Those that linger are closed within a second.
+            self._seat.tell(self.nr_conns - len(self._lingering))
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
+        """Take new connections from now on, or no more for now."""
+        if enabled and self._back_until:
+            if time.monotonic() < self._back_until:
+                return
+            self._back_until = 0.0
+            if self._seat is not None and any(map(has_data, self.sockets)):
+                self._seat.pass_over()
+        if self._seat is not None and not self.alive:
+            self._seat.leave()
+        super().set_accept_enabled(enabled)
+
+    def _let_others_first(self) -> bool:
+        """Step back if another door has clearly fewer connections; return if so."""
+        if self._seat is None or not self._seat.is_ahead():
+            return False
+        self._back_until = time.monotonic() + _BACK_S
+        self.set_accept_enabled(False)
+        return True
 
     def accept(self, listener: Any) -> None:
         """Take the connections that have come, and make room if there is none."""
         server = listener.getsockname()
         for _ in range(_ACCEPTS):
-            if self.nr_conns >= self.worker_connections:
+            if self.nr_conns >= self.worker_connections or self._let_others_first():
                 return
             try:
                 accepted = accept(listener)
@@ -198,6 +239,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             if accepted is None:
                 return
             self._take(*accepted, server)
+            self._tell()
 
     def _no_files_left(self) -> None:
         if self._warn_at <= time.monotonic():

@@ -1,0 +1,164 @@
+"""Connections spread over doors: the board on which doors tell of theirs, and its use."""
+
+import os
+import socket
+
+import pytest
+
+from modelserver.web.server import worker as module
+from modelserver.web.server.spread import Board
+from support.worker_loops import LIVE, make
+
+__all__ = ["make"]  # a fixture
+
+
+@pytest.fixture
+def seats():
+    """Yield the places of three doors, of which two have told."""
+    board = Board()
+    seats = [board.seat(number) for number in (1, 2, 3)]
+    seats[0].tell(10)
+    seats[1].tell(10)
+    return seats
+
+
+def test_a_door_that_is_alone_is_never_ahead():
+    """Whatever it has: there is nobody else."""
+    seat = Board().seat(1)
+    seat.tell(1000)
+    assert not seat.is_ahead()
+
+
+def test_a_door_is_ahead_if_it_has_clearly_more(seats):
+    """One or two more are nothing."""
+    first, second, _ = seats
+    for more, expected in ((0, False), (2, False), (3, True), (50, True)):
+        first.tell(10 + more)
+        assert (first.is_ahead(), second.is_ahead()) == (expected, False)
+
+
+def test_a_new_door_is_one_that_has_none(seats):
+    """Others are ahead of it once it has told."""
+    first, _, third = seats
+    assert not first.is_ahead()
+    third.tell(0)
+    assert first.is_ahead()
+    assert not third.is_ahead()
+
+
+@pytest.mark.parametrize("way", ["leave", "clear"])
+def test_a_door_that_has_gone_is_waited_for_by_nobody(way):
+    """It told so itself, or the arbiter did."""
+    board = Board()
+    first, second = board.seat(63), board.seat(64)
+    first.tell(10)
+    second.tell(0)
+    assert first.is_ahead()
+    if way == "leave":
+        second.leave()
+    else:
+        board.clear(64)
+    assert not first.is_ahead()
+
+
+def test_a_door_that_did_not_come_is_passed_over_until_it_tells_something(seats):
+    """It hangs, perhaps; the others are counted on."""
+    first, second, third = seats
+    first.tell(20)
+    third.tell(20)
+    assert first.is_ahead()
+    first.pass_over()
+    assert not first.is_ahead()
+    assert third.is_ahead()
+    second.tell(10)
+    assert first.is_ahead()
+
+
+def test_other_processes_see_the_same_board():
+    """It is made before the doors are forked."""
+    board = Board()
+    seat = board.seat(1)
+    seat.tell(10)
+    child = os.fork()
+    if not child:
+        board.seat(2).tell(0)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert seat.is_ahead()
+
+
+@pytest.fixture
+def pair(make, monkeypatch):
+    """Yield two doors that share a listening socket, and a clock set by hand."""
+    board, listener = Board(), socket.create_server(("127.0.0.1", 0), backlog=100)
+    doors = [make(100, age=age, board=board, listener=listener) for age in (1, 2)]
+    for door in doors:
+        door.set_accept_enabled(True)
+        door.turn()
+    yield doors
+    for door in doors:
+        if door._accepting:
+            door.poller.unregister(listener)
+
+
+def come(door, count):
+    """Some clients connect and ask."""
+    for _ in range(count):
+        client = socket.create_connection(door.listener.getsockname(), timeout=20)
+        client.sendall(LIVE)
+        door.clients.append(client)
+    assert module.has_data(door.listener, 5000)
+
+
+def turn(door):
+    """Turn a door's loop as gunicorn does."""
+    door.set_accept_enabled(True) if not door._accepting else None
+    door.turn()
+
+
+def test_the_door_that_wakes_first_leaves_some_to_the_other(pair):
+    """Of 32 that come at once each has its half, more or less."""
+    first, second = pair
+    come(first, 32)
+    for _ in range(12):
+        turn(first)
+        turn(second)
+        for door in pair:  # the time to step back is over
+            door._back_until = min(door._back_until, 0.001)
+    counts = [door.nr_conns for door in pair]
+    assert sum(counts) == 32
+    assert max(counts) <= 20
+
+
+def test_a_door_that_steps_back_takes_what_nobody_takes(pair):
+    """The other one hangs."""
+    first, _ = pair
+    come(first, 20)
+    turn(first)
+    assert first.nr_conns == 3
+    turn(first)
+    assert (first.nr_conns, first._accepting) == (3, False)
+    first._back_until = 0.001
+    turn(first)
+    assert first.nr_conns == 20
+
+
+def test_a_door_that_ends_lets_others_go_ahead(pair):
+    """They are told, and step back for it no longer."""
+    first, second = pair
+    second.alive = False
+    second.set_accept_enabled(False)
+    come(first, 20)
+    turn(first)
+    assert first.nr_conns == 20
+
+
+def test_a_door_waits_no_longer_than_it_steps_back(pair, monkeypatch):
+    """Its loop wakes for what it left to others."""
+    first, _ = pair
+    come(first, 20)
+    turn(first)
+    waits = []
+    monkeypatch.setattr(first.poller, "select", lambda wait: waits.append(wait) or [])
+    first.wait_for_and_dispatch_events(1.0)
+    assert 0 <= waits[0] <= module._BACK_S
