@@ -16,6 +16,7 @@ from modelserver.engine.uploads import Spool
 from modelserver.web import traces
 from modelserver.web.link import Link, LocalLink
 from modelserver.web.origins import Origins
+from modelserver.web.socket_link import SocketLink
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Backend:
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
         self.traces: traces.Traces | None = None
+        self._other: Link | None = None
         self._link: Link | None = None
         self._lock = threading.Lock()
 
@@ -70,11 +72,19 @@ class Backend:
             raise RuntimeError("the app has not started")
         return self._link
 
-    def start(self, link: Link | None = None) -> None:
-        """Sweep old uploads and open the way to the models. Idempotent; returns soon.
+    def join(self, address: str, page: int) -> None:
+        """Have this door talk to an engine in another process; before it is started.
 
         Args:
-            link: to an engine in another process; without it, one is started in this.
+            address: of the engine's socket.
+            page: descriptor of the page of refusals.
+        """
+        self._other = SocketLink(address, page)
+
+    def start(self) -> None:
+        """Sweep old uploads and open the way to the models. Idempotent; returns soon.
+
+        Without another process's engine, one is started in this.
 
         Raises:
             StartError: the upload folder cannot be used, or a GPU is required and
@@ -92,7 +102,7 @@ class Backend:
                     f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
                     f"used: {error.__cause__ or error}"
                 ) from error
-            link = link or LocalLink(self.engine)
+            link = self._other or LocalLink(self.engine)
             link.start()
             self.traces = traces.start(os.environ)
             self._link = link

@@ -198,7 +198,7 @@ class Link(ABC):
 
     def greet(self, address: Any) -> None:
         """Tell the engine where this door listens."""
-        self.send(Hello(address if isinstance(address, str) else tuple(address[:2])))
+        self.send(Hello.of(address))
 
     def _wait(self, caller: Caller) -> Waiting:
         if self.most is not None and len(self._waiting) >= self.most:

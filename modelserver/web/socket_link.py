@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,7 +26,7 @@ from modelserver.core.errors import (
     RequestError,
     RunnerDied,
 )
-from modelserver.core.messages.requests import Ask, Gone, ToDoor, Welcome
+from modelserver.core.messages.requests import Ask, Gone, Hello, ToDoor, Welcome
 from modelserver.core.packets import PacketSocket
 from modelserver.core.refusals import Reader
 from modelserver.web.link import Link
@@ -67,6 +67,8 @@ class SocketLink(Link):
         self._address = address
         self._page = Reader(page)
         self._counts = AnswerCounts()
+        # Where this door listens, for each engine that comes.
+        self._hello = b""
         self._packets: PacketSocket | None = None
         # Held to send, to open and to close: a closed descriptor's number may be
         # another file's at once.
@@ -156,6 +158,11 @@ class SocketLink(Link):
     def _retry_after_s(self) -> float:
         """Return how long an engine takes until its models serve, at least 1 s."""
         return max(1.0, self._page.load_s)
+
+    def greet(self, address: Any) -> None:
+        """Tell the engine where this door listens, now or once it is there."""
+        self._hello = _encode(Hello.of(address))
+        self._send_if_there(self._hello)
 
     def refusal(self, handled: int) -> RequestError | None:
         """Read it from the page."""
@@ -247,6 +254,8 @@ class SocketLink(Link):
                     with self._sending:
                         self._packets = packets
                         self._sending.notify_all()
+                    if self._hello:
+                        self._send_if_there(self._hello)
                 else:
                     self.deliver(answer)
 

@@ -7,7 +7,7 @@ Linux is one clock for all processes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -100,6 +100,11 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """
 
     address: tuple[str, int] | str
+
+    @classmethod
+    def of(cls, address: Any) -> Hello:
+        """Return the message for a socket's ``getsockname``."""
+        return cls(address if isinstance(address, str) else tuple(address[:2]))
 
 
 ToEngine: TypeAlias = Evaluate | Gone | Ask | Counts | Hello
