@@ -104,9 +104,8 @@ def serving(folder, uploads, transport):
         backend = app.extensions["modelserver"]
         if transport == "socket":
             engines.append(EngineAtSocket(backend.engine))
-            backend.start(engines[-1].link())
-        else:
-            backend.start()
+            engines[-1].admit(backend)
+        backend.start()
         assert backend.engine.registry.wait(
             lambda registry: all(e.state is not State.LOADING for e in registry),
             SECONDS,

@@ -26,6 +26,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from modelserver.core.process_limits import resident_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -114,6 +116,12 @@ class ProcessMetrics(NamedTuple):
     kind: str
     number: int
     resident_bytes: int | None
+
+    @classmethod
+    def of(cls, kind: str, pids: Sequence[int]) -> ProcessMetrics:
+        """Sample some processes now; one that has just ended has no memory."""
+        memory = sum(resident_bytes(pid) or 0 for pid in pids)
+        return cls(kind, len(pids), memory or None)
 
 
 class _Tally:

@@ -96,8 +96,8 @@ class Doors:
 
     @property
     def pids(self) -> list[int]:
-        """The process of each connected door."""
-        return [door.pid for door in self._doors]
+        """The process of each connected door; from any thread."""
+        return [door.pid for door in list(self._doors)]
 
     def when_empty(self, callback: Callable[[], None]) -> None:
         """Call a function once no door is connected, which may be now."""

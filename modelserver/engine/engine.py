@@ -60,6 +60,7 @@ class Engine:
         loop: where requests go their way.
         registry: the models.
         metrics: of models, and of the doors' answers.
+        processes: samples the server's processes, but for those of models.
 
     Args:
         tasks: whose models are served.
@@ -93,12 +94,13 @@ class Engine:
         self._folder = HotFolder(
             self.discover, self.registry, every_s=settings.reload_s
         )
+        self.processes: Callable[[], Sequence[ProcessMetrics]] = _this_process
         self.metrics = Metrics(
             lambda: sample(
                 self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
             ),
             [state.value for state in State],
-            lambda: [ProcessMetrics("server", 1, resident_bytes(os.getpid()))],
+            lambda: self.processes(),  # noqa: PLW0108 - another may be set later
         )
         self.service = Service(
             self.registry, settings, self._decoders, self.loop, self._observe
@@ -297,6 +299,10 @@ class DoorSession:
         requests, self._requests = self._requests, {}
         for request in requests.values():
             self._engine.service.leave(request)
+
+
+def _this_process() -> Sequence[ProcessMetrics]:
+    return [ProcessMetrics.of("server", [os.getpid()])]
 
 
 def sample(

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from modelserver.core import logs
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY, RESCAN
+from modelserver.core.metrics import ProcessMetrics
 from modelserver.core.process_limits import end_with_parent
 from modelserver.core.settings import Settings
 from modelserver.engine.doors import Doors
@@ -141,6 +142,10 @@ def serve_doors(engine: Engine, listener: socket.socket, page: int) -> Doors:
     refusals = RefusalPage(engine, page)
     engine.start()
     doors = Doors(engine.loop, listener, engine.door, refusals.note_change)
+    engine.processes = lambda: [
+        ProcessMetrics.of("engine", [os.getpid()]),
+        ProcessMetrics.of("door", doors.pids),
+    ]
     engine.loop.call(refusals.open)
     engine.loop.call(doors.open)
     return doors

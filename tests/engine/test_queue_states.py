@@ -223,6 +223,17 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.inside == inside
 
     @invariant()
+    def doors_see_what_the_queue_would_say(self):
+        line = self.batcher.line()
+        for coming in range(5):
+            refusal = self.batcher.refusal(coming)
+            assert (refusal is not None) == (line.room <= min(coming, line.queued))
+        if (refusal := self.batcher.refusal()) is not None:
+            assert str(refusal).startswith(line.reason)
+            stagger_s = refusal.retry_after_s - line.retry_after_s
+            assert min(abs(stagger_s), abs(stagger_s - 1.0)) < 1e-6
+
+    @invariant()
     def every_end_is_one_and_the_right_one(self):
         for visit in self.visits:
             assert len(visit.ends) <= 1

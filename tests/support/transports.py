@@ -8,7 +8,6 @@ from pathlib import Path
 
 from modelserver.core.refusals import make_page
 from modelserver.engine.process import serve_doors
-from modelserver.web.socket_link import SocketLink
 
 TRANSPORTS = ("call", "socket")
 
@@ -28,7 +27,7 @@ def listen(folder):
 
 
 class EngineAtSocket:
-    """An engine of this process behind a socket, and a link to it."""
+    """An engine of this process behind a socket, for doors of this process."""
 
     def __init__(self, engine):
         self.engine = engine
@@ -36,9 +35,9 @@ class EngineAtSocket:
         self._page = make_page()
         self.doors = serve_doors(engine, listen(self._folder.name), self._page)
 
-    def link(self):
-        """Another door's way to it."""
-        return SocketLink(str(Path(self._folder.name) / "engine"), self._page)
+    def admit(self, backend):
+        """Make a door of an app that has yet to start."""
+        backend.join(str(Path(self._folder.name) / "engine"), self._page)
 
     def close(self):
         """End the engine, once the doors have gone."""

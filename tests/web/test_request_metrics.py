@@ -19,10 +19,12 @@ from modelserver.engine.catalogue import State
 from modelserver.engine.catalogue.entries import Entry, Version
 from modelserver.engine.engine import sample
 from modelserver.engine.runners import cards
+from modelserver.tasks import DETECTION
+from modelserver.web.factory import create_app
 from modelserver.web.server.worker import Worker
 from support import tiny_graphs
-from support.app_client import form, photo, post, post_form
-from support.transports import TRANSPORTS
+from support.app_client import SECONDS, form, make_settings, photo, post, post_form
+from support.transports import TRANSPORTS, EngineAtSocket
 
 OVER = TRANSPORTS
 
@@ -290,3 +292,43 @@ def test_a_request_of_several_is_one_request(detector, folder):
     assert requests(detector, model="") == 1
     assert value(detector, "batch_size_count", model="m") == 1
     assert value(detector, "refusals_total", reason="model-not-found") == 1
+
+
+def test_every_process_is_told_by_its_kind(detector, transport):
+    """Behind a socket there are an engine and its doors; else there is one server."""
+    pid = resident_bytes(os.getpid())
+    kinds = {"call": {"server"}, "socket": {"engine", "door"}}[transport]
+    found = numbers(detector)
+    for kind in kinds:
+        assert found["modelserver_processes", ("process", kind)] == 1
+        memory = found["modelserver_process_resident_bytes", ("process", kind)]
+        assert memory == pytest.approx(pid, rel=0.5)
+    assert sum(name == "modelserver_processes" for name, *_ in found) == len(kinds)
+
+
+def test_all_doors_show_the_same_and_no_count_falls_with_one(folder, uploads):
+    """Two doors answer; one goes; the other still shows what both counted."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text(LABELS)
+    settings = make_settings(
+        MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, ISOLATION="inline"
+    )
+    apps = [create_app(DETECTION, settings) for _ in range(2)]
+    backends = [app.extensions["modelserver"] for app in apps]
+    engine = EngineAtSocket(backends[0].engine)
+    clients = [app.test_client() for app in apps]
+    for backend in backends:
+        engine.admit(backend)
+        backend.start()
+    try:
+        assert engine.engine.registry.wait(lambda registry: registry.ready, SECONDS)
+        for client in (*clients, clients[0]):
+            assert post(client, "/detect", "m", photo(RED)).status_code == 200
+        backends[0].close()
+        assert requests(clients[1]) == 3
+        assert value(clients[1], "results_total", model="m", label="red") == 3
+        assert clients[1].get("/models").json["models"][0]["state"] == "READY"
+    finally:
+        for backend in backends:
+            backend.close()
+        engine.close()

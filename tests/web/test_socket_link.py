@@ -20,6 +20,7 @@ from modelserver.core.messages.requests import (
     Counts,
     Evaluate,
     Gone,
+    Hello,
     Seen,
     ToEngine,
     Told,
@@ -349,6 +350,15 @@ def test_counts_wait_for_an_engine_that_is_away(engine, link):
     assert engine.receive(Counts)[0].answers == (("/detect", "m", "200", 1),)
     with pytest.raises(EOFError):
         engine.receive()
+
+
+def test_each_engine_is_told_where_the_door_listens(engine, link):
+    """The first need not be there yet when the door starts."""
+    link.greet(("127.0.0.1", 5000, 0, 0))
+    for _ in range(2):
+        engine.accept()
+        assert engine.receive(Hello)[0] == Hello(("127.0.0.1", 5000))
+        engine.die()
 
 
 @pytest.mark.parametrize("data", [b"\x02\x00\x91\x05", b"\x01\x00\xc1"])
