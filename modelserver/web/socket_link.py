@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 
 # How long a request waits for an engine that is away.
 _AWAY_S = 1.0
-# How often clients are looked at, whether they are still there; and counts handed over.
-_LOOK_S, _COUNT_S = 0.1, 1.0
+# How often clients are looked at, whether they are still there, and counts handed over:
+# what was counted since is lost with a door that is killed.
+_LOOK_S = 0.1
 # How long a socket that nobody listens on is left alone.
 _AGAIN_S = 0.1
 # At most so many requests with arriving uploads count as images to come: many slow
@@ -76,7 +77,7 @@ class SocketLink(Link):
         self._ending = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._reader: threading.Thread | None = None
-        self._looked = self._counted = 0.0
+        self._looked = 0.0
 
     def start(self) -> None:
         """Connect, as soon as there is an engine. Idempotent; returns at once."""
@@ -170,11 +171,11 @@ class SocketLink(Link):
         return self._page.refusal(max(0, min(coming, _MOST_COMING)))
 
     def count(self, route: str, model: str, status: int) -> None:
-        """Count an answer; the engine is told within a second."""
+        """Count an answer; the engine is told within a tenth of a second."""
         self._counts.count_answer(route, model, status)
 
     def count_refusal(self, reason: str) -> None:
-        """Count a refusal; the engine is told within a second."""
+        """Count a refusal; the engine is told within a tenth of a second."""
         self._counts.count_refusal(reason)
 
     def _hand_counts_over(self) -> None:
@@ -262,12 +263,11 @@ class SocketLink(Link):
     def _look_around(self) -> None:
         """See whether clients have gone, and hand counts over, if it is time."""
         now = time.monotonic()
-        if now - self._looked >= _LOOK_S and self._waiting:
+        if now - self._looked >= _LOOK_S:
             self._looked = now
-            self.look_for_gone()
-        if now - self._counted >= _COUNT_S:
-            self._counted = now
             self._hand_counts_over()
+            if self._waiting:
+                self.look_for_gone()
 
     def _lose(self, packets: PacketSocket) -> None:
         """Refuse all that was with an engine that has gone."""
