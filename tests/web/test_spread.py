@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from modelserver.web.server import spread
 from modelserver.web.server import worker as module
 from modelserver.web.server.spread import Board
 from support.worker_loops import LIVE, make
@@ -22,28 +23,29 @@ def seats():
     return seats
 
 
-def test_a_door_that_is_alone_is_never_ahead():
-    """Whatever it has: there is nobody else."""
+def test_a_door_that_is_alone_steps_back_for_nobody():
+    """It has all connections."""
     seat = Board().seat(1)
     seat.tell(1000)
-    assert not seat.is_ahead()
+    assert not seat.step_back()
 
 
-def test_a_door_is_ahead_if_it_has_clearly_more(seats):
+def test_a_door_that_has_clearly_more_steps_back(seats):
     """One or two more are nothing."""
     first, second, _ = seats
     for more, expected in ((0, False), (2, False), (3, True), (50, True)):
         first.tell(10 + more)
-        assert (first.is_ahead(), second.is_ahead()) == (expected, False)
+        assert bool(first.step_back()) == expected
+        assert not second.step_back()
 
 
 def test_a_new_door_is_one_that_has_none(seats):
-    """Others are ahead of it once it has told."""
+    """Others step back for it once it has told."""
     first, _, third = seats
-    assert not first.is_ahead()
+    assert not first.step_back()
     third.tell(0)
-    assert first.is_ahead()
-    assert not third.is_ahead()
+    assert first.step_back()
+    assert not third.step_back()
 
 
 @pytest.mark.parametrize("way", ["leave", "clear"])
@@ -53,25 +55,57 @@ def test_a_door_that_has_gone_is_waited_for_by_nobody(way):
     first, second = board.seat(63), board.seat(64)
     first.tell(10)
     second.tell(0)
-    assert first.is_ahead()
+    assert first.step_back()
     if way == "leave":
         second.leave()
     else:
         board.clear(64)
-    assert not first.is_ahead()
+    assert not first.step_back()
 
 
-def test_a_door_that_did_not_come_is_passed_over_until_it_tells_something(seats):
-    """It hangs, perhaps; the others are counted on."""
+def take(seat, most=1000):
+    """Take what has come, as far as a door may; return how much that is."""
+    taken = 0
+    while taken < most and not seat.step_back():
+        taken += 1
+    return taken
+
+
+def test_a_door_that_does_not_come_counts_less_and_less(seats):
+    """One more is taken each time; a door that hangs does not count in the end."""
     first, second, third = seats
     first.tell(20)
     third.tell(20)
-    assert first.is_ahead()
-    first.pass_over()
-    assert not first.is_ahead()
-    assert third.is_ahead()
+    taken = [take(first)]
+    for _ in range(9):
+        first.come_back(waiting=True)
+        taken.append(take(first))
+    assert taken == [0, 1, 2, 3, 4, 5, 6, 7, 8, 1000]
+    assert third.step_back()
     second.tell(10)
-    assert first.is_ahead()
+    assert take(first) == 1
+
+
+def test_a_door_that_comes_late_counts_in_full(seats):
+    """What it told meanwhile shows that it is there."""
+    first, second, _ = seats
+    first.tell(20)
+    for _ in range(20):
+        assert take(first) <= 1
+        second.tell(10)
+        first.come_back(waiting=True)
+
+
+def test_a_door_that_took_what_was_left_to_it_counts_in_full(seats):
+    """Whatever it did before."""
+    first, _, _ = seats
+    first.tell(20)
+    for _ in range(5):
+        take(first)
+        first.come_back(waiting=True)
+    take(first)
+    first.come_back(waiting=False)
+    assert take(first) == 0
 
 
 def test_other_processes_see_the_same_board():
@@ -84,7 +118,7 @@ def test_other_processes_see_the_same_board():
         board.seat(2).tell(0)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert seat.is_ahead()
+    assert seat.step_back()
 
 
 @pytest.fixture
@@ -138,9 +172,12 @@ def test_a_door_that_steps_back_takes_what_nobody_takes(pair):
     assert first.nr_conns == 3
     turn(first)
     assert (first.nr_conns, first._accepting) == (3, False)
-    first._back_until = 0.001
-    turn(first)
-    assert first.nr_conns == 20
+    taken = []
+    for _ in range(4):
+        first._back_until = 0.001
+        turn(first)
+        taken.append(first.nr_conns)
+    assert taken == [4, 6, 9, 13]
 
 
 def test_a_door_that_ends_lets_others_go_ahead(pair):
@@ -161,4 +198,4 @@ def test_a_door_waits_no_longer_than_it_steps_back(pair, monkeypatch):
     waits = []
     monkeypatch.setattr(first.poller, "select", lambda wait: waits.append(wait) or [])
     first.wait_for_and_dispatch_events(1.0)
-    assert 0 <= waits[0] <= module._BACK_S
+    assert 0 <= waits[0] <= spread._BACK_S

@@ -7,11 +7,16 @@ that has more connections than another lets that one go first.
 
 from __future__ import annotations
 
-import itertools
 import mmap
 
 # A door with so many more connections than another one steps back.
 _AHEAD = 3
+# How long another door has to take a connection. One that is there needs a millisecond,
+# or some more while its threads have the interpreter or the processor.
+_BACK_S = 0.04
+_AGAIN_S = 0.02
+# A door that did not come so often in a row hangs.
+_MISSED = 8
 _SEATS = 64
 _WORD_BYTES = 8
 _MOST = (1 << 64) - 1
@@ -48,7 +53,12 @@ class Seat:
         self._counts = counts
         self._beats = beats
         self._at = at
-        # Doors that did not take what was left to them, as of when they last told.
+        # How often in a row those behind did not take what was left to them, as of
+        # when they last told, and how many connections this door takes all the same.
+        self._missed = 0
+        self._seen: dict[int, int] = {}
+        self._allowed = 0
+        # Doors that do not come at all, as of when they last told.
         self._absent: dict[int, int] = {}
 
     def tell(self, connections: int) -> None:
@@ -60,24 +70,47 @@ class Seat:
         """Tell the others that this door takes no more connections."""
         self._counts[self._at] = 0
 
-    def is_ahead(self) -> bool:
-        """Return whether this door has clearly more connections than another one."""
-        return any(True for _ in self._behind())
+    def step_back(self) -> float:
+        """Return for how many seconds to let others take what has come; 0 for none.
 
-    def pass_over(self) -> None:
-        """Note that those behind have left a connection waiting.
-
-        They do not count until they tell something again.
+        After that time ``come_back`` is to be called.
         """
-        for at in list(self._behind()):
-            self._absent[at] = self._beats[at]
+        behind = self._behind()
+        if not behind:
+            return 0.0
+        if behind != self._seen:
+            self._seen = behind
+            self._missed = 0
+            self._allowed = min(self._allowed, 1)
+        if self._allowed:
+            self._allowed -= 1
+            return 0.0
+        return _AGAIN_S if self._missed else _BACK_S
 
-    def _behind(self) -> itertools.filterfalse[int]:
-        """Return the places of doors that have clearly fewer connections."""
+    def come_back(self, *, waiting: bool) -> None:
+        """Take connections again.
+
+        Args:
+            waiting: the others have left one. One that is starved of its processor may
+                be a while, so this door takes one then, two the next time, and so on;
+                a door that hangs does not count in the end.
+        """
+        if not waiting:
+            self._missed = 0
+            return
+        if self._behind() != self._seen:
+            self._missed = 0
+        self._missed += 1
+        self._allowed = self._missed
+        if self._missed > _MISSED:
+            self._absent.update(self._behind())
+
+    def _behind(self) -> dict[int, int]:
+        """Return the doors that have clearly fewer connections, and their beats."""
         counts = self._counts.tolist()
         limit = counts[self._at] - _AHEAD
-        fewer = (at for at, count in enumerate(counts) if 0 < count <= limit)
-        return itertools.filterfalse(self._is_absent, fewer)
-
-    def _is_absent(self, at: int) -> bool:
-        return self._absent.get(at) == self._beats[at]
+        behind = {}
+        for at, count in enumerate(counts):
+            if 0 < count <= limit and self._absent.get(at) != self._beats[at]:
+                behind[at] = self._beats[at]
+        return behind

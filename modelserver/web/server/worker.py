@@ -52,9 +52,6 @@ _STAY_REQUESTS = 64
 _ACCEPTS = 64
 # How long the main loop waits for more to refuse while it refuses photos.
 _GATHER_S = 0.006
-# How long another door has to take a connection. One that is there needs a millisecond,
-# or some more while its threads have the interpreter or the processor.
-_BACK_S = 0.04
 # How long a new connection may be silent.
 _SILENT_S = 5.0
 # Bytes of a body in memory, and of all of them, before they go to the upload folder.
@@ -209,19 +206,19 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             if time.monotonic() < self._back_until:
                 return
             self._back_until = 0.0
-            if self._seat is not None and any(map(has_data, self.sockets)):
-                self._seat.pass_over()
+            if self._seat is not None:
+                self._seat.come_back(waiting=any(map(has_data, self.sockets)))
         if self._seat is not None and not self.alive:
             self._seat.leave()
         super().set_accept_enabled(enabled)
 
     def _let_others_first(self) -> bool:
         """Step back if another door has clearly fewer connections; return if so."""
-        if self._seat is None or not self._seat.is_ahead():
-            return False
-        self._back_until = time.monotonic() + _BACK_S
-        self.set_accept_enabled(False)
-        return True
+        back_s = self._seat.step_back() if self._seat is not None else 0.0
+        if back_s:
+            self._back_until = time.monotonic() + back_s
+            self.set_accept_enabled(False)
+        return bool(back_s)
 
     def accept(self, listener: Any) -> None:
         """Take the connections that have come, and make room if there is none."""
