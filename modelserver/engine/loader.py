@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.engine.decoders import Decoders
     from modelserver.engine.discovery import ModelFiles
+    from modelserver.engine.loop import Loop
     from modelserver.engine.runners.cards import Card, Survey
     from modelserver.tasks.labels import LabelMap
 
@@ -45,6 +46,7 @@ class Loader:
         settings: the server's.
         survey: the cards that may be used.
         decoders: decode the models' photos; by default in threads of this process.
+        loop: hears all runners; by default each has a thread of its own for that.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Loader:
         settings: Settings,
         survey: Survey = NO_CARDS,
         decoders: Decoders | None = None,
+        loop: Loop | None = None,
     ) -> None:
         self._settings = settings
+        self._loop = loop
         self._decoders = decoders or InlineDecoders(limits_of(settings))
         self._no_gpu = survey.no_gpu
         cards = survey.cards
@@ -178,6 +182,7 @@ class Loader:
             load_timeout_s=settings.load_timeout_s,
             gpu_load_timeout_s=settings.gpu_load_timeout_s,
             run_timeout_s=settings.run_timeout_s,
+            loop=self._loop,
         )
 
 

@@ -25,9 +25,13 @@ class Loop:
     ``call``, ``soon``, ``inside`` and ``stop`` are thread-safe. The rest is for the
     loop's own thread, or for any before it runs. A function that raises is logged, and
     the loop goes on.
+
+    Args:
+        name: of its own thread, if it gets one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "engine") -> None:
+        self._name = name
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_log_error)
         self._thread: threading.Thread | None = None
@@ -44,7 +48,9 @@ class Loop:
         if self._thread is None:
             begun = threading.Event()
             self._loop.call_soon(begun.set)
-            self._thread = threading.Thread(target=self.run, name="engine", daemon=True)
+            self._thread = threading.Thread(
+                target=self.run, name=self._name, daemon=True
+            )
             self._thread.start()
             begun.wait()
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import socket
 import struct
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import msgspec
@@ -34,6 +35,7 @@ from modelserver.core.messages import (
     Unmap,
 )
 from modelserver.core.signatures import Signature
+from modelserver.engine.loop import Loop
 from modelserver.engine.runners import process
 from modelserver.engine.runners.output import add_words
 from modelserver.engine.runners.process import ProcessRunner
@@ -89,12 +91,23 @@ STREAMS = st.lists(
 ).map(b"".join)
 
 
+LOOP = Loop("messages")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _loop():
+    """Run the loop that hears all runners of these tests."""
+    LOOP.start()
+    yield
+    LOOP.stop()
+
+
 class Wire:
     """A runner whose process is a socket that the test writes to."""
 
     def __init__(self, gpu=None):
         job = Job(name="m", kind="detection", graph="gone", card=AssignedCard(gpu))
-        self.runner = ProcessRunner(job, arena_bytes=1)
+        self.runner = ProcessRunner(job, arena_bytes=1, loop=LOOP)
         ours, self.theirs = socket.socketpair()
         self.runner._child._channel = Channel(ours)
 
@@ -102,13 +115,38 @@ class Wire:
         return self
 
     def __exit__(self, *_):
+        self.end()
         self.theirs.close()
         self.runner._child._channel.close()
 
     def say(self, data):
         """Send bytes, and nothing more."""
-        self.theirs.sendall(data)
+        # Whoever reads them may close the socket before it has all of them.
+        with contextlib.suppress(BrokenPipeError):
+            self.theirs.sendall(data)
         self.theirs.shutdown(socket.SHUT_WR)
+
+    def load(self):
+        """Load as ``open`` does."""
+        return self.runner._load(LOOP)
+
+    def serve(self):
+        """Go on as if the model were loaded."""
+        self.runner._loaded.set_result(FACTS)
+        self.runner._slots = FACTS.slots
+        self.runner._child.channel.never_block()
+        in_loop(self.runner._listen)
+
+    def end(self):
+        """Have the process end and be reaped."""
+        in_loop(self.runner._tell_end)
+
+
+def in_loop(function):
+    """Call a function in the loop's thread and wait for its end."""
+    done = Future()
+    LOOP.call(lambda: done.set_result(function()))
+    return done.result(SECONDS)
 
 
 @pytest.fixture(autouse=True)
@@ -123,9 +161,10 @@ def quiet():
 def test_any_bytes_end_in_ended(stream):
     """Any bytes answer the runs under way and resolve ``ended``."""
     with Wire() as wire:
+        wire.serve()
         futures = [wire.runner.run([]) for _ in range(3)]
         wire.say(stream)
-        wire.runner._receive()
+        wire.end()
         assert wire.runner.ended.done()
         for future in futures:
             error = future.exception(SECONDS)
@@ -140,7 +179,7 @@ def test_any_bytes_in_a_load_are_facts_or_a_models_error(stream):
     with Wire() as wire:
         wire.say(stream)
         with contextlib.suppress(errors.ModelError):
-            assert isinstance(wire.runner._load(), Facts)
+            assert isinstance(wire.load(), Facts)
 
 
 def test_what_is_no_message_is_told_as_nonsense():
@@ -148,7 +187,7 @@ def test_what_is_no_message_is_told_as_nonsense():
     with Wire() as wire:
         wire.say(framed(b"\xc1"))
         with pytest.raises(errors.ModelCrashed, match="nonsense"):
-            wire.runner._load()
+            wire.load()
 
 
 def test_facts_must_come_before_answers():
@@ -157,7 +196,7 @@ def test_facts_must_come_before_answers():
         ran = RunResult(number=0, outputs=[], run_ms=1.0)
         wire.say(framed(msgspec.msgpack.encode(ran)))
         with pytest.raises(errors.ModelCrashed, match="no facts"):
-            wire.runner._load()
+            wire.load()
 
 
 @pytest.mark.parametrize("count", [0, -1, 1 << 40])
@@ -167,7 +206,7 @@ def test_facts_that_cannot_be_are_refused(count):
         changed = msgspec.structs.replace(FACTS, slots=count)
         wire.say(framed(msgspec.msgpack.encode(changed)))
         with pytest.raises(errors.ModelCrashed, match="nonsense"):
-            wire.runner._load()
+            wire.load()
 
 
 def test_a_message_longer_than_any_answer_is_not_read():
@@ -175,7 +214,7 @@ def test_a_message_longer_than_any_answer_is_not_read():
     with Wire() as wire:
         wire.say(struct.pack("!iQ", -1, 1 << 40))
         with pytest.raises(ValueError, match="a message of"):
-            wire.runner._child.receive()
+            wire.runner._child.channel.receive()
 
 
 def test_a_process_gets_a_memory_before_its_first_run_and_only_to_read():
@@ -260,7 +299,84 @@ def test_a_sign_of_life_counts_once_the_model_serves(monkeypatch):
         assert runner._signs().heard_s is None
         runner._heard_s = 1.0
         runner._settle(Heartbeat())
+        runner._window = 1.0
         assert runner._signs().heard_s == 77.0
+
+
+ANSWER = framed(msgspec.msgpack.encode(RunResult(number=0, outputs=[], run_ms=1.0)))
+
+
+def test_an_answer_that_was_sent_before_the_end_counts():
+    """What lies in the socket of a dead process is read before its runs fail."""
+    with Wire() as wire:
+        wire.runner._loaded.set_result(FACTS)
+        wire.runner._child.channel.never_block()
+        answered, pending = wire.runner.run([]), wire.runner.run([])
+        wire.theirs.sendall(ANSWER + ANSWER[:5])
+
+        def listen_and_end():
+            wire.runner._listen()
+            wire.runner._bury()
+
+        in_loop(listen_and_end)
+        assert answered.result(SECONDS) == []
+        assert isinstance(pending.exception(SECONDS), errors.RunnerDied)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1))
+def test_an_answer_may_come_in_any_pieces(sizes):
+    """The loop waits for no message; it is settled once it is whole."""
+    with Wire() as wire:
+        wire.serve()
+        future, rest = wire.runner.run([]), ANSWER
+        for size in sizes:
+            wire.theirs.sendall(rest[:size])
+            rest = rest[size:]
+        in_loop(lambda: None)
+        assert future.done() <= (not rest)
+        wire.theirs.sendall(rest)
+        assert future.result(SECONDS) == []
+
+
+def test_runs_stay_pending_until_the_process_was_reaped():
+    """A process that closed its socket may still read images; so none is freed."""
+    with Wire() as wire:
+        wire.serve()
+        future = wire.runner.run([])
+        wire.theirs.close()
+        in_loop(lambda: None)
+        in_loop(lambda: None)
+        assert not future.done()
+        wire.end()
+        assert isinstance(future.exception(SECONDS), errors.RunnerDied)
+
+
+def test_a_process_that_floods_the_engine_is_ended():
+    """One thread hears all models, so none may have it to itself."""
+    with Wire() as wire:
+        wire.serve()
+        beat = framed(msgspec.msgpack.encode(Heartbeat()))
+        wire.say(beat * 1999)
+        in_loop(lambda: None)
+        wire.end()
+        assert wire.runner._child.verdict == ""
+    with Wire() as wire:
+        wire.serve()
+        wire.say(beat * 3000)
+        wire.end()
+        assert "2000 messages" in wire.runner._child.verdict
+
+
+def test_a_process_whose_socket_is_full_is_ended():
+    """Sending to a process that reads nothing does not stop whoever sends."""
+    with Wire() as wire:
+        wire.serve()
+        while not wire.runner._child.verdict:
+            future = wire.runner.run([])
+        assert wire.runner._child.verdict == "its socket is full"
+        assert not future.done()
+        wire.end()
+        assert isinstance(future.exception(SECONDS), errors.RunnerDied)
 
 
 PRINTED = b"""2026-11-28 19:00:00.100000: I tensorflow/core/util/port.cc:153] oneDNN and CUDA
@@ -282,7 +398,7 @@ def test_a_card_that_is_not_used_is_told_with_tensorflows_words():
     with Wire("0") as wire:
         wire.runner._child.output.feed(PRINTED)
         wire.say(framed(msgspec.msgpack.encode(facts)))
-        loaded = wire.runner._load()
+        loaded = wire.load()
     assert loaded.device_reason == f"{reason} TensorFlow's words: {SAID}"
     assert loaded.findings[0].message == loaded.device_reason
 
@@ -292,7 +408,7 @@ def test_words_about_cards_change_nothing_where_all_is_as_wanted():
     with Wire() as wire:
         wire.runner._child.output.feed(PRINTED)
         wire.say(framed(msgspec.msgpack.encode(FACTS)))
-        assert wire.runner._load() == FACTS
+        assert wire.load() == FACTS
 
 
 def test_a_load_that_the_card_refused_is_the_cards():
@@ -304,7 +420,7 @@ def test_a_load_that_the_card_refused_is_the_cards():
         with pytest.raises(
             errors.DeviceFailed, match=r"full\. TensorFlow's words: Cannot"
         ):
-            wire.runner._load()
+            wire.load()
 
 
 @pytest.mark.parametrize(
@@ -329,7 +445,7 @@ def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
         wire.runner._child.output.feed(printed)
         wire.say(b"")
         with pytest.raises(error, match=words) as died:
-            wire.runner._load()
+            wire.load()
     assert ("MODEL_MEMORY_MB" in str(died.value)) is (gpu is None)
 
 
@@ -337,10 +453,11 @@ def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
     """The run is answered before the process ends, so clients retry."""
     lost = RunError(number=0, reason="CUDA_ERROR_X", out_of_memory=False, lost=True)
     with Wire("0") as wire:
+        wire.serve()
         future = wire.runner.run([])
         wire.say(framed(msgspec.msgpack.encode(lost)))
-        wire.runner._receive()
         assert isinstance(future.exception(SECONDS), errors.RunnerDied)
+        wire.end()
         assert wire.runner._child.verdict == (
             "its GPU's context was lost: CUDA_ERROR_X"
         )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from modelserver.core import errors
+from modelserver.core.channels import Channel
 from modelserver.core.messages import Array, Facts, Job, RunResult
 from modelserver.engine.runners.process import ProcessRunner
 from modelserver.runner.inline import InlineRunner
@@ -224,17 +226,22 @@ def test_a_reply_that_answers_nothing_is_an_error():
     """Facts come once; a number that nobody waits for is not answered."""
     job = Job(name="m", kind="detection", graph="x", sidecar=None)
     runner = ProcessRunner(job, arena_bytes=1)
-    with pytest.raises(KeyError):
-        runner._settle(RunResult(number=7, outputs=[], run_ms=1.0))
+    ours, theirs = socket.socketpair()
+    runner._child._channel = Channel(ours)
     facts = msgspec.json.decode(
         b'{"type": "Facts", "signature": {"kind": "detection", "input": "x",'
         b' "dtype": "uint8", "layout": "NHWC", "outputs": {}}, "device": "CPU",'
         b' "slots": 1, "max_batch": 1, "load_ms": 1}',
         type=Facts,
     )
+    runner._settle(facts)
     with pytest.raises(TypeError, match="twice"):
         runner._settle(facts)
+    with pytest.raises(KeyError):
+        runner._settle(RunResult(number=7, outputs=[], run_ms=1.0))
     assert runner.pid is None
+    ours.close()
+    theirs.close()
     runner.close()
 
 

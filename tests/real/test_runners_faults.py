@@ -13,6 +13,7 @@ import pytest
 
 from modelserver.core import errors, process_limits
 from modelserver.core.messages import Job
+from modelserver.engine.loop import Loop
 from modelserver.engine.runners import child_process, process, watchdog
 from modelserver.engine.runners.process import ProcessRunner
 from support import tiny_graphs
@@ -81,11 +82,21 @@ def test_a_process_that_is_stopped_is_ended(opened, monkeypatch):
     """Idle or not: it no longer says that it lives."""
     runner = opened(tiny_graphs.echo_detector())
     os.kill(runner.pid, signal.SIGSTOP)
+    wait_for(lambda: stopped(runner.pid), "every thread has stopped")
     # Not before: on a busy machine a live process may be silent for as long.
     monkeypatch.setattr(watchdog, "SILENCE_S", 3.0)
     running = start(runner, 1)
     assert isinstance(running.exception(SECONDS), errors.RunnerDied)
     assert runner.ended.result(SECONDS) == "SIGKILL: it gave no sign of life for 3 s"
+
+
+def stopped(pid):
+    """Return whether all threads of a process are stopped."""
+    states = [
+        stat.read_text().rpartition(") ")[2][0]
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, None], ids=["stopped", "hung"])
@@ -103,15 +114,15 @@ def test_closing_what_hangs_does_not_hang(number, opened):
 def test_a_process_that_cannot_be_killed_is_left_behind(opened, monkeypatch):
     """One that hangs in the kernel stops the front for a moment only."""
     runner = opened(tiny_graphs.echo_detector())
-    monkeypatch.setattr(child_process, "_CLOSE_S", 0.01)
-    monkeypatch.setattr(child_process, "_KILL_S", 0.01)
+    monkeypatch.setattr(child_process, "CLOSE_S", 0.01)
+    monkeypatch.setattr(child_process, "KILL_S", 0.01)
     with monkeypatch.context() as deaf:
         deaf.setattr(child_process.os, "killpg", lambda *_: None)
         os.kill(runner.pid, signal.SIGSTOP)
         assert runner._child.reap() == "an end that cannot be seen"
     os.killpg(runner.pid, signal.SIGKILL)
     runner.ended.result(SECONDS)
-    wait_for(lambda: not threads_of("m"), "whoever started it has ended too")
+    wait_for(lambda: threads_of("m") == ["loop-m"], "whoever started it has ended too")
     assert not Path(f"/proc/{runner.pid}").exists(), "nobody asked how it ended"
 
 
@@ -222,9 +233,7 @@ def test_a_process_that_cannot_be_started_leaves_nothing_open(tmp_path, monkeypa
     assert not threads_of("m")
 
 
-@pytest.mark.parametrize(
-    "call", ["os.pipe", "socket.socketpair", "socket.socket.dup", "mmap.mmap"]
-)
+@pytest.mark.parametrize("call", ["os.pipe", "socket.socketpair", "mmap.mmap"])
 def test_a_start_that_lacks_descriptors_leaves_nothing_open(call, monkeypatch):
     """Wherever they ran out: it is tried again and again."""
 
@@ -232,7 +241,8 @@ def test_a_start_that_lacks_descriptors_leaves_nothing_open(call, monkeypatch):
         raise OSError(errno.EMFILE, "too many open files")
 
     job = Job(name="m", kind="detection", graph="x", sidecar=None)
-    runner = ProcessRunner(job, arena_bytes=1)
+    loop = Loop()
+    runner = ProcessRunner(job, arena_bytes=1, loop=loop)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count is enough
     with monkeypatch.context() as full:
         full.setattr(call, fails)
@@ -240,9 +250,10 @@ def test_a_start_that_lacks_descriptors_leaves_nothing_open(call, monkeypatch):
             runner.open()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - see above
     assert not threads_of("m")
+    loop.stop()
 
 
-@pytest.mark.parametrize("which", ["output-m", "parent-m", "replies-m"])
+@pytest.mark.parametrize("which", ["output-m", "parent-m", "loop-m"])
 def test_without_threads_nothing_stays(which, opened, monkeypatch):
     """Neither the process nor what leads to it; the error is told as it is."""
     really = threading.Thread.start
@@ -267,3 +278,160 @@ def test_without_threads_nothing_stays(which, opened, monkeypatch):
 def test_every_end_has_a_name(code, words):
     """Real-time signals, too."""
     assert child_process.name_end(code) == words
+
+
+POSE = f"""#!{sys.executable}
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import socket, msgspec
+from modelserver.core.channels import Channel
+from modelserver.core.messages import *
+from modelserver.core.signatures import Signature
+front = Channel(socket.socket(fileno=int(sys.argv[3])), takes=1)
+def receive(kind):
+    return msgspec.msgpack.decode(front.receive()[0], type=kind)
+def reply(message):
+    front.send(msgspec.msgpack.encode(message))
+def answer():
+    reply(RunResult(number=receive(Order).number, outputs=[{{}}], run_ms=1.0))
+def load():
+    reply(LoadStarted())
+    facts = Facts(
+        signature=Signature(
+            kind="detection", input="x:0", dtype="uint8", layout="NHWC", outputs={{}}
+        ),
+        device="CPU", slots=2, max_batch=1, load_ms=1.0,
+    )
+    reply(facts)
+receive(Job)
+"""
+
+
+@pytest.fixture
+def posing(tmp_path, monkeypatch):
+    """A function that opens a runner whose process runs some lines of Python."""
+    runners = []
+
+    def open_(lines, **options):
+        program = tmp_path / "program"
+        program.write_text(POSE + lines)
+        program.chmod(0o700)
+        job = Job(name="m", kind="detection", graph="x", sidecar=None)
+        runner = ProcessRunner(job, arena_bytes=1 << 20, **options)
+        runners.append(runner)
+        with monkeypatch.context() as posed:
+            posed.setattr(child_process.sys, "executable", str(program))
+            runner.open()
+        return runner
+
+    yield open_
+    for runner in runners:
+        runner.close()
+        assert not alive(runner.pid)
+
+
+def test_half_a_message_is_waited_for_until_the_process_is_silent(posing, monkeypatch):
+    """The loop goes on meanwhile; the watchdog ends what says no more."""
+    runner = posing("""
+load()
+receive(Map), receive(Run)
+front._socket.sendall(bytes([0, 0, 1, 0, 0]) + b"half")
+time.sleep(600)
+""")
+    monkeypatch.setattr(watchdog, "SILENCE_S", 0.5)
+    running = start(runner, 1)
+    assert isinstance(running.exception(SECONDS), errors.RunnerDied)
+    assert "no sign of life" in runner.ended.result(SECONDS)
+
+
+def test_a_process_that_closes_its_socket_and_stays_is_ended(posing):
+    """It is given a moment; its images are not free before it is gone."""
+    runner = posing("""
+load()
+receive(Map), receive(Run)
+front.close()
+time.sleep(600)
+""")
+    running = start(runner, 1)
+    assert isinstance(running.exception(SECONDS), errors.RunnerDied)
+    assert not alive(runner.pid)
+    assert runner.ended.result(SECONDS) == "SIGKILL: it did not end by itself"
+
+
+def test_a_process_that_never_stops_talking_is_ended(posing):
+    """It cannot keep the thread that hears all models busy."""
+    runner = posing("""
+load()
+while True:
+    reply(Heartbeat())
+""")
+    assert runner.ended.result(SECONDS) == (
+        "SIGKILL: it sent more than 2000 messages unasked"
+    )
+
+
+def test_a_process_that_dies_after_its_answer_has_answered(posing):
+    """An answer that was sent counts, also if the end is seen first."""
+    runner = posing("load()\nreceive(Map)\nanswer()\n")
+    runs = [start(runner, 1) for _ in range(2)]
+    assert runs[0].result(SECONDS)[0].run_ms == 1.0
+    assert isinstance(runs[1].exception(SECONDS), errors.RunnerDied)
+    assert runner.ended.result(SECONDS) == "exit code 0"
+
+
+@pytest.mark.parametrize(
+    ("number", "started", "words"),
+    [
+        (signal.SIGKILL, False, "died while loading it: SIGKILL"),
+        (signal.SIGKILL, True, "died while loading it: SIGKILL"),
+        (signal.SIGSTOP, False, "TensorFlow was not imported after 0.5 s"),
+        (signal.SIGSTOP, True, r"not ready after 0.5 s \(LOAD_TIMEOUT_S\)"),
+    ],
+)
+def test_a_process_that_is_killed_or_stopped_in_a_load_is_told(
+    number, started, words, posing, monkeypatch
+):
+    """The load ends with an error that says how, and the process is gone."""
+    monkeypatch.setattr(process, "_IMPORT_S", 0.5)
+    begin = "reply(LoadStarted())\n" if started else ""
+    with pytest.raises(errors.ModelCrashed, match=words):
+        posing(f"{begin}os.kill(os.getpid(), {int(number)})\n", load_timeout_s=0.5)
+
+
+def test_a_run_fails_only_once_its_process_was_reaped(opened):
+    """Whoever is told of the end may use the image's memory again."""
+    runner = opened(tiny_graphs.slow_detector(5.0))
+    seen = []
+    running = start(runner, 1)
+    running.add_done_callback(lambda _: seen.append(alive(runner.pid)))
+    os.kill(runner.pid, signal.SIGKILL)
+    assert isinstance(running.exception(SECONDS), errors.RunnerDied)
+    assert seen == [False]
+
+
+def test_the_loop_is_not_kept_by_a_process_that_does_not_end(posing):
+    """Other models are heard in the same thread while one is waited for."""
+    loop, inside = Loop(), []
+    loop.start()
+    stays = posing("load()\nfront.close()\ntime.sleep(600)\n", loop=loop)
+    other = posing("load()\nreceive(Map)\nwhile True: answer()\n", loop=loop)
+    for _ in range(100):
+        run = start(other, 1)
+        run.add_done_callback(lambda _: inside.append(loop.inside))
+        assert run.result(SECONDS)
+    assert not stays.ended.done()
+    assert stays.ended.result(SECONDS) == "SIGKILL: it did not end by itself"
+    assert any(inside)
+    loop.stop()
+
+
+def test_a_runner_whose_loop_has_ended_can_be_closed(posing):
+    """What is pending fails all the same."""
+    loop = Loop()
+    loop.start()
+    runner = posing("load()\ntime.sleep(600)\n", loop=loop)
+    running = start(runner, 1)
+    loop.stop()
+    runner.close()
+    assert isinstance(running.exception(SECONDS), errors.RunnerDied)
+    assert runner.ended.result(SECONDS)

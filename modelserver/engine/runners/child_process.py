@@ -1,4 +1,8 @@
-"""A model's process as the front sees it: its start, socket, output and end."""
+"""A model's process as the engine sees it: its start, socket, output and end.
+
+A thread starts the process and waits for its end, as to the kernel that thread is its
+parent; so nobody else waits for it who has other work to do.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,15 @@ from modelserver.engine.runners.environment import make_environ
 from modelserver.engine.runners.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
 # How long a child is given to end by itself once its socket is closed, and once it was
 # killed: only one that hangs inside the kernel takes longer.
-_CLOSE_S, _KILL_S = 2.0, 3.0
+CLOSE_S, KILL_S = 2.0, 3.0
+STAYED = "it did not end by itself"
+"""The reason to kill one that stays though its socket is closed."""
 # Of a message before the model is loaded: its facts, a line for the log.
 _LOADING_BYTES = 16 << 20
 
@@ -43,10 +49,13 @@ class ChildProcess:
         self._gpu = gpu
         self.output = Output(name)
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
         self._channel: Channel | None = None
+        self._open = False
         self._verdict = ""
-        self._gone = threading.Event()
+        # Once it is reaped, its id may be another process's.
+        self._reaping = threading.Lock()
+        self._exit = ""
+        self._reaped = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -56,45 +65,64 @@ class ChildProcess:
     @property
     def open(self) -> bool:
         """Whether it was started and not told to end yet."""
-        return self._socket is not None
+        return self._open
 
-    def start(self, held: tuple[int, ...] = ()) -> None:
+    @property
+    def channel(self) -> Channel:
+        """Our end of its socket.
+
+        Raises:
+            OSError: the process was not started.
+        """
+        if self._channel is None:
+            raise OSError("the process was not started")
+        return self._channel
+
+    def start(
+        self,
+        held: tuple[int, ...],
+        reaped: Callable[[], None],
+        silent: Callable[[], None],
+    ) -> None:
         """Start it, in a session of its own.
 
         Args:
             held: files that the job opened, for it to read; it inherits them.
+            reaped: called in another thread once it has ended.
+            silent: called after that, once all that it printed has been read.
         """
-        started: Future[subprocess.Popen[bytes]] = Future()
+        started: Future[None] = Future()
         with contextlib.ExitStack() as ours:
-            self._socket, theirs = socket.socketpair()
+            connection, theirs = socket.socketpair()
             ours.enter_context(theirs)
-            self._channel = Channel(self._socket.dup())
+            self._channel, self._open = Channel(connection), True
             self._channel.limit = _LOADING_BYTES
             printed, printing = os.pipe()
             ours.callback(os.close, printing)
             self.output.start(printed)
             threading.Thread(
                 target=self._be_parent,
-                args=(started, theirs.fileno(), held, printing),
+                args=(started, theirs.fileno(), held, printing, reaped, silent),
                 name=f"parent-{self._name}",
                 daemon=True,
             ).start()
-            self._process = started.result()
+            started.result()
 
     def _be_parent(
         self,
-        started: Future[subprocess.Popen[bytes]],
+        started: Future[None],
         theirs: int,
         held: tuple[int, ...],
         printing: int,
+        *tell: Callable[[], None],
     ) -> None:
-        """Start the process and stay until it is gone.
+        """Start the process, wait for its end and reap it.
 
         To the kernel the thread that starts a process is its parent, and it kills the
-        process when that thread ends (``limits.end_with_parent``).
+        process when that thread ends (``process_limits.end_with_parent``).
         """
         try:
-            process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 [sys.executable, "-m", "modelserver.runner.child", str(theirs)],
                 stdin=subprocess.DEVNULL,
                 stdout=printing,
@@ -106,36 +134,16 @@ class ChildProcess:
         except BaseException as error:  # noqa: BLE001 - for the thread that waits
             started.set_exception(error)
             return
-        started.set_result(process)
-        self._gone.wait()
-        # Nobody else waits any more for a process that hung in the kernel.
-        process.wait()
-
-    def limit_messages(self, most: int) -> None:
-        """Take messages of so many bytes at most; 16 MiB until it is told."""
-        if self._channel is not None:
-            self._channel.limit = most
-
-    def send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send one message, with copies of descriptors; one thread at a time.
-
-        Raises:
-            OSError: the process is gone.
-        """
-        if self._channel is None:
-            raise OSError("the process was not started")
-        self._channel.send(data, descriptors)
-
-    def receive(self) -> bytes:
-        """Wait for a message; one thread at a time.
-
-        Raises:
-            EOFError, OSError: the process is gone.
-            ValueError: it sent something that is no message.
-        """
-        if self._channel is None:
-            raise OSError("the process was not started")
-        return self._channel.receive()[0]
+        started.set_result(None)
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._reaping:
+            self._exit = name_end(process.wait())
+        self._reaped.set()
+        reaped, silent = tell
+        reaped()
+        self.output.join(CLOSE_S)
+        silent()
 
     def has_sent(self) -> bool:
         """Check whether something that it sent waits to be read."""
@@ -154,58 +162,55 @@ class ChildProcess:
 
     def kill(self, reason: str) -> None:
         """End it at once, even if it is stopped; the first reason is kept."""
-        self.blame(reason)
-        process = self._process
-        if process is not None and process.poll() is None:
-            # Its group, which it leads: processes that it may have started go, too.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+        with self._reaping:
+            self.blame(reason)
+            if self._process is not None and not self._exit:
+                # Its group, which it leads: processes that it may have started go, too.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
     @property
     def verdict(self) -> str:
         """Why the front killed it; empty if it did not."""
         return self._verdict
 
-    def reap(self) -> str:
-        """Wait for its end, but not for long, and say how it ended."""
-        process = self._process
-        if process is None:
-            return "never started"
-        try:
-            return self._wait_or_kill(process)
-        finally:
-            self._gone.set()
+    @property
+    def reaped(self) -> bool:
+        """Whether it has ended."""
+        return self._reaped.is_set()
 
-    def _wait_or_kill(self, process: subprocess.Popen[bytes]) -> str:
-        try:
-            code = process.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self.kill("it did not end by itself")
-            try:
-                code = process.wait(_KILL_S)
-            except subprocess.TimeoutExpired:
-                log.error(  # noqa: TRY400 - there is no more to tell
-                    "%s: process %d hangs in the kernel and stays",
-                    self._name,
-                    process.pid,
-                )
-                return "an end that cannot be seen"
-        how = name_end(code)
-        return f"{how}: {self._verdict}" if self._verdict else how
+    @property
+    def end(self) -> str:
+        """How it ended, and why."""
+        if self._process is None:
+            return "never started"
+        if not self._exit:
+            return "an end that cannot be seen"
+        return f"{self._exit}: {self._verdict}" if self._verdict else self._exit
+
+    def reap(self) -> str:
+        """Wait for its end, but not for long, and say how it ended; blocks."""
+        if self._process is not None and not self._reaped.wait(CLOSE_S):
+            self.kill(STAYED)
+            if not self._reaped.wait(KILL_S):
+                self.give_up()
+        return self.end
+
+    def give_up(self) -> None:
+        """Log that it hangs in the kernel."""
+        log.error("%s: process %s hangs in the kernel and stays", self._name, self.pid)
 
     def hang_up(self) -> None:
         """Tell it to end. Idempotent."""
-        ours, self._socket = self._socket, None
-        if ours is not None:
-            # A shutdown, unlike a close, also wakes our own thread out of its read.
-            with ours, contextlib.suppress(OSError):
-                ours.shutdown(socket.SHUT_RDWR)
+        self._open = False
+        if self._channel is not None:
+            self._channel.hang_up()
 
     def close(self) -> None:
         """Close the socket and the output, once it was reaped. Idempotent."""
         if self._channel is not None:
             self._channel.close()
-        self.output.join(_CLOSE_S)
+        self.output.join(CLOSE_S)
 
 
 def name_end(code: int) -> str:

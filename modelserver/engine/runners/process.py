@@ -7,12 +7,13 @@ without harm to the front or to other models.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,19 @@ from modelserver.core.messages import (
     Unmap,
 )
 from modelserver.core.process_limits import MIB, load_limit, serving_limit
-from modelserver.engine.runners.child_process import ChildProcess
+from modelserver.engine.loop import Loop
+from modelserver.engine.runners.child_process import (
+    CLOSE_S,
+    KILL_S,
+    STAYED,
+    ChildProcess,
+)
 from modelserver.engine.runners.output import add_words, explain_fallback
 from modelserver.engine.runners.watchdog import Activity, Signs, Watchdog
 from modelserver.tasks import message_bytes
 
 if TYPE_CHECKING:
+    from asyncio import TimerHandle
     from collections.abc import Sequence
 
     from modelserver.core.messages import Order
@@ -60,7 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # How long our own threads are waited for once the process is gone.
-_JOIN_S = 2.0
+_JOIN_S = 3.0
 # TensorFlow is read from disk, by several processes at once on a fresh machine.
 _IMPORT_S = 300.0
 # One run more than the child has slots lies in its socket, so that a slot that gets
@@ -72,6 +80,10 @@ _COMPILES = (
     " first. It keeps them (CUDA_CACHE_PATH), so the next try gets further"
 )
 _LOST_CHARS = 200
+# Some heartbeats and lines for the log are usual; one thread reads for all models.
+_UNASKED, _WINDOW_S = 2000, 10.0
+# A socket holds no more than some of these; a process's own may hold it open.
+_LAST_READS = 16
 
 
 class ProcessRunner:
@@ -84,6 +96,8 @@ class ProcessRunner:
             TensorFlow's import, is killed.
         gpu_load_timeout_s: the same for a child that runs on a card.
         run_timeout_s: a child whose run takes longer is killed.
+        loop: hears the child, and resolves all futures in its thread; by default one
+            of the runner's own.
     """
 
     ahead = _AHEAD
@@ -96,6 +110,7 @@ class ProcessRunner:
         load_timeout_s: float = 120.0,
         gpu_load_timeout_s: float = 600.0,
         run_timeout_s: float = 60.0,
+        loop: Loop | None = None,
     ) -> None:
         self._job = job
         self._arena = Arena(arena_bytes)
@@ -110,14 +125,17 @@ class ProcessRunner:
         self._mapped: dict[int, Memory] = {}
         self._ended: Future[str] = Future()
         self._child = ChildProcess(job.name, job.card.gpu)
-        self._reader: threading.Thread | None = None
+        self._loop = loop
+        self._own_loop: Loop | None = None
+        self._loaded: Future[Facts | LoadError] = Future()
+        self._listening = False
         self._dead = False
+        self._timers: list[TimerHandle] = []
+        self._window, self._unasked = 0.0, 0
         self._slots = 0
         self._heard_s: float | None = None
         self._memory_limit = load_limit(job)
-        self._importing = Activity(
-            "import", _IMPORT_S, f"TensorFlow was not imported after {_IMPORT_S:g} s"
-        )
+        self._importing = _import_activity()
         self._loading = _load_activity("(LOAD_TIMEOUT_S)", load_timeout_s)
         self._compiling = _load_activity(
             "(GPU_LOAD_TIMEOUT_S)", gpu_load_timeout_s, _COMPILES
@@ -144,39 +162,35 @@ class ProcessRunner:
         """Start the process and wait until its model is warm; see ``Runner.open``."""
         try:
             self._arena.open()
-            self._child.start(tuple(self._job.held.values()))
-            self._watchdog.start()
-            facts = self._load()
-            self._slots = facts.slots
-            self._child.limit_messages(message_bytes(facts.signature, facts.max_batch))
-            self._memory_limit = serving_limit(self._job, facts.slots)
-            self._heard_s, self._start_up = time.monotonic(), None
-            reader = threading.Thread(
-                target=self._receive, name=f"replies-{self._job.name}", daemon=True
+            if self._loop is None:
+                self._loop = self._own_loop = Loop(f"loop-{self._job.name}")
+                self._loop.start()
+            loop = self._loop
+            self._child.start(
+                tuple(self._job.held.values()),
+                reaped=lambda: loop.call(self._bury),
+                silent=lambda: loop.call(self._tell_end),
             )
-            reader.start()
-            self._reader = reader
+            self._watchdog.start()
+            return self._load(loop)
         except BaseException:
             self.close()
             raise
-        return facts
 
-    def _load(self) -> Facts:
+    def _load(self, loop: Loop) -> Facts:
         """Send the job and wait for the facts that its load finds out."""
+        channel = self._child.channel
         try:
-            self._child.send(msgspec.msgpack.encode(self._job))
-            reply = self._decoder.decode(self._child.receive())
-            while isinstance(reply, LoadStarted | Heartbeat | LogLine):
-                self._note(reply)
-                reply = self._decoder.decode(self._child.receive())
+            # Blocks, as nobody else uses the socket yet; the watchdog ends a process
+            # that does not read.
+            channel.send(msgspec.msgpack.encode(self._job))
+            channel.never_block()
+            loop.call(self._listen)
+            reply = self._loaded.result()
         except (EOFError, OSError) as error:
             raise self._crash() from error
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ModelCrashed("The model's process sent nonsense.") from error
         if isinstance(reply, LoadError):
             raise self._refusal(reply)
-        if not isinstance(reply, Facts):
-            raise ModelCrashed("The model's process sent no facts first.")
         return explain_fallback(reply, self._child.output.about_cards)
 
     def _refusal(self, reply: LoadError) -> ModelError:
@@ -191,6 +205,7 @@ class ProcessRunner:
     def _crash(self) -> ModelError:
         """Return the error of a child that died before it was ready."""
         how = self._child.reap()
+        self._child.output.join(_JOIN_S)
         self._log_last()
         if verdict := self._child.verdict:
             return ModelCrashed(
@@ -213,12 +228,23 @@ class ProcessRunner:
 
     def _note(self, reply: LoadStarted | Heartbeat | LogLine) -> None:
         """Handle a message that answers no request."""
+        self._count_unasked()
         if isinstance(reply, Heartbeat):
             self._heard_s = time.monotonic() if self._heard_s is not None else None
         elif isinstance(reply, LogLine):
             self._child.output.say(reply.level, reply.text)
         elif self._start_up is self._importing:
             self._start_up = self._compiling if reply.on_gpu else self._loading
+
+    def _count_unasked(self) -> None:
+        """Count a message that answers no request; end a process that floods us."""
+        now = time.monotonic()
+        if now - self._window > _WINDOW_S:
+            self._window, self._unasked = now, 0
+        self._unasked += 1
+        if self._unasked > _UNASKED:
+            self._child.kill(f"it sent more than {_UNASKED} messages unasked")
+            raise ValueError("too many messages that answer nothing")
 
     def _signs(self) -> Signs:
         """Return the signs that the watchdog judges."""
@@ -243,6 +269,8 @@ class ProcessRunner:
     def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """See ``Runner.run``."""
         future: Future[Sequence[ImageResult]] = Future()
+        # Nobody can cancel what the process is doing.
+        future.set_running_or_notify_cancel()
         refs = [
             FrameRef(frame.memory.number, frame.offset, frame.shape) for frame in frames
         ]
@@ -266,7 +294,8 @@ class ProcessRunner:
             log.warning("%s: its process gets no images: %s", self._job.name, error)
             raise RunFailed from error
         try:
-            self._send(Map(memory.number, memory.size), (descriptor,))
+            if not self._send(Map(memory.number, memory.size), (descriptor,)):
+                return
         finally:
             os.close(descriptor)
         self._mapped[memory.number] = memory
@@ -277,56 +306,146 @@ class ProcessRunner:
             if self._mapped.pop(memory.number, None) is not None:
                 self._send(Unmap(memory.number))
 
-    def _send(self, order: Order, descriptors: Sequence[int] = ()) -> None:
+    def _send(self, order: Order, descriptors: Sequence[int] = ()) -> bool:
+        """Send a message without waiting; return whether it was sent."""
         try:
-            self._child.send(msgspec.msgpack.encode(order), descriptors)
+            self._child.channel.send(msgspec.msgpack.encode(order), descriptors)
+        except BlockingIOError:
+            # It has more to do than fits a socket, so it does not even read.
+            self._child.kill("its socket is full")
         except OSError:
-            # The reader sees the same end and fails all that is pending.
+            # The loop sees the same end and fails all that is pending.
             log.debug("%s: the process is gone", self._job.name)
+        else:
+            return True
+        return False
 
-    def _receive(self) -> None:
-        """Give each reply to the future that waits for it, until the child is gone."""
+    def _listen(self) -> None:
+        """Hear what the process says from now on."""
+        if self._loop is not None and not self._dead:
+            self._listening = True
+            self._loop.watch(self._child.channel.fileno(), self._hear)
+
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                self._read()
+            except (EOFError, OSError):
+                self._deafen()
+
+    def _read(self) -> None:
+        """Settle the messages that have come; what makes no sense is the child's end.
+
+        Raises:
+            BlockingIOError: there are none.
+            EOFError, OSError: there will be no more.
+        """
         try:
-            while True:
-                self._settle(self._decoder.decode(self._child.receive()))
+            for data in self._child.channel.read():
+                self._settle(self._decoder.decode(data))
         except (EOFError, OSError):
-            pass
-        except Exception:  # a thread's edge: its end must be told in any case
-            log.exception("%s: its process sent nonsense", self._job.name)
+            raise
+        except Exception as error:  # the loop's edge: the child's end must be told
+            if self._loaded.done():
+                log.exception("%s: its process sent nonsense", self._job.name)
+            elif isinstance(error, ModelError):
+                self._loaded.set_exception(error)
+            else:
+                self._loaded.set_exception(
+                    ModelCrashed("The model's process sent nonsense.")
+                )
             self._child.kill("it sent nonsense")
-        how = self._child.reap()
+            self._deafen()
+
+    def _deafen(self) -> None:
+        """Hear the process no more, and wait for its end, but not for long."""
+        self._stop_listening()
+        self._fail_load()
+        if self._loop is not None:
+            self._timers = [
+                self._loop.after(CLOSE_S, self._child.kill, STAYED),
+                self._loop.after(CLOSE_S + KILL_S, self._give_up),
+            ]
+
+    def _stop_listening(self) -> None:
+        if self._listening and self._loop is not None:
+            self._listening = False
+            self._loop.unwatch(self._child.channel.fileno())
+
+    def _give_up(self) -> None:
+        self._child.give_up()
+        self._tell_end()
+
+    def _bury(self) -> None:
+        """Fail all that is pending: the process is gone, so nothing reads its images.
+
+        What it answered before its end still counts.
+        """
+        if self._dead:
+            return
+        with contextlib.suppress(EOFError, OSError):
+            for _ in range(_LAST_READS):
+                if self._listening:
+                    self._read()
+        self._stop_listening()
+        for timer in self._timers:
+            timer.cancel()
         self._watchdog.stop()
         with self._lock:
             self._dead = True
             pending, self._pending = self._pending, {}
         for future in pending.values():
             future.set_exception(RunnerDied())
-        if self._child.open:
-            self._log_last()
-        self._ended.set_result(how)
+        self._fail_load()
+
+    def _fail_load(self) -> None:
+        if not self._loaded.done():
+            self._loaded.set_exception(EOFError())
+
+    def _tell_end(self) -> None:
+        """Resolve ``ended``, once."""
+        self._bury()
+        if not self._ended.done():
+            if self._slots and self._child.open:
+                self._log_last()
+            self._ended.set_result(self._child.end)
 
     def _settle(self, reply: Reply) -> None:
-        if isinstance(reply, RunResult):
-            results = [
-                ImageResult(
-                    {role: array.unpack() for role, array in arrays.items()},
-                    reply.run_ms,
-                    reply.first,
-                )
-                for arrays in reply.outputs
-            ]
+        """Handle a message of the process."""
+        if isinstance(reply, Heartbeat | LogLine):
+            self._note(reply)
+        elif not self._loaded.done():
+            self._take_load(reply)
+        elif isinstance(reply, RunResult):
+            results = _results(reply)
             self._take(reply.number).set_result(results)
         elif isinstance(reply, RunError):
-            reason = reply.reason[:_REASON_CHARS]
-            log.warning("%s: a run failed: %s", self._job.name, reason)
-            self._take(reply.number).set_exception(_run_error(reply))
-            if reply.lost:
-                # It ends itself, too, unless even that hangs.
-                self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
-        elif isinstance(reply, Heartbeat | LogLine):
-            self._note(reply)
+            self._take_error(reply)
         else:
             raise TypeError("a load was answered twice")
+
+    def _take_load(self, reply: Reply) -> None:
+        """Handle how a load goes on; after its end answers are expected."""
+        if isinstance(reply, LoadStarted):
+            self._note(reply)
+            return
+        if isinstance(reply, Facts):
+            most = message_bytes(reply.signature, reply.max_batch)
+            self._child.channel.limit = most
+            self._memory_limit = serving_limit(self._job, reply.slots)
+            self._slots = reply.slots
+            self._heard_s, self._start_up = time.monotonic(), None
+        elif not isinstance(reply, LoadError):
+            raise ModelCrashed("The model's process sent no facts first.")
+        self._loaded.set_result(reply)
+
+    def _take_error(self, reply: RunError) -> None:
+        reason = reply.reason[:_REASON_CHARS]
+        log.warning("%s: a run failed: %s", self._job.name, reason)
+        self._take(reply.number).set_exception(_run_error(reply))
+        if reply.lost:
+            # It ends itself, too, unless even that hangs.
+            self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
 
     def _take(self, number: int) -> Future[Sequence[ImageResult]]:
         with self._lock:
@@ -334,7 +453,6 @@ class ProcessRunner:
 
     def _log_last(self) -> None:
         """Log the last lines that the process printed, which often say why it died."""
-        self._child.output.join(_JOIN_S)
         if last := self._child.output.last:
             fields = {"model": self._job.name, "line": last}
             log.warning("the last that a model's process printed", extra=fields)
@@ -345,12 +463,34 @@ class ProcessRunner:
         if self._child.open:
             self._child.hang_up()
             self._child.reap()
-            if self._reader is not None:
-                self._reader.join(_JOIN_S)
+            self._await_end()
             self._child.close()
         for memory in list(self._mapped.values()):
             memory.forget_reader(self._unmap)
         self._arena.close()
+        if self._own_loop is not None:
+            self._own_loop.stop()
+
+    def _await_end(self) -> None:
+        """Wait until the loop has seen the end; see to it here if it cannot."""
+        loop = self._loop
+        if self.pid is None or loop is None:
+            return
+        if not loop.inside:
+            wait([self._ended], _JOIN_S)
+        # Else the loop is the caller, or was ended before its runners.
+        self._tell_end()
+
+
+def _results(reply: RunResult) -> list[ImageResult]:
+    return [
+        ImageResult(
+            {role: array.unpack() for role, array in arrays.items()},
+            reply.run_ms,
+            reply.first,
+        )
+        for arrays in reply.outputs
+    ]
 
 
 def _run_error(reply: RunError) -> RequestError:
@@ -358,6 +498,11 @@ def _run_error(reply: RunError) -> RequestError:
     if reply.lost:
         return RunnerDied()
     return OutOfMemory() if reply.out_of_memory else RunFailed()
+
+
+def _import_activity() -> Activity:
+    sentence = f"TensorFlow was not imported after {_IMPORT_S:g} s"
+    return Activity("import", _IMPORT_S, sentence)
 
 
 def _load_activity(setting: str, limit_s: float, more: str = "") -> Activity:
