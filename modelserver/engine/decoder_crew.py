@@ -192,24 +192,23 @@ class Crew:
             self._ready(worker)
 
     def _read(self, worker: Worker) -> None:
-        """Take the messages of a decoder that are there."""
-        while worker.number in self._workers:
-            try:
-                data, descriptors = worker.connection.receive()
-            except BlockingIOError:
-                return
-            except (EOFError, OSError):
-                # Its pidfd tells when it is gone; else it never was there.
-                self._loop.unwatch(worker.connection.fileno())
-                worker.kill()
-                return
-            except ValueError as error:
-                self._refuse(worker, error)
-                continue
-            try:
-                self._take(worker, self._messages.decode(data), descriptors)
-            except (msgspec.DecodeError, ValueError, OSError) as error:
-                self._refuse(worker, error)
+        """Take a message of a decoder; another one is another event."""
+        try:
+            data, descriptors = worker.connection.receive()
+        except BlockingIOError:
+            return
+        except (EOFError, OSError):
+            # Its pidfd tells when it is gone; else it never was there.
+            self._loop.unwatch(worker.connection.fileno())
+            worker.kill()
+            return
+        except ValueError as error:
+            self._refuse(worker, error)
+            return
+        try:
+            self._take(worker, self._messages.decode(data), descriptors)
+        except (msgspec.DecodeError, ValueError, OSError) as error:
+            self._refuse(worker, error)
 
     def _take(self, worker: Worker, message: ToEngine, descriptors: list[int]) -> None:
         if not isinstance(message, Started):
@@ -242,6 +241,7 @@ class Crew:
 
     def _end(self, worker: Worker) -> None:
         """Replace a decoder that is gone."""
+        # It may have answered its last job before.
         self._read(worker)
         if worker.number in self._workers:
             self._bury(worker)

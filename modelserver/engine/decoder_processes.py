@@ -138,8 +138,7 @@ class DecoderProcesses:
 
     def room(self, name: str, allocate: Allocate) -> Room:
         """Return the room for a model's images in flight."""
-        own = Shares(self._pixels, lambda: 1)
-        return Room(name, allocate, self._pixels, (own, self._all))
+        return Room(name, allocate, self._pixels, self._all)
 
     def decode(
         self,
@@ -262,7 +261,7 @@ class DecoderProcesses:
     def _dispatch(self) -> None:
         """Give jobs to the decoders that do nothing."""
         while self._idle:
-            job = self._queue.take(costly=self._has_costly_place())
+            job = self._queue.take(self._has_costly_place)
             if job is None:
                 break
             worker = self._choose(job)

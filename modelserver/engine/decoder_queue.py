@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from modelserver.core.errors import DeadlinePassed, Overloaded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from modelserver.core.errors import RequestError
     from modelserver.engine.decoder_jobs import Job
     from modelserver.engine.decoders import Room
@@ -57,15 +59,17 @@ class JobQueue:
                 return True
         return False
 
-    def take(self, *, costly: bool) -> Job | None:
+    def take(self, may_cost: Callable[[], bool]) -> Job | None:
         """Remove the job that came first of those that may begin; it has its room.
 
         Args:
-            costly: whether a costly one may.
+            may_cost: whether a costly one may.
         """
         self.lacks_room = False
         full: set[Room] = set()
-        queues = [self._ordinary, self._costly] if costly else [self._ordinary]
+        queues = [self._ordinary]
+        if self._costly and may_cost():
+            queues.append(self._costly)
         found = [job for queue in queues if (job := self._first(queue, full))]
         if not found:
             return None

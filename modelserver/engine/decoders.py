@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -121,7 +123,11 @@ class Photo:
 
 
 def _reopen(descriptor: int) -> tuple[int, int]:
-    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    """Return another descriptor, for reading only, and the file's bytes."""
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        again = os.dup(descriptor)
+    else:
+        again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     return again, os.fstat(again).st_size
 
 
@@ -132,8 +138,11 @@ class Room:
         name: the model's.
         allocate: cuts a frame of the model's own memory, for a decoder in this process;
             raises Overloaded if there is no more.
-        pixels: that there may be; one photo alone is never too large.
-        shares: the room of all models together.
+        pixels: that there may be, for decoders in processes of their own.
+        shares: the room of all models together, for those.
+
+    Attributes:
+        pixels: as above; one photo alone is never too large.
     """
 
     def __init__(
@@ -141,37 +150,41 @@ class Room:
         name: str,
         allocate: Allocate,
         pixels: int = 0,
-        shares: tuple[Shares, ...] = (),
+        shares: Shares | None = None,
     ) -> None:
         self.allocate = allocate
+        self.pixels = pixels
         self._name = name
         self._shares = shares
-        self.pixels = pixels
+        self._free = pixels
+        self._lock = threading.Lock()
 
     def take(self, pixels: int) -> bool:
         """Take so much room, if there is so much."""
-        for number, shares in enumerate(self._shares):
-            if not shares.take(self._name, pixels):
-                for others in self._shares[:number]:
-                    others.give(self._name, pixels)
+        if self._shares is None:
+            return True
+        with self._lock:
+            if pixels > self._free or not self._shares.take(self._name, pixels):
                 return False
-        return True
+            self._free -= pixels
+            return True
 
     def take_some(self, most: int) -> int:
         """Take as much room as there is, up to some, and return it."""
-        pixels = most
-        for number, shares in enumerate(self._shares):
-            taken = shares.take_some(self._name, pixels)
-            for others in self._shares[:number]:
-                if taken < pixels:
-                    others.give(self._name, pixels - taken)
-            pixels = taken
-        return pixels
+        if self._shares is None:
+            return most
+        with self._lock:
+            most = min(most, self._free)
+            pixels = self._shares.take_some(self._name, most) if most > 0 else 0
+            self._free -= pixels
+            return pixels
 
     def give(self, pixels: int) -> None:
         """Give room back."""
-        for shares in self._shares:
-            shares.give(self._name, pixels)
+        if self._shares is not None and pixels:
+            with self._lock:
+                self._free += pixels
+            self._shares.give(self._name, pixels)
 
 
 class Decoders(Protocol):
