@@ -74,8 +74,16 @@ class Server:
 
     def runners(self) -> set[int]:
         """Process ids of the models' processes; none while there is no worker."""
+        return self._of_kind("modelserver.runner.child")
+
+    def decoders(self) -> set[int]:
+        """Process ids of the decoders and their template."""
+        return self._of_kind("modelserver.decoder.process")
+
+    def _of_kind(self, module: str) -> set[int]:
+        """Return the front's descendants that run a module."""
         with contextlib.suppress(OSError, ValueError):
-            return set(children(self.front))
+            return {pid for pid in descendants(self.front) if module in command(pid)}
         return set()
 
     def models(self) -> dict[str, dict[str, Any]]:
@@ -97,14 +105,17 @@ class Server:
         return self.process.poll() is not None or bool(over and all(over))
 
     def processor_s(self) -> dict[str, float]:
-        """Return the seconds of processors that the front and the runners have had."""
-        front = processor_s(self.front)
-        return {"front": front, "runners": sum(map(processor_s, self.runners()))}
+        """Return the seconds of processors that each kind of process has had."""
+        return {
+            "front": processor_s(self.front),
+            "runners": sum(map(processor_s, self.runners())),
+            "decoders": sum(map(processor_s, self.decoders())),
+        }
 
     def facts(self) -> dict[str, float]:
         """Return the counts that a leak makes grow: the front's, and all memory."""
         front, runners = self.front, self.runners()
-        held = [memory_mb(pid) for pid in (front, *runners)]
+        held = [memory_mb(pid) for pid in (front, *runners, *self.decoders())]
         return {
             "front_rss_mb": held[0]["Rss"],
             "front_pss_mb": held[0]["Pss"],
@@ -137,6 +148,20 @@ def children(pid: int) -> list[int]:
     """Return the process ids of a process's children, in all its threads."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(word) for task in tasks for word in task.read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of a process's children, and of theirs."""
+    found = children(pid)
+    return found + [each for child in found for each in descendants(child)]
+
+
+def command(pid: int) -> str:
+    """Return a process's command line; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def processor_s(pid: int) -> float:

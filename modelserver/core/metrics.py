@@ -124,6 +124,24 @@ class ProcessMetrics(NamedTuple):
         return cls(kind, len(pids), memory or None)
 
 
+class DecoderMetrics(NamedTuple):
+    """The sampled metrics of the decoders that are processes.
+
+    Attributes:
+        idle: processes that do nothing.
+        busy: at a job, less those that are ``costly``.
+        costly: at a job that takes long.
+        waiting: jobs that wait.
+        ended: processes that ended or were killed, by reason.
+    """
+
+    idle: int
+    busy: int
+    costly: int
+    waiting: int
+    ended: Mapping[str, int]
+
+
 class _Tally:
     """A histogram: how many values there were up to each bound, and their sum."""
 
@@ -165,6 +183,7 @@ class Metrics:
         models: samples every model, when the metrics are asked for.
         states: every life state there is.
         processes: samples the other processes.
+        decoders: samples the decoders; ``None`` if they are no processes.
     """
 
     def __init__(
@@ -172,10 +191,12 @@ class Metrics:
         models: Callable[[], Iterable[ModelMetrics]],
         states: Iterable[str] = (),
         processes: Callable[[], Iterable[ProcessMetrics]] = tuple,
+        decoders: Callable[[], DecoderMetrics | None] = lambda: None,
     ) -> None:
         self._models = models
         self._states = tuple(states)
         self._processes = processes
+        self._decoders = decoders
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -254,6 +275,7 @@ class Metrics:
         models = list(self._models())
         yield from _sample_families(models, self._states)
         yield from _process_families(list(self._processes()))
+        yield from _decoder_families(self._decoders())
         with self._lock:
             # A model that came after the look may have been counted since.
             self._forget(counted - {model.name for model in models})
@@ -356,6 +378,32 @@ def _sample_families(
             (model.name,): getattr(model, attribute) for model in models
         }
         yield _family(kind, name, sentence, ("model",), values)
+
+
+def _decoder_families(decoders: DecoderMetrics | None) -> Iterator[Metric]:
+    """Return the families of the decoders' sampled metrics; without any, no series."""
+    states, ended = ("idle", "busy", "costly"), decoders.ended if decoders else {}
+    yield _family(
+        GaugeMetricFamily,
+        "decoders",
+        "Decoders by what they do; a costly photo is one that takes long.",
+        ("state",),
+        {(state,): getattr(decoders, state) for state in states} if decoders else {},
+    )
+    yield _family(
+        GaugeMetricFamily,
+        "decodes_waiting",
+        "Photos that wait for a decoder or for room.",
+        (),
+        {(): decoders.waiting} if decoders else {},
+    )
+    yield _family(
+        CounterMetricFamily,
+        "decoder_ends",
+        "Decoders that ended or were killed, by reason.",
+        ("reason",),
+        {(reason,): number for reason, number in ended.items()},
+    )
 
 
 def _process_families(processes: Sequence[ProcessMetrics]) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -53,24 +53,6 @@ _WORK_BYTES, _WORK_BYTES_A_PIXEL = 384 << 20, 24
 _PROCESS_CLOCK = 2
 _LOWER = 10
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class DecoderMetrics(NamedTuple):
-    """The sampled metrics of the decoders.
-
-    Attributes:
-        processes: that are there.
-        busy: of those, at a job.
-        costly: of those, at one that takes long.
-        waiting: jobs that wait.
-        ended: processes that ended, by reason.
-    """
-
-    processes: int
-    busy: int
-    costly: int
-    waiting: int
-    ended: dict[str, int]
 
 
 class Job:

@@ -37,10 +37,10 @@ from modelserver.core.messages.decodes import (
     ToEngine,
     Wants,
 )
+from modelserver.core.metrics import DecoderMetrics
 from modelserver.engine.admission import Shares
 from modelserver.engine.decoder_crew import Crew
 from modelserver.engine.decoder_jobs import (
-    DecoderMetrics,
     Job,
     Worker,
     is_large,
@@ -74,6 +74,8 @@ _COSTLY_S = 0.1
 _PATIENCE_S = 0.05
 # A job that got no processor time for so long: has somebody stopped its process?
 _STOPPED_S, _NO_TIME_S = 0.5, 0.001
+# Of a photo whose decoder was ended by somebody else: all at once may be.
+_MOST_TRIES = 2
 _CLOSE_S = 5.0
 _SMOOTHING = 0.1
 _ENDED = "its data ended the decoder."
@@ -183,10 +185,12 @@ class DecoderProcesses:
         """Sample the metrics."""
         workers = list(self._crew)
         jobs = [worker.job for worker in workers if worker.job is not None]
+        costly = sum(job.costly for job in jobs)
+        ready = sum(worker.ready for worker in workers)
         return DecoderMetrics(
-            processes=sum(worker.ready for worker in workers),
-            busy=len(jobs),
-            costly=sum(job.costly for job in jobs),
+            idle=max(0, ready - len(jobs)),
+            busy=len(jobs) - costly,
+            costly=costly,
             waiting=len(self._queue),
             ended=dict(self._crew.ended),
         )
@@ -434,7 +438,7 @@ class DecoderProcesses:
 
     def _try_again(self, job: Job) -> None:
         """Try a photo once more whose decoder ended through no fault of its own."""
-        if job.tried <= 1 and self._open:
+        if job.tried <= _MOST_TRIES and self._open:
             self._again(job, anew=True)
         else:
             job.fail(UndecodableImage(_ENDED))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modelserver.core.frames import Frame
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit
+    from modelserver.core.metrics import DecoderMetrics
     from modelserver.core.settings import Settings
     from modelserver.decoder.jobs import Ready
     from modelserver.engine.admission import Shares
@@ -233,6 +234,13 @@ class Decoders(Protocol):
             allocate: cuts a frame of the model's own memory.
         """
 
+    def sample(self) -> DecoderMetrics | None:
+        """Sample the metrics of its processes; ``None`` if it has none."""
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids."""
+
     @property
     def wait_s(self) -> float:
         """The seconds that a photo would wait for a decoder now, about."""
@@ -261,9 +269,13 @@ class InlineDecoders:
         self._limits = limits
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
         self.wait_s = 0.0
+        self.pids: list[int] = []
 
     def start(self) -> None:
         """Do nothing: threads start with the jobs."""
+
+    def sample(self) -> None:
+        """Return nothing: it has no processes."""
 
     def room(self, name: str, allocate: Allocate) -> Room:
         """See ``Decoders.room``: the frames' own memory is the bound."""

@@ -100,7 +100,8 @@ class Engine:
                 self.registry, gpus=bool(survey.cards), signs=bool(survey.no_gpu)
             ),
             [state.value for state in State],
-            lambda: self.processes(),  # noqa: PLW0108 - another may be set later
+            self._sample_processes,
+            self._decoders.sample,
         )
         self.service = Service(
             self.registry, settings, self._decoders, self.loop, self._observe
@@ -109,6 +110,12 @@ class Engine:
         self._asked = ThreadPoolExecutor(1, "questions")
         self._started = self._greeted = self._closed = False
         self._lock = threading.Lock()
+
+    def _sample_processes(self) -> list[ProcessMetrics]:
+        """Sample the processes, those of decoders too."""
+        pids = self._decoders.pids
+        decoders = [ProcessMetrics.of("decoder", pids)] if pids else []
+        return [*self.processes(), *decoders]
 
     def start(self) -> None:
         """Start loading the models. Idempotent; returns soon.

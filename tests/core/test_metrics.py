@@ -6,7 +6,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.core.answer_counts import AnswerCounts
-from modelserver.core.metrics import STAGES, Metrics, ModelMetrics, ProcessMetrics
+from modelserver.core.metrics import (
+    STAGES,
+    DecoderMetrics,
+    Metrics,
+    ModelMetrics,
+    ProcessMetrics,
+)
 
 MODEL = ModelMetrics("seals", "READY", 2, 1, 5, {"deadline": 3}, 1000, None)
 THERE = [MODEL]
@@ -228,3 +234,18 @@ def test_a_version_that_is_none_is_answered_in_plain_text(kind, version):
     assert content
     if version in {"x", "1.x"}:
         assert content_type.startswith("text/plain; version=0.0.4")
+
+
+def test_decoders_are_told_by_what_they_do():
+    """Where none is a process there is no series of theirs."""
+    decoders = DecoderMetrics(1, 2, 3, 4, {"crash": 5})
+    found = samples(Metrics(lambda: THERE, decoders=lambda: decoders))
+    states = {
+        state: found["modelserver_decoders", frozenset({state})]
+        for state in ("idle", "busy", "costly")
+    }
+    assert states == {"idle": 1, "busy": 2, "costly": 3}
+    assert found["modelserver_decodes_waiting", frozenset()] == 4
+    assert found["modelserver_decoder_ends_total", frozenset({"crash"})] == 5
+    names = {name for name, _ in samples(Metrics(lambda: THERE))}
+    assert not any("decode" in name for name in names)

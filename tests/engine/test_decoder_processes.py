@@ -91,6 +91,16 @@ def alive(pid):
         return False
 
 
+def at_work(decoders):
+    """Return the number of decoders that do something."""
+    return decoders.sample().busy + decoders.sample().costly
+
+
+def there(decoders):
+    """Return the number of decoders that are ready."""
+    return decoders.sample().idle + at_work(decoders)
+
+
 def ask(decoders, data, fits=FITS[:1], until=float("inf"), room=None):
     """Ask for a photo."""
     room = room or decoders.room("m", None)
@@ -182,12 +192,12 @@ def test_a_photo_that_ends_its_decoder_is_refused_alone(word, pool, caplog):
     """Another process takes its place, and other photos are decoded meanwhile."""
     decoders = pool()
     assert isinstance(outcome(decoders, picture()), Prepared)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     before = set(decoders.pids)
     bad, good = ask(decoders, word), ask(decoders, picture())
     assert isinstance(bad.exception(SECONDS), UndecodableImage)
     assert good.result(SECONDS)[0].width == 80
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     assert len(before & set(decoders.pids)) == 2
     assert "A decoder" in caplog.text
 
@@ -200,7 +210,7 @@ def test_a_decoder_is_shut_in(pool):
     assert tries.pop("memory") == "MemoryError"
     assert len(tries) == 10
     assert set(tries.values()) == {"PermissionError"}
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     template, *pids = decoders.pids
     for pid in pids:
         links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
@@ -236,7 +246,7 @@ def test_photos_that_take_long_leave_a_decoder_to_others(pool):
     decoders = pool(timeout_s=100)
     assert isinstance(outcome(decoders, picture()), Prepared)
     slow = [ask(decoders, b"burn 100") for _ in range(4)]
-    eventually(lambda: decoders.sample().costly == 1 and decoders.sample().busy == 1)
+    eventually(lambda: decoders.sample()[:3] == (1, 0, 1))
     for _ in range(20):
         assert isinstance(outcome(decoders, picture()), Prepared)
     sample = decoders.sample()
@@ -246,7 +256,7 @@ def test_photos_that_take_long_leave_a_decoder_to_others(pool):
     for each in slow:
         each.cancel()
     assert isinstance(outcome(decoders, picture()), Prepared)
-    eventually(lambda: decoders.sample().busy == 0)
+    eventually(lambda: at_work(decoders) == 0)
 
 
 def test_a_header_tells_that_a_photo_takes_long(pool):
@@ -261,12 +271,12 @@ def test_a_header_tells_that_a_photo_takes_long(pool):
 def test_nobody_decodes_for_those_who_wait_no_more(pool):
     """A cancelled job is dropped, or its decoder killed; so is a late one."""
     decoders = pool(timeout_s=100)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     running, late = (
         ask(decoders, b"sleep 1000"),
         ask(decoders, b"sleep 1000", until=time.perf_counter() + 0.5),
     )
-    eventually(lambda: decoders.sample().busy == 2)
+    eventually(lambda: at_work(decoders) == 2)
     waiting = ask(decoders, picture())
     assert waiting.cancel()
     assert isinstance(late.exception(SECONDS), DeadlinePassed)
@@ -281,7 +291,7 @@ def test_a_photo_that_finds_no_decoder_is_refused_after_a_while(pool):
     """Not one whose caller waits for ever, such as a golden image."""
     decoders = pool(max_wait_s=0.2, timeout_s=100)
     sleeping = [ask(decoders, b"sleep 2") for _ in range(2)]
-    eventually(lambda: decoders.sample().busy == 2)
+    eventually(lambda: at_work(decoders) == 2)
     patient = ask(decoders, picture())
     refused = ask(decoders, picture(), until=time.perf_counter() + SECONDS)
     assert isinstance(refused.exception(SECONDS), Overloaded)
@@ -336,7 +346,7 @@ def test_a_dead_decoders_memory_stays_until_nobody_reads_it(pool):
     """Then it is retired, so that runners unmap it."""
     decoders = pool()
     (image,) = ask(decoders, picture()).result(SECONDS)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     retired = []
     image.frame.memory.tell_reader(retired.append)
     for pid in decoders.pids[1:]:
@@ -353,7 +363,7 @@ def test_decoders_that_somebody_kills_or_stops_are_replaced(number, pool):
     """Their photos are tried once more."""
     decoders = pool()
     assert isinstance(outcome(decoders, picture()), Prepared)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     for pid in decoders.pids[1:]:
         os.kill(pid, number)
     jobs = [ask(decoders, picture()) for _ in range(4)]
@@ -365,13 +375,13 @@ def test_photos_under_way_are_tried_once_more_when_the_template_dies(pool):
     """Its decoders die with it; another one takes its place."""
     decoders = pool(timeout_s=100)
     assert isinstance(outcome(decoders, picture()), Prepared)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     jobs = [ask(decoders, b"once " + bytes(str(number), "ascii")) for number in "ab"]
-    eventually(lambda: decoders.sample().busy == 2)
+    eventually(lambda: at_work(decoders) == 2)
     before = decoders.pids
     os.kill(before[0], signal.SIGKILL)
     eventually(lambda: not set(before) & set(decoders.pids))
-    eventually(lambda: decoders.sample().busy == 2)
+    eventually(lambda: at_work(decoders) == 2)
     for each in jobs:
         assert not each.done()
         each.cancel()
@@ -422,10 +432,10 @@ def test_many_deaths_in_a_row_leave_nothing_behind(times, pool):
     """Neither descriptors nor processes, nor memory that is held."""
     decoders = pool()
     kill_in_a_row(decoders, 8)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     before = resources()
     kill_in_a_row(decoders, times)
-    eventually(lambda: decoders.sample().processes == 2)
+    eventually(lambda: there(decoders) == 2)
     eventually(lambda: resources() <= before)
     assert len(decoders.pids) == 3
     assert decoders.sample().ended["crash"] >= times

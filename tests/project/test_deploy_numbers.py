@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from modelserver.core.metrics import Metrics, ModelMetrics, ProcessMetrics
+from modelserver.core.metrics import (
+    DecoderMetrics,
+    Metrics,
+    ModelMetrics,
+    ProcessMetrics,
+)
 from modelserver.engine.catalogue import State
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +34,7 @@ def families():
         lambda: [model],
         [state.value for state in State],
         lambda: [ProcessMetrics("door", 2, 1)],
+        lambda: DecoderMetrics(1, 1, 1, 1, {"crash": 1}),
     )
     metrics.count_answer("/detect", "m", 200)
     metrics.count_refusal("overloaded")
