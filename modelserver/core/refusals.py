@@ -176,6 +176,7 @@ class Writer(_Page):
         """
         if models is None or len(models) > self.lines:
             self.withdraw()
+            self.beat()
             return
         words = self._words
         for at, line in enumerate(models, _FIRST):

@@ -121,6 +121,16 @@ def test_an_old_heartbeat_is_not_believed(writer, reader, monkeypatch):
     assert reader.refusal() is not None
 
 
+@pytest.mark.parametrize("models", [None, [ROOMY] * 9, [ROOMY]])
+def test_an_engine_lives_whatever_it_writes(models, writer, reader, monkeypatch):
+    """Also while nothing may be concluded: a model is unloaded, or there are many."""
+    now = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now + 3_000_000_000)
+    assert reader.age_s >= 3
+    writer.write(models)
+    assert reader.age_s == 0
+
+
 def test_a_new_engine_takes_the_page_over(page, writer, reader):
     """Lines of the engine before are forgotten; how long it loaded is not."""
     writer.write([FULL])
