@@ -3,10 +3,11 @@
 The engine alone writes it, each door maps it read-only. It outlives an engine: whoever
 starts doors and engine makes it. What it says is a hint, the engine's word decides.
 
-It is a row of 64-bit words: a head, a line for the decoders, a line for each model. A
-line is one aligned word, which the processor stores and loads as a whole: a reader sees
-the old line or the new one, never a part of each, wherever its writer is stopped or
-killed. So a line needs neither a lock nor a count that is read twice.
+It is a row of 64-bit words: a head, and a line for each model, in which the wait for a
+decoder counts too. A line is one aligned word, which the processor stores and loads as
+a whole: a reader sees the old line or the new one, never a part of each, wherever its
+writer is stopped or killed. So a line needs neither a lock nor a count that is read
+twice.
 """
 
 from __future__ import annotations
@@ -31,13 +32,11 @@ MODELS = 1000
 
 FULL = "The model's queue is full"
 TOO_LONG = "The wait for this model would be too long"
-UNDECODED = "The server has too many photos to decode"
 
 _VERSION = 1
 # Words of the head.
 _START, _BEAT, _COUNT, _LOAD_MS = range(1, 5)
-_DECODERS = 8
-_FIRST = 9
+_FIRST = 8
 # Instead of a count of models: nothing may be concluded.
 _UNKNOWN = (1 << 64) - 1
 _WORD_BYTES = 8
@@ -48,17 +47,17 @@ _NS = 1_000_000_000
 _ROOM = _QUEUED = 0xFFFF
 _QUEUED_AT, _RETRY_AT, _REASON_AT = 16, 32, 56
 _RETRY = 0xFF_FFFF  # in milliseconds
-_REASONS = (FULL, TOO_LONG, UNDECODED)
+_REASONS = (FULL, TOO_LONG)
 
 
 class Line(NamedTuple):
-    """How one model, or the decoders, would take photos now.
+    """How one model would take photos now.
 
     Attributes:
         room: photos that would be taken; 0 if the next would be refused.
         queued: photos that are there and have yet to run.
         retry_after_s: what a refusal would say.
-        reason: what else it would say: ``FULL``, ``TOO_LONG`` or ``UNDECODED``.
+        reason: what else it would say: ``FULL`` or ``TOO_LONG``.
     """
 
     room: int
@@ -86,9 +85,6 @@ class Line(NamedTuple):
             (word >> _RETRY_AT & _RETRY) / 1000,
             _REASONS[reason],
         )
-
-
-_FREE = Line(_ROOM).pack()
 
 
 def make_page(models: int = MODELS) -> int:
@@ -164,15 +160,12 @@ class Writer(_Page):
         """Show that the engine lives."""
         self._words[_BEAT] = time.monotonic_ns()
 
-    def write(
-        self, models: Sequence[Line | None] | None, decoders: Line | None = None
-    ) -> None:
+    def write(self, models: Sequence[Line] | None) -> None:
         """Write how photos would be taken now.
 
         Args:
             models: those that are loaded; ``None`` if a photo might be for one that is
                 not, but would be.
-            decoders: as one line; ``None`` if they refuse nobody.
         """
         if models is None or len(models) > self.lines:
             self.withdraw()
@@ -180,8 +173,7 @@ class Writer(_Page):
             return
         words = self._words
         for at, line in enumerate(models, _FIRST):
-            words[at] = _FREE if line is None else line.pack()
-        words[_DECODERS] = _FREE if decoders is None else decoders.pack()
+            words[at] = line.pack()
         # Last: a reader must not take a line for one that was not written yet.
         words[_COUNT] = len(models)
         self.beat()
@@ -235,8 +227,6 @@ class Reader(_Page):
             return None
         if time.monotonic_ns() - words[_BEAT] > _BELIEVED_NS:
             return None
-        if not words[_DECODERS] & _ROOM:
-            return self._overloaded(words[_DECODERS]) if count else None
         word = 0
         for at in range(_FIRST, _FIRST + count):
             word = words[at]

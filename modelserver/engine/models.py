@@ -93,6 +93,7 @@ class Model:
             key=lambda frame: frame.shape,
             unusual=lambda result: result.first,
             delay_s=settings.batch_delay_ms / 1000,
+            prepare_s=lambda: decoders.wait_s,
         )
 
     @property

@@ -146,6 +146,7 @@ class Batcher(Generic[Item, Result]):
         delay_s: how long the oldest item may wait for company while a run slot is free.
         clock: seconds, monotonic.
         unusual: whether a result says that its run took longer than its like will.
+        prepare_s: tells how many seconds an item waits to be prepared, besides.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class Batcher(Generic[Item, Result]):
         delay_s: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
         unusual: Callable[[Result], bool] = lambda _: False,
+        prepare_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._run = run
         self._run_slots = run_slots
@@ -181,6 +183,7 @@ class Batcher(Generic[Item, Result]):
         self._closed: RequestError | None = None
         self._item_s: float | None = None
         self._unusual = unusual
+        self._prepare_s = prepare_s
         self._left_out = 0
         # The slot that a timer runs for: one timer for each, not one for each caller.
         self._timed: QueueSlot[Item, Result] | None = None
@@ -279,13 +282,20 @@ class Batcher(Generic[Item, Result]):
     def line(self) -> Line:
         """Return how items would be taken now, for the page on which doors see it."""
         queued = self._reserved + len(self._waiting)
-        room, reason = self._capacity + self._free - queued, FULL
-        if self._item_s and self._max_wait_s != math.inf:
-            before = self._max_wait_s * self._run_slots / self._item_s
-            in_time = math.floor(before + self._free) - queued + 1
-            if in_time < room:
-                room, reason = in_time, TOO_LONG
-        return Line(room, queued, max(1.0, self._wait_s(queued)), reason)
+        in_time = self._most_in_time() - queued + 1
+        room = self._capacity + self._free - queued
+        reason = FULL if room <= max(in_time, 0) else TOO_LONG
+        wait_s = max(1.0, self._wait_s(queued))
+        return Line(int(min(room, in_time)), queued, wait_s, reason)
+
+    def _most_in_time(self) -> float:
+        """Return how many items may be ahead of one that still runs in time."""
+        left_s = self._max_wait_s - self._prepare_s()
+        if left_s < 0:
+            return -1
+        if not self._item_s or left_s == math.inf:
+            return math.inf
+        return math.floor(left_s * self._run_slots / self._item_s + self._free)
 
     def _refusal(self, caller: Caller | None, coming: int = 0) -> Overloaded | None:
         ahead = self._reserved + len(self._waiting) + coming
@@ -364,10 +374,14 @@ class Batcher(Generic[Item, Result]):
                 slot.future.set_exception(error)
 
     def _wait_s(self, ahead: int) -> float:
-        """Return the seconds until so many items have run; 0 before a rate is known."""
-        if self._item_s is None:
-            return 0.0
-        return self._item_s * max(0, ahead - self._free) / self._run_slots
+        """Return the seconds until an item behind so many runs.
+
+        Before a rate is known, those until it is prepared.
+        """
+        wait_s = self._prepare_s()
+        if self._item_s is not None:
+            wait_s += self._item_s * max(0, ahead - self._free) / self._run_slots
+        return wait_s
 
     def _retry_after_s(self, ahead: int) -> float:
         """Return the seconds after which a refused client may try again, at least 1."""

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from modelserver.core import refusals
 from modelserver.core.refusals import (
     TOO_LONG,
-    UNDECODED,
     Line,
     Reader,
     Writer,
@@ -61,8 +60,6 @@ def test_all_models_must_refuse(writer, reader):
     assert reader.refusal() is None
     writer.write([FULL, ROOMY])
     assert reader.refusal() is None
-    writer.write([FULL, None])
-    assert reader.refusal() is None
     writer.write([FULL, FULL])
     assert reader.refusal() is not None
 
@@ -82,15 +79,6 @@ def test_photos_to_come_count_up_to_those_that_are_there(writer, reader):
     assert reader.refusal(2) is not None
     writer.write([ROOMY._replace(queued=0)])
     assert reader.refusal(99) is None
-
-
-def test_decoders_refuse_for_all_models(writer, reader):
-    """Decoders that take nothing refuse every photo, if there is a model at all."""
-    busy = Line(0, reason=UNDECODED)
-    writer.write([ROOMY], busy)
-    assert UNDECODED in str(reader.refusal())
-    writer.write([], busy)
-    assert reader.refusal() is None
 
 
 def test_a_model_that_is_not_loaded_might_take_the_photo(writer, reader):

@@ -373,3 +373,22 @@ def test_a_smaller_batch_that_fails_later_does_not_raise_the_ceiling(runs):
     assert batcher.max_batch == 1
     large_future.set_exception(OutOfMemory())
     assert (batcher.max_batch, len(large)) == (1, 4)
+
+
+def test_the_wait_for_a_decoder_counts_with_the_models(runs):
+    """Both together are the wait; before any run, a decoder's alone refuses."""
+    waits = [0.0]
+    batcher = make(runs, max_wait_s=3.0, prepare_s=lambda: waits[0])
+    waits[0] = 3.5
+    with pytest.raises(Overloaded, match="too long") as refused:
+        batcher.admit()
+    assert refused.value.retry_after_s in {3.5, 4.5}
+    assert batcher.line().room == 0
+    waits[0] = 0.0
+    batcher.submit("a")
+    runs.finish(1.0)
+    for item in "bcd":
+        batcher.submit(item)
+    assert batcher.refusal() is None
+    waits[0] = 1.5
+    assert "too long" in str(batcher.refusal())

@@ -70,6 +70,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.runs = []
         self.visits = []
         self.refused = self.late = 0
+        self.decoders_s = 0.0
         self.batcher = Batcher(
             self.run,
             run_slots=slots,
@@ -78,7 +79,12 @@ class BatcherMachine(RuleBasedStateMachine):
             max_wait_s=max_wait_s,
             key=lambda item: item[1],
             clock=lambda: self.now,
+            prepare_s=lambda: self.decoders_s,
         )
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 4.0]))
+    def decoders_get_busy(self, seconds):
+        self.decoders_s = seconds
 
     def run(self, items):
         """Start a run as the fake runner, and check that it may start."""
