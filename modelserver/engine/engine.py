@@ -81,7 +81,7 @@ class Engine:
         self._decoders = make_decoders(settings, self.loop, lambda: len(self.registry))
         self.registry: Registry[Model] = Registry(
             self_test.checked(
-                Loader(settings, survey, self._decoders),
+                Loader(settings, survey, self._decoders, self.loop),
                 settings.min_confidence,
                 settings.load_timeout_s,
             ),

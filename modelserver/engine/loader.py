@@ -46,7 +46,8 @@ class Loader:
         settings: the server's.
         survey: the cards that may be used.
         decoders: decode the models' photos; by default in threads of this process.
-        loop: hears all runners; by default each has a thread of its own for that.
+        loop: hears all runners, and resolves their futures; by default each has a
+            thread of its own for that.
     """
 
     def __init__(
@@ -175,7 +176,8 @@ class Loader:
         arena_bytes = _PIXEL_BYTES * settings.max_pixels_in_flight + _RESIZED_BYTES
         if settings.isolation == "inline":
             environment.show_cards(self._cards)
-            return InlineRunner(job, arena_bytes=arena_bytes)
+            call = self._loop.soon if self._loop is not None else None
+            return InlineRunner(job, arena_bytes=arena_bytes, call=call)
         return ProcessRunner(
             job,
             arena_bytes=arena_bytes,

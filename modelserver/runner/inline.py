@@ -41,13 +41,22 @@ class InlineRunner:
     Args:
         job: the model to load.
         arena_bytes: memory for all images in flight.
+        call: calls a function in the thread that futures are to be resolved in; by
+            default that of the run.
     """
 
     # Nothing lies between here and the session's threads.
     ahead = 0
 
-    def __init__(self, job: Job, *, arena_bytes: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        arena_bytes: int,
+        call: Callable[..., object] | None = None,
+    ) -> None:
         self._job = job
+        self._call = call or _call_here
         self._arena = Arena(arena_bytes)
         self._session: ModelSession | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -84,19 +93,30 @@ class InlineRunner:
         if self._pool is None or self._session is None:
             raise RuntimeError("the runner is not open")
         pixels = [frame.pixels for frame in frames]
-        return self._pool.submit(self._run, self._session, pixels)
+        future: Future[Sequence[ImageResult]] = Future()
+        # A run that waits for its thread cannot be cancelled in a process either.
+        future.set_running_or_notify_cancel()
+        self._pool.submit(self._run, self._session, pixels, future)
+        return future
 
     def _run(
-        self, session: ModelSession, images: Sequence[NDArray[np.uint8]]
-    ) -> list[ImageResult]:
+        self,
+        session: ModelSession,
+        images: Sequence[NDArray[np.uint8]],
+        future: Future[Sequence[ImageResult]],
+    ) -> None:
         try:
-            return run_images(session, images)
+            results = run_images(session, images)
         except RequestError as error:
             reason = str(error.__cause__ or error)[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
             if isinstance(error, RunnerDied):
-                self._end(f"{_LOST}: {reason}")
-            raise
+                self._call(self._end, f"{_LOST}: {reason}")
+            self._call(future.set_exception, error)
+        except BaseException as error:  # noqa: BLE001 - a thread's edge: somebody waits
+            self._call(future.set_exception, error)
+        else:
+            self._call(future.set_result, results)
 
     def _end(self, how: str) -> None:
         """Resolve ``ended`` once, for the first reason that is given."""
@@ -111,6 +131,10 @@ class InlineRunner:
             self._session.close()
         self._arena.close()
         self._end("closed")
+
+
+def _call_here(function: Callable[..., object], *arguments: object) -> None:
+    function(*arguments)
 
 
 def run_images(

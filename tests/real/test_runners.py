@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from modelserver.core import errors
 from modelserver.core.channels import Channel
 from modelserver.core.messages import Array, Facts, Job, RunResult
+from modelserver.engine.loop import Loop
 from modelserver.engine.runners.process import ProcessRunner
 from modelserver.runner.inline import InlineRunner
 from support import tiny_graphs
@@ -34,7 +36,7 @@ def opened(tmp_path):
     """A function that opens a runner of either kind and closes it at the end."""
     runners = []
 
-    def open_(isolation, graph, **options):
+    def open_(isolation, graph, *, loop=None, **options):
         path = tiny_graphs.write(tmp_path / "graph.pb", graph)
         load = (
             {"load_timeout_s": options.pop("load_timeout_s", SECONDS)}
@@ -49,8 +51,11 @@ def opened(tmp_path):
             trusted=tiny_graphs.trusted(graph),
             **options,
         )
-        kind = {"inline": InlineRunner, "process": ProcessRunner}[isolation]
-        runner = kind(job, arena_bytes=ARENA, **load)
+        if isolation == "process":
+            runner = ProcessRunner(job, arena_bytes=ARENA, loop=loop, **load)
+        else:
+            call = loop.soon if loop else None
+            runner = InlineRunner(job, arena_bytes=ARENA, call=call)
         runners.append(runner)
         runner.facts = runner.open()
         return runner
@@ -111,6 +116,36 @@ def test_a_run_that_fails_fails_alone(isolation, opened):
     bad = runner.allocate((4, 4, 1))
     assert isinstance(runner.run([bad]).exception(SECONDS), errors.RunFailed)
     assert runner.run([frame_of(runner, (1, 2, 3))]).result(SECONDS)
+
+
+def test_futures_are_resolved_in_the_loop(isolation, opened):
+    """Whoever waits in the loop is called in its thread, however a run ends."""
+    loop, inside = Loop(), []
+    loop.start()
+    runner = opened(isolation, tiny_graphs.echo_detector(), loop=loop)
+    ended = []
+    runner.ended.add_done_callback(lambda _: ended.append(loop.inside))
+    for frame in (frame_of(runner, 1), runner.allocate((4, 4, 1))):
+        told = threading.Event()
+        # A run that has ended by now would call us here.
+        loop.call(run_and_note, runner, frame, inside, told, loop)
+        assert told.wait(SECONDS)
+    assert inside == [(None, True), (errors.RunFailed, True)]
+    runner.close()
+    assert runner.ended.result(SECONDS)
+    loop.stop()
+    assert ended == [isolation == "process"]
+
+
+def run_and_note(runner, frame, inside, told, loop):
+    """Start a run; note the kind of its error and whether the loop told of it."""
+
+    def note(future):
+        error = future.exception()
+        inside.append((error and type(error), loop.inside))
+        told.set()
+
+    runner.run([frame]).add_done_callback(note)
 
 
 def test_closing_resolves_ended(isolation, opened):
