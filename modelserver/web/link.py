@@ -99,7 +99,7 @@ class Link(ABC):
     """The way to the engine. Thread-safe.
 
     Attributes:
-        most: requests that may wait for the engine at a time; one more is refused.
+        most: requests that may wait for the engine at a time; a photo more is refused.
     """
 
     most: int | None = None
@@ -165,6 +165,9 @@ class Link(ABC):
         Raises:
             RequestError: the engine is away, or too many requests wait for it.
         """
+        # Questions wait for no model, and have the threads that are left.
+        if self.most is not None and len(self._waiting) >= self.most:
+            raise Overloaded(1.0, "The server has too many requests at once")
         waiting = self._wait(caller)
         message = Evaluate(
             waiting.number,
@@ -201,8 +204,6 @@ class Link(ABC):
         self.send(Hello.of(address))
 
     def _wait(self, caller: Caller) -> Waiting:
-        if self.most is not None and len(self._waiting) >= self.most:
-            raise Overloaded(1.0, "The server has too many requests at once")
         waiting = Waiting(self, next(self._numbers), caller)
         self._waiting[waiting.number] = waiting
         return waiting

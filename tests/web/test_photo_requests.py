@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserver.core.errors import DeadlinePassed, Overloaded, RunFailed
-from modelserver.core.messages.requests import Evaluate, Gone, Seen, Wish, refused
+from modelserver.core.messages.requests import (
+    Ask,
+    Evaluate,
+    Gone,
+    Seen,
+    Told,
+    Wish,
+    refused,
+)
 from modelserver.tasks import DETECTION
 from modelserver.tasks.options import Options
 from modelserver.web.callers import Caller
@@ -51,6 +59,9 @@ class FakeLink(Link):
     def send(self, message, descriptor=None):
         if isinstance(message, Gone):
             self.gone.append(message.number)
+            return
+        if isinstance(message, Ask):
+            self.deliver(Told(message.number, b"told"))
             return
         assert isinstance(message, Evaluate)
         self.among.add(message.among)
@@ -144,10 +155,12 @@ def test_a_refusal_of_the_whole_request_is_an_error_and_ends_all_of_it():
 
 
 def test_more_requests_than_may_wait_are_refused_at_once():
-    """Some threads never wait for a model."""
+    """Some threads never wait for a model; they ask about models all the same."""
     link = FakeLink()
     link.silent, link.most = True, 1
     who = caller(0.0)
     first = link.evaluate("detection", ["m"], Upload(1), who, Wish())
-    with first, pytest.raises(Overloaded, match="too many"):
-        request(link).one(Upload(2), "m")
+    with first:
+        with pytest.raises(Overloaded, match="too many"):
+            request(link).one(Upload(2), "m")
+        assert link.ask("models") == b"told"
