@@ -231,6 +231,8 @@ def test_other_errors_pass():
         pytest.param({"workers": 2}, "2 workers", id="workers"),
         pytest.param({"worker_class": "sync", "threads": 1}, "'sync'", id="class"),
         pytest.param({"certfile": "x"}, "a proxy in front", id="certificate"),
+        pytest.param({"protocol": "uwsgi"}, "HTTP/1.1 alone", id="protocol"),
+        pytest.param({"http2_cleartext": "both"}, "HTTP/1.1 alone", id="HTTP/2"),
         pytest.param({"keyfile": "x"}, "a proxy in front", id="key"),
         pytest.param({"bind": "0.0.0.0:1"}, "API_TOKEN", id="everywhere"),
         pytest.param({"bind": ":1"}, "every address", id="no-host"),

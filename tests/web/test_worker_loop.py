@@ -316,20 +316,18 @@ def test_many_that_stop_are_answered_some_at_a_time(make, monkeypatch):
     assert left == [3, 1, 0]
 
 
-def test_uploads_that_stand_still_make_room(make):
+def test_uploads_that_stand_still_make_room(make, monkeypatch):
     """The slowest of those that are no longer new, after the silent ones."""
+    monkeypatch.setattr(module, "_EVICTED", 1)
     loop = make(4)
     slow, faster = stall(loop), stall(loop, b"x" * 500)
     pass_time(loop, 2)
     silent = loop.come()
-    module._EVICTED, kept = 1, module._EVICTED
-    try:
-        loop.come(LIVE)
-        assert closed(silent)
-        new = stall(loop)
-        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
-    finally:
-        module._EVICTED = kept
+    loop.pending_conns[0].timeout -= 2
+    loop.come(LIVE)
+    assert closed(silent)
+    new = stall(loop)
+    assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
     assert not module.has_data(faster)
     assert not module.has_data(new)
 
@@ -392,3 +390,29 @@ def test_a_client_that_is_gone_before_its_request_is_whole_has_no_thread(make):
     client.close()
     loop.turn()
     assert (loop.nr_conns, loop.with_threads) == (0, [])
+
+
+def test_who_is_new_is_not_closed_before_who_stands_still(make, monkeypatch):
+    """A client that has just connected is about to speak."""
+    monkeypatch.setattr(module, "_EVICTED", 1)
+    loop = make(4)
+    slow = stall(loop)
+    pass_time(loop, 2)
+    new = [loop.come(), loop.come(), loop.come()]
+    assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert not any(module.has_data(client) for client in new)
+
+
+def test_without_room_it_looks_again_soon(make, monkeypatch):
+    """Who stood still is closed when that is long enough, also if nobody comes."""
+    loop = make(4)
+    clients = [stall(loop) for _ in range(4)]
+    waits = []
+    select = loop.poller.select
+    monkeypatch.setattr(loop.poller, "select", lambda s: waits.append(s) or select(0))
+    loop.wait_for_and_dispatch_events(1.0)
+    assert waits == [module._FULL_S]
+    pass_time(loop, 2)
+    loop.turn()
+    assert not loop._arriving
+    assert all(client.recv(100).startswith(b"HTTP/1.1 408 ") for client in clients)

@@ -268,6 +268,11 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
             "TLS is refused: the server speaks HTTP only, and a proxy in front of it"
             " speaks TLS, as in deploy/nginx.conf. Leave out --certfile and --keyfile."
         )
+    if cfg.protocol != "http" or cfg.http2_cleartext != "off":
+        raise StartError(
+            "Another protocol is refused: the server's workers read HTTP/1.1 alone."
+            " Leave out --protocol and --http2-cleartext."
+        )
     # A file descriptor or a Unix socket names no host here; see _check_listeners.
     hosts = [address[0] for address in cfg.address if isinstance(address, tuple)]
     Settings.from_environ(environ).check_bind(hosts)

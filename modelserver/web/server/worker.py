@@ -61,7 +61,9 @@ _ALL_IN_MEMORY = 64 * 1024 * 1024
 # time: an answer takes some 50 us.
 _EXPIRE_S = 0.25
 _EXPIRED = 100
-# If there is no room, so many of the slowest are given up, but none that is new.
+# How often one is looked for that can be closed, if there was none and is no room.
+_FULL_S = 0.05
+# So many of the slowest are given up if there is no room, but none that is new.
 _EVICTED = 16
 _NEW_S = 1.0
 # A request that began so long ago, or less, is soon whole; more of them do not count.
@@ -190,6 +192,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             time.sleep(max(0.0, self._looked + _GATHER_S - time.monotonic()))
             self._looked = time.monotonic()
         self._tell()
+        if self.nr_conns >= self.worker_connections:
+            timeout = min(timeout, _FULL_S)
         if self._back_until:
             timeout = min(timeout, max(0.0, self._back_until - time.monotonic()))
         super().wait_for_and_dispatch_events(timeout)
@@ -321,15 +325,32 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         conn.close(graceful)
 
     def _evict(self) -> bool:
-        """Close the connection that has been silent for longest, or the slowest."""
-        for waiting in (self.pending_conns, self.keepalived_conns):
-            # One that has sent something is not silent: it may be the loop's next
-            # event.
-            silent = (conn for conn in waiting if not has_data(conn.sock))
-            if (conn := next(silent, None)) is not None:
-                self._drop(conn)
-                return True
-        return self._evict_slow() or self._lingering.evict()
+        """Close one that was silent for a while, or the slowest, or any silent one.
+
+        Those that only linger, and may still read their answers, come last.
+        """
+        return (
+            self._evict_silent(self.pending_conns, _SILENT_S - _NEW_S)
+            or self._evict_slow()
+            or self._evict_silent(self.keepalived_conns)
+            or self._evict_silent(self.pending_conns)
+            or self._lingering.evict()
+        )
+
+    def _evict_silent(
+        self, waiting: deque[Connection], left_s: float = math.inf
+    ) -> bool:
+        """Close the one that has been silent for longest, if it has so much time left.
+
+        Args:
+            left_s: until it would be closed anyway, at most.
+        """
+        # One that has sent something is not silent: it may be the loop's next event.
+        conn = next((conn for conn in waiting if not has_data(conn.sock)), None)
+        if conn is None or conn.timeout > time.monotonic() + left_s:
+            return False
+        self._drop(conn)
+        return True
 
     def _evict_slow(self) -> bool:
         """Give up some of the requests that come most slowly, if there are any."""
@@ -405,6 +426,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         now = time.monotonic()
         self._expire(self.pending_conns, now)
         self._lingering.expire()
+        if self.nr_conns >= self.worker_connections:
+            self._evict()
         if now >= self._expire_at:
             self._expire_at = now + _EXPIRE_S
             late = (c for c in self._arriving if c.parser.pace.deadline <= now)
