@@ -304,7 +304,8 @@ class DoorSession:
 
     def _leave_all(self) -> None:
         requests, self._requests = self._requests, {}
-        for request in requests.values():
+        # Each takes itself out of the dict when it ends.
+        for request in list(requests.values()):
             self._engine.service.leave(request)
 
 
