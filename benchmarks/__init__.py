@@ -5,6 +5,7 @@ soak          ten minutes of everything that clients do; memory before and after
 overload      two and ten times the load that can be answered
 throughput    answers a second, against the same work without a server
 engine_alone  photos a second of the engine's process, between stand-ins
+scaling       answers a second over the number of doors, each process on its cores
 gpu_proof     all that was built for cards, on a card
 
 Each starts its own server on a free port of loopback and ends it, and writes JSON.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling import cores
 from benchmarks.support import stubs
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,24 @@ def test_the_engine_alone_answers_all_but_what_it_has_no_room_for(tmp_path):
     assert seen["unanswered"] == 0
     assert seen["refusals"] > 0
     assert 0 < seen["engine_us"] < 1e6
+
+
+@pytest.mark.real
+def test_the_server_is_measured_over_the_number_of_its_doors(tmp_path):
+    """Each row says what came, how soon, and which processes took how many cores."""
+    options = ("--doors", "1", "--seconds", "1", "--rounds", "1", "--run-ms", "1")
+    (row,) = run("scaling", tmp_path, *options)["rows"]
+    assert (row["doors"], row["ratio"], row["failed"]) == (1, 1.0, 0)
+    assert row["per_second"] > 0
+    assert 1 <= row["p50_ms"] <= row["p99_ms"]
+    assert row["cores"].keys() == {"door", "engine", "decoder", "runner"}
+    assert row["cores"]["runner"] > 0
+
+
+def test_cores_are_named_by_numbers_and_ranges():
+    """Without any, all are meant that this process may use."""
+    assert cores("0-2,5") == {0, 1, 2, 5}
+    assert cores("") == os.sched_getaffinity(0)
 
 
 @pytest.mark.process
