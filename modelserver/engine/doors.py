@@ -51,7 +51,7 @@ class Session(Protocol):
         """Take a message, and descriptors, which are the session's from then on.
 
         Raises:
-            ValueError: the message makes no sense.
+            TypeError, ValueError: the message makes no sense.
         """
 
     def close(self) -> None:
@@ -178,10 +178,10 @@ class _Door:
         self._stop_waiting()
         self._outbox.clear()
         self._packets.close()
-        if self._session is not None:
-            self._session.close()
         self._doors.changed()
         self._doors.forget(self)
+        if self._session is not None:
+            self._session.close()
 
     def _receive(self) -> None:
         """Take messages; not all of a flood at once, as others wait, too."""
@@ -212,7 +212,7 @@ class _Door:
             return False
         try:
             self._session.take(message, descriptors)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self._drop("a message that makes no sense", error)
             return False
         return True

@@ -300,13 +300,13 @@ class DoorSession:
 
     def close(self) -> None:
         """End all requests of a door that has gone. Idempotent; from any thread."""
-        self._engine.loop.soon(self._leave_all)
+        self._engine.loop.soon(self._drop_all)
 
-    def _leave_all(self) -> None:
+    def _drop_all(self) -> None:
         requests, self._requests = self._requests, {}
         # Each takes itself out of the dict when it ends.
         for request in list(requests.values()):
-            self._engine.service.leave(request)
+            self._engine.service.drop(request)
 
 
 def _this_process() -> Sequence[ProcessMetrics]:

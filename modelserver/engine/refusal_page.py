@@ -44,8 +44,9 @@ class RefusalPage:
             self._engine.loop.after(_DELAY_S, self._write)
 
     def _beat(self) -> None:
-        self._write()
+        # First, so that an error in the other would not look like an engine's death.
         self._engine.loop.after(_BEAT_S, self._beat)
+        self._write()
 
     def _write(self) -> None:
         self._due = False

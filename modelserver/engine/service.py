@@ -460,6 +460,16 @@ class Service:
                 part.model.queue.counts[ClientGone.slug] += 1
                 self._refuse(part, ClientGone())
 
+    def drop(self, request: Request) -> None:
+        """Give back at once all that a request holds, as its door has gone. Idempotent.
+
+        Unlike :meth:`leave`, whose client is one of many: a door's requests may fill
+        all queues. What runs by now ends by itself.
+        """
+        request.gone = True
+        for part in list(request.parts):
+            self._refuse(part, ClientGone())
+
     def _expire(self, request: Request) -> None:
         """End a request whose caller's time is over."""
         for part in list(request.parts):

@@ -23,6 +23,8 @@ class Service:
         self.under_way.remove(request)
         request.on_end()
 
+    drop = leave
+
 
 def test_a_door_that_goes_leaves_all_its_requests():
     """However many it has: each gives back its place, its memory and its share."""

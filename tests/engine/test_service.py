@@ -339,6 +339,25 @@ def test_who_goes_away_is_not_decoded_on(world, picture):
     assert world.model.queue.counts["client-gone"] == 1
 
 
+def test_a_door_that_goes_leaves_its_places_at_once(world):
+    """Those of images that wait, too, so that others' photos find room."""
+    model = world.registry["m"] = world.model = FakeModel(capacity=2)
+    model.answer = None
+    requests = [world.begin("m") for _ in range(3)]
+    assert model.queue.waiting == 2
+    assert isinstance(world.evaluate("m"), Overloaded)
+    for request in requests:
+        world.call(world.service.drop, request)
+        world.call(world.service.drop, request)
+        assert isinstance(world.reply(), ClientGone)
+    assert model.queue.waiting == 0
+    assert [frame.released for frame in world.decoders.frames] == [0, 1, 1]
+    assert world.begin("m") is not None
+    world.call(model.started[0].set_result, [ImageResult(GOOD, 1.0)])
+    world.call(model.started[1].set_result, [ImageResult(GOOD, 1.0)])
+    assert isinstance(world.reply(), Seen)
+
+
 def test_who_is_refused_has_nothing_decoded(world):
     """A full queue costs next to nothing."""
     world.model.answer = None
@@ -392,9 +411,12 @@ def test_no_more_is_decoded_ahead_of_a_model_than_its_slots_and_one_batch(world)
     assert len(world.decoders.jobs) == 6
 
 
+ENDS = {"leave": "leave", "drop": "drop", "expire": "_expire"}
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "two", "decode", "fail", "run", "leave", "expire"]),
+        st.sampled_from(
+            ["begin", "two", "decode", "fail", "run", "leave", "drop", "expire"]
+        ),
         st.integers(0, 5),
     ),
     max_size=30,
@@ -430,8 +452,8 @@ def _act(world, actions):
         elif action == "run" and runs:
             result = [ImageResult(GOOD, 1.0)]
             world.call(runs[number % len(runs)].set_result, result)
-        elif action in {"leave", "expire"} and requests:
-            end = world.service.leave if action == "leave" else world.service._expire
+        elif action in ENDS and requests:
+            end = getattr(world.service, ENDS[action])
             if (request := requests[number % len(requests)]) is not None:
                 world.call(end, request)
     for request in filter(None, requests):
