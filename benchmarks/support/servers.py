@@ -66,14 +66,16 @@ class Server:
         """Where it listens, on loopback."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def front(self) -> int:
-        """Process id of the worker."""
-        (pid,) = children(self.process.pid)
-        return pid
+    def doors(self) -> set[int]:
+        """Process ids of the workers, which speak HTTP."""
+        return set(children(self.process.pid)) - self.engines()
+
+    def engines(self) -> set[int]:
+        """Process id of the engine; none while it is away."""
+        return self._of_kind("modelserver.engine.process")
 
     def runners(self) -> set[int]:
-        """Process ids of the models' processes; none while there is no worker."""
+        """Process ids of the models' processes; none while there is no engine."""
         return self._of_kind("modelserver.runner.child")
 
     def decoders(self) -> set[int]:
@@ -81,9 +83,10 @@ class Server:
         return self._of_kind("modelserver.decoder.process")
 
     def _of_kind(self, module: str) -> set[int]:
-        """Return the front's descendants that run a module."""
+        """Return the processes below the first that run a module."""
         with contextlib.suppress(OSError, ValueError):
-            return {pid for pid in descendants(self.front) if module in command(pid)}
+            found = descendants(self.process.pid)
+            return {pid for pid in found if module in command(pid)}
         return set()
 
     def models(self) -> dict[str, dict[str, Any]]:
@@ -107,23 +110,34 @@ class Server:
     def processor_s(self) -> dict[str, float]:
         """Return the seconds of processors that each kind of process has had."""
         return {
-            "front": processor_s(self.front),
-            "runners": sum(map(processor_s, self.runners())),
-            "decoders": sum(map(processor_s, self.decoders())),
+            kind: sum(map(processor_s, pids)) for kind, pids in self._kinds().items()
+        }
+
+    def _kinds(self) -> dict[str, set[int]]:
+        return {
+            "doors": self.doors(),
+            "engine": self.engines(),
+            "runners": self.runners(),
+            "decoders": self.decoders(),
         }
 
     def facts(self) -> dict[str, float]:
-        """Return the counts that a leak makes grow: the front's, and all memory."""
-        front, runners = self.front, self.runners()
-        held = [memory_mb(pid) for pid in (front, *runners, *self.decoders())]
+        """Return the counts that a leak makes grow.
+
+        Memory of each kind of process and of all; descriptors and threads of doors and
+        engine.
+        """
+        kinds = self._kinds()
+        held = {kind: list(map(memory_mb, pids)) for kind, pids in kinds.items()}
+        every = [one for some in held.values() for one in some]
+        ours = kinds["doors"] | kinds["engine"]
         return {
-            "front_rss_mb": held[0]["Rss"],
-            "front_pss_mb": held[0]["Pss"],
-            "rss_mb": sum(one["Rss"] for one in held),
-            "pss_mb": sum(one["Pss"] for one in held),
-            "descriptors": len(list(Path(f"/proc/{front}/fd").iterdir())),
-            "threads": len(list(Path(f"/proc/{front}/task").iterdir())),
-            "runners": len(runners),
+            **{f"{k}_pss_mb": sum(one["Pss"] for one in held[k]) for k in kinds},
+            "rss_mb": sum(one["Rss"] for one in every),
+            "pss_mb": sum(one["Pss"] for one in every),
+            "descriptors": sum(_count(pid, "fd") for pid in ours),
+            "threads": sum(_count(pid, "task") for pid in ours),
+            "runners": len(kinds["runners"]),
         }
 
     def harm(self, ignored: Callable[[str], object] = lambda _: False) -> list[str]:
@@ -162,6 +176,10 @@ def command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _count(pid: int, what: str) -> int:
+    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
 
 
 def processor_s(pid: int) -> float:

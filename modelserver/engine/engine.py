@@ -30,6 +30,7 @@ from modelserver.engine.loop import Loop
 from modelserver.engine.runners import cards, probe
 from modelserver.engine.runners.cards import memory_by_process
 from modelserver.engine.service import Service
+from modelserver.engine.uploads import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,14 +119,16 @@ class Engine:
         return [*self.processes(), *decoders]
 
     def start(self) -> None:
-        """Start loading the models. Idempotent; returns soon.
+        """Sweep old uploads and start loading the models. Idempotent; returns soon.
 
         Raises:
-            StartError: a GPU is required and TensorFlow uses none; nothing has started.
+            StartError: the upload folder cannot be used, or a GPU is required and
+                TensorFlow uses none; nothing has started.
         """
         with self._lock:
             if self._started:
                 return
+            self._sweep_uploads()
             self._look_at_cards()
             self.loop.start()
             self._decoders.start()
@@ -133,6 +136,23 @@ class Engine:
                 self.registry.add(files)
             self._folder.start()
             self._started = True
+
+    def _sweep_uploads(self) -> None:
+        """Make the upload folder, and remove what crashed processes left in it.
+
+        Here, and not in each door: there may be several.
+
+        Raises:
+            StartError: it cannot be used.
+        """
+        folder = self.settings.upload_folder
+        try:
+            Spool(folder).sweep()
+        except RequestError as error:
+            raise StartError(
+                f"UPLOAD_FOLDER={str(folder)!r} cannot be used: "
+                f"{error.__cause__ or error}"
+            ) from error
 
     def _look_at_cards(self) -> None:
         """Log which cards there are; ask TensorFlow itself if one is required.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 from flask import current_app
 
-from modelserver.core.errors import RequestError, StartError
 from modelserver.engine import admission
 from modelserver.engine.uploads import Spool
 from modelserver.web import traces
@@ -21,6 +20,7 @@ from modelserver.web.socket_link import SocketLink
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from modelserver.core.errors import RequestError
     from modelserver.core.messages.requests import Topic
     from modelserver.core.settings import Settings
     from modelserver.engine.engine import Engine
@@ -82,7 +82,7 @@ class Backend:
         self._other = SocketLink(address, page)
 
     def start(self) -> None:
-        """Sweep old uploads and open the way to the models. Idempotent; returns soon.
+        """Open the way to the models. Idempotent; returns soon.
 
         Without another process's engine, one is started in this.
 
@@ -95,13 +95,6 @@ class Backend:
         with self._lock:
             if self._link is not None:
                 return
-            try:
-                self.spool.sweep()
-            except RequestError as error:
-                raise StartError(
-                    f"UPLOAD_FOLDER={str(self.settings.upload_folder)!r} cannot be "
-                    f"used: {error.__cause__ or error}"
-                ) from error
             link = self._other or LocalLink(self.engine)
             link.start()
             self.traces = traces.start(os.environ)

@@ -62,4 +62,4 @@ def test_seconds_of_overload_are_answered_with_200_and_503_only(tmp_path, monkey
     assert row["statuses"].keys() <= {"200", "503"}
     assert row["livez"].keys() == {"200"}
     assert row["goodput"] > 0
-    assert row["cores"].keys() == {"front", "runners", "load"}
+    assert row["cores"].keys() == {"doors", "engine", "runners", "decoders", "load"}

@@ -92,6 +92,16 @@ def test_an_engine_that_cannot_start_ends_the_server(way, keep, tmp_path):
     wait_for(server.is_free, "the port is free")
 
 
+@WAYS
+@pytest.mark.parametrize("fault", ["FAIL_APP", "FAIL_START"])
+def test_doors_that_cannot_start_end_the_server(way, fault, keep):
+    """Two that fail for one reason end it as one does."""
+    server = keep(way, **{fault: "1"})
+    assert server.process.wait(60) == START_FAILED
+    assert "modelserver: The" in server.errors
+    assert "Traceback" not in server.errors
+
+
 def test_an_engine_that_dies_again_and_again_is_waited_for(keep):
     """At the third death it takes a second; the doors answer, and it comes back."""
     server = keep().wait()

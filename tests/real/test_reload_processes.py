@@ -11,7 +11,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.servers import alive, children, started, wait_for
+from support.servers import alive, started, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -96,12 +96,6 @@ def resources(pid):
     return int(facts["VmRSS"].split()[0]) / 1024, descriptors, int(facts["Threads"])
 
 
-def front(server):
-    """Process id of the worker."""
-    (pid,) = children(server.process.pid)
-    return pid
-
-
 def test_good_bad_and_slow_reloads_fail_no_request(server, folder):
     """Each answer is the old version's or the new one's; the old process ends."""
     (old,) = server.runners()
@@ -181,7 +175,7 @@ def test_sighup_finds_a_new_version_and_the_worker_lives_on(
         *command, folder=folder, uploads=uploads, tmp_path=tmp_path, RELOAD_S=0
     ) as server:
         server.wait()
-        worker = front(server)
+        engine = server.engine()
         with Load(server) as load:
             for class_id in (2, 3):
                 put(folder, constant(class_id))
@@ -189,22 +183,22 @@ def test_sighup_finds_a_new_version_and_the_worker_lives_on(
                 hang_up(server)
                 load.wait_for(class_id)
         assert load.failures == []
-        assert front(server) == worker
+        assert server.engine() == engine
         assert server.end() == 0
 
 
 def reload_often(server, folder, times):
-    """Reload under load; gives the front's resources before and after."""
+    """Reload under load; gives the engine's resources before and after."""
     with Load(server, threads=2) as load:
         for round_ in range(5):
             put(folder, constant(10 + round_))
             load.wait_for(10 + round_)
-        before = resources(front(server))
+        before = resources(server.engine())
         for round_ in range(times):
             put(folder, constant(20 + round_))
             load.wait_for(20 + round_)
         wait_for(lambda: len(server.runners()) == 1, "the last old process ends")
-        after = resources(front(server))
+        after = resources(server.engine())
     assert load.failures == []
     return before, after
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.servers import SECONDS, alive, children, started, wait_for
+from support.servers import SECONDS, alive, started, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -168,7 +168,9 @@ def test_odd_images_are_answered_or_refused_in_words(detection_server):
             assert "PIL" not in response.text
 
 
-def test_the_front_holds_no_tensorflow_and_listens_on_loopback_only(detection_server):
+def test_only_the_runner_holds_tensorflow_and_the_server_listens_on_loopback_only(
+    detection_server,
+):
     """TensorFlow is mapped by the runner alone; no other address answers."""
     (runner,) = detection_server.runners()
     for pid in {detection_server.process.pid, *detection_server.descendants()}:
@@ -260,12 +262,12 @@ def serves(server, name):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_runner_outlives_its_front(number, tiny, uploads, tmp_path):
+def test_no_runner_outlives_its_server(number, tiny, uploads, tmp_path):
     """Asked, interrupted or killed, also while a model loads."""
     with started("app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path) as server:
         server.wait()
         family = server.descendants()
-        assert len(family) == 3
+        assert len(server.runners()) == 2
         server.end(number)
         wait_for(lambda: not any(map(alive, family)), "all are gone", GONE_S)
     with started("app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path) as server:
@@ -275,14 +277,14 @@ def test_no_runner_outlives_its_front(number, tiny, uploads, tmp_path):
         wait_for(lambda: not any(map(alive, family)), "all are gone", GONE_S)
 
 
-def test_no_stopped_runner_outlives_a_killed_front(tiny, uploads, tmp_path):
-    """It cannot see that the front is gone; the kernel ends it all the same."""
+def test_no_stopped_runner_outlives_a_killed_engine(tiny, uploads, tmp_path):
+    """It cannot see that the engine is gone; the kernel ends it all the same."""
     with started("app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path) as server:
         server.wait()
-        (front,), runners = children(server.process.pid), server.runners()
+        engine, runners = server.engine(), server.runners()
         for pid in runners:
             os.kill(pid, signal.SIGSTOP)
-        os.kill(front, signal.SIGKILL)
+        os.kill(engine, signal.SIGKILL)
         wait_for(lambda: not any(map(alive, runners)), "all are gone", GONE_S)
         assert server.end() == 0
 

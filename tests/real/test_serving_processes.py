@@ -28,7 +28,13 @@ class Server:
     def __init__(self, command, folder, cwd=None, **environ):
         shutil.copy(ROOT / "gunicorn.conf.py", folder)
         shutil.copy(ROOT / "tests" / "support" / "standin.py", folder / "app.py")
-        variables = {"PORT": "0", "LOG_FORMAT": "text", "PYTHONPATH": str(ROOT)}
+        # One process: the app is all that is looked at here.
+        variables = {
+            "ISOLATION": "inline",
+            "PORT": "0",
+            "LOG_FORMAT": "text",
+            "PYTHONPATH": str(ROOT),
+        }
         self.process = subprocess.Popen(
             [sys.executable, *command],
             cwd=cwd or folder,

@@ -49,21 +49,23 @@ class Watch:
     """A server, and what must not grow.
 
     Attributes:
-        descriptors, threads: of the front, once it has served.
+        descriptors, threads: of door and engine, once they have served.
     """
 
     def __init__(self, server, folders):
         self.server = server
         self.folders = folders
-        (self.front,) = children(server.process.pid)
+        (door,), engine = server.doors(), server.engine()
+        self.processes = (door, engine)
         with ThreadPoolExecutor(4 * THREADS) as clients:
             list(clients.map(self.ask, range(16 * THREADS)))
         self.descriptors = self.count("fd")
         self.threads = self.count("task")
 
     def count(self, what):
-        """How many descriptors or threads the front has."""
-        return len(list(Path(f"/proc/{self.front}/{what}").iterdir()))
+        """How many descriptors or threads the door and the engine have."""
+        folders = (Path(f"/proc/{pid}/{what}") for pid in self.processes)
+        return sum(len(list(folder.iterdir())) for folder in folders)
 
     def ask(self, red, port=None):
         """Send a good request, again after a 503; the class that is answered."""
@@ -79,7 +81,7 @@ class Watch:
         wait_for(lambda: self.count("fd") <= self.descriptors, "connections are closed")
         assert self.count("task") <= self.threads + THREADS
         assert [path for folder in self.folders for path in folder.iterdir()] == []
-        assert children(self.server.process.pid) == [self.front]
+        assert set(children(self.server.process.pid)) == set(self.processes)
         log = self.server._out.with_name("stderr").read_text()
         assert "Traceback" not in log
         assert '"level":"error"' not in log.replace(": ", ":")
@@ -97,6 +99,7 @@ def watch(tmp_path_factory):
         uploads=uploads,
         tmp_path=tmp_path_factory.mktemp("server"),
         TMPDIR=temporary,
+        WORKERS=1,
         THREADS=THREADS,
         LOG_FORMAT="json",
     ) as server:
@@ -246,11 +249,12 @@ def test_few_descriptors_and_many_connections(folder, uploads, tmp_path):
     """With ``ulimit -n 256`` and 1,000 sockets the worker lives, and serves after."""
     tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
     with started(
-        "-c", LOW_LIMIT, folder=folder, uploads=uploads, tmp_path=tmp_path
+        "-c", LOW_LIMIT, folder=folder, uploads=uploads, tmp_path=tmp_path, WORKERS=1
     ) as server:
         server.wait()
-        (front,) = children(server.process.pid)
-        limits = Path(f"/proc/{front}/limits").read_text()
+        family = children(server.process.pid)
+        (door,) = server.doors()
+        limits = Path(f"/proc/{door}/limits").read_text()
         assert re.search(r"Max open files +256 ", limits)
         clients = []
         for _ in range(1000):
@@ -259,11 +263,11 @@ def test_few_descriptors_and_many_connections(folder, uploads, tmp_path):
             client.connect_ex(("127.0.0.1", server.port))
             clients.append(client)
         wait_for(
-            lambda: len(list(Path(f"/proc/{front}/fd").iterdir())) > 100,
+            lambda: len(list(Path(f"/proc/{door}/fd").iterdir())) > 100,
             "they are taken",
         )
         for client in clients:
             client.close()
         server.wait("/livez")
         assert server.post("/detect", "echo", photo()).status_code == 200
-        assert children(server.process.pid) == [front]
+        assert children(server.process.pid) == family

@@ -20,7 +20,6 @@ class Server:
 
     Attributes:
         url: where it listens.
-        front: process id of the worker that holds the socket, once it is ready.
     """
 
     def __init__(self, process, port, out):
@@ -58,8 +57,16 @@ class Server:
             **options,
         )
 
+    def doors(self):
+        """Process ids of its workers."""
+        return doors(self.process.pid)
+
+    def engine(self):
+        """Process id of its engine."""
+        return engine(self.process.pid)
+
     def descendants(self):
-        """Process ids of its worker and the worker's runners."""
+        """Process ids of all its processes but the first."""
         found, fresh = set(), {self.process.pid}
         while fresh:
             fresh = {
@@ -91,6 +98,19 @@ def children(pid):
         except OSError:
             continue
     return found
+
+
+def engine(arbiter):
+    """Process id of the engine that an arbiter keeps."""
+    (found,) = (
+        pid for pid in children(arbiter) if b"modelserver.engine" in command(pid)
+    )
+    return found
+
+
+def doors(arbiter):
+    """Process ids of an arbiter's workers, in order."""
+    return sorted(set(children(arbiter)) - {engine(arbiter)})
 
 
 def command(pid):

@@ -98,10 +98,48 @@ def test_gunicorn_takes_every_option():
     """Each option exists in gunicorn and has a value that it accepts."""
     cfg = config()
     assert cfg.worker_class_str == "modelserver.web.server.worker.Worker"
-    assert (cfg.workers, cfg.max_requests, cfg.preload_app) == (1, 0, False)
+    assert (cfg.max_requests, cfg.preload_app) == (0, False)
     assert cfg.control_socket_disable is True
     assert cfg.accesslog is None
     cfg.validate()
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers"), [(None, 1), (1, 1), (2, 2), (4, 4), (64, 4)]
+)
+def test_there_is_a_worker_for_each_core_up_to_four(cores, workers, monkeypatch):
+    """Workers hold no models, so that there may be several."""
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert options()["workers"] == workers
+
+
+@pytest.mark.parametrize(
+    ("environ", "concurrency", "command_line", "workers"),
+    [
+        pytest.param({"WORKERS": "3"}, "5", "--workers 7", 7, id="command-line"),
+        pytest.param({"WORKERS": "3"}, "5", "", 3, id="setting"),
+        pytest.param({}, "5", "", 5, id="concurrency"),
+        pytest.param({"WORKERS": "0"}, "5", "", 5, id="zero-is-unset"),
+        pytest.param({"ISOLATION": "inline"}, "5", "", 1, id="inline"),
+        pytest.param({"ISOLATION": "inline", "WORKERS": "2"}, "5", "", 2, id="refused"),
+    ],
+)
+def test_who_says_how_many_workers(
+    environ, concurrency, command_line, workers, monkeypatch
+):
+    """Gunicorn's option wins, then WORKERS, then WEB_CONCURRENCY."""
+    monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", command_line)
+    assert serving._front("an app", options(**environ)).cfg.workers == workers
+
+
+@pytest.mark.parametrize("number", ["many", "-1", "0", "1.5"])
+def test_a_wrong_concurrency_is_named(number, monkeypatch):
+    """A value of WEB_CONCURRENCY that is no number stops the start."""
+    monkeypatch.setenv("WEB_CONCURRENCY", number)
+    with pytest.raises(StartError, match="WEB_CONCURRENCY"):
+        options()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +266,6 @@ def test_other_errors_pass():
     ("changes", "words"),
     [
         pytest.param({"preload_app": True}, "--preload", id="preload"),
-        pytest.param({"workers": 2}, "2 workers", id="workers"),
         pytest.param({"worker_class": "sync", "threads": 1}, "'sync'", id="class"),
         pytest.param({"certfile": "x"}, "a proxy in front", id="certificate"),
         pytest.param({"protocol": "uwsgi"}, "HTTP/1.1 alone", id="protocol"),
@@ -245,10 +282,18 @@ def test_what_is_refused(changes, words):
         serving.check(config(**changes), {})
 
 
+def test_several_workers_are_refused_where_each_would_hold_every_model():
+    """With ISOLATION=inline there is no engine for them to share."""
+    with pytest.raises(StartError, match="2 workers are refused with ISOLATION"):
+        serving.check(config(workers=2), {"ISOLATION": "inline"})
+    serving.check(config(workers=1), {"ISOLATION": "inline"})
+
+
 @pytest.mark.parametrize(
     ("changes", "environ"),
     [
         ({}, {}),
+        ({"workers": 9, "max_requests": 100}, {}),
         ({"bind": "unix:/tmp/x"}, {}),
         ({"bind": "fd://7"}, {}),
         ({"bind": "0.0.0.0:1"}, {"API_TOKEN": "x"}),
@@ -286,7 +331,15 @@ def test_the_check_sees_gunicorns_variables():
     serving._check_workers(arbiter, 1, None)
 
 
-def test_a_second_worker_is_refused_while_running():
+def test_a_second_worker_is_let_in_where_there_is_an_engine():
+    """SIGTTIN adds a worker that holds no model."""
+    arbiter = fake_arbiter()
+    arbiter.app.engine = object()
+    serving._check_workers(arbiter, 2, 1)
+    assert (arbiter.num_workers, arbiter.lines) == (2, [])
+
+
+def test_a_second_worker_is_refused_where_it_would_hold_every_model():
     """SIGTTIN changes nothing but the log."""
     arbiter = fake_arbiter()
     serving._check_workers(arbiter, 2, 1)

@@ -108,9 +108,12 @@ SETTINGS: tuple[Setting, ...] = (
         " `ISOLATION=inline` all models together; 0: what it needs."),
     Setting("LOG_FORMAT", "auto", Choice(("auto", "text", "json")), "",
         "Lines on stderr: `text`, `json`, or `auto`: text on a terminal, else JSON."),
+    Setting("WORKERS", "0", _count(0, 256), "processes",
+        "Processes that speak HTTP, which hold no model; 0: `WEB_CONCURRENCY` if it is"
+        " set, else one for each core and 4 at most; with `ISOLATION=inline` 1."),
     Setting("THREADS", "0", _count(0, 4096), "threads",
-        "Requests handled side by side; 0 is enough for two models' runs and full"
-        " queues and 16 more."),
+        "Requests that each of these processes handles side by side; 0 is enough for"
+        " two models' runs and full queues and 16 more."),
     Setting("QUEUE_LENGTH", "64", _count(1, 10_000), "images",
         "Images that may wait for one model; one more is refused with 503."),
     Setting("MAX_QUEUE_WAIT_S", "1.0", Number(float, 0.01, 3600), "s",

@@ -23,7 +23,8 @@ class Settings:
     """Every setting's value. Immutable, so safe to share between threads.
 
     Field names are the variables' in lower case; ``SETTINGS`` describes each.
-    ``slots``, ``max_batch`` and ``threads`` are 0 if the choice is automatic.
+    ``slots``, ``max_batch``, ``workers`` and ``threads`` are 0 if the choice is
+    automatic.
     """
 
     upload_folder: Path
@@ -43,6 +44,7 @@ class Settings:
     require_gpu: bool
     gpu_memory_mb: int
     log_format: LogFormat
+    workers: int
     threads: int
     queue_length: int
     max_queue_wait_s: float

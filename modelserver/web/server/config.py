@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from modelserver.core import logs
-from modelserver.core.errors import START_FAILED, StartError
+from modelserver.core.errors import START_FAILED, SettingError, StartError
 from modelserver.core.process_limits import end_with_parent
 from modelserver.core.settings import Settings
 from modelserver.engine import admission
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 _MIN_CONNECTIONS = 1000
+_MOST_WORKERS = 4
 _FILES = 4096
 _STDERR = 2
 _M_MMAP_THRESHOLD = -3  # from malloc.h
@@ -165,7 +166,7 @@ def options(
         "bind": f"{host}:{settings.port}",
         # gthread, and a little more
         "worker_class": "modelserver.web.server.worker.Worker",
-        "workers": 1,  # each would hold every model
+        "workers": _workers(settings),
         "threads": threads,
         "worker_connections": connections,
         "backlog": 1024,
@@ -173,7 +174,7 @@ def options(
         # Longer than a request may take.
         "graceful_timeout": max(35, math.ceil(settings.request_timeout_s) + 5),
         "keepalive": 5,
-        "max_requests": 0,  # a new worker would load every model again
+        "max_requests": 0,
         "preload_app": False,
         "control_socket_disable": True,
         "limit_request_line": 2048,
@@ -194,6 +195,30 @@ def options(
         "post_worker_init": _start_models,
         "worker_int": _close_models,
     }
+
+
+def _has_engine(settings: Settings) -> bool:
+    """Return whether models are to be served from a process of their own."""
+    return engine_keeper.ENGINE_PROCESS and settings.isolation != "inline"
+
+
+def _workers(settings: Settings) -> int:
+    """Return how many workers there are, unless gunicorn's own options say otherwise.
+
+    More than four leave the cores to decoding and runs, which take most of the time.
+    """
+    if settings.workers or not _has_engine(settings):
+        return settings.workers or 1
+    given = os.environ.get("WEB_CONCURRENCY", "").strip()
+    if given:
+        return _count_of("WEB_CONCURRENCY", given)
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
+def _count_of(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise SettingError(name, text, "a whole number from 1")
+    return int(text)
 
 
 def _threads_and_connections(settings: Settings) -> tuple[int, int]:
@@ -250,13 +275,14 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
 
     if cfg.preload_app:
         raise StartError(
-            "Preloading is refused: the app belongs in gunicorn's worker, which starts"
-            " the models. Leave out --preload."
+            "Preloading is refused: the app belongs in gunicorn's workers, and each"
+            " opens its own. Leave out --preload."
         )
-    if cfg.workers > 1 and not engine_keeper.ENGINE_PROCESS:
+    settings = Settings.from_environ(environ)
+    if cfg.workers > 1 and not _has_engine(settings):
         raise StartError(
-            f"{cfg.workers} workers are refused: each would hold every model. One"
-            " answers with many threads; leave out --workers or set it to 1."
+            f"{cfg.workers} workers are refused with ISOLATION=inline: each would hold"
+            " every model. Leave out WORKERS and --workers, or set them to 1."
         )
     if not issubclass(cfg.worker_class, ThreadWorker):
         raise StartError(
@@ -275,7 +301,7 @@ def check(cfg: Config, environ: Mapping[str, str]) -> None:
         )
     # A file descriptor or a Unix socket names no host here; see _check_listeners.
     hosts = [address[0] for address in cfg.address if isinstance(address, tuple)]
-    Settings.from_environ(environ).check_bind(hosts)
+    settings.check_bind(hosts)
 
 
 def _check_workers(arbiter: Arbiter, workers: int, before: int | None) -> None:
@@ -303,7 +329,7 @@ def _prepare(
     arbiter.handle_hup = partial(_rescan_models, arbiter)
     # Workers have gunicorn's application, but not its arbiter.
     arbiter.app.board = Board()
-    if engine_keeper.ENGINE_PROCESS and settings.isolation != "inline":
+    if _has_engine(settings):
         _start_engine(settings, tasks, arbiter)
 
 

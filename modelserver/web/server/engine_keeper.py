@@ -24,6 +24,8 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gunicorn.errors import HaltServer
+
 import modelserver
 from modelserver.core.errors import START_FAILED
 from modelserver.core.messages.control import READY, RESCAN
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENGINE_PROCESS = False
+ENGINE_PROCESS = True
 """Whether models are served from a process of their own, behind any number of doors."""
 
 MODULE = "modelserver.engine.process"
@@ -203,8 +205,6 @@ class EngineKeeper:
     def _note_death(self, pid: int, code: int) -> None:
         self._drop_engine()
         if code == START_FAILED and not self._was_ready:
-            from gunicorn.errors import HaltServer  # noqa: PLC0415 - not on Windows
-
             raise HaltServer("The engine could not start.", START_FAILED)
         delay = self._plan()
         log.error(
@@ -289,7 +289,13 @@ class EngineKeeper:
         @wraps(method)
         def look_first() -> None:
             self.look()
-            method()
+            try:
+                method()
+            except HaltServer:
+                # Several workers fail to start for one reason, and the first of them
+                # has had the server end.
+                if not self._ending:
+                    raise
 
         return look_first
 
