@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 << 20
 _HEAD = struct.Struct("!IB")
 _READ_BYTES, _READ_MOST = 64 * 1024, 1 << 20
-_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# Plain numbers: to combine flags of ``socket`` costs microseconds each time.
+_FLAGS = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_CUT = int(socket.MSG_CTRUNC)
 
 
 class Channel:
@@ -124,7 +126,7 @@ class Channel:
         data, control, flags, _ = self._socket.recvmsg(most, self._ancillary, _FLAGS)
         if control:
             self._descriptors += unpack_rights(control)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CUT:
             self._drop_descriptors()
             raise ValueError("a message whose descriptors were cut")
         return data

@@ -26,7 +26,10 @@ _HEADS = {place: bytes((VERSION, place)) for place in (_HERE, _BEHIND)}
 _HEAD_BYTES = 2
 _MOST_DESCRIPTORS = 4
 _ANCILLARY = socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
-_FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# Plain numbers: to combine flags of ``socket`` costs microseconds each time.
+_FLAGS = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_CUT = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
+_NO_SIGNAL = int(socket.MSG_NOSIGNAL)
 
 
 class PacketSocket:
@@ -65,9 +68,9 @@ class PacketSocket:
 
     def _send(self, data: bytes, descriptors: Sequence[int]) -> None:
         if descriptors:
-            self.socket.sendmsg([data], pack_rights(descriptors), socket.MSG_NOSIGNAL)
+            self.socket.sendmsg([data], pack_rights(descriptors), _NO_SIGNAL)
         else:
-            self.socket.send(data, socket.MSG_NOSIGNAL)
+            self.socket.send(data, _NO_SIGNAL)
 
     def receive(self) -> tuple[bytes, list[int]]:
         """Wait for a message.
@@ -94,7 +97,7 @@ class PacketSocket:
 
     def _content(self, data: bytes, flags: int, descriptors: list[int]) -> bytes:
         """Return the message; takes the descriptor away that holds a large one."""
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        if flags & _CUT:
             raise ValueError("a message that was cut")
         if not data:
             raise EOFError
