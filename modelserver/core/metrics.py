@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.messages.requests import Counts
 
-STAGES = ("decode", "queue", "run", "post")
+STAGES = ("wait", "decode", "queue", "run", "post")
 _OTHER = "(other)"
 _MOST_LABELS = 100
 # Seconds. From a do-nothing graph to the default REQUEST_TIMEOUT_S.

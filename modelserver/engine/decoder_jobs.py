@@ -334,7 +334,12 @@ class Worker:
         give_back = partial(self._release, room, pixels, released)
         frame = Frame(self.memory, image.offset, fitted.shape, give_back)
         return Prepared(
-            frame, fitted.width, fitted.height, fitted.window, fitted.orientation
+            frame,
+            fitted.width,
+            fitted.height,
+            fitted.window,
+            fitted.orientation,
+            (time.perf_counter() - self.began) * 1000,
         )
 
     def _release(

@@ -55,6 +55,7 @@ class Prepared(NamedTuple):
         window: ymin xmin ymax xmax of the part that the graph is shown, in the
             photo's normalised coordinates.
         orientation: the EXIF orientation that was applied, 1 to 8.
+        decode_ms: how long a decoder worked for it.
     """
 
     frame: Frame
@@ -62,6 +63,7 @@ class Prepared(NamedTuple):
     height: int
     window: Box
     orientation: int = 1
+    decode_ms: float = 0.0
 
 
 class Photo:
@@ -298,13 +300,15 @@ class InlineDecoders:
         from modelserver.decoder import jobs  # noqa: PLC0415
 
         _left(until)
+        began = time.perf_counter()
         allocates = [room.allocate for room in rooms]
         found = jobs.prepare(data, fits, self._limits, allocates)
         errors = [each for each in found if isinstance(each, RequestError)]
         if len(errors) == len(found):
             raise errors[0]
         return [
-            each if isinstance(each, RequestError) else prepared(each) for each in found
+            each if isinstance(each, RequestError) else prepared(each, began)
+            for each in found
         ]
 
     def draw(
@@ -329,11 +333,16 @@ class InlineDecoders:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prepared(ready: Ready) -> Prepared:
-    """Return a job's result as the service takes it."""
+def prepared(ready: Ready, began: float) -> Prepared:
+    """Return the result of a job that began then, as the service takes it."""
     fitted = ready.fitted
     return Prepared(
-        ready.frame, fitted.width, fitted.height, fitted.window, fitted.orientation
+        ready.frame,
+        fitted.width,
+        fitted.height,
+        fitted.window,
+        fitted.orientation,
+        (time.perf_counter() - began) * 1000,
     )
 
 

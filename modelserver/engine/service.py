@@ -58,8 +58,14 @@ Reply: TypeAlias = "Callable[[ToDoor], object]"
 
 
 class Timings(NamedTuple):
-    """Milliseconds that each stage of one evaluation took."""
+    """Milliseconds that each stage of one evaluation took.
 
+    Attributes:
+        wait: for room ahead of its model, and for a decoder.
+        queue: for a run slot, decoded.
+    """
+
+    wait: float
     decode: float
     queue: float
     run: float
@@ -67,8 +73,8 @@ class Timings(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{sum(self):.1f} ms (decode {self.decode:.1f}, queue {self.queue:.1f}, "
-            f"run {self.run:.1f}, post {self.post:.1f})"
+            f"{sum(self):.1f} ms (wait {self.wait:.1f}, decode {self.decode:.1f}, "
+            f"queue {self.queue:.1f}, run {self.run:.1f}, post {self.post:.1f})"
         )
 
 
@@ -91,7 +97,7 @@ class Part:
     """One model of a request: what it holds until it is answered.
 
     Attributes:
-        began, decoded: when its decode did and ended.
+        began, decoded: when it was admitted, and when its photo was decoded.
     """
 
     __slots__ = (
@@ -125,7 +131,8 @@ class Part:
         self.given_back = False
         self.decoding: Future[Any] | None = None
         self.prepared: Prepared | None = None
-        self.began = self.decoded = 0.0
+        self.began = time.perf_counter()
+        self.decoded = 0.0
 
 
 class Request:
@@ -296,7 +303,6 @@ class Service:
         parts, request.due = request.due, []
         if not parts:
             return
-        now = time.perf_counter()
         try:
             future = self._decoders.decode(
                 request.photo,
@@ -309,7 +315,7 @@ class Service:
                 self._refuse(part, error)
             return
         for part in parts:
-            part.began, part.decoding = now, future
+            part.decoding = future
         future.add_done_callback(
             partial(self._loop.soon, self._decoded, request, parts)
         )
@@ -381,7 +387,8 @@ class Service:
         if parsed >= request.message.until:
             raise DeadlinePassed(request.message.seconds)
         timings = Timings(
-            decode=(part.decoded - part.began) * 1000,
+            wait=max(0.0, (part.decoded - part.began) * 1000 - prepared.decode_ms),
+            decode=prepared.decode_ms,
             queue=done.queue_ms + done.runner_ms - done.result.run_ms,
             run=done.result.run_ms,
             post=(parsed - ran) * 1000,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-STAGES = ("decode", "queue", "run", "post")
+STAGES = ("wait", "decode", "queue", "run", "post")
 """The entries of ``Server-Timing`` that are a stage of an evaluation."""
 NO_ANSWER = 0
 """The status of a request whose connection broke or timed out."""

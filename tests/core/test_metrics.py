@@ -89,7 +89,7 @@ def test_processes_are_told_by_their_kind():
 def test_an_evaluation_feeds_the_histograms():
     """An evaluation feeds stages, batch size, results and confidences."""
     metrics = Metrics(lambda: THERE)
-    stages = dict(zip(STAGES, (0.002, 0.01, 0.04, 0.0001), strict=True))
+    stages = dict(zip(STAGES, (0.0, 0.002, 0.01, 0.04, 0.0001), strict=True))
     metrics.count_evaluation("seals", stages, 2, [("Seal1", 0.93), ("Seal1", 0.85)])
     found = samples(metrics)
     for stage, seconds in stages.items():

@@ -137,7 +137,7 @@ def test_a_process_decodes_as_a_thread_does(form, pool):
     expected = inline.decode(Photo.of(data), FITS, rooms).result(SECONDS)
     found = ask(pool(), data, FITS).result(SECONDS)
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours[1:] == theirs[1:]
+        assert ours[1:-1] == theirs[1:-1]  # but the time it took
         assert np.array_equal(seen(ours.frame), theirs.frame.pixels)
         with pytest.raises(RuntimeError):
             ours.frame.pixels  # noqa: B018 - the engine does not see them

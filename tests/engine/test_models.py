@@ -63,7 +63,7 @@ def half_and_half(size=(100, 50)):
 def test_an_upload_is_brought_to_the_size_in_the_sidecars_way(how, corner, loaded):
     """It is stretched, cropped or padded; only that much goes to the runner."""
     model = loaded(tiny_graphs.classifier(), sidecar=f'{{"resize": "{how}"}}')
-    frame, *photo_size, _, _ = model.prepare(half_and_half())
+    frame, *photo_size, _, _, _ = model.prepare(half_and_half())
     height, width = model.facts.signature.size
     assert frame.pixels.shape == (height, width, 3)
     assert photo_size == [100, 50]
@@ -97,7 +97,7 @@ def test_a_large_jpeg_for_a_small_model_is_decoded_at_a_reduced_size(loaded):
     """It has twice the model's size at least; FULL_DECODE decodes in full."""
     graph = tiny_graphs.resizing_detector((30, 40))
     large = photo(size=(640, 480), form="JPEG")
-    frame, *photo_size, _, _ = loaded(graph, "detection").prepare(large)
+    frame, *photo_size, _, _, _ = loaded(graph, "detection").prepare(large)
     assert frame.pixels.shape == (60, 80, 3)
     assert photo_size == [640, 480]
     frame.release()

@@ -148,7 +148,7 @@ def test_times_and_the_raw_answer_are_shown(watched):
     watched.choose(("photo.png", PHOTO))
     page = watched.page
     words = page.locator(".timings dt").all_text_contents()
-    assert words == ["decode", "queue", "run", "post", "other", "network"]
+    assert words == ["wait", "decode", "queue", "run", "post", "other", "network"]
     assert all(
         re.fullmatch(r"[\d.]+ ms", n) for n in page.locator("dd").all_text_contents()
     )

@@ -24,6 +24,6 @@ def test_the_page_works_on_the_real_server(folder, uploads, tmp_path):
         watched.choose(("photo.png", photo((200, 100, 50), (640, 480))))
         assert watched.page.locator("tbody th").first.text_content() == "red"
         stages = watched.page.locator(".timings dt").all_text_contents()
-        assert stages == ["decode", "queue", "run", "post", "other", "network"]
+        assert stages == ["wait", "decode", "queue", "run", "post", "other", "network"]
         watched.page.context.close()
     assert watched.wrongs == []

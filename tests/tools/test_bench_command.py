@@ -189,8 +189,8 @@ def test_errors_are_counted_in_the_table():
     console.print(command.table(figures, "net"))
     (row,) = rows(console.file.getvalue())
     assert row[:5] == ["8", "41.5", "5.0", "181", "-"]
-    assert row[5:9] == ["-", "-", "-", "-"]
-    assert " ".join(row[9:]) == "2 x 503, 1 x no answer"
+    assert row[5:10] == ["-", "-", "-", "-", "-"]
+    assert " ".join(row[10:]) == "2 x 503, 1 x no answer"
 
 
 def test_progress_stays_off_a_pipe(capsys):

@@ -78,7 +78,7 @@ class FakeLink(Link):
         if photo in self.errors:
             return refused(number, self.errors[photo], model, model)
         text = f"{photo} {model}".encode()
-        return Seen(number, model, model, text, 1, 1, 1, 1, "", 0, 0, 0, 0, 0)
+        return Seen(number, model, model, text, 1, 1, 1, 1, "", 0, 0, 0, 0, 0, 0)
 
     def leave(self, waiting, *, tell):
         """Free the places of a request that was answered."""

@@ -69,7 +69,7 @@ def test_an_answer_is_counted_by_route_model_and_status(detector):
     assert value(detector, "results_total", model="m", label="red") == 3
     assert value(detector, "confidence_count", model="m") == 3
     assert value(detector, "batch_size_sum", model="m") == 3
-    for stage in ("decode", "queue", "run", "post"):
+    for stage in ("wait", "decode", "queue", "run", "post"):
         labels = {"model": "m", "stage": stage}
         assert value(detector, "stage_seconds_count", **labels) == 3
     assert 0 < value(detector, "stage_seconds_sum", model="m", stage="run") < 60

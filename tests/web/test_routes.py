@@ -70,7 +70,7 @@ def test_every_answer_has_an_id_and_its_times(detector):
     """Every answer has an id and its times, errors too."""
     response = post(detector, "/detect", "m", photo())
     states = re.findall(r"(\w+);dur=[\d.]+", response.headers["Server-Timing"])
-    assert states == ["decode", "queue", "run", "post", "total"]
+    assert states == ["wait", "decode", "queue", "run", "post", "total"]
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
     response = detector.get("/nowhere", headers={"X-Request-Id": "mine-1"})
     assert response.headers["X-Request-Id"] == "mine-1"
@@ -328,7 +328,7 @@ def test_stdout_has_a_line_an_evaluation_and_with_debug_every_detection(
     capsys.readouterr()
     post(client, "/detect", "m", photo())
     (line,) = capsys.readouterr().out.splitlines()
-    assert re.match(r"m [\d.]+ ms \(decode ", line)
+    assert re.match(r"m [\d.]+ ms \(wait ", line)
     client = serving(DEBUG=True)
     capsys.readouterr()
     post(client, "/detect", "m", photo())

@@ -145,7 +145,7 @@ def evaluate(link, photo, caller=None):
 
 def seen(number):
     """An answer."""
-    return Seen(number, "m", "m", b"{}", 1, 1, 1, 1, "", 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Seen(number, "m", "m", b"{}", 1, 1, 1, 1, "", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def descriptors():

@@ -73,9 +73,10 @@ def test_without_the_variables_nothing_is_imported():
 
 def test_stages_follow_each_other():
     """Stages follow each other in nanoseconds."""
-    seen = SimpleNamespace(decode=1, queue=2, run=3, post=0.5)
+    seen = SimpleNamespace(wait=0, decode=1, queue=2, run=3, post=0.5)
     got = list(traces.stages(seen, 3_500_000))
     assert got == [
+        ("wait", 3_500_000, 3_500_000),
         ("decode", 3_500_000, 4_500_000),
         ("queue", 4_500_000, 6_500_000),
         ("run", 6_500_000, 9_500_000),
@@ -123,7 +124,7 @@ def test_a_request_is_a_span_with_its_stages_inside(client, exporter):
         "modelserver.batch_size": 1,
         "modelserver.request_id": "mine-1",
     }
-    assert [part.name for part in parts] == ["decode", "queue", "run", "post"]
+    assert [part.name for part in parts] == ["wait", "decode", "queue", "run", "post"]
     for part in parts:
         assert part.parent.span_id == whole.context.span_id
         assert part.attributes["modelserver.model"] == "m"

@@ -123,8 +123,8 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
         orientation: the EXIF orientation that was applied, 1 to 8.
         batch: images that were run together.
         digest: SHA-256 of the model's graph, labels and sidecar.
-        decode, queue, run, post: milliseconds that each stage took.
-        started: when decoding began.
+        wait, decode, queue, run, post: milliseconds that each stage took.
+        started: when the first of them began.
     """
 
     number: int
@@ -136,6 +136,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
     orientation: int
     batch: int
     digest: str
+    wait: float
     decode: float
     queue: float
     run: float

@@ -4,7 +4,7 @@
 import { detects, server } from "./api.js";
 
 const TONES = 12; // as many as page.css has
-const STAGES = ["decode", "queue", "run", "post", "other", "network"];
+const STAGES = ["wait", "decode", "queue", "run", "post", "other", "network"];
 const tones = new Map(); // label to number of its colour
 
 /** Make an element; strings among its children become text. */
