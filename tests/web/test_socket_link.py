@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from modelserver.core.errors import (
     DeadlinePassed,
@@ -369,6 +371,26 @@ def test_an_engine_of_another_version_is_left(engine, link, data, caplog):
     engine.die()
     engine.accept()
     assert "what is no message" in caplog.text
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.binary(min_size=1, max_size=40))
+def test_whatever_an_engine_sends_the_door_lives(engine, link, data):
+    """Bytes that are no message end the connection; the next engine is asked."""
+    link._ending.wait = lambda _seconds: None
+    engine.accept()
+    engine.door.socket.send(b"\x01\x00" + data)
+    engine.die()
+    engine.accept()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(link.ask, "models")
+        engine.send(Told(engine.receive(Ask)[0].number, b"there"))
+        assert asked.result(SECONDS) == b"there"
+    engine.die()
 
 
 def test_the_page_says_how_photos_would_be_refused(engine, link):
