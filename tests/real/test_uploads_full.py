@@ -5,7 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+
+from benchmarks.support.servers import started
+from support import tiny_graphs
+from support.app_client import EDGE, SECONDS, form, photo
 
 # Runs where it may mount: posts files of some sizes, and says what came back. Without
 # models every upload that is kept is answered with 404.
@@ -124,3 +129,27 @@ tempfile.tempdir = "/nowhere"
 send(3_000_000)
 """
     assert run(tmp_path, "size=9m", steps) == ["404 model-not-found", "left []"]
+
+
+def test_a_body_that_comes_to_a_full_disk_is_refused_by_a_real_server(tmp_path):
+    """While it is read, with a length or in chunks; then others are served as ever."""
+    tiny_graphs.write(tmp_path / "m.frozen.pb", tiny_graphs.echo_detector())
+    whole, large = photo(), form({"modelname": "m"}, photo() + bytes(3_000_000))
+
+    def answer(content):
+        headers = {"Content-Type": f"multipart/form-data; boundary={EDGE}"}
+        return httpx.post(url, content=content, headers=headers, timeout=SECONDS)
+
+    with started(tmp_path, disk="1m") as server:
+        url = f"{server.url}/detect"
+        for content in (large, iter([large[:1_000_000], large[1_000_000:]])):
+            refused = answer(content)
+            assert refused.status_code == 507
+            assert refused.json()["type"] == "/problems/storage-full"
+            assert answer(form({"modelname": "m"}, whole)).status_code == 200
+        raw = httpx.post(
+            f"{url}?modelname=m", content=bytes(3_000_000), timeout=SECONDS
+        )
+        assert raw.status_code == 507
+        assert answer(form({"modelname": "m"}, whole)).status_code == 200
+        assert server.harm() == []
