@@ -3,16 +3,15 @@
 The only home of Pillow and simplejpeg. All functions may be called from any thread; the
 decoders release the GIL while they work.
 
-    workspace       how much memory the decoders of one process may hold
     orientation     EXIF and XMP orientation, and the one copy that applies it
-    watched_files   Pillow's view of an upload, which bounds its work
+    memory_files    Pillow's view of an upload
     formats         which format an upload has, and its opener
-    containers      the work that an AVIF or HEIC file asks of its decoder
-    coded_units     the coded units within them
     decoders        which decoder, into whose memory; any mode to RGB
     resizing        stretch, crop, pad; gray; Custom Vision's middle square
     drawing         a photo with boxes and words over it
     jobs            all that for one photo and some models, in frames of theirs
+    process         the processes that do the jobs, and their template
+    sandbox         the walls around them
 """
 
 from modelserver.core.messages.decodes import Limits

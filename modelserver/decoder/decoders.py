@@ -25,11 +25,14 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from modelserver.core.errors import UndecodableImage
-from modelserver.decoder import containers, jpeg_markers, png_chunks
-from modelserver.decoder.formats import BOXED, format_of, open_image, watch
+from modelserver.decoder import jpeg_markers, png_chunks
+from modelserver.decoder.formats import (
+    TooManyParts,
+    file_of,
+    format_of,
+    open_image,
+)
 from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
-from modelserver.decoder.watched_files import TookTooLong
-from modelserver.decoder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,8 +73,6 @@ _NS_A_SCAN, _NS_A_RUN_PIXEL = 1.5, 125.0
 # This shows through transparent pixels: a cut-out on a web page or on paper is on
 # white, and dropping alpha instead would show colours that no viewer has ever shown.
 BACKGROUND = "white"
-# One for the process, as its memory is.
-_workspace = Workspace()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,6 @@ def decode(
         NotAnImage: the content has no known format.
         UndecodableImage: it is one of them, but broken, cut short or too long a strip.
         ImageTooLarge: more pixels than ``limits`` allow.
-        Overloaded: other images keep the decoders' memory.
     """
     name = format_of(data)
     if name == "JPEG":
@@ -142,8 +142,7 @@ def decode(
     pixels = image.size[0] * image.size[1]
     in_runs = name == "BMP" and image.info.get("compression") in RUN_LENGTH
     expect(pixels * (_NS_A_RUN_PIXEL if in_runs else _NS_A_PIXEL[name]) / 1e9)
-    with _workspace.hold(pixels):
-        return _by_pillow(image, name, limits, allocate)
+    return _by_pillow(image, name, limits, allocate)
 
 
 def _open(data: Data, name: str, limits: Limits) -> ImageFile.ImageFile:
@@ -151,13 +150,10 @@ def _open(data: Data, name: str, limits: Limits) -> ImageFile.ImageFile:
     with _translate_errors(name):
         if name == "PNG":
             data = png_chunks.without_extras(data)
-        largest = containers.check(data, name) if name in BOXED else 0
         image = open_image(data, name)
     limits.check_header(*image.size)
     if name == "BMP":
         _check_runs(image)
-    if not containers.explains(image.size[0] * image.size[1], largest):
-        raise UndecodableImage(f"the {name} header claims less than there is.")
     return image
 
 
@@ -176,8 +172,10 @@ def _translate_errors(name: str) -> Iterator[None]:
     """Turn Pillow's errors into the one error for a broken image."""
     try:
         yield
-    except TookTooLong as err:
+    except TooManyParts as err:
         raise UndecodableImage(f"the {name} data takes too long to read.") from err
+    except MemoryError as err:
+        raise UndecodableImage("it takes too much memory.") from err
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         # Pillow's own limit, for parts that are larger than the whole claims to be.
         raise UndecodableImage(
@@ -267,7 +265,7 @@ class _Jpeg:
         with _translate_errors("JPEG"):
             self.scan = jpeg_markers.first_scan(data)
             self.data = jpeg_markers.with_end(data, self.scan)
-            self.image = _JpegFile(watch(self.data, "JPEG"))
+            self.image = _JpegFile(file_of(self.data))
         self.ended = self.data is data
         self.width, self.height = self.image.size
         self.orientation = orientation_of(self.image.info)
@@ -281,19 +279,15 @@ class _Jpeg:
         buffered = self._is_buffered()
         self.limits.check_header(self.width, self.height, buffered=buffered)
         scans = self._count_scans() if buffered else 0
-        full = decodes_in_full(self.width, self.height, self.smallest)
+        full = self.smallest == (0, 0) or decodes_in_full(
+            self.width, self.height, self.smallest
+        )
         each = _NS_A_PIXEL["JPEG" if full else "reduced"] + scans * _NS_A_SCAN
         expect(self.width * self.height * each / 1e9)
-        if not buffered:
-            return self._decode(allocate, held=False)
-        with _workspace.hold(self.width * self.height):
-            return self._decode(allocate, held=True)
-
-    def _decode(self, allocate: Allocate, *, held: bool) -> DecodedImage:
         shape = self._reduced_shape()
-        pixels = shape and self._by_simplejpeg(*shape, allocate, held=held)
+        pixels = shape and self._by_simplejpeg(*shape, allocate)
         if pixels is None:
-            return self._by_pillow(allocate, held=held)
+            return self._by_pillow(allocate)
         width, height = self.width, self.height
         if turns(self.orientation):
             width, height = height, width
@@ -364,14 +358,13 @@ class _Jpeg:
         return tuple(simplejpeg.decode_jpeg_header(self.data))
 
     def _by_simplejpeg(
-        self, height: int, width: int, allocate: Allocate, *, held: bool
+        self, height: int, width: int, allocate: Allocate
     ) -> Pixels | None:
         """Decode into the caller's memory; ``None`` if simplejpeg gives up."""
         pixels = allocate(_upright_shape(height, width, self.orientation))
         upright = self.orientation == UPRIGHT
         if self.inks:
-            with _workspace.hold(0 if held else height * width):
-                stored = self._from_inks(height, width)
+            stored = self._from_inks(height, width)
         else:
             stored = self._decode_coded(
                 pixels if upright else _new((height, width, 3)), "RGB"
@@ -410,15 +403,13 @@ class _Jpeg:
                 ) from err
         return stored
 
-    def _by_pillow(self, allocate: Allocate, *, held: bool) -> DecodedImage:
+    def _by_pillow(self, allocate: Allocate) -> DecodedImage:
         """Decode an image that simplejpeg refused, at one of Pillow's four scales."""
         height, width = self.smallest
         if height and width:
             self.image.draft(None, (width, height))
         size = (self.width, self.height)
-        columns, rows = self.image.size
-        with _workspace.hold(0 if held else columns * rows):
-            return _by_pillow(self.image, "JPEG", self.limits, allocate, size)
+        return _by_pillow(self.image, "JPEG", self.limits, allocate, size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import colorsys
 import io
-import math
 import zlib
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from modelserver.decoder.decoders import decode
-from modelserver.decoder.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,30 +26,19 @@ _LINE, _LETTERS = 1 / 250, 1 / 30
 _LEAST_LETTERS, _MOST_LETTERS = 10, 48
 _JPEG_QUALITY = 90
 _HALF = 127.5
-# Two photos of the largest size at a time: each is there twice, decoded and drawn on.
-_workspace = Workspace(50_000_000)
 
 
 def annotate(
-    data: Data,
-    limits: Limits,
-    marks: Sequence[Mark],
-    form: PictureFormat,
-    wait_s: float = math.inf,
+    data: Data, limits: Limits, marks: Sequence[Mark], form: PictureFormat
 ) -> bytes:
     """Return an upload, decoded in full and upright, with marks over it, as a file.
 
-    Thread-safe; calls wait while there is no memory for one more.
-
-    Args:
-        wait_s: how long the caller has to wait for memory.
+    Thread-safe.
 
     Raises:
         ImageTooLarge, UndecodableImage, NotAnImage: as ``decode``.
-        Overloaded: others kept the memory for too long.
     """
-    with _workspace.hold(limits.max_pixels, wait_s):
-        return draw(decode(data, limits=limits).pixels, marks, form)
+    return draw(decode(data, limits=limits).pixels, marks, form)
 
 
 def draw(

@@ -21,8 +21,7 @@ from PIL import (
 )
 
 from modelserver.core.errors import NotAnImage
-from modelserver.decoder.containers import brand
-from modelserver.decoder.watched_files import RUN_READS, WatchedFile
+from modelserver.decoder.memory_files import MemoryFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +37,19 @@ OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-# Their images lie in boxes that say how much is decoded; see ``containers``.
-BOXED = frozenset({"AVIF", "HEIC"})
+# Brands of their files: still images, and sequences that have one too.
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
+}
 # Sizes of the headers that follow the file header of a BMP, which has just two letters
 # of magic: without them any text that starts with "BM" would count as one.
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _HEAD_BYTES = 64
+
+
+class TooManyParts(Exception):
+    """A file has far more parts than its size explains."""
 
 
 @cache
@@ -74,10 +80,20 @@ def format_of(data: Data) -> str:
     size = int.from_bytes(head[14:18], "little")
     if head.startswith(b"BM") and size in _BMP_HEADERS:
         return "BMP"
-    boxed = brand(head)
+    boxed = _brand(head)
     if boxed in boxed_formats():
         return str(boxed)
     raise NotAnImage(boxed_formats())
+
+
+def _brand(head: bytes) -> str | None:
+    """Return AVIF or HEIC by a file's first bytes; ``None`` for other formats."""
+    if head[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    compatible = (head[at : at + 4] for at in range(16, end - 3, 4))
+    words = (_BRANDS.get(word) for word in (head[8:12], *compatible))
+    return next(filter(None, words), None)
 
 
 def open_image(data: Data, name: str) -> ImageFile.ImageFile:
@@ -85,14 +101,12 @@ def open_image(data: Data, name: str) -> ImageFile.ImageFile:
 
     Pillow chooses the error for a broken one.
     """
-    return _opener(name)(watch(data, name))
+    return _opener(name)(file_of(data))
 
 
-def watch(data: Data, name: str) -> IO[bytes]:
+def file_of(data: Data) -> IO[bytes]:
     """Return a file for Pillow to read from."""
-    if name == "BMP":
-        return cast("IO[bytes]", WatchedFile(data, free_reads=RUN_READS))
-    return cast("IO[bytes]", WatchedFile(data))
+    return cast("IO[bytes]", MemoryFile(data))
 
 
 def _opener(name: str) -> Callable[[IO[bytes]], ImageFile.ImageFile]:

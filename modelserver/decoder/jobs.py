@@ -6,7 +6,6 @@ Thread-safe.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelserver import decoder
@@ -209,19 +208,11 @@ def _describe(frame: Frame, image: DecodedImage, fit: Fit) -> Fitted:
 
 
 def draw(
-    data: Data,
-    limits: Limits,
-    marks: Sequence[Mark],
-    form: PictureFormat,
-    wait_s: float = math.inf,
+    data: Data, limits: Limits, marks: Sequence[Mark], form: PictureFormat
 ) -> bytes:
     """Return a photo, decoded in full and upright, with marks over it, as a file.
 
-    Args:
-        wait_s: how long the caller has to wait for memory.
-
     Raises:
-        RequestError: it is no image, too large to be decoded in full, or broken; or
-            others kept the memory for too long.
+        RequestError: it is no image, too large to be decoded in full, or broken.
     """
-    return decoder.annotate(data, limits, marks, form, wait_s)
+    return decoder.annotate(data, limits, marks, form)

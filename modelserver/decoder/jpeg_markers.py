@@ -12,7 +12,7 @@ import mmap
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelserver.decoder.watched_files import TookTooLong
+from modelserver.decoder.formats import TooManyParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,14 +91,14 @@ def _segments(data: Data) -> Iterator[Segment]:
         at = end
         if code == _SOS:
             return
-    raise TookTooLong
+    raise TooManyParts
 
 
 def first_scan(data: Data) -> int:
     """Return the start of the first scan's data; the data's size if there is none.
 
     Raises:
-        TookTooLong: there is more before it than any camera or program writes.
+        TooManyParts: there is more before it than any camera or program writes.
     """
     exif = tables = 0
     for code, _, start, end in _segments(data):
@@ -108,7 +108,7 @@ def first_scan(data: Data) -> int:
             exif += end - start
         tables += (end - start) * (code == _DQT)
         if exif > _MOST_EXIF_BYTES or tables > _MOST_TABLE_BYTES:
-            raise TookTooLong
+            raise TooManyParts
     return len(data)
 
 

@@ -12,7 +12,7 @@ import mmap
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelserver.decoder.watched_files import TookTooLong
+from modelserver.decoder.formats import TooManyParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +34,7 @@ _MOST_TEXT_BYTES = 1 << 20
 # Bytes of a tRNS chunk by the header's colour type: gray, RGB and palette.
 _LEAST_TRANSPARENCY = {0: 2, 2: 6, 3: 1}
 _COLOUR_TYPE_AT = 25
-# Encoders write 8 KiB or more a chunk; see ``watching`` for reads, of which a chunk is
-# four.
+# Encoders write 8 KiB or more a chunk.
 _FREE_CHUNKS = 5_000
 _BYTES_A_CHUNK = 256
 
@@ -56,7 +55,7 @@ def without_extras(data: Data) -> Data:
         The data itself if there is nothing to leave out.
 
     Raises:
-        TookTooLong: it has more chunks than its size explains.
+        TooManyParts: it has more chunks than its size explains.
         ValueError: a needed chunk has a wrong checksum.
     """
     kept = [(0, _SIGNATURE_BYTES)]
@@ -82,7 +81,7 @@ def _chunks(data: Data) -> Iterator[_Chunk]:
             return
         yield _Chunk(kind, at, end)
         at = end
-    raise TookTooLong
+    raise TooManyParts
 
 
 def _is_used(data: Data, chunk: _Chunk) -> bool:

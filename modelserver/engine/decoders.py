@@ -299,7 +299,7 @@ class InlineDecoders:
         # Pillow and simplejpeg come into a process only when it decodes.
         from modelserver.decoder import jobs  # noqa: PLC0415
 
-        _left(until)
+        _check(until)
         began = time.perf_counter()
         allocates = [room.allocate for room in rooms]
         found = jobs.prepare(data, fits, self._limits, allocates)
@@ -326,7 +326,8 @@ class InlineDecoders:
     ) -> bytes:
         from modelserver.decoder import jobs  # noqa: PLC0415
 
-        return jobs.draw(data, self._limits, marks, form, _left(until))
+        _check(until)
+        return jobs.draw(data, self._limits, marks, form)
 
     def close(self) -> None:
         """Drop the jobs that wait; those under way go on. Idempotent."""
@@ -391,13 +392,11 @@ def _release(future: Future[Any]) -> None:
             each.frame.release()
 
 
-def _left(until: float) -> float:
-    """Return the seconds that are left.
+def _check(until: float) -> None:
+    """Refuse a job for which nobody waits any more.
 
     Raises:
-        DeadlinePassed: none are.
+        DeadlinePassed: it is that late.
     """
-    left = until - time.perf_counter()
-    if left <= 0:
+    if time.perf_counter() >= until:
         raise DeadlinePassed(0.0)
-    return left

@@ -241,6 +241,28 @@ def test_a_photo_that_takes_too_long_is_refused(pool):
     assert isinstance(outcome(decoders, picture()), Prepared)
 
 
+def endless_gif():
+    """Return a GIF with millions of empty parts before its pixels."""
+    data = picture("GIF")
+    at = 13 + 3 * (2 << (data[10] & 7))
+    return data[:at] + bytes(20_000_000) + data[at:]
+
+
+def many_scans():
+    """Return a progressive JPEG of four hundred scans, which no deadline ends in C."""
+    data = picture("JPEG", (2500, 1600), progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * 400 + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("data", [endless_gif(), many_scans()], ids=["gif", "jpeg"])
+def test_work_that_no_guard_bounds_is_bounded_by_time(data, pool):
+    """Neither Python's steps nor C's can hold a decoder for longer."""
+    decoders = pool(timeout_s=0.15)
+    assert "more than 0.15 s" in str(outcome(decoders, data))
+    assert isinstance(outcome(decoders, picture()), Prepared)
+
+
 def test_photos_that_take_long_leave_a_decoder_to_others(pool):
     """One at a time of two, at a low priority; the rest waits its turn."""
     decoders = pool(timeout_s=100)

@@ -1,6 +1,7 @@
 """Photos outside of a form, and photos with boxes as answers."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -9,8 +10,7 @@ from gunicorn.http.errors import ParseException
 from PIL import Image
 
 from modelserver.core import errors
-from modelserver.decoder import drawing
-from modelserver.decoder.workspace import Workspace
+from modelserver.decoder import jobs
 from modelserver.web import forms
 from modelserver.web.forms import read_form
 from modelserver.web.server.upload_pace import TooSlow
@@ -233,16 +233,17 @@ def ask_for_a_picture(client, timeout_ms):
 
 
 def test_a_picture_is_waited_for_as_long_as_its_client_waits(detector, monkeypatch):
-    """Drawing waits for memory as long as its client waits."""
-    small = Workspace(capacity=1, wait_s=2.0)
-    monkeypatch.setattr(drawing, "_workspace", small)
-    with small.hold(1):
-        late = ask_for_a_picture(detector, 700)
-        assert "0.7 seconds" in expect_problem(late, 504, "deadline-passed")
-        expected = expect_problem(
-            ask_for_a_picture(detector, 60_000), 503, "overloaded"
-        )
-        assert "memory" in expected
+    """A drawing that takes longer is 504."""
+    gate, draw = threading.Event(), jobs.draw
+
+    def slow(*job):
+        gate.wait(60)
+        return draw(*job)
+
+    monkeypatch.setattr(jobs, "draw", slow)
+    late = ask_for_a_picture(detector, 700)
+    assert "0.7 seconds" in expect_problem(late, 504, "deadline-passed")
+    gate.set()
     drawn(ask_for_a_picture(detector, 60_000), "image/png")
 
 
