@@ -188,7 +188,9 @@ class Child:
     def _run(self, session: ModelSession, message: Run) -> Reply:
         try:
             images = [
-                self._memories.view(frame.memory, frame.offset, frame.shape)
+                self._memories.view(
+                    frame.memory, frame.offset, frame.shape, frame.dtype
+                )
                 for frame in message.frames
             ]
             results = run_images(session, images)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import mmap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from modelserver.core.messages.runs import dtype_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,18 +37,20 @@ class Memories:
         self._mapped.pop(number, None)
 
     def view(
-        self, number: int, offset: int, shape: tuple[int, ...]
-    ) -> NDArray[np.uint8]:
-        """Return a frame's pixels, read-only.
+        self, number: int, offset: int, shape: tuple[int, ...], dtype: str = "|u1"
+    ) -> NDArray[Any]:
+        """Return a frame's values, read-only.
 
         Raises:
             ValueError: no memory that is mapped has such a frame.
+            TypeError: it is of no numbers.
         """
+        kind = dtype_of(dtype)
         memory = self._mapped.get(number)
         if memory is None:
             raise ValueError(f"memory {number} is not mapped")
-        nbytes = math.prod(shape)
+        nbytes = math.prod(shape) * kind.itemsize
         inside = 0 <= offset <= offset + nbytes <= memory.size
         if not inside or min(shape, default=0) < 1:
             raise ValueError(f"memory {number} has no frame {shape} at {offset}")
-        return memory[offset : offset + nbytes].reshape(shape)
+        return memory[offset : offset + nbytes].view(kind).reshape(shape)

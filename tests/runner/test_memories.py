@@ -31,6 +31,15 @@ def test_a_frame_is_shown_where_it_lies(mapped):
     assert mapped.view(3, 2 * PAGE - 1, (1, 1, 1)).tolist() == [[[255]]]
 
 
+def test_a_frame_may_hold_other_numbers_than_bytes(mapped):
+    """Floats and wide integers are read as they lie there, at any offset."""
+    seen = mapped.view(3, 3, (1, 2), "<u2")
+    assert seen.tolist() == [[3 + 4 * 256, 5 + 6 * 256]]
+    assert mapped.view(3, 0, (4,), "<f4").nbytes == 16
+    with pytest.raises(TypeError, match="numeric"):
+        mapped.view(3, 0, (1,), "|O8")
+
+
 WILD = st.integers(-2, 9) | st.integers(-(2**63), 2**64 - 1)
 
 
@@ -38,11 +47,12 @@ WILD = st.integers(-2, 9) | st.integers(-(2**63), 2**64 - 1)
     st.sampled_from([3, 4]),
     WILD | st.integers(0, 2 * PAGE),
     st.lists(WILD, max_size=4).map(tuple),
+    st.sampled_from(["|u1", "<i2", "<f4", "<f8"]),
 )
-def test_no_reference_shows_more_than_the_memory(mapped, number, offset, shape):
+def test_no_reference_shows_more_than_the_memory(mapped, number, offset, shape, dtype):
     """Any reference gives a view inside the memory or a ValueError."""
     try:
-        seen = mapped.view(number, offset, shape)
+        seen = mapped.view(number, offset, shape, dtype)
     except ValueError:
         return
     assert seen.shape == shape
