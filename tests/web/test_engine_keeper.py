@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from modelserver.core.errors import START_FAILED
 from modelserver.core.messages.control import READY, RESCAN
-from modelserver.core.refusals import Reader
+from modelserver.core.refusals import Reader, Writer
 from modelserver.web.server import engine_keeper
 from modelserver.web.server.engine_keeper import Backoff, EngineKeeper
 
@@ -318,6 +319,38 @@ def test_an_engine_that_hangs_at_the_end_is_killed(make, caplog):
     assert engines()[0].killed
     assert "is killed" in caplog.text
     keeper.close()
+
+
+def test_an_engine_that_shows_no_life_is_killed(make, clock, monkeypatch, caplog):
+    """Once that is certain: not if it starts, was away for a moment, or goes on."""
+    keeper = make()
+    (engine,) = engines()
+    now = time.monotonic_ns()
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+
+    def look_often():
+        for _ in range(5):
+            keeper.look()
+            clock.now += 1.0
+
+    look_often()
+    engine.control.send(READY)
+    with Writer(keeper.page) as page:
+        page.begin()
+        look_often()
+        now += 11_000_000_000
+        keeper.look()
+        clock.now += 2.0
+        page.beat()
+        look_often()
+        assert not engine.killed
+        now += 11_000_000_000
+        look_often()
+    assert engine.killed
+    assert caplog.text.count("hangs and is killed") == 1
+    engine.die(-signal.SIGKILL)
+    keeper.look()
+    assert len(engines()) == 2
 
 
 def test_a_door_keeps_only_what_it_connects_to(make):

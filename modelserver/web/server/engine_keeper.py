@@ -29,7 +29,7 @@ from gunicorn.errors import HaltServer
 import modelserver
 from modelserver.core.errors import START_FAILED
 from modelserver.core.messages.control import READY, RESCAN
-from modelserver.core.refusals import make_page
+from modelserver.core.refusals import Reader, make_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +48,9 @@ MODULE = "modelserver.engine.process"
 _BACKLOG = 128
 # So many deaths within this time, and the next engine waits: 1, 2, 4 ... 10 s.
 _DEATHS, _WITHIN_S, _MOST_S = 3, 60.0, 10.0
+# An engine hangs that shows no life for so long, nor for so long after that was seen:
+# the whole machine may have been stopped meanwhile.
+_SILENT_S, _SURE_S = 10.0, 3.0
 # What the engine is given to close its models in once the doors have gone.
 _CLOSE_S = 5.0
 _MESSAGE_BYTES = 64
@@ -108,6 +111,10 @@ class EngineKeeper:
         self._due = clock()
         self._ending = False
         self._was_ready = False
+        # Of the present engine: whether it takes doors, and since when it was silent.
+        self._takes_doors = False
+        self._silent_at: float | None = None
+        self._pulse: Reader | None = None
         self._engine: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._listener: socket.socket | None = None
@@ -129,6 +136,7 @@ class EngineKeeper:
             self._listener, self._connectable = _listen(self._owner)
             self._try_to_connect()
             self.page = make_page()
+            self._pulse = Reader(self.page)
         except BaseException:
             self.close()
             raise
@@ -186,10 +194,24 @@ class EngineKeeper:
             self._take_messages()
             code = self._engine.poll()
             if code is None:
+                self._kill_if_it_hangs(self._engine)
                 return
             self._note_death(self._engine.pid, code)
         if self._clock() >= self._due:
             self._start_again()
+
+    def _kill_if_it_hangs(self, engine: subprocess.Popen[bytes]) -> None:
+        if not self._takes_doors or self._pulse is None:
+            return
+        now = self._clock()
+        if self._pulse.age_s < _SILENT_S:
+            self._silent_at = None
+        elif self._silent_at is None:
+            self._silent_at = now
+        elif now - self._silent_at >= _SURE_S:
+            log.error("the engine (process %d) hangs and is killed", engine.pid)
+            self._takes_doors = False
+            engine.kill()
 
     def _start_again(self) -> None:
         try:
@@ -220,7 +242,8 @@ class EngineKeeper:
         return delay
 
     def _drop_engine(self) -> None:
-        self._engine = None
+        self._engine = self._silent_at = None
+        self._takes_doors = False
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -229,6 +252,7 @@ class EngineKeeper:
         with contextlib.suppress(BlockingIOError, OSError):
             while self._control is not None:
                 message = self._control.recv(_MESSAGE_BYTES)
+                self._takes_doors |= message == READY
                 self._was_ready |= message == READY
                 if not message:
                     return
@@ -268,6 +292,9 @@ class EngineKeeper:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
         for descriptor in (self._connectable, self.page):
             if descriptor >= 0:
                 os.close(descriptor)
