@@ -6,7 +6,9 @@ A real server with three models gets 70 % of the requests that it can answer. Th
 ``bystander`` is never touched: none of its requests may fail. The ``victim``'s process
 is killed and stopped; the ``changing`` model's file is replaced, by good ones and by a
 cut one; graphs that cannot be served are added; the disk for uploads is filled, if one
-can be mounted; clients hang up; garbage comes in. Exits with 1 if something broke.
+can be mounted; clients hang up; garbage comes in. Doors, decoders and the engine are
+killed and stopped, too: then those fail that were under way there, or, without an
+engine, all until the models are loaded again. Exits with 1 if something broke.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.support import inputs, open_loop, results
-from benchmarks.support.open_loop import Request, Sent
+from benchmarks.support.open_loop import BROKEN, TIMEOUT, Request, Sent
 from benchmarks.support.servers import Server, processor_s, started, wait
 
 if TYPE_CHECKING:
@@ -43,10 +45,37 @@ _RECOVERY_S = 60.0
 _CIRCUIT_S = 660.0
 _FULL_S = 2.0
 _SETTLE_S = 1.0
-# That a bad model is refused belongs into the log.
-_REFUSED = re.compile(rf"\b(hostile_\w+|{CHANGING})\b")
+# That a bad model is refused belongs into the log, and so does who was killed.
+_TOLD = re.compile(
+    rf"\b(hostile_\w+|{CHANGING})\b|was sent SIGKILL|the engine .* ended by SIGKILL"
+)
 _ANSWERS = {"200", "cut"}
-_WHILE_FULL = _ANSWERS | {"503", "507"}
+_WHILE_FULL = {"503", "507"}
+# What those see whose door goes; whose photo's decoder does; and all while the engine
+# is away: a stopped one is missed after some seconds.
+_AT_A_DOOR = {BROKEN, TIMEOUT}
+_IN_A_DECODER = {"422"}
+_WITHOUT_ENGINE = {"503", TIMEOUT}
+# A signal takes that long to be felt.
+_MOMENT_S = 0.5
+_STOPPED_S = 5.0
+
+
+class Window(NamedTuple):
+    """A time in which requests may have other answers than 200.
+
+    Attributes:
+        also: their statuses.
+    """
+
+    start: float
+    end: float
+    also: set[str]
+
+    def excuses(self, one: Sent) -> bool:
+        """Return whether a request was under way in this time and ended so."""
+        ended = one.at + one.took_ms / 1000
+        return one.status in self.also and one.at <= self.end and ended >= self.start
 
 
 @dataclass
@@ -55,7 +84,7 @@ class Chaos:
 
     Attributes:
         events: each fault, its time, and how long until its victim served again.
-        full: from when to when the disk was full.
+        windows: when other answers than 200 were right.
     """
 
     server: Server
@@ -64,7 +93,7 @@ class Chaos:
     victim: int
     random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311
     events: list[dict[str, Any]] = field(default_factory=list)
-    full: list[tuple[float, float]] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
     versions: Iterator[int] = field(default_factory=itertools.count)
 
     def faults(self) -> list[Callable[[], dict[str, Any]]]:
@@ -72,12 +101,19 @@ class Chaos:
         return [
             self.kill,
             self.replace,
+            self.kill_decoder,
             self.hang_up,
+            self.kill_template,
+            self.kill_door,
             self.fill_disk,
+            self.stop_decoder,
             self.corrupt,
             self.garbage,
             self.stop,
+            self.stop_door,
             self.drop_hostile,
+            self.kill_engine,
+            self.stop_engine,
         ]
 
     def do(self, fault: Callable[[], dict[str, Any]]) -> None:
@@ -129,6 +165,93 @@ class Chaos:
         """SIGSTOP it: it is there and does nothing."""
         return self.signalled(signal.SIGSTOP)
 
+    def strike(
+        self, kind: Callable[[], set[int]], number: int, also: set[str]
+    ) -> dict[str, Any]:
+        """Send a signal to one process of a kind; wait for another in its place.
+
+        Args:
+            kind: returns the processes of the kind.
+            also: what requests that are under way there may be answered with.
+        """
+        before = kind()
+        one, begun = self.random.choice(sorted(before)), time.monotonic()
+        self.windows.append(Window(begun, begun + _MOMENT_S, also))
+        os.kill(one, number)
+
+        def replaced() -> bool:
+            now = kind()
+            return one not in now and len(now) >= len(before)
+
+        took = wait(replaced, _RECOVERY_S)
+        if took == math.inf:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+        return {"recovery_s": took if took < math.inf else None}
+
+    def kill_door(self) -> dict[str, Any]:
+        """SIGKILL a door: those whose connections it has lose them."""
+        return self.strike(self.server.doors, signal.SIGKILL, _AT_A_DOOR)
+
+    def stop_door(self) -> dict[str, Any]:
+        """SIGSTOP a door for a while; another one answers who comes then."""
+        one = self.random.choice(sorted(self.server.doors()))
+        begun = self.stopped_for_a_while(one)
+        self.windows.append(Window(begun, begun + _MOMENT_S, _AT_A_DOOR))
+        return self.recovery(BYSTANDER)
+
+    def stopped_for_a_while(self, pid: int) -> float:
+        """Stop a process and have it go on; return when it was stopped."""
+        begun = time.monotonic()
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(_STOPPED_S)
+        os.kill(pid, signal.SIGCONT)
+        return begun
+
+    def decoders(self) -> set[int]:
+        """Return the decoders without their template, which started first."""
+        every = self.server.decoders()
+        return every - {min(every, default=0)}
+
+    def kill_decoder(self) -> dict[str, Any]:
+        """SIGKILL a decoder: its photo is tried again, once."""
+        return self.strike(self.decoders, signal.SIGKILL, _IN_A_DECODER)
+
+    def kill_template(self) -> dict[str, Any]:
+        """SIGKILL the decoders' template, and with it all: photos wait for others."""
+        begun = time.monotonic()
+        os.kill(min(self.server.decoders()), signal.SIGKILL)
+        found = self.recovery(BYSTANDER)
+        # More photos come meanwhile than may wait.
+        also = _IN_A_DECODER | {"503"}
+        self.windows.append(Window(begun, time.monotonic() + _MOMENT_S, also))
+        return found
+
+    def stop_decoder(self) -> dict[str, Any]:
+        """SIGSTOP a decoder, which the next photo for it shows."""
+        return self.strike(self.decoders, signal.SIGSTOP, _IN_A_DECODER)
+
+    def kill_engine(self) -> dict[str, Any]:
+        """SIGKILL the engine: all models are loaded again."""
+        begun = time.monotonic()
+        found = self.strike(self.server.engines, signal.SIGKILL, _WITHOUT_ENGINE)
+        for model in MODELS:
+            if self.recovery(model)["recovery_s"] is None:
+                found = {"recovery_s": None}
+        ended = time.monotonic()
+        self.windows.append(Window(begun, ended, _WITHOUT_ENGINE))
+        self.victim = find_victim(self.server, self.photo)
+        took = found["recovery_s"] and ended - begun
+        return {"recovery_s": took}
+
+    def stop_engine(self) -> dict[str, Any]:
+        """SIGSTOP the engine for a while: it goes on where it was."""
+        (one,) = self.server.engines()
+        begun = self.stopped_for_a_while(one)
+        found = self.recovery(BYSTANDER)
+        self.windows.append(Window(begun, time.monotonic(), _WITHOUT_ENGINE))
+        return found
+
     def replace(self) -> dict[str, Any]:
         """Put another version of a model in its place, whole."""
         graph = self.folder / f"{CHANGING}.frozen.pb"
@@ -171,7 +294,8 @@ class Chaos:
         filler.unlink()
         freed = time.monotonic()
         found = self.recovery(BYSTANDER)
-        self.full.append((begun - _SETTLE_S, freed + _SETTLE_S))
+        full = Window(begun - _SETTLE_S, freed + _SETTLE_S, _WHILE_FULL)
+        self.windows.append(full)
         return found
 
     def hang_up(self) -> dict[str, Any]:
@@ -202,16 +326,21 @@ def find_victim(server: Server, photo: bytes) -> int:
 def failures(chaos: Chaos, sent: list[Sent]) -> dict[str, dict[str, int]]:
     """Return the requests that may not have failed, by model and status.
 
-    While the disk is full nobody's photo can be kept: then 503 and 507 are right. The
-    victim may be answered with 503 at any time; it tells so by itself.
+    While the disk is full nobody's photo can be kept: then 503 and 507 are right, and
+    other faults have their own. The victim may be answered with 503 at any time.
     """
     found: dict[str, Counter[str]] = {model: Counter() for model in MODELS}
     for one in sent:
-        full = any(start <= one.at <= end for start, end in chaos.full)
-        allowed = _ANSWERS | ({"503"} if one.kind == VICTIM else set())
-        if one.status not in (_WHILE_FULL if full else allowed):
+        if is_failure(chaos, one):
             found[one.kind][one.status] += 1
     return {model: dict(counted) for model, counted in found.items()}
+
+
+def is_failure(chaos: Chaos, one: Sent) -> bool:
+    """Return whether a request may not have ended so."""
+    allowed = _ANSWERS | ({"503"} if one.kind == VICTIM else set())
+    excused = any(window.excuses(one) for window in chaos.windows)
+    return one.status not in allowed and not excused
 
 
 def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -238,10 +367,11 @@ def run(server: Server, folder: Path, given: argparse.Namespace) -> dict[str, An
         **load,
         "requests": open_loop.tally(sent),
         "failures": failures(chaos, sent),
+        "failed_at": [one.at - begun for one in sent if is_failure(chaos, one)],
         "events": [event | {"at": event["at"] - begun} for event in chaos.events],
         "before": before,
         "after": server.facts(),
-        "harm": server.harm(_REFUSED.search),
+        "harm": server.harm(_TOLD.search),
     }
 
 
@@ -257,7 +387,7 @@ def broken(result: dict[str, Any]) -> list[str]:
         found += [
             f"{event['event']} answered {status}"
             for status in event.get("statuses", {})
-            if status.startswith("5") and status not in _WHILE_FULL
+            if status.startswith("5") and status not in _ANSWERS | _WHILE_FULL
         ]
     runners = [result[when]["runners"] for when in ("before", "after")]
     if runners[0] != runners[1]:
@@ -278,6 +408,7 @@ def main() -> None:
         for model in MODELS:
             inputs.write_do_nothing(folder, model)
         environ = {"RUN_TIMEOUT_S": str(RUN_TIMEOUT_S), "RELOAD_S": "1"}
+        environ |= {"WORKERS": "2"}
         with started(folder, disk="64m", environ=environ) as server:
             result = run(server, folder, given)
     results.write(result | {"broken": broken(result)}, given.out)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks import chaos, soak
 from benchmarks.support import inputs, open_loop, servers
-from benchmarks.support.open_loop import BROKEN, Request, Sent
+from benchmarks.support.open_loop import BROKEN, TIMEOUT, Request, Sent
 
 ROOT = Path(__file__).parents[2]
 EVENT = {"event": "kill", "at": 0.0, "recovery_s": 1.0}
@@ -36,9 +37,9 @@ def sent(kind, status, at=0.0):
     return Sent(kind, at, status, 5.0)
 
 
-def run_of(*full):
-    """A chaos whose disk was full at some times."""
-    return chaos.Chaos(None, Path(), b"", 0, full=list(full))
+def run_of(*windows):
+    """A chaos in which other answers were right at some times."""
+    return chaos.Chaos(None, Path(), b"", 0, windows=list(windows))
 
 
 def test_a_failed_request_of_an_untouched_model_counts():
@@ -63,8 +64,39 @@ def test_a_failed_request_of_an_untouched_model_counts():
 def test_a_full_disk_is_an_answer_while_it_is_full():
     """507 then, and only then."""
     sent_at = [sent("bystander", "507", at) for at in (1.0, 5.0, 9.0)]
-    found = chaos.failures(run_of((4.0, 6.0)), sent_at)
+    full = chaos.Window(4.0, 6.0, {"507"})
+    found = chaos.failures(run_of(full), sent_at)
     assert found["bystander"] == {"507": 2}
+
+
+def test_only_who_was_under_way_at_a_door_may_lose_a_connection():
+    """Not those who came before or after it went, and with no other status."""
+    moment = chaos.Window(4.0, 4.5, {BROKEN})
+    long = Sent("bystander", 1.0, BROKEN, 3500.0)
+    others = [sent("bystander", BROKEN, at) for at in (3.0, 5.0)]
+    found = chaos.failures(run_of(moment), [long, *others, sent("bystander", "503", 4)])
+    assert found["bystander"] == {BROKEN: 2, "503": 1}
+
+
+class Processes:
+    """Stands for a server's processes of one kind; each signal replaces one."""
+
+    def __init__(self, *pids):
+        self.there = set(pids)
+
+    def kill(self, pid, _number):
+        self.there = self.there - {pid} | {pid + 100}
+
+
+def test_a_process_that_is_struck_is_replaced(monkeypatch):
+    """One of its kind is hit, and its requests are excused from then on."""
+    doors = Processes(1, 2)
+    monkeypatch.setattr(chaos.os, "kill", doors.kill)
+    run = run_of()
+    run.server = SimpleNamespace(doors=lambda: doors.there)
+    assert run.kill_door()["recovery_s"] < 1
+    assert len(doors.there & {101, 102}) == 1
+    assert [window.also for window in run.windows] == [{BROKEN, TIMEOUT}]
 
 
 def result(**changed):
