@@ -233,6 +233,7 @@ def test_silent_connections_hold_no_thread_and_make_room(folder, uploads, tmp_pa
     """Of more than there may be, the oldest are closed; the others are served."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     options = {"THREADS": 4, "GUNICORN_CMD_ARGS": "--worker-connections 40"}
+    options["WORKERS"] = 1
     with started(
         "app.py", folder=folder, uploads=uploads, tmp_path=tmp_path, **options
     ) as server:
