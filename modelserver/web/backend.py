@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from functools import cached_property
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.engine.engine import Engine
     from modelserver.tasks import Task
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,6 +98,11 @@ class Backend:
         with self._lock:
             if self._link is not None:
                 return
+            if self._other is None and self.settings.isolation != "inline":
+                log.warning(
+                    "this process serves the models itself, and so would each other one"
+                    " of this app: every one of them would hold every model"
+                )
             link = self._other or LocalLink(self.engine)
             link.start()
             self.traces = traces.start(os.environ)
