@@ -217,6 +217,8 @@ def test_what_nobody_waits_for_is_never_run(folder, uploads, tmp_path):
             late = ask(server, "m", timeout_ms=1000)
             white = ask(server, "m", WHITE, timeout_ms=20)
             gone.close()
+            # Its door looks each tenth of a second, and tells the engine.
+            threading.Event().wait(0.5)
         finally:
             os.kill(runner, signal.SIGCONT)
         for connection in waiting:
