@@ -70,10 +70,15 @@ class Seat:
         """Tell the others that this door takes no more connections."""
         self._counts[self._at] = 0
 
+    def is_ahead(self) -> bool:
+        """Return whether another door has clearly fewer connections."""
+        return bool(self._behind())
+
     def step_back(self) -> float:
         """Return for how many seconds to let others take what has come; 0 for none.
 
-        After that time ``come_back`` is to be called.
+        After that time ``come_back`` is to be called, or once this door is no longer
+        ahead.
         """
         behind = self._behind()
         if not behind:

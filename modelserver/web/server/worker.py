@@ -61,6 +61,9 @@ _ALL_IN_MEMORY = 64 * 1024 * 1024
 # time: an answer takes some 50 us.
 _EXPIRE_S = 0.25
 _EXPIRED = 100
+# How often a door that lets others take connections looks whether it is still ahead:
+# they may be ahead by then, and let this one go first.
+_LOOK_S = 0.002
 # How often one is looked for that can be closed, if there was none and is no room.
 _FULL_S = 0.05
 # So many of the slowest are given up if there is no room, but none that is new.
@@ -195,7 +198,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if self.nr_conns >= self.worker_connections:
             timeout = min(timeout, _FULL_S)
         if self._back_until:
-            timeout = min(timeout, max(0.0, self._back_until - time.monotonic()))
+            timeout = min(timeout, _LOOK_S)
         super().wait_for_and_dispatch_events(timeout)
 
     def _tell(self) -> None:
@@ -207,11 +210,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Take new connections from now on, or no more for now."""
         if enabled and self._back_until:
-            if time.monotonic() < self._back_until:
+            is_ahead = self._seat is not None and self._seat.is_ahead()
+            if is_ahead and time.monotonic() < self._back_until:
                 return
             self._back_until = 0.0
             if self._seat is not None:
-                self._seat.come_back(waiting=any(map(has_data, self.sockets)))
+                left = is_ahead and any(map(has_data, self.sockets))
+                self._seat.come_back(waiting=left)
         if self._seat is not None and not self.alive:
             self._seat.leave()
         super().set_accept_enabled(enabled)
