@@ -16,6 +16,7 @@ from pathlib import Path
 from modelserver.core.errors import START_FAILED
 from modelserver.core.messages.control import READY, RESCAN
 from modelserver.core.process_limits import end_with_parent
+from modelserver.core.refusals import Writer
 
 
 def main(listening, page, control, *tasks):
@@ -28,25 +29,27 @@ def main(listening, page, control, *tasks):
     if word == "refuse":
         sys.stderr.write("modelserver: The engine is broken.\n")
         raise SystemExit(START_FAILED)
-    assert os.fstat(int(page)).st_size > 0
+    pulse = Writer(int(page))
+    pulse.begin()
     report(f"engine {os.getpid()} {' '.join(tasks)}")
     if word == "die":
         raise SystemExit(1)
     listener = socket.socket(fileno=int(listening))
     with socket.socket(fileno=int(control)) as arbiter:
         arbiter.send(READY)
-        serve(listener, arbiter)
+        serve(listener, arbiter, pulse)
     report("engine over")
 
 
-def serve(listener, arbiter):
-    """Answer every door that connects, until all have gone."""
+def serve(listener, arbiter, pulse):
+    """Answer every door that connects, and show life, until all have gone."""
     doors, over = 0, False
     with selectors.DefaultSelector() as poller:
         poller.register(listener, selectors.EVENT_READ)
         poller.register(arbiter, selectors.EVENT_READ)
         while doors or not over:
-            for key, _ in poller.select():
+            pulse.beat()
+            for key, _ in poller.select(1.0):
                 if key.fileobj is listener:
                     door = listener.accept()[0]
                     with contextlib.suppress(BrokenPipeError):  # it died meanwhile
