@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LEAST = 2
+# Of so many jobs one goes to the decoder that was idle for longest.
+_ALL_ROUND = 16
 # How often decoders that work are looked at, and jobs that wait.
 _TICK_S = 0.05
 # Processor time from which a job is costly, though its header did not say so.
@@ -126,6 +128,7 @@ class DecoderProcesses:
             gone=self._gone,
         )
         self._idle: list[Worker] = []
+        self._picked = 0
         self._queue = JobQueue(max_wait_s)
         self._ticking = False
         self._begun = self._open = False
@@ -289,7 +292,9 @@ class DecoderProcesses:
     def _choose(self, job: Job) -> Worker:
         """Take the decoder that did something last, by priority."""
         fitting = [worker for worker in self._idle if worker.low == job.costly]
-        worker = (fitting or self._idle)[-1]
+        # The last one's memory is warm; now and then the first, to see that it lives.
+        self._picked = (self._picked + 1) % _ALL_ROUND
+        worker = (fitting or self._idle)[-1 if self._picked else 0]
         self._idle.remove(worker)
         return worker
 

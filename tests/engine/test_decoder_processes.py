@@ -393,6 +393,19 @@ def test_decoders_that_somebody_kills_or_stops_are_replaced(number, pool):
     assert isinstance(outcome(decoders, picture()), Prepared)
 
 
+def test_a_decoder_that_was_stopped_is_found_though_others_would_do(pool):
+    """One photo at a time: now and then the one that was idle for longest has a turn."""
+    decoders = pool()
+    eventually(lambda: there(decoders) == 2)
+    assert isinstance(outcome(decoders, picture()), Prepared)
+    for pid in decoders.pids[1:]:
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(40):
+            assert isinstance(outcome(decoders, picture()), Prepared)
+        eventually(lambda pid=pid: pid not in decoders.pids)
+        eventually(lambda: there(decoders) == 2)
+
+
 def test_photos_under_way_are_tried_once_more_when_the_template_dies(pool):
     """Its decoders die with it; another one takes its place."""
     decoders = pool(timeout_s=100)
