@@ -215,7 +215,7 @@ def test_what_nobody_waits_for_is_never_run(folder, uploads, tmp_path):
             gone = send(server, "m", WHITE)
             wait_for(lambda: queued(server, "m") == 3, "the white one waits")
             late = ask(server, "m", timeout_ms=1000)
-            white = ask(server, "m", WHITE, timeout_ms=20)
+            white = ask(server, "m", WHITE, timeout_ms=300)
             gone.close()
             # Its door looks each tenth of a second, and tells the engine.
             threading.Event().wait(0.5)
@@ -225,7 +225,7 @@ def test_what_nobody_waits_for_is_never_run(folder, uploads, tmp_path):
             assert read(connection)[0].startswith(b"HTTP/1.1 200 ")
             connection.close()
         assert (late.status_code, white.status_code) == (504, 504)
-        assert "within 0.02 seconds" in white.json()["detail"]
+        assert "within 0.3 seconds" in white.json()["detail"]
         assert ask(server, "m").status_code == 200
         assert server.runners() == {runner}
         assert ask(server, "m", timeout_ms="soon").status_code == 400

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.errors import (
+    InvalidHeader,
+    InvalidHeaderName,
+    NoMoreData,
+    ParseException,
+)
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelserver.core.errors import StorageFull, StorageUnavailable
@@ -110,10 +115,19 @@ CUTS = st.one_of(st.lists(st.integers(0, 500), max_size=12), st.just(range(600))
 
 
 @given(data=st.one_of(GOOD, BAD, CUT, st.binary(max_size=60)), cuts=CUTS)
+@example(data=b"0\r\n\n:\r\n\r\n", cuts=range(600))
 def test_chunks_in_any_pieces_are_what_gunicorn_reads(data, cuts):
     """The same bytes, the same rest, the same trailers or the same error."""
-    found, expected = by_us(data, cuts), by_gunicorn(data)
-    assert found == expected
+    assert plain(by_us(data, cuts)) == plain(by_gunicorn(data))
+
+
+def plain(outcome):
+    """Return what a reader gave, with one name for what is wrong with a trailer.
+
+    gunicorn's own depends on the pieces: it looks for a bare LF until the end is there.
+    """
+    *read, end = outcome
+    return (*read, InvalidHeader if end is InvalidHeaderName else end)
 
 
 def test_a_line_without_an_end_is_refused_early():

@@ -9,7 +9,16 @@ import pytest
 from modelserver.core.errors import StartError
 from modelserver.tasks import CLASSIFICATION, DETECTION
 from modelserver.web.server import served_tasks
-from support.brightness import BRIGHTNESS
+
+
+class Bright:
+    """Stands for a task from outside: the real one would stay registered here."""
+
+    __module__ = "support.brightness"
+    kind = "brightness"
+
+
+BRIGHTNESS = Bright()
 
 
 def app(*tasks):
