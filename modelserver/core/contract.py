@@ -193,7 +193,7 @@ class Labels(Strict, frozen=True):
 
 
 class Live(Strict, frozen=True):
-    """The front lives."""
+    """The server lives."""
 
     live: Literal[True]
 

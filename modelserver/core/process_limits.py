@@ -3,7 +3,7 @@
 While a graph loads, its process limits itself: an allocation beyond fails at once, so a
 graph that asks for everything brings neither the machine nor its neighbours down. The
 limit is on address space, which the kernel enforces at once; it is lifted after the
-warm-up, because memory allocators reserve more than they use. From then on the front
+warm-up, because memory allocators reserve more than they use. From then on the engine
 looks at the memory in use.
 """
 
@@ -58,7 +58,7 @@ def _size(path: str) -> int:
 def private_bytes(pid: int) -> int:
     """Return the memory that only this process uses; 0 if that cannot be read.
 
-    Neither the photos, which are shared with the front, nor TensorFlow's code count.
+    Neither the photos, which are shared with the engine, nor TensorFlow's code count.
     """
     _, resident, shared = _statm(pid)
     return resident - shared
@@ -84,7 +84,7 @@ def _statm(pid: int | str) -> tuple[int, int, int]:
 def end_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends.
 
-    If the front is killed while this process is stopped, nothing in it could notice.
+    If the engine is killed while this process is stopped, nothing in it could notice.
     Linux only: elsewhere it ends once it is continued.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -1,7 +1,7 @@
 """The inputs and outputs of a graph: the facts that the rest of the server uses.
 
 A signature is found once, when a graph is loaded (``graphs``), in the model's own
-process, and crosses to the front as a small message. It names no TensorFlow type. A
+process, and crosses to the engine as a small message. It names no TensorFlow type. A
 sidecar is the operator's word on facts that a graph does not show; ``docs/sidecar.md``
 describes it for them.
 """

@@ -1,6 +1,6 @@
-"""The number of requests that the front handles at a time, and each model's share.
+"""The number of requests that are handled at a time, and each model's share.
 
-A request that waits for its model holds one of the front's threads. Were all of them
+A request that waits for its model holds one of a door's threads. Were all of them
 held by one model's queue, the others' requests would wait too, and so would health
 checks. So some threads are kept for requests that never wait, and half of the others
 for the models in equal parts; the rest is for the requests that come first.
@@ -25,7 +25,7 @@ SPARE_THREADS = 16
 
 
 def threads(settings: Settings) -> int:
-    """Return the number of threads of the front.
+    """Return the number of threads of a door.
 
     Shedding load needs far more threads than runs: a request that is refused still
     needs a thread to be refused in. Enough is two models with all slots and queues

@@ -6,12 +6,12 @@ batch that arrives until the socket's other end is gone. The memories that image
 come over the socket, as descriptors for reading only.
 
 It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
-group: the front decides when a runner ends. It obeys the socket at once, also during a
+group: the engine decides when a runner ends. It obeys the socket at once, also during a
 load or a run, because the thread that watches it ends the process from outside both. If
-the front is gone the kernel ends it, also one that is stopped.
+the engine is gone the kernel ends it, also one that is stopped.
 
-Log lines go through the socket, too; stdout and stderr are a pipe to the front, for the
-output of TensorFlow and of graphs.
+Log lines go through the socket, too; stdout and stderr are a pipe to the engine, for
+the output of TensorFlow and of graphs.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The front takes a process that was silent for five times as long for dead.
+# The engine takes a process that was silent for five times as long for dead.
 _BEAT_S = 2.0
 _MAX_LINE_CHARS = 2000
 # EX_TEMPFAIL and EX_PROTOCOL of sysexits.h. After the first the next process may do
@@ -139,7 +139,7 @@ class Child:
             except (EOFError, OSError):
                 return
             except (ValueError, msgspec.DecodeError):
-                log.exception("a message from the front makes no sense")
+                log.exception("a message from the engine makes no sense")
                 os._exit(_NONSENSE)
             if self._lost:
                 os._exit(_LOST)
@@ -245,7 +245,7 @@ def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadErr
 
 
 class Sender(logging.Handler):
-    """Sends log records to the front.
+    """Sends log records to the engine.
 
     Args:
         child: whose socket to use.
@@ -258,13 +258,13 @@ class Sender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record as a line. Thread-safe."""
         text = self.format(record)[:_MAX_LINE_CHARS]
-        # Without a front there is nobody to tell.
+        # Without an engine there is nobody to tell.
         with contextlib.suppress(OSError):
             self._child.send(LogLine(level=record.levelno, text=text))
 
 
 def main(socket_fd: int) -> None:
-    """Serve one model until the front closes the socket."""
+    """Serve one model until the engine closes the socket."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     process_limits.end_with_parent()

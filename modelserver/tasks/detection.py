@@ -72,7 +72,7 @@ def parse(
     scores[rows] = confidences(scores[rows])
     sound = np.abs(classes[rows]) < _MAX_CLASS
     rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
-    # For the millions that a graph can give, objects would take the front's time.
+    # For the millions that a graph can give, objects would take the engine's time.
     rows = rows[np.argsort(-scores[rows], kind="stable")[:MOST]]
     corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
     sides = [shortest(column) for column in corners.T]

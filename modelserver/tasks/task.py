@@ -122,7 +122,7 @@ class Task(ABC, Generic[R]):
         """Return of one image's arrays the part that an answer can be made of.
 
         The runner does it before it sends them, so that a graph cannot give the
-        server's front more than it can ever answer.
+        engine more than it can ever answer.
         """
         return outputs
 

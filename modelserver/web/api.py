@@ -109,7 +109,7 @@ def _kind() -> str:
 
 
 def livez() -> Response:
-    """``GET /livez``: the front is alive."""
+    """``GET /livez``: this door is alive."""
     return answer(contract.Live(live=True))
 
 

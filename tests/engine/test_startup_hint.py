@@ -171,10 +171,16 @@ def test_the_line_in_the_log_works(folder, uploads, tmp_path):
             client.sendall(b"nonsense\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 400"
         bearer = {"Authorization": f"Bearer {token}"}
-        text = httpx.get(server.url + "/metrics", headers=bearer).text
-    counted = 'requests_total{model="m",route="/detect",status="200"} 1.0'
-    assert counted in text
-    assert 'requests_total{model="",route="",status="400"} 1.0' in text
+
+        def counted() -> bool:
+            nonlocal text
+            text = httpx.get(server.url + "/metrics", headers=bearer).text
+            served = 'requests_total{model="m",route="/detect",status="200"} 1.0'
+            refused = 'requests_total{model="",route="",status="400"} 1.0'
+            return served in text and refused in text
+
+        text = ""
+        wait_for(counted, "the other door's counts have come")
     (memory,) = re.findall(r'resident_bytes{model="m"} (\S+)', text)
     assert float(memory) > 1 << 20
     assert any("is ready on" in event for event in events)

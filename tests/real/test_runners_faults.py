@@ -406,6 +406,7 @@ def test_a_run_fails_only_once_its_process_was_reaped(opened):
     running.add_done_callback(lambda _: seen.append(alive(runner.pid)))
     os.kill(runner.pid, signal.SIGKILL)
     assert isinstance(running.exception(SECONDS), errors.RunnerDied)
+    wait_for(lambda: seen, "the callback has run")
     assert seen == [False]
 
 

@@ -131,7 +131,7 @@ def test_who_says_how_many_workers(
     """Gunicorn's option wins, then WORKERS, then WEB_CONCURRENCY."""
     monkeypatch.setenv("WEB_CONCURRENCY", concurrency)
     monkeypatch.setenv("GUNICORN_CMD_ARGS", command_line)
-    assert serving._front("an app", options(**environ)).cfg.workers == workers
+    assert serving._application("an app", options(**environ)).cfg.workers == workers
 
 
 @pytest.mark.parametrize("number", ["many", "-1", "0", "1.5"])
@@ -417,12 +417,12 @@ def test_windows_is_told_about_wsl(monkeypatch):
         importlib.reload(web)
 
 
-def test_the_front_serves_the_app_that_is_there(monkeypatch, tmp_path):
+def test_the_application_serves_the_app_that_is_there(monkeypatch, tmp_path):
     """Gunicorn gets the very app, our table, and what GUNICORN_CMD_ARGS changes."""
     extra = tmp_path / "extra.py"
     extra.write_text("keepalive = 7\nthreads = 3\n")
     monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--threads 9 --config {extra}")
-    front = serving._front("an app", options(PORT="81"))
+    front = serving._application("an app", options(PORT="81"))
     assert front.load() == "an app"
     assert front.cfg.address == [("127.0.0.1", 81)]
     assert (front.cfg.threads, front.cfg.keepalive, front.cfg.backlog) == (9, 7, 1024)

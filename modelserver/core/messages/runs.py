@@ -1,4 +1,4 @@
-"""The interface of a runner, and the messages between front and runner process.
+"""The interface of a runner, and the messages between engine and runner process.
 
 The messages are msgpack by msgspec, typed: a process that a hostile graph has taken
 over sends data, never pickled code.
@@ -203,14 +203,14 @@ class FrameRef(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """Front to child: run these images."""
+    """Engine to child: run these images."""
 
     number: int
     frames: list[FrameRef]
 
 
 class Map(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Front to child: runs may name this memory from now on.
+    """Engine to child: runs may name this memory from now on.
 
     The message brings a descriptor of it, which is for reading only.
 
@@ -223,7 +223,7 @@ class Map(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Unmap(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Front to child: no run names this memory any more."""
+    """Engine to child: no run names this memory any more."""
 
     memory: int
 
@@ -271,7 +271,7 @@ def dtype_of(name: str) -> np.dtype[np.generic]:
 
 
 class RunResult(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a run's outputs, one dict an image, and how long it ran.
+    """Child to engine: a run's outputs, one dict an image, and how long it ran.
 
     Attributes:
         first: as in ``ImageResult``.
@@ -284,7 +284,7 @@ class RunResult(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a run failed; ``reason`` is for the log only.
+    """Child to engine: a run failed; ``reason`` is for the log only.
 
     Attributes:
         lost: the card's context is lost, so the child ends itself after this message.
@@ -297,7 +297,7 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class LoadStarted(msgspec.Struct, frozen=True, tag=True):
-    """Child to front: TensorFlow is imported, from here on loading is timed.
+    """Child to engine: TensorFlow is imported, from here on loading is timed.
 
     Attributes:
         on_gpu: it will run on a card.
@@ -307,18 +307,18 @@ class LoadStarted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """Child to front, every few seconds: threads of this process still run."""
+    """Child to engine, every few seconds: threads of this process still run."""
 
 
 class LogLine(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: a line for the log, of one of ``logging``'s levels."""
+    """Child to engine: a line for the log, of one of ``logging``'s levels."""
 
     level: int
     text: str
 
 
 class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Child to front: the model cannot be served, and why.
+    """Child to engine: the model cannot be served, and why.
 
     Attributes:
         kind: ``files``, at fault until they change; or the ``device``, which may

@@ -92,7 +92,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Sites whose pages may call from a browser and read the answers; unset: only"
         " this server's own page."),
     Setting("ISOLATION", "process", Choice(("process", "inline")), "",
-        "`process`: each model in a process of its own; `inline`: in the front."),
+        "`process`: each model in a process of its own; `inline`: in the server's."),
     Setting("SLOTS", "0", _count(0, 256), "runs",
         "Runs side by side for each model; 0: on a CPU one for each core, on a GPU 2."),
     Setting("MAX_BATCH", "0", _count(0, 1024), "images",

@@ -171,7 +171,7 @@ class ChildProcess:
 
     @property
     def verdict(self) -> str:
-        """Why the front killed it; empty if it did not."""
+        """Why the engine killed it; empty if it did not."""
         return self._verdict
 
     @property

@@ -1,8 +1,8 @@
-"""The lines that a model's process prints, as lines of the front's log.
+"""The lines that a model's process prints, as lines of the engine's log.
 
 TensorFlow, CUDA and a graph's own print ops write freely to stdout and stderr. Both are
-a pipe that a thread of the front always empties, so that nobody waits for it; lines are
-cut and counted, so that a chatty graph fills no disk.
+a pipe that a thread of the engine always empties, so that nobody waits for it; lines
+are cut and counted, so that a chatty graph fills no disk.
 
 TensorFlow prints why it does not use a card, while the process's own messages come by
 another way: here the two come together.

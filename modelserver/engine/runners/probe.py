@@ -1,7 +1,7 @@
 """Asks a TensorFlow process whether it uses a card.
 
 ``python -m modelserver.engine.runners.probe GPU WORDS``. TensorFlow chooses its
-devices only once it is imported, and the front never imports it. A process that is
+devices only once it is imported, and the engine never imports it. A process that is
 asked and then ends costs some seconds, and leaves nothing on the card.
 """
 

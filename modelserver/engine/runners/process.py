@@ -2,7 +2,7 @@
 
 A valid frozen graph can kill its process, a run cannot be interrupted, and GPU memory
 comes back only when a process exits: so each model has one, which may die or be killed
-without harm to the front or to other models.
+without harm to the engine or to other models.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _JOIN_S = 3.0
 # TensorFlow is read from disk, by several processes at once on a fresh machine.
 _IMPORT_S = 300.0
 # One run more than the child has slots lies in its socket, so that a slot that gets
-# free starts it at once and does not wait for the front.
+# free starts it at once and does not wait for the engine.
 _AHEAD = 1
 _REASON_CHARS = 500
 _COMPILES = (

@@ -118,7 +118,7 @@ class Watchdog:
                 f"it used {signs.memory // MIB} MiB of memory, more than the "
                 f"{signs.memory_limit // MIB} MiB allowed (MODEL_MEMORY_MB)"
             )
-        # An unread message may be the very answer: then it is the front that is slow.
+        # An unread message may be the very answer: then it is the engine that is slow.
         # But no process may talk its way out for ever.
         patience = 2 if signs.unread else 1
         for activity in signs.activities:

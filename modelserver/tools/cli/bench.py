@@ -160,7 +160,7 @@ class Started:
 
     Attributes:
         url: where it listens, on loopback.
-        pid: of gunicorn's arbiter; the front is its child, the runners the front's.
+        pid: of gunicorn's arbiter, which all other processes descend from.
     """
 
     url: str

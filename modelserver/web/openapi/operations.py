@@ -229,7 +229,7 @@ def all_operations(tasks: Iterable[Task[Any]]) -> dict[str, Operation]:
         }
     }
     probes = {
-        "api.livez": read_operation("Whether the front lives", ref(contract.Live)),
+        "api.livez": read_operation("Whether the server lives", ref(contract.Live)),
         "api.readyz": read_operation(
             "Whether photos are answered", ready, also=not_ready
         ),

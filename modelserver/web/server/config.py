@@ -89,7 +89,7 @@ def serve(
     with start_errors(), contextlib.suppress(KeyboardInterrupt):
         settings = Settings.from_environ(port=default_port)
         tasks = partial(served_tasks.of_app, app)
-        _front(app, options(settings, tasks)).run()
+        _application(app, options(settings, tasks)).run()
 
 
 def _answer_arguments(default_port: int, arguments: Sequence[str] | None) -> None:
@@ -114,10 +114,10 @@ def _keep_standard_descriptors() -> None:
     os.close(opened)
 
 
-def _front(app: Flask, table: Mapping[str, Any]) -> Any:
+def _application(app: Flask, table: Mapping[str, Any]) -> Any:
     from gunicorn.app.base import Application  # noqa: PLC0415 - see the module's words
 
-    class Front(Application):  # type: ignore[misc] # gunicorn has no types
+    class Served(Application):  # type: ignore[misc] # gunicorn has no types
         """Gunicorn's own application, around an app that is there already."""
 
         def load_config(self) -> None:
@@ -133,7 +133,7 @@ def _front(app: Flask, table: Mapping[str, Any]) -> Any:
         def load(self) -> Flask:
             return app
 
-    return Front()
+    return Served()
 
 
 def configuration(argv: Sequence[str]) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _threads_and_connections(settings: Settings) -> tuple[int, int]:
 def _logger_class(settings: Settings) -> type:
     from gunicorn.glogging import Logger  # noqa: PLC0415 - see the module's words
 
-    class FrontLogger(Logger):  # type: ignore[misc] # gunicorn has no types
+    class ServerLogger(Logger):  # type: ignore[misc] # gunicorn has no types
         """Gunicorn's logger, writing the way of the rest of the server."""
 
         def setup(self, cfg: Config) -> None:
@@ -256,7 +256,7 @@ def _logger_class(settings: Settings) -> type:
             if cfg.accesslog == "-":
                 logs.adopt(self.access_log)
 
-    return FrontLogger
+    return ServerLogger
 
 
 def check(cfg: Config, environ: Mapping[str, str]) -> None:
