@@ -28,7 +28,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from modelserver.core import logs
+from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY, RESCAN
 from modelserver.core.metrics import ProcessMetrics
@@ -124,6 +124,7 @@ def _start(given: argparse.Namespace, listener: socket.socket) -> tuple[Engine, 
     except ValueError as error:
         raise StartError(f"The engine cannot start: {error}.") from error
     settings = Settings.from_environ(port=tasks[0].endpoint.port)
+    background_stream.replace_standard_streams()
     logs.configure(settings.log_format)
     engine = Engine(tasks, settings)
     return engine, serve_doors(engine, listener, given.page)

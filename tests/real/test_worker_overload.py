@@ -1,5 +1,6 @@
 """The worker under too much: silent connections, full queues, clients that leave."""
 
+import fcntl
 import json
 import os
 import re
@@ -182,6 +183,40 @@ def test_a_kept_connection_is_refused_in_the_same_way(both_full):
         connection.sendall(message("a", DARK))
         expect_refusal(read(connection))
         assert connection.recv(1) == b""
+
+
+def test_nobody_waits_for_a_stopped_reader_of_the_output(folder, uploads, tmp_path):
+    """A terminal after Ctrl-S, or a pager, takes no more lines: photos are answered."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    os.mkfifo(tmp_path / "stdout")
+    reader = os.open(tmp_path / "stdout", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        started("app.py", folder=folder, uploads=uploads, tmp_path=tmp_path) as server,
+        httpx.Client(timeout=SECONDS) as client,
+    ):
+        server.wait()
+        for _ in range(200):
+            files = {"file": ("p.png", photo(WHITE))}
+            answer = client.post(f"{server.url}/detect", files=files)
+            assert answer.status_code == 200
+        lines = []
+        # What could not be written comes once there is room.
+        wait_for(
+            lambda: (
+                lines.append(read_all(reader)) or b"".join(lines).count(b"\n") >= 200
+            ),
+            "every line has come",
+        )
+    os.close(reader)
+
+
+def read_all(descriptor):
+    """What can be read now."""
+    try:
+        return os.read(descriptor, 1 << 20)
+    except BlockingIOError:
+        return b""
 
 
 def test_only_photos_are_refused_unread(both_full):

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from modelserver.core import logs
+from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, SettingError, StartError
 from modelserver.core.process_limits import end_with_parent
 from modelserver.core.settings import Settings
@@ -415,6 +415,8 @@ def _start_models(worker: Worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _give_freed_memory_back()
     backend = worker.wsgi.extensions["modelserver"]
+    background_stream.replace_standard_streams()
+    logs.configure(backend.settings.log_format)
     engine = getattr(worker.app, "engine", None)
     if engine is not None:
         engine.leave()
