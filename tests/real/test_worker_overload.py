@@ -245,10 +245,10 @@ def test_what_nobody_waits_for_is_never_run(folder, uploads, tmp_path):
         os.kill(runner, signal.SIGSTOP)
         try:
             waiting = [send(server, "m", DARK) for _ in range(4)]
-            # The first two lie in the stopped process's socket.
-            wait_for(lambda: queued(server, "m") == 2, "the others wait")
+            # At most two lie in the stopped process's socket.
+            wait_for(lambda: queued(server, "m") >= 2, "the others wait")
             gone = send(server, "m", WHITE)
-            wait_for(lambda: queued(server, "m") == 3, "the white one waits")
+            wait_for(lambda: queued(server, "m") >= 3, "the white one waits")
             late = ask(server, "m", timeout_ms=1000)
             white = ask(server, "m", WHITE, timeout_ms=300)
             gone.close()
