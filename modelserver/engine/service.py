@@ -397,6 +397,9 @@ class Service:
         scores = task.scores(task.answered(result))
         self._observe(Observation(part.title, timings, done.batch, scores))
         seen = _seen(part, prepared, answer, done.batch, timings)
+        if not scores:
+            below = self._below(part, prepared.window, done.result.outputs)
+            seen = msgspec.structs.replace(seen, below=below)
         if picture is None:
             self._end(part)
             request.reply(seen)
@@ -414,6 +417,17 @@ class Service:
             return task.parse(outputs, metadata, window, part.request.options, settings)
         except (ValueError, KeyError) as error:
             raise BadModelOutput(part.name, str(error)) from error
+
+    def _below(self, part: Part, window: Box, outputs: Outputs) -> int | None:
+        """Count, and report, what is too unsure for an answer that is empty."""
+        request, settings = part.request, self._settings
+        metadata = part.model.metadata
+        found = request.task.below(outputs, metadata, window, request.options, settings)
+        if found is None:
+            return None
+        count, least = found
+        report(f"{part.title} found nothing of {least:g} or more, and {count} below")
+        return count
 
     def _draw(self, part: Part, marks: list[Mark], seen: Seen) -> None:
         """Reply with the photo and the marks on it; its place is given back before."""

@@ -1,4 +1,4 @@
-"""A line for the shell to try first, logged when the first model serves."""
+"""The page's address and a line for the shell, logged when the first model serves."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # The folder of the default models' sample photos.
 _SAMPLES = Path("samples")
+# The one in which both default models are sure of something: a cat.
+_FIRST = "chelsea.png"
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - listened at
 
@@ -31,7 +33,7 @@ def greet(
     *,
     address: object,
 ) -> None:
-    """Wait until a model serves, or all are closed, and log the line to try.
+    """Wait until a model serves, or all are closed, and log what to try.
 
     Args:
         registry: the app's models.
@@ -42,8 +44,9 @@ def greet(
     serving = _serving(registry)
     if serving:
         name, kind = serving[0]
-        task = by_kind(kind)
-        log.info("try: %s", command(task, settings, name, address))
+        if isinstance(address, tuple):
+            log.info("Open %s in a browser", url(address))
+        log.info("try: %s", command(by_kind(kind), settings, name, address))
 
 
 def _serving(registry: Registry[Any]) -> list[tuple[str, str]]:
@@ -69,16 +72,24 @@ def command(
     words.append(f"-F {shlex.quote(f'modelname={model}')}")
     words.append(f"-F {shlex.quote(f'file=@{_photo(_SAMPLES)}')}")
     if isinstance(address, tuple):
-        host, port = str(address[0]), address[1]
-        host = _ANY.get(host, host)
-        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        base = url(address)
     else:
         words.append(f"--unix-socket {shlex.quote(str(address))}")
-        authority = "localhost"
-    words.append(f"http://{authority}{task.endpoint.route}")
+        base = "http://localhost"
+    words.append(f"{base}{task.endpoint.route}")
     return " ".join(words)
 
 
+def url(address: tuple[Any, ...]) -> str:
+    """Return the URL at which this machine reaches a listening address."""
+    host = _ANY.get(str(address[0]), str(address[0]))
+    return (
+        f"http://[{host}]:{address[1]}"
+        if ":" in host
+        else f"http://{host}:{address[1]}"
+    )
+
+
 def _photo(folder: Path) -> str:
-    photos = sorted(folder.glob("*.png"))
+    photos = sorted(folder.glob("*.png"), key=lambda one: (one.name != _FIRST, one))
     return str(photos[0]) if photos else "photo.jpg"

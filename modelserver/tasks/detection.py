@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
@@ -205,6 +206,15 @@ def select(detections: Sequence[Detection], options: Options) -> list[Detection]
     return list(islice(wanted, options.max_results))
 
 
+def _least(options: Options, settings: Settings) -> float:
+    """Return the lowest confidence of a detection in the answer to a request."""
+    if options.min_confidence is None:
+        return settings.min_confidence
+    return max(
+        options.min_confidence, min(settings.score_floor, settings.min_confidence)
+    )
+
+
 def in_pixels(one: Detection, size: tuple[int, int]) -> Detection:
     """Return a detection with its box in pixels, to the thousandth.
 
@@ -261,13 +271,24 @@ class DetectionTask(Task[list[Detection]]):
         Nothing below ``SCORE_FLOOR`` is found, or below ``MIN_CONFIDENCE`` where that
         is lower: a graph may have been loaded to give no more than that.
         """
-        least = settings.min_confidence
-        if options.min_confidence is not None:
-            floor = min(settings.score_floor, least)
-            least = max(options.min_confidence, floor)
+        least = _least(options, settings)
         signature, labels, _ = metadata
         found = detections_of(signature, outputs, labels, least, window)
         return select(found, options)
+
+    def below(
+        self,
+        outputs: Outputs,
+        metadata: Metadata,
+        window: Box,
+        options: Options,
+        settings: Settings,
+    ) -> tuple[int, float]:
+        """Count the detections of wanted labels that are too unsure; see ``Task``."""
+        floor = min(settings.score_floor, settings.min_confidence)
+        every = replace(options, min_confidence=floor, max_results=None)
+        found = self.parse(outputs, metadata, window, every, settings)
+        return len(found), _least(options, settings)
 
     def shorten(self, outputs: Outputs) -> Outputs:
         """Return the best 10,000 rows; see ``Task``."""

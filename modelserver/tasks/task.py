@@ -131,6 +131,25 @@ class Task(ABC, Generic[R]):
         del signature
         return MOST_OUTPUT_BYTES
 
+    def below(
+        self,
+        outputs: Outputs,
+        metadata: Metadata,
+        window: Box,
+        options: Options,
+        settings: Settings,
+    ) -> tuple[int, float] | None:
+        """Count what an empty answer lacks only because it is too unsure.
+
+        The arguments and errors are those of :meth:`parse`.
+
+        Returns:
+            Findings from ``SCORE_FLOOR`` to below the least confidence, and that
+            confidence; ``None`` for a task without such a threshold.
+        """
+        del outputs, metadata, window, options, settings
+        return None
+
     @abstractmethod
     def everything(
         self, outputs: Outputs, metadata: Metadata, window: Box = WHOLE

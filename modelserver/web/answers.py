@@ -101,14 +101,18 @@ def answer_several(
 
 
 def _headers(seen: Seen) -> tuple[tuple[str, str], ...]:
-    """Return the facts that the same answer depends on."""
+    """Return the facts that the same answer depends on, and why it is empty."""
     name = seen.model
     if not name.isascii() or "%" in name:
         name = quote(name, safe=_SAFE)
+    below: tuple[tuple[str, str], ...] = ()
+    if seen.below is not None:
+        below = (("X-Below-Confidence", str(seen.below)),)
     return (
         ("X-Image-Width", str(seen.width)),
         ("X-Image-Height", str(seen.height)),
         ("X-Image-Orientation", str(seen.orientation)),
         ("X-Model", name),
         ("X-Model-Digest", seen.digest),
+        *below,
     )

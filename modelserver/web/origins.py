@@ -31,8 +31,8 @@ _ALLOWED_HEADERS = (
     "Authorization, Content-Type, X-API-Key, X-Request-Id, X-Request-Timeout-Ms"
 )
 _EXPOSED_HEADERS = (
-    "Retry-After, Server-Timing, X-Image-Height, X-Image-Orientation, X-Image-Width, "
-    "X-Model, X-Model-Digest, X-Request-Id"
+    "Retry-After, Server-Timing, X-Below-Confidence, X-Image-Height, "
+    "X-Image-Orientation, X-Image-Width, X-Model, X-Model-Digest, X-Request-Id"
 )
 # How long a browser may remember a preflight's answer; two hours are the most that
 # Chromium takes.

@@ -1,4 +1,4 @@
-"""The line to try is logged once, when it works."""
+"""The page's address and the line to try are logged once, when they work."""
 
 import json
 import os
@@ -41,13 +41,17 @@ def test_it_is_a_line_for_the_shell():
 
 
 def test_it_takes_a_sample_photo_where_there_is_one(monkeypatch, tmp_path):
-    """The line names the first sample photo."""
-    for name in ("b.png", "a.png", "c.txt"):
-        (tmp_path / name).touch()
+    """The line names the first sample photo, and the cat before all others."""
     monkeypatch.setattr(startup_hint, "_SAMPLES", tmp_path)
-    assert f"file=@{tmp_path / 'a.png'} " in command(
-        DETECTION, make_settings(), "m", HERE
-    )
+    for name, first in (
+        ("b", "b"),
+        ("a", "a"),
+        ("chelsea", "chelsea"),
+        ("c", "chelsea"),
+    ):
+        (tmp_path / f"{name}.png").touch()
+        line = command(DETECTION, make_settings(), "m", HERE)
+        assert f"file=@{tmp_path / first}.png " in line
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,8 @@ def test_it_is_told_when_the_first_model_serves(greeted):
     models.put(Entry("good", State.READY))
     models.put(Entry("next", State.READY))
     thread.join()
-    (line,) = log.messages
+    page, line = log.messages
+    assert page == "Open http://127.0.0.1:5000 in a browser"
     assert "modelname=good" in line
 
 
@@ -159,6 +164,7 @@ def test_the_line_in_the_log_works(folder, uploads, tmp_path):
         (line,) = [event for event in events if event.startswith("try: ")]
         line = re.sub(r"file=@\S+", "file=@photo.jpg", line.removeprefix("try: "))
         environ = {**os.environ, "API_TOKEN": token}
+        bearer = {"Authorization": f"Bearer {token}"}
         done = subprocess.run(
             ["sh", "-c", line],
             cwd=tmp_path,
@@ -167,10 +173,11 @@ def test_the_line_in_the_log_works(folder, uploads, tmp_path):
             check=True,
         )
         assert done.stdout.startswith(b'[{"class":'), done.stdout
+        (page,) = [event for event in events if event.startswith("Open ")]
+        assert "<html" in httpx.get(page.split()[1], headers=bearer).text
         with socket.create_connection(("127.0.0.1", server.port), SECONDS) as client:
             client.sendall(b"nonsense\r\n\r\n")
             assert client.recv(12) == b"HTTP/1.1 400"
-        bearer = {"Authorization": f"Bearer {token}"}
 
         def counted() -> bool:
             nonlocal text

@@ -63,6 +63,49 @@ def test_min_confidence_below_the_floor_is_the_floor(folder, serving):
     assert len(found(client, ("min_confidence", "0"))) == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "below"),
+    [
+        pytest.param([("min_confidence", "1")], "3", id="all"),
+        pytest.param(
+            [("min_confidence", "1"), ("labels", "red,second")], "2", id="wanted labels"
+        ),
+        pytest.param([("labels", "second")], "1", id="the server's own confidence"),
+        pytest.param([("min_confidence", "1"), ("max_results", "1")], "3", id="best"),
+    ],
+)
+def test_an_empty_answer_says_how_many_are_too_unsure(detector, capfd, options, below):
+    """A header and a line count the wanted detections below the least confidence."""
+    response = send(detector, "/detect", ("modelname", "m"), FILE, *options)
+    assert (response.json, response.headers["X-Below-Confidence"]) == ([], below)
+    least = dict(options).get("min_confidence", "0.8")
+    line = f"m found nothing of {least} or more, and {below} below\n"
+    assert line in capfd.readouterr().out
+
+
+def test_rows_below_the_floor_are_not_counted_as_too_unsure(folder, serving):
+    """Nothing lies between a floor and a confidence that are above all rows."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    client = serving(SCORE_FLOOR=0.995, MIN_CONFIDENCE=0.999)
+    response = send(client, "/detect", ("modelname", "m"), FILE)
+    assert (response.json, response.headers["X-Below-Confidence"]) == ([], "0")
+
+
+def test_a_picture_without_detections_says_so_too(detector):
+    """The header comes with the photo that has no marks."""
+    ask = [("modelname", "m"), FILE, ("min_confidence", "1")]
+    response = send(detector, "/detect", *ask, headers={"Accept": "image/png"})
+    assert response.content_type == "image/png"
+    assert response.headers["X-Below-Confidence"] == "3"
+
+
+def test_only_an_empty_detection_tells_what_was_too_unsure(detector, classifier):
+    """Neither an answer with detections nor a class has the header."""
+    for client, path in ((detector, "/detect"), (classifier, "/classify")):
+        headers = send(client, path, ("modelname", "m"), FILE).headers
+        assert "X-Below-Confidence" not in headers
+
+
 def test_labels_and_max_results_choose(detector):
     """Labels match in any case, listed or repeated; the surest come first."""
     low = ("min_confidence", "0.25")

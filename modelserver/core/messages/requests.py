@@ -125,6 +125,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
         digest: SHA-256 of the model's graph, labels and sidecar.
         wait, decode, queue, run, post: milliseconds that each stage took.
         started: when the first of them began.
+        below: findings below the least confidence, where the answer is empty for it.
     """
 
     number: int
@@ -143,6 +144,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
     post: float
     started: float
     picture: bytes = b""
+    below: int | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -64,6 +64,10 @@ _HEADERS = {
         "SHA-256 of the model's graph, labels and sidecar.",
         {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     ),
+    "X-Below-Confidence": (
+        "Only if a detector's answer is empty: detections that were too unsure.",
+        {"type": "integer", "minimum": 0},
+    ),
 }
 _RETRY_AFTER = {
     "Retry-After": {
