@@ -14,7 +14,7 @@ import os
 import threading
 from bisect import insort
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,12 +116,14 @@ class Frame:
 
     Args:
         memory, offset: its place, in bytes from the memory's start.
-        shape: of uint8, C-contiguous.
+        shape: C-contiguous, of uint8 unless ``dtype`` says otherwise.
         give_back: called once, with the frame, when it is released.
         pixels: the image, where this process can see it.
+        dtype: of numbers that a graph is fed as they are, as NumPy writes it; ``None``
+            for an image.
     """
 
-    __slots__ = ("_give_back", "_pixels", "memory", "offset", "shape")
+    __slots__ = ("_give_back", "_pixels", "dtype", "memory", "offset", "shape")
 
     def __init__(
         self,
@@ -129,22 +131,26 @@ class Frame:
         offset: int,
         shape: tuple[int, ...],
         give_back: Callable[[Frame], None],
-        pixels: NDArray[np.uint8] | None = None,
+        pixels: NDArray[Any] | None = None,
+        *,
+        dtype: str | None = None,
     ) -> None:
         self.memory = memory
         self.offset = offset
         self.shape = shape
+        self.dtype = dtype
         self._give_back: Callable[[Frame], None] | None = give_back
         self._pixels = pixels
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its pixels."""
-        return math.prod(self.shape)
+        """Bytes of its pixels, or numbers."""
+        each = 1 if self.dtype is None else np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * each
 
     @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """The image, until the frame is released.
+    def pixels(self) -> NDArray[Any]:
+        """The image or the numbers, until the frame is released.
 
         Raises:
             RuntimeError: only the processes that map the memory can see it.
@@ -156,6 +162,11 @@ class Frame:
     def turn(self, pixels: NDArray[np.uint8]) -> None:
         """Take another view of the same bytes, such as a photo turned upright."""
         self.shape, self._pixels = pixels.shape, pixels
+
+    def hold(self, numbers: NDArray[Any]) -> None:
+        """Take a view of the same bytes as numbers that are fed as they are."""
+        self.turn(numbers)
+        self.dtype = numbers.dtype.str
 
     def release(self) -> None:
         """Give the memory back. Idempotent. ``pixels`` must not be used after."""

@@ -34,6 +34,8 @@ from modelserver.core.errors import InternalError, RequestError, UndecodableImag
 from modelserver.core.frames import Arena, Frame
 from modelserver.core.messages import Mark
 from modelserver.core.messages.decodes import (
+    Copied,
+    Copy,
     Decode,
     Decoded,
     Draw,
@@ -58,7 +60,7 @@ from modelserver.core.messages.decodes import (
 from modelserver.core.messages.requests import Refused, refused
 from modelserver.core.packets import PacketSocket
 from modelserver.core.process_limits import end_with_parent, forbid_core_dumps
-from modelserver.decoder import formats, jobs, sandbox
+from modelserver.decoder import formats, jobs, sandbox, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +97,7 @@ class Decoder:
         self._messages = msgspec.msgpack.Decoder(ToDecoder)
         self._frames: dict[int, Frame] = {}
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        self._job: Decode | Draw
+        self._job: Decode | Draw | Copy
         self._pixels: list[int] = []
         self._most = 0
 
@@ -115,7 +117,7 @@ class Decoder:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 message, descriptors = self._receive()
-                if isinstance(message, Decode | Draw):
+                if isinstance(message, Decode | Draw | Copy):
                     self._do(message, descriptors)
 
     def _receive(self) -> tuple[ToDecoder, list[int]]:
@@ -124,7 +126,7 @@ class Decoder:
         message = self._messages.decode(data)
         if isinstance(message, Free):
             self._release(message.offsets)
-        elif isinstance(message, Decode | Draw):
+        elif isinstance(message, Decode | Draw | Copy):
             self._release(message.free)
         return message, descriptors
 
@@ -135,7 +137,7 @@ class Decoder:
         for offset in offsets:
             self._frames.pop(offset).release()
 
-    def _do(self, job: Decode | Draw, descriptors: list[int]) -> None:
+    def _do(self, job: Decode | Draw | Copy, descriptors: list[int]) -> None:
         """Do a job and answer it; a bug is answered, too."""
         self._job = job
         self._pixels = list(job.pixels) if isinstance(job, Decode) else []
@@ -146,6 +148,8 @@ class Decoder:
             data = _map(descriptors, job.nbytes)
             if isinstance(job, Decode):
                 answer = self._decode(job, data)
+            elif isinstance(job, Copy):
+                answer = self._copy(job, data)
             else:
                 answer = self._draw(job, data)
         except _Dropped:
@@ -183,6 +187,11 @@ class Decoder:
         frame.pixels[:] = np.frombuffer(content, np.uint8)
         self._frames[frame.offset] = frame
         return Drawn(job.number, frame.offset, len(content))
+
+    def _copy(self, job: Copy, data: bytes | mmap.mmap) -> Copied:
+        frame = tensors.copy(data, job.tensor, self._arena.allocate)
+        self._frames[frame.offset] = frame
+        return Copied(job.number, frame.offset)
 
     def _allocate(self, fit: int, shape: tuple[int, ...]) -> Frame:
         """Cut a frame, once the engine has room for its pixels."""

@@ -18,6 +18,8 @@ import msgspec
 
 from modelserver.core.frames import Frame, Memory
 from modelserver.core.messages.decodes import (
+    Copied,
+    Copy,
     Decode,
     Decoded,
     Draw,
@@ -26,7 +28,7 @@ from modelserver.core.messages.decodes import (
     Placed,
     ToDecoder,
 )
-from modelserver.engine.decoders import Prepared
+from modelserver.engine.decoders import Prepared, as_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from modelserver.core.errors import RequestError
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit, Limits
-    from modelserver.core.messages.requests import Refused
+    from modelserver.core.messages.requests import Refused, Tensor
     from modelserver.core.packets import PacketSocket
     from modelserver.engine.decoders import Photo, Room
 
@@ -56,7 +58,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Job:
-    """One photo to decode, or to draw on. For the loop's thread, once made.
+    """One photo to decode or to draw on, or numbers to copy; for the loop's thread.
 
     Args:
         photo: its file; a descriptor of it is the job's own until :meth:`close`.
@@ -64,6 +66,7 @@ class Job:
 
     Attributes:
         future: of the result.
+        tensor: numbers to be copied, instead.
         costly: it may take longer than others.
         tried: how often it began.
         granted: pixels that it has of each room.
@@ -81,6 +84,7 @@ class Job:
         fits: Sequence[Fit] = (),
         rooms: Sequence[Room] = (),
         drawing: tuple[Sequence[Mark], PictureFormat] | None = None,
+        tensor: Tensor | None = None,
     ) -> None:
         self.number = number
         self.until = until
@@ -90,11 +94,19 @@ class Job:
         self.costly = drawing is not None
         self.tried = 0
         self.queued = time.perf_counter()
-        self.granted = [0] * len(self.fits)
-        self.needs = [0] * len(self.fits)
+        self.tensor = tensor
+        self.granted = [0] * len(self.rooms)
+        self.needs = [0] * len(self.rooms)
+        if tensor is not None:
+            self.needs = [self._need(room, tensor) for room in self.rooms]
         self._limits = limits
         self._drawing = drawing
         self._descriptor, self._nbytes = photo.open_again()
+
+    @staticmethod
+    def _need(room: Room, tensor: Tensor) -> int:
+        pixels = math.ceil(tensor.nbytes / _PIXEL_BYTES)
+        return min(pixels, room.pixels or pixels)
 
     @property
     def draws(self) -> bool:
@@ -144,7 +156,9 @@ class Job:
             OSError: that is gone, or does not read.
         """
         message: ToDecoder
-        if self._drawing is not None:
+        if self.tensor is not None:
+            message = Copy(self.number, self._nbytes, self.tensor, free)
+        elif self._drawing is not None:
             marks, form = self._drawing
             message = Draw(
                 self.number, self._nbytes, self._limits, tuple(marks), form, free
@@ -326,13 +340,9 @@ class Worker:
             pixels: that it has of the room.
             released: called then, in any thread.
         """
-        if self.memory is None:
-            raise ValueError("no memory")
         fitted = image.fitted
-        with self._lock:
-            self._out += 1
         give_back = partial(self._release, room, pixels, released)
-        frame = Frame(self.memory, image.offset, fitted.shape, give_back)
+        frame = self._frame(image.offset, fitted.shape, give_back)
         return Prepared(
             frame,
             fitted.width,
@@ -341,6 +351,39 @@ class Worker:
             fitted.orientation,
             (time.perf_counter() - self.began) * 1000,
         )
+
+    def copied(
+        self,
+        copied: Copied,
+        job: Job,
+        released: Callable[[Worker, int], None],
+    ) -> Prepared:
+        """Return a job's numbers in this process's memory; as :meth:`prepared`.
+
+        Raises:
+            ValueError: they lie outside of its memory.
+        """
+        tensor = job.tensor
+        size = self.memory.size if self.memory is not None else 0
+        if tensor is None or copied.offset + tensor.nbytes > size:
+            raise ValueError("numbers that were not asked for")
+        kept = job.keep_room(0, job.granted[0])
+        give_back = partial(self._release, job.rooms[0], kept, released)
+        frame = self._frame(copied.offset, tensor.shape, give_back, tensor.dtype)
+        return as_sent(frame, self.began)
+
+    def _frame(
+        self,
+        offset: int,
+        shape: tuple[int, ...],
+        give_back: Callable[[Frame], None],
+        dtype: str | None = None,
+    ) -> Frame:
+        if self.memory is None:
+            raise ValueError("no memory")
+        with self._lock:
+            self._out += 1
+        return Frame(self.memory, offset, shape, give_back, dtype=dtype)
 
     def _release(
         self,

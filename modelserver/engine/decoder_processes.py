@@ -27,6 +27,7 @@ from modelserver.core.errors import (
     UndecodableImage,
 )
 from modelserver.core.messages.decodes import (
+    Copied,
     Decoded,
     Drawn,
     Drop,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit, Limits
-    from modelserver.core.messages.requests import Refused
+    from modelserver.core.messages.requests import Refused, Tensor
     from modelserver.core.settings import Settings
     from modelserver.engine.decoders import Allocate, Decoders, Photo, Prepared
     from modelserver.engine.loop import Loop
@@ -158,6 +159,15 @@ class DecoderProcesses:
             Job(number, photo, self._limits, until, fits=fits, rooms=rooms)
         )
 
+    def copy(
+        self, photo: Photo, tensor: Tensor, room: Room, until: float = math.inf
+    ) -> Future[list[Prepared | RequestError]]:
+        """See ``Decoders.copy``."""
+        number = next(self._numbers)
+        return self._add(
+            Job(number, photo, self._limits, until, rooms=[room], tensor=tensor)
+        )
+
     def draw(
         self,
         photo: Photo,
@@ -243,6 +253,8 @@ class DecoderProcesses:
             self._ask(worker, job, message)
         elif isinstance(message, Decoded):
             self._decoded(worker, job, message)
+        elif isinstance(message, Copied):
+            self._copied(worker, job, message)
         elif isinstance(message, Drawn):
             content = worker.read(message)
             self._finish(worker, job)
@@ -350,6 +362,12 @@ class DecoderProcesses:
             for each in found:
                 if not isinstance(each, RequestError):
                     each.frame.release()
+
+    def _copied(self, worker: Worker, job: Job, message: Copied) -> None:
+        prepared = worker.copied(message, job, self._released)
+        self._finish(worker, job)
+        if not job.succeed([prepared]):
+            prepared.frame.release()
 
     def _measure(self, seconds: float) -> None:
         mean = self._each_s or seconds

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modelserver.core.frames import Frame
     from modelserver.core.messages import Mark, PictureFormat
     from modelserver.core.messages.decodes import Fit
+    from modelserver.core.messages.requests import Tensor
     from modelserver.core.metrics import DecoderMetrics
     from modelserver.core.settings import Settings
     from modelserver.decoder.jobs import Ready
@@ -216,6 +217,11 @@ class Decoders(Protocol):
             none; an error for all of them is the future's.
         """
 
+    def copy(
+        self, photo: Photo, tensor: Tensor, room: Room, until: float = math.inf
+    ) -> Future[list[Prepared | RequestError]]:
+        """Copy numbers out of an upload; as :meth:`decode` for one model."""
+
     def draw(
         self,
         photo: Photo,
@@ -311,6 +317,22 @@ class InlineDecoders:
             for each in found
         ]
 
+    def copy(
+        self, photo: Photo, tensor: Tensor, room: Room, until: float = math.inf
+    ) -> Future[list[Prepared | RequestError]]:
+        """See ``Decoders.copy``."""
+        return self._pool.submit(self._copy, photo.data, tensor, room, until)
+
+    def _copy(
+        self, data: Data, tensor: Tensor, room: Room, until: float
+    ) -> list[Prepared | RequestError]:
+        from modelserver.decoder import tensors  # noqa: PLC0415
+
+        _check(until)
+        began = time.perf_counter()
+        frame = tensors.copy(data, tensor, room.allocate)
+        return [as_sent(frame, began)]
+
     def draw(
         self,
         photo: Photo,
@@ -345,6 +367,12 @@ def prepared(ready: Ready, began: float) -> Prepared:
         fitted.orientation,
         (time.perf_counter() - began) * 1000,
     )
+
+
+def as_sent(frame: Frame, began: float) -> Prepared:
+    """Return numbers that were copied since some time, as the service takes them."""
+    spent_ms = (time.perf_counter() - began) * 1000
+    return Prepared(frame, 0, 0, (0.0, 0.0, 1.0, 1.0), decode_ms=spent_ms)
 
 
 def wait(future: Future[T], caller: Caller) -> T:

@@ -165,6 +165,7 @@ class Loader:
             suppression_on_cpu=settings.suppression_on_cpu,
             score_floor=_score_floor(settings),
             memory_mb=settings.model_memory_mb,
+            tensor_mb=settings.max_tensor_mb,
             trusted=settings.trusted_models,
             export=files.export(),
             held={

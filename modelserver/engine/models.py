@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from modelserver.core.errors import ModelNotReady
+import numpy as np
+
+from modelserver.core.errors import BadRequest, ModelNotReady, UploadTooLarge
 from modelserver.core.messages.decodes import Fit
 from modelserver.engine.decoders import Photo, Prepared, only, wait
 from modelserver.engine.queue import Batcher, Caller, Completion, QueueSlot
 from modelserver.tasks import Metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from concurrent.futures import Future
 
     from modelserver.core.frames import Frame
-    from modelserver.core.messages import Facts, ImageResult, Runner
+    from modelserver.core.messages import Facts, ImageResult, Runner, TensorSpec
+    from modelserver.core.messages.requests import Tensor
     from modelserver.core.settings import Settings
     from modelserver.engine.decoders import Data, Decoders
     from modelserver.engine.discovery import ModelFiles
@@ -44,6 +47,29 @@ def fit_of(facts: Facts, *, full_decode: bool = False) -> Fit:
         crop_from=signature.crop_from,
         sampling=sampling,
     )
+
+
+def likeness(frame: Frame) -> Hashable:
+    """Return what frames have in common that are run together.
+
+    Numbers of one image are, next to others of the same shape; those of several are a
+    run of their own, whatever their graph does with its batch.
+    """
+    if frame.dtype is None:
+        return frame.shape
+    alone = frame.shape[:1] != (1,)
+    place = (frame.memory.number, frame.offset) if alone else None
+    return frame.shape, frame.dtype, place
+
+
+def _fits(shape: tuple[int, ...], wanted: TensorSpec) -> bool:
+    return len(shape) == len(wanted.shape) and all(
+        side == most or most < 0 for side, most in zip(shape, wanted.shape, strict=True)
+    )
+
+
+def _described(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{np.dtype(dtype).name} {list(shape)}"
 
 
 class Model:
@@ -84,13 +110,14 @@ class Model:
         self.fit = fit_of(facts, full_decode=settings.full_decode)
         self.room = decoders.room(files.name, runner.allocate)
         self._decoders = decoders
+        self._most_bytes = settings.max_tensor_mb << 20
         self.queue: Batcher[Frame, ImageResult] = Batcher(
             runner.run,
             run_slots=facts.slots + runner.ahead,
             max_batch=facts.max_batch,
             capacity=settings.queue_length,
             max_wait_s=settings.max_queue_wait_s,
-            key=lambda frame: frame.shape,
+            key=likeness,
             unusual=lambda result: result.first,
             delay_s=settings.batch_delay_ms / 1000,
             prepare_s=lambda: decoders.wait_s,
@@ -100,6 +127,30 @@ class Model:
     def metadata(self) -> Metadata:
         """The data by which its outputs are parsed."""
         return Metadata(self.facts.signature, self.labels, self.offset)
+
+    def check(self, tensor: Tensor) -> None:
+        """Refuse numbers that the graph does not take.
+
+        Raises:
+            BadRequest: they are of another type or shape.
+            UploadTooLarge: there are more than ``MAX_TENSOR_MB`` of them.
+        """
+        wanted = next((one for one in self.facts.inputs if one.dtype), None)
+        if wanted is None:
+            raise BadRequest(
+                f"The model {self.files.name} takes files of images, not numbers: send "
+                "them as BYTES."
+            )
+        if tensor.dtype != wanted.dtype or not _fits(tensor.shape, wanted):
+            raise BadRequest(
+                f"The input {wanted.name} takes "
+                f"{_described(wanted.dtype, wanted.shape)}, not "
+                f"{_described(tensor.dtype, tensor.shape)}."
+            )
+        if tensor.nbytes > self._most_bytes:
+            raise UploadTooLarge(
+                f"A tensor may have {self._most_bytes >> 20} MiB (MAX_TENSOR_MB)."
+            )
 
     def prepare(self, photo: Photo | Data, caller: Caller | None = None) -> Prepared:
         """Decode an upload into memory that the runner reads; waits for it.

@@ -26,6 +26,7 @@ from modelserver.core.errors import (
     RequestError,
 )
 from modelserver.core.logs import report
+from modelserver.core.messages import Array
 from modelserver.core.messages.requests import Seen, refused
 from modelserver.engine import admission
 from modelserver.engine.queue import Caller
@@ -223,6 +224,8 @@ class Service:
             task = TASKS.get(message.kind)
             if task is None:
                 raise BadRequest(f"There is no task {message.kind[:50]!r}.")
+            if message.tensor is not None and len(message.models) != 1:
+                raise BadRequest("Numbers are for one model.")
             request = Request(message, task, photo, reply)
             names = message.among or message.models
             request.options = self._with_labels(request, names)
@@ -267,6 +270,8 @@ class Service:
             # In this order: a name that nobody serves must not count as one that is.
             title, version = self._registry.take(name, kind)
             try:
+                if request.message.tensor is not None:
+                    version.loaded.check(request.message.tensor)
                 self._shares.enter(title)
                 entered = True
                 slot = version.loaded.queue.admit(request.caller)
@@ -304,12 +309,7 @@ class Service:
         if not parts:
             return
         try:
-            future = self._decoders.decode(
-                request.photo,
-                [part.model.fit for part in parts],
-                [part.model.room for part in parts],
-                request.message.until,
-            )
+            future = self._begin_decode(request, parts)
         except RequestError as error:
             for part in parts:
                 self._refuse(part, error)
@@ -319,6 +319,16 @@ class Service:
         future.add_done_callback(
             partial(self._loop.soon, self._decoded, request, parts)
         )
+
+    def _begin_decode(
+        self, request: Request, parts: Sequence[Part]
+    ) -> Future[list[Prepared | RequestError]]:
+        photo, message = request.photo, request.message
+        rooms = [part.model.room for part in parts]
+        if message.tensor is not None:
+            return self._decoders.copy(photo, message.tensor, rooms[0], message.until)
+        fits = [part.model.fit for part in parts]
+        return self._decoders.decode(photo, fits, rooms, message.until)
 
     def _decoded(
         self,
@@ -377,10 +387,16 @@ class Service:
         if prepared is None:
             raise TypeError("a photo that was not decoded has run")
         ran = time.perf_counter()
-        result = self._parsed(part, prepared.window, done.result.outputs)
         task, picture = request.task, request.message.picture
+        result: Any = None
         answer = b""
-        if picture is None:
+        if request.message.tensor is not None:
+            arrays = done.result.outputs.items()
+            packed = {name: Array.pack(array) for name, array in arrays}
+            answer = msgspec.msgpack.encode(packed)
+        else:
+            result = self._parsed(part, prepared.window, done.result.outputs)
+        if picture is None and not answer:
             size = (prepared.width, prepared.height)
             answer = msgspec.json.encode(task.answer(result, size, request.options))
         parsed = time.perf_counter()
@@ -394,7 +410,7 @@ class Service:
             post=(parsed - ran) * 1000,
         )
         report(f"{part.title} {timings}")
-        scores = task.scores(task.answered(result))
+        scores = task.scores(task.answered(result)) if result is not None else ()
         self._observe(Observation(part.title, timings, done.batch, scores))
         seen = _seen(part, prepared, answer, done.batch, timings)
         if not scores:

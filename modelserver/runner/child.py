@@ -55,7 +55,7 @@ from modelserver.core.messages import (
 )
 from modelserver.runner.inline import facts, import_tensorflow, open_session, run_images
 from modelserver.runner.memories import Memories
-from modelserver.tasks import message_bytes
+from modelserver.tasks import message_bytes, raw_message_bytes
 
 if TYPE_CHECKING:
     from modelserver.runner.sessions import ModelSession
@@ -84,7 +84,7 @@ class Child:
         self._sending = threading.Lock()
         self._decoder = msgspec.msgpack.Decoder(Order)
         self._lost = False
-        self._limit = MAX_BYTES
+        self._limit = self._raw_limit = MAX_BYTES
 
     def send(self, reply: Reply) -> None:
         """Send one message. Thread-safe."""
@@ -118,6 +118,7 @@ class Child:
             return None
         process_limits.lift_loading()
         found = facts(session)
+        self._raw_limit = raw_message_bytes(job)
         self._limit = message_bytes(found.signature, found.max_batch)
         self.send(found)
         return session
@@ -178,9 +179,10 @@ class Child:
         except Exception as failure:  # noqa: BLE001 - a thread's edge: somebody waits for an answer
             reason = f"{type(failure).__name__}: {failure}"
         else:
-            if len(data) <= self._limit:
+            limit = self._raw_limit if message.raw else self._limit
+            if len(data) <= limit:
                 return data
-            reason = f"its outputs have {len(data)} bytes, more than {self._limit}"
+            reason = f"its outputs have {len(data)} bytes, more than {limit}"
         reason = reason[:_MAX_LINE_CHARS]
         error = RunError(number=message.number, reason=reason, out_of_memory=full)
         return msgspec.msgpack.encode(error)
@@ -193,7 +195,7 @@ class Child:
                 )
                 for frame in message.frames
             ]
-            results = run_images(session, images)
+            results = run_images(session, images, raw=message.raw)
         except RequestError as error:
             # No later run on this card would go well in this process.
             lost = isinstance(error, RunnerDied)

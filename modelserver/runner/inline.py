@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelserver.core import cuda
 from modelserver.core.errors import RequestError, RunnerDied
@@ -23,7 +23,6 @@ from modelserver.core.messages import Facts, ImageResult, Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from modelserver.runner.sessions import ModelSession
@@ -93,20 +92,23 @@ class InlineRunner:
         if self._pool is None or self._session is None:
             raise RuntimeError("the runner is not open")
         pixels = [frame.pixels for frame in frames]
+        raw = any(frame.dtype is not None for frame in frames)
         future: Future[Sequence[ImageResult]] = Future()
         # A run that waits for its thread cannot be cancelled in a process either.
         future.set_running_or_notify_cancel()
-        self._pool.submit(self._run, self._session, pixels, future)
+        self._pool.submit(self._run, self._session, pixels, future, raw=raw)
         return future
 
     def _run(
         self,
         session: ModelSession,
-        images: Sequence[NDArray[np.uint8]],
+        images: Sequence[NDArray[Any]],
         future: Future[Sequence[ImageResult]],
+        *,
+        raw: bool,
     ) -> None:
         try:
-            results = run_images(session, images)
+            results = run_images(session, images, raw=raw)
         except RequestError as error:
             reason = str(error.__cause__ or error)[:_REASON_CHARS]
             log.warning("%s: a run failed: %s", self._job.name, reason)
@@ -138,12 +140,16 @@ def _call_here(function: Callable[..., object], *arguments: object) -> None:
 
 
 def run_images(
-    session: ModelSession, images: Sequence[NDArray[np.uint8]]
+    session: ModelSession, images: Sequence[NDArray[Any]], *, raw: bool = False
 ) -> list[ImageResult]:
-    """Run a session on images of one shape, and measure the time."""
-    first = session.is_first(images)
+    """Run a session on images of one shape, and measure the time.
+
+    Args:
+        raw: they are numbers, for the graph as it was written.
+    """
+    first = not raw and session.is_first(images)
     started = time.perf_counter()
-    outputs = session.run(images)
+    outputs = session.run_raw(images) if raw else session.run(images)
     run_ms = (time.perf_counter() - started) * 1000
     return [ImageResult(arrays, run_ms, first) for arrays in outputs]
 
@@ -208,4 +214,6 @@ def facts(session: ModelSession) -> Facts:
         notes=session.notes,
         findings=session.findings,
         sampling=session.sampling,
+        inputs=session.inputs,
+        outputs=session.outputs,
     )

@@ -14,6 +14,7 @@ from modelserver.tasks.detection import DETECTION
 from modelserver.tasks.task import MOST_OUTPUT_BYTES, Metadata, Task
 
 if TYPE_CHECKING:
+    from modelserver.core.messages import Job
     from modelserver.core.signatures import Signature
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "by_labels",
     "endings_of_others",
     "message_bytes",
+    "raw_message_bytes",
     "register",
 ]
 
@@ -75,6 +77,11 @@ def message_bytes(signature: Signature, images: int) -> int:
     # A runner need not know tasks from outside.
     each = task.output_bytes(signature) if task else MOST_OUTPUT_BYTES
     return min(MAX_BYTES, _MESSAGE_BYTES + images * each)
+
+
+def raw_message_bytes(job: Job) -> int:
+    """Return the most bytes of a message with the outputs of a raw run."""
+    return min(MAX_BYTES, _MESSAGE_BYTES + (job.tensor_mb << 20))
 
 
 def by_graph(name: str) -> Task[Any]:

@@ -10,8 +10,11 @@ import pytest
 from modelserver import decoder
 from modelserver.core import errors
 from modelserver.core.findings import found
+from modelserver.core.frames import Frame, Memory
+from modelserver.core.messages.requests import Tensor
 from modelserver.engine import discovery
 from modelserver.engine.loader import Loader
+from modelserver.engine.models import likeness
 from modelserver.engine.runners.cards import Survey
 from modelserver.runner.sessions import ModelSession
 from modelserver.tasks import DETECTION, by_kind
@@ -288,3 +291,46 @@ def test_a_closed_model_gives_its_share_back_once(loaded):
     model.close()
     model.close()
     assert calls == ["released"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        ("<f4", (1, 4, 4, 3), "takes uint8 .*, not float32"),
+        ("|u1", (4, 4, 3), "not uint8 \\[4, 4, 3\\]"),
+        ("|u1", (1, 4, 4, 4), "not uint8 \\[1, 4, 4, 4\\]"),
+        ("|O", (1, 4, 4, 3), "not object"),
+    ],
+)
+def test_numbers_that_the_graph_does_not_take_are_refused(dtype, shape, words, loaded):
+    """The sentence names what it takes."""
+    model = loaded(tiny_graphs.echo_detector(), "detection", MAX_TENSOR_MB=1)
+    model.check(Tensor("|u1", (1, 4, 4, 3)))
+    with pytest.raises(errors.BadRequest, match=words):
+        model.check(Tensor(dtype, shape))
+    with pytest.raises(errors.UploadTooLarge, match="MAX_TENSOR_MB"):
+        model.check(Tensor("|u1", (1, 1024, 1024, 3)))
+
+
+def test_a_graph_of_files_takes_no_numbers(loaded):
+    """It says what to send instead."""
+    model = loaded(tiny_graphs.encoded_detector(), "detection")
+    with pytest.raises(errors.BadRequest, match="BYTES"):
+        model.check(Tensor("|u1", (1, 4, 4, 3)))
+
+
+def test_numbers_of_one_image_are_run_with_others_and_those_of_several_alone():
+    """And never together with photos."""
+
+    def frame(shape, dtype):
+        return Frame(memory, 64, shape, lambda _: None, dtype=dtype)
+
+    memory = Memory(None, 4096)
+    other = Memory(None, 4096)
+    one, two = frame((1, 4, 4, 3), "|u1"), frame((2, 4, 4, 3), "|u1")
+    assert likeness(one) == likeness(frame((1, 4, 4, 3), "|u1"))
+    assert likeness(one) != likeness(frame((1, 4, 4, 3), "<f4"))
+    assert likeness(one) != likeness(frame((1, 4, 4, 3), None))
+    assert likeness(two) != likeness(
+        Frame(other, 64, (2, 4, 4, 3), lambda _: None, dtype="|u1")
+    )

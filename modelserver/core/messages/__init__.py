@@ -26,6 +26,7 @@ from modelserver.core.messages.runs import (
     RunError,
     Runner,
     RunResult,
+    TensorSpec,
     Unmap,
 )
 
@@ -50,5 +51,6 @@ __all__ = [
     "RunError",
     "RunResult",
     "Runner",
+    "TensorSpec",
     "Unmap",
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from modelserver.core.errors import ImageTooLarge, UndecodableImage
-from modelserver.core.messages.requests import Refused
+from modelserver.core.messages.requests import Refused, Tensor
 from modelserver.core.messages.runs import Mark, PictureFormat
 from modelserver.core.signatures import Resize, Sampling
 
@@ -183,7 +183,16 @@ class Free(msgspec.Struct, frozen=True, array_like=True, tag=5):
     offsets: tuple[int, ...]
 
 
-ToDecoder: TypeAlias = Decode | Draw | Go | Drop | Free
+class Copy(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Engine to decoder, with the upload's descriptor: copy numbers out of it."""
+
+    number: int
+    nbytes: int
+    tensor: Tensor
+    free: tuple[int, ...] = ()
+
+
+ToDecoder: TypeAlias = Decode | Draw | Copy | Go | Drop | Free
 
 _Bytes = Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)]
 
@@ -238,7 +247,14 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     error: Refused
 
 
-ToEngine: TypeAlias = Started | Wants | Decoded | Drawn | Failed
+class Copied(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Decoder to engine: the numbers lie in its memory."""
+
+    number: int
+    offset: _Bytes
+
+
+ToEngine: TypeAlias = Started | Wants | Decoded | Drawn | Copied | Failed
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -7,12 +7,14 @@ Linux is one clock for all processes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from modelserver.core import errors
 from modelserver.core.errors import InternalError, RequestError
+from modelserver.core.messages.runs import dtype_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +35,29 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
     top_k: int | None = None
 
 
+class Tensor(msgspec.Struct, frozen=True, array_like=True):
+    """Numbers in an upload, which a graph is fed as they are.
+
+    Attributes:
+        dtype: as NumPy writes it; numbers of 1 to 8 bytes.
+        shape: each side 1 at least.
+        offset: bytes of the upload before the first number.
+    """
+
+    dtype: str
+    shape: tuple[Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)], ...]
+    offset: Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)] = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers.
+
+        Raises:
+            TypeError: it is of no numbers.
+        """
+        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+
+
 class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Door to engine, with the upload's descriptor: have models look at a photo.
 
@@ -45,6 +70,7 @@ class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
         until: when that ends.
         picture: answer with the photo and the marks on it, in this format; one model.
         request_id: for log lines.
+        tensor: the upload holds these numbers, no photo; one model.
     """
 
     number: int
@@ -56,6 +82,7 @@ class Evaluate(msgspec.Struct, frozen=True, array_like=True, tag=1):
     among: tuple[str, ...] = ()
     picture: Literal["JPEG", "PNG"] | None = None
     request_id: str = ""
+    tensor: Tensor | None = None
 
 
 class Gone(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -117,7 +144,8 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
         number: of the request.
         model: its name.
         title: the same, with its kind where another kind has that name, too.
-        answer: in the contract's shape, as JSON; empty where a picture was asked for.
+        answer: in the contract's shape, as JSON; empty where a picture was asked for;
+            to numbers, each output by its name, an ``Array`` as msgpack.
         picture: the photo with marks, else empty.
         width, height: of the upright photo, in pixels.
         orientation: the EXIF orientation that was applied, 1 to 8.

@@ -97,6 +97,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         suppression_on_cpu: keep suppressions of one class each off a GPU.
         score_floor: detections below it are never answered; 0 for none.
         memory_mb: MiB that the process may use; 0 chooses by the graph's size.
+        tensor_mb: MiB that the outputs of a raw run may have.
         trusted: SHA-256 of graph files that may use any op, in small letters.
         export: facts from the files next to the graph.
         held: descriptors that ``graph`` and ``sidecar`` were opened by, under these
@@ -114,16 +115,33 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     suppression_on_cpu: bool = True
     score_floor: float = 0.0
     memory_mb: int = 0
+    tensor_mb: int = 32
     trusted: tuple[str, ...] = ()
     export: Export | None = None
     held: dict[str, int] = {}
     finder: str = ""
 
 
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """An input or output of a graph, as it was written.
+
+    Attributes:
+        name: without ``:0``.
+        dtype: as NumPy writes it; empty for strings, and others that do not cross.
+        shape: -1 for an axis of any length.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The facts that loading a model found out.
 
     Attributes:
+        inputs: those that a client can feed itself.
+        outputs: all of the signature's.
         device: in words, e.g. ``CPU`` or ``GPU 0: NVIDIA H200``.
         device_reason: why it is the CPU though there is a card; else empty.
         slots, max_batch: as chosen; ``max_batch`` is 1 for a graph that cannot batch.
@@ -143,6 +161,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     sampling: Sampling | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
 
 class Runner(Protocol):
@@ -178,6 +198,9 @@ class Runner(Protocol):
     def run(self, frames: Sequence[Frame]) -> Future[Sequence[ImageResult]]:
         """Start one run of some images of one shape; results come in their order.
 
+        Frames of numbers are fed to the graph as it was written, and all of its outputs
+        come back by their names.
+
         The future fails with a RequestError: RunnerDied, OutOfMemory or RunFailed.
         """
 
@@ -203,10 +226,15 @@ class FrameRef(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """Engine to child: run these images."""
+    """Engine to child: run these images.
+
+    Attributes:
+        raw: they are numbers, to be fed as they are to the graph as it was written.
+    """
 
     number: int
     frames: list[FrameRef]
+    raw: bool = False
 
 
 class Map(msgspec.Struct, frozen=True, array_like=True, tag=1):

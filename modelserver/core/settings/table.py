@@ -121,6 +121,10 @@ SETTINGS: tuple[Setting, ...] = (
         " refused with 503."),
     Setting("MAX_UPLOAD_MB", "32", _count(1, 2047), "MiB",
         "The largest request body; a larger one is refused with 413."),
+    Setting("MAX_TENSOR_MB", "32", _count(1, 2047), "MiB",
+        "The largest tensor that a request may feed a graph as it is, and the most that"
+        " all of its outputs to one may have; a larger one is refused with 413, larger"
+        " outputs with 500."),
     Setting("MAX_IMAGE_PIXELS", "25_000_000", _count(1, 1_000_000_000), "pixels",
         "The largest image after decoding, which may be at a reduced size."),
     Setting("MAX_HEADER_PIXELS", "200_000_000", _count(1, 4_000_000_000), "pixels",

@@ -49,6 +49,7 @@ class Settings:
     queue_length: int
     max_queue_wait_s: float
     max_upload_mb: int
+    max_tensor_mb: int
     max_image_pixels: int
     max_header_pixels: int
     max_pixels_in_flight: int

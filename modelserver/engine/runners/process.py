@@ -57,7 +57,7 @@ from modelserver.engine.runners.child_process import (
 )
 from modelserver.engine.runners.output import add_words, explain_fallback
 from modelserver.engine.runners.watchdog import Activity, Signs, Watchdog
-from modelserver.tasks import message_bytes
+from modelserver.tasks import message_bytes, raw_message_bytes
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -272,8 +272,15 @@ class ProcessRunner:
         # Nobody can cancel what the process is doing.
         future.set_running_or_notify_cancel()
         refs = [
-            FrameRef(frame.memory.number, frame.offset, frame.shape) for frame in frames
+            FrameRef(
+                frame.memory.number, frame.offset, frame.shape, frame.dtype or "|u1"
+            )
+            for frame in frames
         ]
+        raw = any(frame.dtype is not None for frame in frames)
+        if raw:
+            most = raw_message_bytes(self._job)
+            self._child.channel.limit = max(self._child.channel.limit, most)
         with self._sending:
             for frame in frames:
                 if frame.memory.number not in self._mapped:
@@ -283,7 +290,7 @@ class ProcessRunner:
                 if self._dead:
                     raise RunnerDied
                 self._pending[number] = future
-            self._send(Run(number, refs))
+            self._send(Run(number, refs, raw))
         return future
 
     def _map(self, memory: Memory) -> None:

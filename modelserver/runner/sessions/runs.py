@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from modelserver.core.errors import OutOfMemory, RunFailed
 from modelserver.core.pixels import encode_png
+from modelserver.runner.sessions.specs import name_of
 from modelserver.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -84,7 +85,38 @@ class GraphRun:
             BadModelOutput: the outputs do not fit the batch.
         """
         batch = fill(frames, (self._signature.fill,))
-        feed = prepare(batch, self._signature)
+        arrays = self._fetch(prepare(batch, self._signature))
+        outputs = split(arrays, self._signature, len(batch))[: len(frames)]
+        return [self._shorten(one) for one in outputs]
+
+    def feed(self, tensors: Sequence[NDArray[Any]]) -> list[Outputs]:
+        """Run the graph once on numbers that are fed as they are.
+
+        Args:
+            tensors: with their batch axis, which is joined if there are several.
+
+        Returns:
+            For each all outputs of the signature by their names, as the graph gives
+            them for it alone.
+
+        Raises:
+            OutOfMemory, RunnerDied, RunFailed: as for images.
+        """
+        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        names = map(name_of, self._signature.outputs.values())
+        found = zip(names, map(np.asarray, self._fetch(batch)), strict=True)
+        arrays = {name: array for name, array in found if array.dtype.kind in "biuf"}
+        if len(tensors) == 1:
+            return [arrays]
+        if any(len(np.atleast_1d(one)) != len(tensors) for one in arrays.values()):
+            raise RunFailed
+        return [
+            {name: array[i : i + 1] for name, array in arrays.items()}
+            for i in range(len(tensors))
+        ]
+
+    def _fetch(self, feed: Any) -> Sequence[NDArray[np.generic]]:
+        """Run the graph; the errors are those of a call."""
         feeds = self._signature.feeds.values()
         try:
             arrays = self._call(feed, *feeds, options=self._options)
@@ -96,8 +128,7 @@ class GraphRun:
             raise self._faults.to_request_error(error) from error
         if self._faults is not None:
             self._faults.reset()
-        outputs = split(arrays, self._signature, len(batch))[: len(frames)]
-        return [self._shorten(one) for one in outputs]
+        return list(arrays)
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.core.errors import GraphError, RequestError
+from modelserver.core.errors import GraphError, RequestError, RunFailed
 from modelserver.core.findings import found
 from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
 from modelserver.runner import graphs, rewriting
-from modelserver.runner.sessions import warm_up
+from modelserver.runner.sessions import specs, warm_up
 from modelserver.runner.sessions.devices import (
     Device,
     Faults,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modelserver.core.findings import Finding
-    from modelserver.core.messages import Job
+    from modelserver.core.messages import Job, TensorSpec
     from modelserver.core.signatures import Sampling, Sidecar
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,13 @@ class ModelSession:
         self._rewrites: tuple[str, ...] = ()
         self._sizes: tuple[int, ...] = ()
         self._seen_shapes: set[tuple[int, ...]] = set()
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
+        self._written: Signature
+        self._file = -1
+        self._as_written = True
+        self._raw: GraphRun | None = None
+        self._raw_lock = threading.Lock()
 
     def open(self, chosen: Callable[[bool], None] | None = None) -> None:
         """Read and check the graph, find its inputs and outputs, and run it once.
@@ -123,6 +131,7 @@ class ModelSession:
             graph, job.kind, sidecar, export=job.export, finder=job.finder
         )
         self._note_repairs(repairs)
+        self._keep_written(graph)
         if self.signature.fill:
             graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
         self.notes = (*self.signature.guesses, *self.notes)
@@ -139,6 +148,15 @@ class ModelSession:
         self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
         give_memory_back()
+
+    def _keep_written(self, graph: Any) -> None:
+        """Keep what it takes to run the graph as it was written."""
+        self._written = self.signature
+        self.inputs = specs.inputs_of(graph, self.signature)
+        self.outputs = specs.outputs_of(graph, self.signature)
+        if "graph" in self._job.held:
+            # Whoever opened it closes it after the load.
+            self._file = os.dup(self._job.held["graph"])
 
     def _choose_device(self) -> None:
         """Choose slots and batch size, which differ between GPU and CPU."""
@@ -180,6 +198,7 @@ class ModelSession:
             difference = _reason(error)
         if difference is None:
             self.signature = signature
+            self._as_written = False
             self._note(f"its batch, fixed at {count} images, was opened to any number")
             return made, opened
         log.info("%s keeps its batch of %d: %s", self._job.name, count, difference)
@@ -301,7 +320,7 @@ class ModelSession:
 
     def _stay_plain(self, why: str) -> None:
         log.warning("%s is run as it is, not rewritten: %s", self._job.name, why)
-        self.close()
+        self._close_run()
 
     def _difference(self, graph: Any, faster: Any) -> str | None:
         """Compare both graphs on the CPU; the faster one's session stays open."""
@@ -312,7 +331,7 @@ class ModelSession:
         self._run = self._start(faster, self._cpu_config())
         difference = self._reference.difference(self._run)
         if self._device.on_gpu:
-            self.close()
+            self._close_run()
         return difference
 
     def _serves(self, faster: Any) -> bool:
@@ -324,6 +343,7 @@ class ModelSession:
             self._note(f"run as it is, not rewritten: {error}")
             return False
         self._note(f"rewritten: {', '.join(self._rewrites)}")
+        self._as_written = False
         return True
 
     def _serve(self, graph: Any) -> None:
@@ -481,6 +501,46 @@ class ModelSession:
             self._remember(self._shape(frames))
         return answers[: len(frames)]
 
+    def run_raw(
+        self, tensors: Sequence[NDArray[Any]]
+    ) -> list[Mapping[str, NDArray[np.generic]]]:
+        """Run the graph as it was written once, on numbers that are fed as they are.
+
+        The first time this may load the graph a second time.
+
+        Args:
+            tensors: of one shape.
+
+        Returns:
+            For each all outputs of the signature by their names.
+
+        Raises:
+            OutOfMemory, RunFailed: see ``GraphRun``.
+        """
+        run = self._run if self._as_written else self._load_raw()
+        if run is None:
+            raise RuntimeError("the session is not open")
+        return run.feed(tensors)
+
+    def _load_raw(self) -> GraphRun:
+        """Load the graph as it was written, once."""
+        with self._raw_lock:
+            if self._raw is None:
+                job, name = self._job, self._job.name
+                log.info("%s is loaded once more, as it was written, for tensors", name)
+                path = Path(job.graph)
+                if self._file >= 0:
+                    path = Held.of(path, self._file)
+                try:
+                    graph_def, _ = graphs.read_repaired_graph(path, job.trusted)
+                    graph = graphs.import_graph(graph_def)
+                except GraphError as error:
+                    raise RunFailed from error
+                config = self._device.config()
+                self._raw = self._start(graph, config, self._written)
+                log.info("%s answers tensors from now on", name)
+            return self._raw
+
     def _remember(self, shape: tuple[int, ...]) -> None:
         if len(self._seen_shapes) >= _MOST_SHAPES:
             self._seen_shapes.clear()
@@ -488,6 +548,15 @@ class ModelSession:
 
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
+        self._close_run()
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def _close_run(self) -> None:
         if self._run is not None:
             self._run.close()
             self._run = None
