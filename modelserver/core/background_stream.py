@@ -58,6 +58,9 @@ class BackgroundStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Take a text to be written soon, or drop it if too much waits."""
+        if self._closing.is_set():  # other ends of the process write, too
+            self._put(text)
+            return len(text)
         with self._lock:
             if self._chars + len(text) > _MOST_CHARS:
                 self._lost += len(text)

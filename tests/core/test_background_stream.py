@@ -102,13 +102,13 @@ def test_a_broken_stream_stops_nothing():
 
 @pytest.mark.real
 def test_the_end_of_the_process_writes_what_is_left():
-    """Without a call of anybody's."""
+    """Without a call of anybody's, and what other ends write after its own."""
     code = (
-        "import os, sys\n"
+        "import atexit, sys\n"
         "from modelserver.core.background_stream import BackgroundStream\n"
+        "atexit.register(lambda: stream.write('last\\n'))\n"
         "stream = BackgroundStream(sys.stdout)\n"
         "stream.write('first\\n')\n"
-        "stream.write('last\\n')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

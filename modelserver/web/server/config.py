@@ -164,8 +164,7 @@ def options(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
-        # gthread, and a little more
-        "worker_class": "modelserver.web.server.worker.Worker",
+        "worker_class": "modelserver.web.server.worker.Worker",  # gthread, and more
         "workers": _workers(settings),
         "threads": threads,
         "worker_connections": connections,
@@ -192,6 +191,7 @@ def options(
         "on_starting": partial(_prepare, settings, tasks),
         "when_ready": _check_listeners,
         "child_exit": _clear_seat,
+        "post_fork": partial(_never_wait_for_readers, settings),
         "post_worker_init": _start_models,
         "worker_int": _close_models,
     }
@@ -409,14 +409,20 @@ def _check_listeners(arbiter: Arbiter) -> None:
         Settings.from_environ(os.environ).check_bind(hosts)
 
 
+def _never_wait_for_readers(
+    settings: Settings, _arbiter: Arbiter, _worker: Worker
+) -> None:
+    """Have a door, once forked, log without waiting for a terminal or a pager."""
+    background_stream.replace_standard_streams()
+    logs.configure(settings.log_format)
+
+
 def _start_models(worker: Worker) -> None:
     # Ctrl-C reaches every process of the terminal, and the arbiter then sends SIGQUIT:
     # gunicorn's handler, interrupted by itself, waits for its own lock for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _give_freed_memory_back()
     backend = worker.wsgi.extensions["modelserver"]
-    background_stream.replace_standard_streams()
-    logs.configure(backend.settings.log_format)
     engine = getattr(worker.app, "engine", None)
     if engine is not None:
         engine.leave()
