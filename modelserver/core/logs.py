@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -35,6 +36,16 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 # Attributes that other handlers' formatters leave on a record; no fact may have these
 # names.
 _FORMATTED = {"message", "asctime"}
+BARE: Mapping[str, bool] = MappingProxyType({"bare": True})
+"""``extra`` of a line that on a terminal stands without time, level and logger."""
+
+ASIDE: Mapping[str, bool] = MappingProxyType({"aside": True})
+"""``extra`` of a line that says nothing to a person: level debug, on no terminal."""
+
+# Back to the line's beginning, and away with what stands there.
+_OVER = "\r\x1b[K"
+# Of a terminal that does not tell.
+_COLUMNS = 80
 _HANDLER = "modelserver"
 _report_lock = threading.Lock()
 # Read-only, so that a context that was copied for another thread keeps what it had.
@@ -52,21 +63,55 @@ def configure(
 
     Args:
         log_format: ``text`` for people, ``json`` for one object a line, ``auto`` for
-            text on a terminal and JSON otherwise.
+            JSON, but on a terminal for text without the lines of ``ASIDE``.
         stream: instead of stderr.
     """
     stream = stream or sys.stderr
-    terminal = False
-    with contextlib.suppress(AttributeError, ValueError):  # none, or closed
-        terminal = stream.isatty()
+    terminal = _is_terminal(stream)
     handler = _Handler(stream)
+    handler.live = terminal and log_format == "auto"
     handler.set_name(_HANDLER)
-    handler.setFormatter(_formatter(log_format, terminal=terminal))
+    handler.setFormatter(_formatter(log_format, terminal=terminal, live=handler.live))
+    if handler.live:
+        handler.addFilter(_is_for_people)
     root = logging.getLogger()
     for old in [h for h in root.handlers if h.get_name() == _HANDLER]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    with contextlib.suppress(AttributeError, ValueError):  # none, or closed
+        return bool(stream and stream.isatty())
+    return False
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    return not getattr(record, "aside", False)
+
+
+def is_live() -> bool:
+    """Return whether a person reads the log on a terminal, as it comes."""
+    return _live() is not None
+
+
+def _live() -> _Handler | None:
+    handlers = logging.getLogger().handlers
+    return next((h for h in handlers if isinstance(h, _Handler) and h.live), None)
+
+
+def show(text: str) -> None:
+    """Show a text on the terminal until the next text, log line or report.
+
+    Nothing where the log is read otherwise. Safe to call from any thread.
+
+    Args:
+        text: one line; empty for none.
+    """
+    handler = _live()
+    if handler is not None:
+        handler.show(text)
 
 
 def adopt(logger: logging.Logger) -> None:
@@ -110,6 +155,9 @@ def report(line: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     # A label that the terminal's encoding lacks must not cost the line.
     text = text.encode(encoding, "backslashreplace").decode(encoding)
+    live = _live()
+    if live is not None and live.shown and _is_terminal(stream):
+        text = _OVER + text
     with _report_lock, contextlib.suppress(OSError, ValueError):
         stream.write(text)
         stream.flush()
@@ -130,8 +178,36 @@ else:  # a class of Python 3.10 takes no brackets
     _StreamHandler = logging.StreamHandler
 
 
+def _columns(stream: TextIO) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    return _COLUMNS
+
+
 class _Handler(_StreamHandler):
-    """Keeps a log that cannot be written from stopping the thread that logs."""
+    """Keeps a log that cannot be written from stopping the thread that logs.
+
+    Attributes:
+        live: a person reads it on a terminal.
+        shown: a text stands there that the next line replaces.
+    """
+
+    live = False
+    shown = False
+
+    def show(self, text: str) -> None:
+        """Show a text in place of the last one."""
+        self.acquire()
+        try:
+            if text or self.shown:
+                self.shown = bool(text)
+                room = max(_columns(self.stream) - 1, 1)
+                self.stream.write(_OVER + _cut(escape(text), room))
+                self.stream.flush()
+        except (OSError, ValueError):
+            self.shown = False
+        finally:
+            self.release()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         # The base class reports to stderr, which may be the very stream that failed.
@@ -139,7 +215,9 @@ class _Handler(_StreamHandler):
             super().handleError(record)
 
 
-def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
+def _formatter(
+    log_format: str, *, terminal: bool, live: bool = False
+) -> logging.Formatter:
     # It takes a tenth of a second, and most importers of this module only report.
     import structlog  # noqa: PLC0415 - see above
 
@@ -166,9 +244,32 @@ def _formatter(log_format: str, *, terminal: bool) -> logging.Formatter:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             _safe,
-            last,
+            _Renderer(last, live=live),
         ],
     )
+
+
+class _Renderer:
+    """Heeds the marks of ``BARE`` and ``ASIDE``, and writes over a text on a terminal.
+
+    Args:
+        render: the format's own.
+        live: a person reads it on a terminal.
+    """
+
+    def __init__(self, render: Any, *, live: bool) -> None:
+        self._render = render
+        self._live = live
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> Any:
+        """Return the line."""
+        if event.pop("aside", False):
+            event["level"] = "debug"
+        bare = event.pop("bare", False)
+        if not self._live:
+            return self._render(logger, method, event)
+        text = event["event"] if bare else self._render(logger, method, event)
+        return f"{_OVER}{text}"
 
 
 def _add_bound(_logger: object, _method: str, event: EventDict) -> EventDict:

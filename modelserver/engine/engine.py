@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -72,6 +73,7 @@ class Engine:
     """
 
     def __init__(self, tasks: Sequence[Task[Any]], settings: Settings) -> None:
+        self._since = time.monotonic()
         self._survey = survey = cards.survey()
         if settings.require_gpu and not survey.cards:
             unwanted = ("CUDA_VISIBLE_DEVICES says to use none.",) * survey.unwanted
@@ -234,7 +236,7 @@ class Engine:
         threading.Thread(
             target=startup_hint.greet,
             args=(self.registry, self.settings),
-            kwargs={"address": address},
+            kwargs={"address": address, "since": self._since},
             name="greet",
             daemon=True,
         ).start()

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelserver.core import logs
+from modelserver.engine import startup_screen
 from modelserver.engine.catalogue import State
 from modelserver.tasks import by_kind
 
@@ -32,21 +34,28 @@ def greet(
     settings: Settings,
     *,
     address: object,
+    since: float,
 ) -> None:
     """Wait until a model serves, or all are closed, and log what to try.
+
+    On a terminal until each was tried, which is shown meanwhile.
 
     Args:
         registry: the app's models.
         settings: the server's.
         address: the server's own, as a socket's ``getsockname`` gives it.
+        since: when the start began, in seconds of ``time.monotonic``.
     """
+    if logs.is_live():
+        startup_screen.show(registry, since)
     registry.wait(lambda _: registry.closed or bool(_serving(registry)))
     serving = _serving(registry)
     if serving:
         name, kind = serving[0]
         if isinstance(address, tuple):
-            log.info("Open %s in a browser", url(address))
-        log.info("try: %s", command(by_kind(kind), settings, name, address))
+            log.info("Open %s in a browser", url(address), extra=logs.BARE)
+        line = command(by_kind(kind), settings, name, address)
+        log.info("try: %s", line, extra=logs.BARE)
 
 
 def _serving(registry: Registry[Any]) -> list[tuple[str, str]]:

@@ -22,6 +22,14 @@ class Terminal(io.StringIO):
         return True
 
 
+class Gone(Terminal):
+    """A terminal whose window was closed."""
+
+    def write(self, text):
+        """As the kernel does."""
+        raise OSError(5, "Input/output error")
+
+
 class Broken(io.StringIO):
     """A stream on a disk that is full."""
 
@@ -92,6 +100,75 @@ def test_auto_is_text_on_a_terminal(log):
     log.info("hello")
     assert "\x1b" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+def test_a_line_set_aside_is_on_no_terminal_and_of_level_debug_elsewhere(log):
+    """A person who looks on is spared it; a log that is kept has it."""
+    screen = configured("auto", Terminal())
+    log.info("routine", extra=logs.ASIDE)
+    log.info("news")
+    assert "routine" not in screen.getvalue()
+    assert "news" in screen.getvalue()
+    for log_format in ("json", "text"):
+        stream = configured(log_format)
+        log.info("routine", extra={**logs.ASIDE, "x": 1})
+        assert "debug" in stream.getvalue()
+        assert "routine" in stream.getvalue()
+        assert "aside" not in stream.getvalue()
+    every = configured("text", Terminal())
+    log.info("routine", extra=logs.ASIDE)
+    assert "routine" in every.getvalue()
+
+
+def test_a_bare_line_has_its_words_alone_on_a_terminal(log):
+    """Elsewhere it is a line like any other, without the mark."""
+    screen = configured("auto", Terminal())
+    log.info("ready\x1b[2J", extra=logs.BARE)
+    assert screen.getvalue() == "\r\x1b[Kready\\x1b[2J\n"
+    stream = configured("json")
+    log.info("ready", extra=logs.BARE)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"]) == ("ready", "info")
+    assert "bare" not in line
+
+
+def test_a_shown_text_gives_way_to_lines_and_reports(log, monkeypatch):
+    """What comes next is written over it, on either stream of the terminal."""
+    screen = configured("auto", Terminal())
+    monkeypatch.setattr(sys, "stdout", screen)
+    logs.report("before")
+    logs.show("loading m\x1b[2J" + "x" * 200)
+    log.info("news")
+    logs.report("m: 5 ms")
+    logs.show("")
+    logs.show("")
+    logs.report("after")
+    before, *rest, after = screen.getvalue().split("\r\x1b[K")
+    assert before == "before\n"
+    assert rest[0].startswith(r"loading m\x1b[2J")
+    assert len(rest[0]) == 79
+    assert "news" in rest[1]
+    assert rest[2] == "m: 5 ms\n"
+    assert after == "after\n"
+
+
+def test_nothing_is_shown_where_nobody_looks_on(log):
+    """Off a terminal, and where all lines are asked for, the log has lines only."""
+    for log_format, stream in (
+        ("auto", io.StringIO()),
+        ("text", Terminal()),
+        ("json", Terminal()),
+    ):
+        configured(log_format, stream)
+        logs.show("loading")
+        assert not logs.is_live()
+        assert stream.getvalue() == ""
+
+
+def test_a_text_that_cannot_be_shown_is_survived():
+    """A terminal that went away costs the text only."""
+    logs.configure("auto", Gone())
+    logs.show("loading")
 
 
 def test_stderr_is_where_lines_go(log, capsys):

@@ -118,3 +118,51 @@ def test_any_bytes_in_any_pieces_are_lines(chunks):
         assert len(out.last) <= 3 * 203
     finally:
         logger.disabled = False
+
+
+_PORT = "I0000 00:00:1795939279.315552   14011 port.cc:153] "
+_GUARD = (
+    "2026-11-29 08:01:19.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] "
+)
+_ONEDNN = (
+    "oneDNN custom operations are on. You may see slightly different numerical results "
+    "due to floating-point round-off errors from different computation orders. To turn "
+    "them off, set the environment variable `TF_ENABLE_ONEDNN_OPTS=0`."
+)
+_ABSL = (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to "
+    "STDERR"
+)
+_ENABLE = (
+    "To enable the following instructions: AVX2 FMA, in other operations, rebuild "
+    "TensorFlow with the appropriate compiler flags."
+)
+_BUILT = (
+    "This TensorFlow binary is optimized to use available CPU instructions in "
+    "performance-critical operations."
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "aside"),
+    [
+        (_ABSL, True),
+        (_PORT + _ONEDNN, True),
+        (_GUARD + _BUILT, True),
+        (_ENABLE, True),
+        (_PORT.replace("I0000", "E0000") + _ONEDNN, False),
+        (_PORT.replace("I0000", "W0000") + _ONEDNN, False),
+        (_GUARD.replace(": I ", ": E ") + _BUILT, False),
+        (_PORT + _ONEDNN + " And more.", False),
+        (_PORT + "oneDNN custom operations failed.", False),
+        ("E0000 00:00:1.5 1 cuda_dnn.cc:1] Unable to register cuDNN factory", False),
+    ],
+)
+def test_what_tensorflow_prints_each_time_is_set_aside_and_no_error_is(
+    caplog, lines, line, aside
+):
+    """Its exact lines have a mark, and all are logged."""
+    Output("m").feed(line.encode() + b"\n")
+    (record,) = caplog.records
+    assert lines() == [line]
+    assert getattr(record, "aside", False) is aside

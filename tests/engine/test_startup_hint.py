@@ -83,9 +83,9 @@ class Models(list):
         self.closed = False
         self.changed = threading.Condition()
 
-    def wait(self, done):
+    def wait(self, done, timeout_s=None):
         with self.changed:
-            self.changed.wait_for(lambda: done(self))
+            self.changed.wait_for(lambda: done(self), timeout_s)
 
     def put(self, entry):
         with self.changed:
@@ -114,7 +114,7 @@ def greeted(caplog):
     thread = threading.Thread(
         target=greet,
         args=(models, make_settings()),
-        kwargs={"address": HERE},
+        kwargs={"address": HERE, "since": 0.0},
     )
     thread.start()
     yield models, thread, caplog

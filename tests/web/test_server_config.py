@@ -442,6 +442,18 @@ def test_gunicorn_logs_our_way(capsys):
     ]
 
 
+def test_gunicorns_routine_is_set_aside_by_its_exact_words(capsys):
+    """Its start is of level debug; its warnings, and what is new, are not."""
+    table = options(LOG_FORMAT="json")
+    logger = table["logger_class"]()(config())
+    logger.info("Booting worker with pid: %s", 5)
+    logger.info("Booting something new")
+    logger.warning("Using worker: %s", "w")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines] == ["debug", "info", "warning"]
+    assert lines[0]["event"] == "Booting worker with pid: 5"
+
+
 def test_log_files_stay_gunicorns(tmp_path):
     """Log files that the operator gave gunicorn are used."""
     access, errors = tmp_path / "access.log", tmp_path / "errors.log"

@@ -107,7 +107,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Memory of its GPU that one model's process may take for tensors; with"
         " `ISOLATION=inline` all models together; 0: what it needs."),
     Setting("LOG_FORMAT", "auto", Choice(("auto", "text", "json")), "",
-        "Lines on stderr: `text`, `json`, or `auto`: text on a terminal, else JSON."),
+        "Lines on stderr: `text`, `json`, or `auto`: JSON, and on a terminal text"
+        " without what only matters to who looks for a fault."),
     Setting("WORKERS", "0", _count(0, 256), "processes",
         "Processes that speak HTTP, which hold no model; 0: `WEB_CONCURRENCY` if it is"
         " set, else one for each core and 4 at most; with `ISOLATION=inline` 1."),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from modelserver.core import cuda
+from modelserver.core import cuda, logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,23 @@ _LINE_BYTES = 1000
 # 30 MB into the log in a day, at most.
 _LINES, _WINDOW_S = 60, 60.0
 _LAST = 3
+# What TensorFlow 2.21 prints at each start and nobody needs: by its exact words, and of
+# its level I alone, in both of the forms that its lines begin with.
+_NOISE = re.compile(
+    r"WARNING: All log messages before absl::InitializeLog\(\) is called are written"
+    r" to STDERR"
+    r"|(?:I\d{4} [\d:.]+ +\d+ |\d{4}-\d\d-\d\d [\d:.]+: I )[\w./]+:\d+\] (?:"
+    r"oneDNN custom operations are on\. You may see slightly different numerical"
+    r" results due to floating-point round-off errors from different computation"
+    r" orders\. To turn them off, set the environment variable"
+    r" `TF_ENABLE_ONEDNN_OPTS=0`\."
+    r"|This TensorFlow binary is optimized to use available CPU instructions in"
+    r" performance-critical operations\."
+    r"|MLIR V1 optimization pass is not enabled"
+    r")"
+    r"|To enable the following instructions: [\w. ]+, in other operations, rebuild"
+    r" TensorFlow with the appropriate compiler flags\."
+)
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 # The finding of a model that does not run on its card (``core.findings``).
 _GPU_UNUSED = "gpu-unused"
@@ -128,7 +146,9 @@ class Output:
             if warned and len(self._about_cards) < _LAST:
                 self._about_cards[warned] = None
         if self._has_room():
-            fields = {"model": self._name, "line": text}
+            fields: dict[str, object] = {"model": self._name, "line": text}
+            if _NOISE.fullmatch(text.strip()):
+                fields |= logs.ASIDE
             log.info("a model's process printed", extra=fields)
 
     def say(self, level: int, text: str) -> None:

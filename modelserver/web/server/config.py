@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import logging
 import math
 import os
 import queue
@@ -26,11 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from modelserver import __version__
 from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, SettingError, StartError
 from modelserver.core.process_limits import end_with_parent
 from modelserver.core.settings import Settings
-from modelserver.engine import admission
+from modelserver.engine import admission, startup_hint
 from modelserver.tasks import DETECTION, TASKS
 from modelserver.web.server import engine_keeper, served_tasks
 from modelserver.web.server.engine_keeper import EngineKeeper
@@ -44,12 +46,24 @@ if TYPE_CHECKING:
     from gunicorn.config import Config
     from gunicorn.workers.base import Worker
 
+log = logging.getLogger(__name__)
+
 _MIN_CONNECTIONS = 1000
 _MOST_WORKERS = 4
 _FILES = 4096
 _STDERR = 2
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _LARGE_BYTES = 1 << 20
+# Lines of gunicorn's, by its own words, about what nobody asked for.
+_ROUTINE = frozenset(
+    {
+        "Starting gunicorn %s",
+        "Listening at: %s (%s)",
+        "Using worker: %s",
+        "Booting worker with pid: %s",
+        "Worker exiting (pid: %s)",
+    }
+)
 _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a safe name in it
 
 
@@ -189,7 +203,7 @@ def options(
         "logger_class": lambda: _logger_class(settings),
         "nworkers_changed": _check_workers,
         "on_starting": partial(_prepare, settings, tasks),
-        "when_ready": _check_listeners,
+        "when_ready": _announce,
         "child_exit": _clear_seat,
         "post_fork": partial(_never_wait_for_readers, settings),
         "post_worker_init": _start_models,
@@ -252,11 +266,19 @@ def _logger_class(settings: Settings) -> type:
             super().setup(cfg)
             logs.configure(settings.log_format)
             if cfg.errorlog == "-":
+                self.error_log.addFilter(_set_aside)
                 logs.adopt(self.error_log)
             if cfg.accesslog == "-":
                 logs.adopt(self.access_log)
 
     return ServerLogger
+
+
+def _set_aside(record: logging.LogRecord) -> bool:
+    """Mark a line of gunicorn's own start and end as one for no person."""
+    if record.msg in _ROUTINE and record.levelno <= logging.INFO:
+        record.__dict__.update(logs.ASIDE)
+    return True
 
 
 def check(cfg: Config, environ: Mapping[str, str]) -> None:
@@ -415,6 +437,17 @@ def _never_wait_for_readers(
     """Have a door, once forked, log without waiting for a terminal or a pager."""
     background_stream.replace_standard_streams()
     logs.configure(settings.log_format)
+
+
+def _announce(arbiter: Arbiter) -> None:
+    """Check the listeners, and log where they are."""
+    _check_listeners(arbiter)
+    names = [listener.getsockname() for listener in arbiter.LISTENERS]
+    places = [
+        startup_hint.url(name) if isinstance(name, tuple) else f"unix:{name}"
+        for name in names
+    ]
+    log.info("ModelServer %s · %s", __version__, " ".join(places), extra=logs.BARE)
 
 
 def _start_models(worker: Worker) -> None:
