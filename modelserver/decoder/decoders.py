@@ -3,9 +3,10 @@
 JPEG goes through simplejpeg (libjpeg-turbo without detours), straight into the memory
 that the caller allocates; it passes libjpeg's warnings on, and Pillow does not.
 Pillow reads its header, decodes the JPEGs of odd sampling, which simplejpeg does not
-know, and decodes the other formats. Pillow's plugins are called by
-name and not through ``Image.open``: that would take phones' JPEGs for MPO, and would
-apply a pixel limit of its own that is global to the process and warns on stderr.
+know (``watched_jpegs`` looks for their damage), and decodes the other formats. Its
+plugins are called by name and not through ``Image.open``: that would take phones' JPEGs
+for MPO, and would apply a pixel limit of its own that is global to the process and
+warns on stderr.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from modelserver.core.errors import UndecodableImage
-from modelserver.decoder import jpeg_markers, png_chunks
+from modelserver.decoder import jpeg_markers, png_chunks, watched_jpegs
 from modelserver.decoder.formats import (
     TooManyParts,
     file_of,
@@ -312,9 +313,7 @@ class _Jpeg:
         scans = sum(1 for _ in found)
         if scans > limit:
             raise UndecodableImage(f"it has more than {limit} scans.")
-        if "progressive" in self.image.info and not jpeg_markers.has_all_scans(
-            self.data, self.image.layers
-        ):
+        if not jpeg_markers.has_all_scans(self.data, self.image.layers):
             raise UndecodableImage("the JPEG data is damaged or cut short.")
         return scans
 
@@ -408,6 +407,9 @@ class _Jpeg:
         height, width = self.smallest
         if height and width:
             self.image.draft(None, (width, height))
+        self.image.tile = [
+            tile._replace(codec_name=watched_jpegs.NAME) for tile in self.image.tile
+        ]
         size = (self.width, self.height)
         return _by_pillow(self.image, "JPEG", self.limits, allocate, size)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Data = bytes | memoryview | mmap.mmap
 
+FILL = 0xFF
 # Any number of 0xFF, then a code that is neither fill nor a stuffed byte.
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 # Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
@@ -28,6 +29,9 @@ _EOI, _SOS, _DQT = 0xD9, 0xDA, 0xDB
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 # Markers without a length: restarts, the start, the end, and TEM.
 _ALONE = frozenset({*range(0xD0, _SOS), 0x01})
+_RESTARTS = range(0xD0, 0xD8)
+# Those that are no tables (0xC4, 0xCC) and not reserved (0xC8).
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # Needed for decoding: frames, Huffman and arithmetic tables, quantisation, restart
 # intervals, the scan, and the two segments that tell the colours.
 _NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, 0xDD, _APP0, _APP14})
@@ -77,9 +81,25 @@ class Segment(NamedTuple):
     end: int
 
 
-def _segments(data: Data) -> Iterator[Segment]:
-    """Yield the segments up to the first scan's, which is the last."""
-    at, size = 2, len(data)
+class Stretch(NamedTuple):
+    """Coded pixels between two markers: those of a scan, or of a restart interval.
+
+    Attributes:
+        start: of the first byte.
+        end: start of the marker behind them.
+        least_end: where the pixels end at the earliest, if what follows is harmless.
+        restart: the restart that would come next, if another marker does.
+    """
+
+    start: int
+    end: int
+    least_end: int
+    restart: bytes
+
+
+def _segments(data: Data, at: int = 2) -> Iterator[Segment]:
+    """Yield the segments up to the next scan's, which is the last."""
+    size = len(data)
     for _ in range(_MOST_SEGMENTS):
         match = _MARKER.search(data, at)
         if match is None or match[1][0] == _EOI:
@@ -110,6 +130,44 @@ def first_scan(data: Data) -> int:
         if exif > _MOST_EXIF_BYTES or tables > _MOST_TABLE_BYTES:
             raise TooManyParts
     return len(data)
+
+
+def frame_of(data: Data) -> int | None:
+    """Return the code of the frame's marker, ``None`` if there is no frame."""
+    codes = (segment.code for segment in _segments(data))
+    return next((code for code in codes if code in _FRAMES), None)
+
+
+def stretches(data: Data) -> Iterator[Stretch]:
+    """Yield the stretches of coded pixels up to the end.
+
+    Raises:
+        ValueError: there is no end.
+    """
+    at, restarts = first_scan(data), 0
+    while match := _MARKER.search(data, at):
+        start, end, code = at, match.start(), match[1][0]
+        least_end = _least_end(data, start, end) if code == _EOI else end
+        restart = _RESTARTS[restarts % len(_RESTARTS)]
+        if code == restart:
+            yield Stretch(start, end, least_end, b"")
+            at = match.end()
+            restarts += 1
+            continue
+        yield Stretch(start, end, least_end, bytes((FILL, restart)))
+        scan = next((s for s in _segments(data, end) if s.code == _SOS), None)
+        if scan is None:
+            return
+        at, restarts = scan.end, 0
+    raise ValueError("there is no end")
+
+
+def _least_end(data: Data, start: int, end: int) -> int:
+    """Return where the last stretch's pixels end if all that may be junk is junk."""
+    tail = bytes(data[max(start, end - MOST_JUNK_BYTES) : end])
+    stripped = len(tail.rstrip(tail[-1:]))
+    coded = max((at + 1 for at, value in enumerate(tail) if value >= _ASCII), default=0)
+    return end - len(tail) + min(stripped, coded)
 
 
 def with_end(data: Data, scan: int) -> Data:
@@ -149,7 +207,7 @@ def _plain(data: Data, segment: Segment) -> bytes:
 
 
 def has_all_scans(data: Data, components: int) -> bool:
-    """Return whether a progressive JPEG's scans bring every coefficient in full.
+    """Return whether the scans of a JPEG of several bring every coefficient in full.
 
     A file that was cut between two scans is decoded without a warning.
     """
