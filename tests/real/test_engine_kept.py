@@ -53,6 +53,29 @@ def test_a_killed_engine_is_started_again(way, keep):
     assert server.end() == 0
 
 
+@WAYS
+def test_deaths_leave_no_descriptor_behind(way, keep):
+    """In the arbiter and in doors that outlive an engine and another door."""
+    server = keep(way).wait()
+    stays, *_, goes = server.doors
+    pids = [server.process.pid, stays]
+    before = [descriptors(pid) for pid in pids]
+    for _ in range(2):
+        engine = server.engine
+        os.kill(engine, signal.SIGKILL)
+        wait_for(lambda gone=engine: server.engines not in ([gone], []), "another")
+        server.wait()
+    os.kill(goes, signal.SIGKILL)
+    wait_for(lambda: goes not in server.doors, "it is gone")
+    server.wait()
+    wait_for(lambda: [descriptors(pid) for pid in pids] == before, "as many as before")
+
+
+def descriptors(pid):
+    """How many a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def test_a_killed_door_is_replaced(keep):
     """The engine and the other door do not notice."""
     server = keep().wait()
