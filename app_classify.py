@@ -1,8 +1,11 @@
 """The classification app: ``python app_classify.py``, port 5432."""
 
-from modelserver.tasks import CLASSIFICATION
-from modelserver.web.factory import create_app
-from modelserver.web.server.config import serve, start_errors
+from modelserver.core.prerequisites import checked
+
+with checked("tensorflow"):
+    from modelserver.tasks import CLASSIFICATION
+    from modelserver.web.factory import create_app
+    from modelserver.web.server.config import serve, start_errors
 
 with start_errors():
     app = create_app(CLASSIFICATION)

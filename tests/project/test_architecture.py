@@ -23,7 +23,7 @@ MAY_USE = {
 }
 # Of the tools only this one starts the server.
 USES_WEB = "tools/cli/serve.py"
-TOP = {"__init__": set(), "__main__": {"tools"}}
+TOP = {"__init__": set(), "__main__": {"core", "tools"}}
 HOME = {
     "tensorflow": {"runner", "tools/importing"},
     "tf_keras": {"tools/importing"},

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -213,6 +214,71 @@ def test_arguments_are_answered_and_nothing_is_started(
     assert text.startswith(f"usage: {app}")
     assert argument in text if code else "docs/settings.md" in text
     assert "Listening" not in done.stderr
+
+
+def test_a_model_folder_without_a_parent_ends_the_start_with_a_line(uploads, tmp_path):
+    """It can only be a mistake; and a setting's name that is one is pointed out."""
+    folder = tmp_path / "not" / "here"
+    done = run(
+        "app.py",
+        PORT=0,
+        MODEL_FOLDER=folder,
+        UPLOAD_FOLDER=uploads,
+        MIN_CONFIDENSE=0.5,
+        LOG_FORMAT="text",
+    )
+    assert done.returncode == START_FAILED
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"modelserver: MODEL_FOLDER={str(folder)!r} is not there")
+    assert "Listening" not in done.stderr
+
+
+def test_a_model_folder_that_comes_later_is_waited_for(uploads, tmp_path):
+    """The log says so, and a misspelled setting's right name; models are found then."""
+    folder = tmp_path / "later"
+    with started(
+        "app.py",
+        folder=folder,
+        uploads=uploads,
+        tmp_path=tmp_path,
+        MIN_CONFIDENSE=0.5,
+        RELOAD_S=0.2,
+    ) as server:
+        log = tmp_path / "stderr"
+        wait_for(lambda: "is waited for" in log.read_text(), "it is said")
+        assert "MIN_CONFIDENSE is set, and is no setting" in log.read_text()
+        folder.mkdir()
+        tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+        server.wait()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["app.py"], ["app_classify.py"], ["-m", "modelserver"]]
+)
+def test_missing_packages_end_the_start_with_a_line(arguments):
+    """The line names one, the Python that lacks it, and the commands that help."""
+    done = run("-S", "-E", *arguments)
+    assert done.returncode == START_FAILED
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"modelserver: The package \w+ is not installed for /", line)
+    assert "script/server" in line
+    assert "pip install -r requirements-cpu.txt" in line
+
+
+@pytest.mark.parametrize("app", ["app.py", "app_classify.py", "-mmodelserver"])
+def test_an_old_python_ends_the_start_with_a_line(app):
+    """The line says which it is, and which will do."""
+    code = (
+        "import sys, runpy; sys.version_info = (3, 9, 18, 'final', 0);"
+        f" sys.argv = [{app!r}];"
+        " runpy.run_module('modelserver', run_name='__main__', alter_sys=False)"
+        f" if {app!r}[0] == '-' else runpy.run_path({app!r}, run_name='__main__')"
+    )
+    done = run("-c", code)
+    assert done.returncode == START_FAILED
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("modelserver: Python 3.9 (")
+    assert "3.10 to 3.13" in line
 
 
 def test_an_upload_folder_that_cannot_be_made_ends_the_start(folder, tmp_path):

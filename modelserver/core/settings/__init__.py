@@ -16,6 +16,7 @@ from modelserver.core.settings.converters import (
     Origins,
     Token,
 )
+from modelserver.core.settings.near_misses import near_misses
 from modelserver.core.settings.table import SETTINGS, Setting, markdown_table
 from modelserver.core.settings.values import Isolation, LogFormat, Settings, is_loopback
 
@@ -36,4 +37,5 @@ __all__ = [
     "Token",
     "is_loopback",
     "markdown_table",
+    "near_misses",
 ]

@@ -126,6 +126,20 @@ class Settings:
                     " ALLOW_ANONYMOUS=true to serve without one."
                 )
 
+    def check_model_folder(self) -> None:
+        """Refuse a model folder that can only be a mistake; a folder may come later.
+
+        Raises:
+            StartError: neither it nor the folder that it would lie in is there.
+        """
+        folder = os.path.abspath(self.model_folder)  # noqa: PTH100 - follows no link
+        parent = os.path.dirname(folder)  # noqa: PTH120 - of a text
+        if not (os.path.lexists(folder) or os.path.isdir(parent)):  # noqa: PTH112 - never raises
+            raise StartError(
+                f"MODEL_FOLDER={folder!r} is not there, nor is {parent!r}: mend the"
+                " path, or make the folder."
+            )
+
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches a host name or address.

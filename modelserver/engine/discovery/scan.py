@@ -111,6 +111,12 @@ def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
     """
     try:
         paths = sorted(folder.iterdir())
+    except FileNotFoundError as err:
+        warning = (
+            f"The model folder {str(folder)!r} is not there yet ({err.strerror}). It is"
+            f" waited for: make it, and {hint(*tasks)}."
+        )
+        return Discovery((), (warning,), readable=False, hint=hint(*tasks))
     except OSError as err:
         why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
         warning = f"{why}; {hint(*tasks)}."

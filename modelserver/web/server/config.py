@@ -31,7 +31,7 @@ from modelserver import __version__
 from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, SettingError, StartError
 from modelserver.core.process_limits import end_with_parent
-from modelserver.core.settings import Settings
+from modelserver.core.settings import Settings, near_misses
 from modelserver.engine import admission, startup_hint
 from modelserver.tasks import DETECTION, TASKS
 from modelserver.web.server import engine_keeper, served_tasks
@@ -346,6 +346,10 @@ def _prepare(
     arbiter: Arbiter,
 ) -> None:
     _check_addresses_are_free(arbiter)
+    with start_errors():
+        settings.check_model_folder()
+    for given, name in near_misses(os.environ):
+        arbiter.log.warning("%s is set, and is no setting: %s is one", given, name)
     # gunicorn looks the handler up by this name when the signal comes, both for
     # ``serve`` and for the ``gunicorn`` command.
     arbiter.handle_hup = partial(_rescan_models, arbiter)
