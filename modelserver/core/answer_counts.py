@@ -14,18 +14,25 @@ class AnswerCounts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: Counter[tuple[str, str, str]] = Counter()
+        self._in_dialects: Counter[tuple[str, str, str, str]] = Counter()
         self._refusals: Counter[str] = Counter()
 
-    def count_answer(self, route: str, model: str, status: int) -> None:
+    def count_answer(
+        self, route: str, model: str, status: int, dialect: str = ""
+    ) -> None:
         """Count an answer.
 
         Args:
             route: as the app defines it, not as the client wrote it; empty for a
                 request of no route.
             model: of an existing model; empty if the request named none.
+            dialect: of the request; empty for this server's own.
         """
         with self._lock:
-            self._answers[route, model, str(int(status))] += 1
+            if dialect:
+                self._in_dialects[route, model, str(int(status)), dialect] += 1
+            else:
+                self._answers[route, model, str(int(status))] += 1
 
     def count_refusal(self, reason: str) -> None:
         """Count a refusal by its problem's type."""
@@ -34,20 +41,23 @@ class AnswerCounts:
 
     def take(self) -> Counts | None:
         """Return what was counted since the last call; ``None`` if that is nothing."""
-        if not self._answers and not self._refusals:
+        if not (self._answers or self._in_dialects or self._refusals):
             return None
         with self._lock:
             answers, self._answers = self._answers, Counter()
+            others, self._in_dialects = self._in_dialects, Counter()
             refusals, self._refusals = self._refusals, Counter()
         return Counts(
             tuple((*labels, number) for labels, number in answers.items()),
             dict(refusals),
+            tuple((*labels, number) for labels, number in others.items()),
         )
 
     def put_back(self, counts: Counts) -> None:
         """Count again what could not be handed over."""
         with self._lock:
-            for *labels, number in counts.answers:
-                route, model, status = labels
+            for route, model, status, number in counts.answers:
                 self._answers[route, model, status] += number
+            for route, model, status, dialect, number in counts.in_dialects:
+                self._in_dialects[route, model, status, dialect] += number
             self._refusals.update(counts.refusals)

@@ -206,16 +206,21 @@ class Metrics:
         self._refused: Counter[tuple[str, ...]] = Counter()
         self._own: dict[str, _ModelCounts] = {}
 
-    def count_answer(self, route: str, model: str, status: int) -> None:
+    def count_answer(
+        self, route: str, model: str, status: int, dialect: str = ""
+    ) -> None:
         """Count an answer.
 
         Args:
             route: as the app defines it, not as the client wrote it; empty for a
                 request of no route.
             model: of an existing model; empty if the request named none.
+            dialect: of the request; empty for this server's own.
         """
+        # An empty label is none, to Prometheus.
+        labels = (route, model, str(int(status)), *filter(None, (dialect,)))
         with self._lock:
-            self._answered[route, model, str(int(status))] += 1
+            self._answered[labels] += 1
 
     def count_refusal(self, reason: str) -> None:
         """Count a refusal by its problem's type."""
@@ -230,6 +235,8 @@ class Metrics:
         with self._lock:
             for route, model, status, number in counts.answers:
                 self._answered[route, model, status] += number
+            for route, model, status, dialect, number in counts.in_dialects:
+                self._answered[route, model, status, dialect] += number
             for reason, number in counts.refusals.items():
                 self._refused[(reason,)] += number
 
@@ -271,7 +278,7 @@ class Metrics:
 
     def _collect(self) -> Iterator[Metric]:
         with self._lock:
-            counted = {*self._own, *(model for _, model, _ in self._answered)} - {""}
+            counted = {*self._own, *(key[1] for key in self._answered)} - {""}
         models = list(self._models())
         yield from _sample_families(models, self._states)
         yield from _process_families(list(self._processes()))
@@ -294,7 +301,7 @@ class Metrics:
             CounterMetricFamily,
             "requests",
             "Requests that were answered.",
-            ("route", "model", "status"),
+            ("route", "model", "status", "dialect"),
             self._answered,
         )
         yield _family(

@@ -555,4 +555,5 @@ def _seen(
         part.version.snapshot.digest,
         *timings,
         part.began,
+        device=part.model.facts.device,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modelserver.core.channels import MAX_BYTES
 from modelserver.tasks.classification import CLASSIFICATION
 from modelserver.tasks.detection import DETECTION
-from modelserver.tasks.task import MOST_OUTPUT_BYTES, Metadata, Task
+from modelserver.tasks.task import MOST_OUTPUT_BYTES, Finding, Metadata, Task
 
 if TYPE_CHECKING:
     from modelserver.core.messages import Job
@@ -21,6 +21,7 @@ __all__ = [
     "CLASSIFICATION",
     "DETECTION",
     "TASKS",
+    "Finding",
     "Metadata",
     "Task",
     "by_graph",

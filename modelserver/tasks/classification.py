@@ -12,7 +12,7 @@ from modelserver.core import contract
 from modelserver.core.contract import Class, Classified
 from modelserver.tasks import export_files, matching
 from modelserver.tasks.confidences import confidences
-from modelserver.tasks.task import WHOLE, Box, Metadata, Task, node_of
+from modelserver.tasks.task import WHOLE, Box, Finding, Metadata, Task, node_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -198,6 +198,7 @@ class ClassificationTask(Task[list[Classification]]):
     summary = "Tell what photos are of"
     graph_ending, labels_ending, names_ending = ".pb", ".pbtxt", ".labels.txt"
     outputs: ClassVar[Mapping[str, str]] = {"scores": "scores"}
+    finds = "classes"
     options = frozenset({"min_confidence", "labels", "max_results", "top_k"})
     answer_type = Classified
     result_type = contract.ClassifyResult
@@ -251,6 +252,13 @@ class ClassificationTask(Task[list[Classification]]):
             if one.confidence >= least and options.wants(one.label)
         ]
         return Classified(best, listed[: options.max_results])
+
+    def findings(self, answer: Classified) -> list[Finding]:
+        """Return the classes that were asked for; see ``Task``."""
+        return [
+            Finding(one.class_id, one.label, one.confidence)
+            for one in answer.classes or ()
+        ]
 
     def scores(self, found: list[Classification]) -> list[tuple[str, float]]:
         """Return each class's label and confidence."""

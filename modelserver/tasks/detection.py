@@ -15,7 +15,7 @@ from modelserver.core.messages import Mark
 from modelserver.tasks import export_files, matching
 from modelserver.tasks.confidences import ROUNDING, confidences
 from modelserver.tasks.options import MOST
-from modelserver.tasks.task import WHOLE, Box, Metadata, Task
+from modelserver.tasks.task import WHOLE, Box, Finding, Metadata, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -251,6 +251,7 @@ class DetectionTask(Task[list[Detection]]):
         "count": "num_detections",
     }
     optional = frozenset({"count"})
+    finds = "boxes"
     options = frozenset({"min_confidence", "labels", "max_results", "coordinates"})
     # Its 0 is the background.
     first_id = 1
@@ -318,6 +319,12 @@ class DetectionTask(Task[list[Detection]]):
     ) -> contract.DetectResult:
         """Return an answer as one result among several."""
         return contract.DetectResult(file=file, model=model, detections=answer)
+
+    def findings(self, answer: list[Detection]) -> list[Finding]:
+        """Return each detection; see ``Task``."""
+        return [
+            Finding(one.class_id, one.label, one.confidence, one.box) for one in answer
+        ]
 
     def scores(self, found: list[Detection]) -> list[tuple[str, float]]:
         """Return each detection's label and confidence."""

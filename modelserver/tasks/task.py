@@ -34,6 +34,25 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 # An image of the largest size that a sidecar may name, a byte a pixel.
 MOST_OUTPUT_BYTES = MAX_SIDE * MAX_SIDE
 
+Finds = Literal["boxes", "classes", ""]
+
+
+class Finding(NamedTuple):
+    """One thing that a model found in a photo, for answers in any form.
+
+    Attributes:
+        class_id: the label map's id.
+        confidence: 0..1.
+        box: x1 y1 x2 y2 of the upright photo, in what was asked for; the whole photo
+            for a class.
+    """
+
+    class_id: int
+    label: str
+    confidence: float
+    box: Box = WHOLE
+
+
 Role = Literal["graph", "labels", "names", "facts", "sidecar", "image", "expected"]
 """The use of a file to a model; ``names`` are labels in plain text."""
 
@@ -67,6 +86,8 @@ class Task(ABC, Generic[R]):
         outputs: role to the name that the output gets when a model is imported, which
             is where the server looks for it.
         optional: roles that a model may lack.
+        finds: what :meth:`findings` gives: labelled boxes, or classes of the whole
+            photo; empty for a task that has neither.
         options: names of the request's options that change the answer.
         first_id: the first class's id in a label map without numbers.
         answer_type: of the answer to one photo and one model.
@@ -90,6 +111,7 @@ class Task(ABC, Generic[R]):
     exported_by: ClassVar[str] = ""
     outputs: ClassVar[Mapping[str, str]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    finds: ClassVar[Finds] = ""
     options: ClassVar[frozenset[str]] = frozenset()
     first_id: ClassVar[int] = 0
     answer_type: ClassVar[Any]
@@ -171,6 +193,15 @@ class Task(ABC, Generic[R]):
         """Return an answer as one ``result_type`` among several."""
         members = {name: getattr(answer, name) for name in answer.__struct_fields__}
         return self.result_type(file=file, model=model, **members)
+
+    def findings(self, answer: Any) -> Sequence[Finding]:
+        """Return the findings of an answer, best first; see ``finds``.
+
+        Args:
+            answer: of ``answer_type``; of a classifier, to a request with ``top_k``.
+        """
+        del answer
+        return ()
 
     def scores(self, found: R) -> Sequence[tuple[str, float]]:
         """Return the labels that were found with their confidences, best first."""

@@ -15,17 +15,20 @@ from modelserver.core import logs
 from modelserver.core.errors import LoopbackOnly, Unauthorized
 from modelserver.core.metrics import STAGES
 from modelserver.core.settings import is_loopback
-from modelserver.web.forms import uploads
+from modelserver.web.dialects.dialect import body_routes, current, current_route
+from modelserver.web.forms import head_fields, uploads
+from modelserver.web.keys import FormKey
 from modelserver.web.origins import Hosts, Origins
 from modelserver.web.problems import request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from flask import Flask, Response
 
     from modelserver.core.messages.requests import Seen
     from modelserver.web.backend import Backend
+    from modelserver.web.dialects.dialect import Dialect, Route
 
 # Probes carry no token, and pages and descriptions themselves show nothing.
 _OPEN = frozenset(
@@ -77,7 +80,7 @@ def install(app: Flask, backend: Backend) -> None:
         if asked is not None:  # it carries no token
             return asked
         origins.check(environ)
-        if token and request.endpoint not in _OPEN:
+        if token and not is_open():
             check_token(token)
         if not token and not settings.allow_anonymous:
             check_loopback(
@@ -94,17 +97,31 @@ def install(app: Flask, backend: Backend) -> None:
     app.teardown_request(drop_uploads)
 
 
+def is_open() -> bool:
+    """Return whether the present request needs no token."""
+    route = current_route()
+    return request.endpoint in _OPEN or (route is not None and route.is_open)
+
+
 def check_token(token: bytes) -> None:
     """Compare the request's token in constant time, before its body is read.
+
+    A dialect's clients may have it in a header of its own, or in the form, which then
+    is read a little first; see ``keys``.
 
     Raises:
         Unauthorized: it is missing or another one.
     """
-    headers = request.headers
-    if not has_token(
-        token, headers.get("X-API-Key", ""), headers.get("Authorization", "")
-    ):
+    headers, dialect = request.headers, current()
+    if has_token(token, headers.get("X-API-Key", ""), headers.get("Authorization", "")):
+        return
+    if dialect is None:
         raise Unauthorized
+    if hmac.compare_digest(dialect.key_of(headers).encode(), token):
+        return
+    if not dialect.has_key_in_form(current_route()):
+        raise Unauthorized
+    g.form_key = FormKey(token, dialect.key_fields)
 
 
 def has_token(token: bytes, key: str, authorization: str) -> bool:
@@ -126,12 +143,16 @@ class BodyCheck:
 
     Args:
         token: ``API_TOKEN``.
-        routes: those that read bodies.
+        routes: those of tasks.
+        dialects: whose routes may read bodies as well.
     """
 
-    def __init__(self, token: str, routes: Iterable[str]) -> None:
+    def __init__(
+        self, token: str, routes: Iterable[str], dialects: Iterable[Dialect] = ()
+    ) -> None:
         self._token = token.encode()
         self._routes = tuple(routes)
+        self._others = body_routes(dialects)
 
     def __call__(self, head: Any) -> bool:
         """Return whether a body will be read.
@@ -139,16 +160,53 @@ class BodyCheck:
         Args:
             head: gunicorn's request.
         """
-        # As the app sees a path, which may begin with the name of a proxy's folder.
-        if head.method != "POST" or not unquote(head.path).endswith(self._routes):
+        if head.method != "POST":
             return False
-        if not self._token:
+        # As the app sees a path, which may begin with the name of a proxy's folder.
+        path = unquote(head.path)
+        others = self._of_dialects(path)
+        if not others and not path.endswith(self._routes):
+            return False
+        if not self._token or self._has_token(head, others):
             return True
+        return any(dialect.has_key_in_form(route) for dialect, route in others)
+
+    def form_key(self, head: Any) -> Callable[[bytes], bool] | None:
+        """Return what tells whether the beginning of a body has the token.
+
+        ``None`` if it need not be there.
+
+        Args:
+            head: gunicorn's request, whose body will be read.
+        """
+        others = self._of_dialects(unquote(head.path))
+        if not self._token or self._has_token(head, others):
+            return None
+        for dialect, route in others:
+            if route.form is not None and dialect.has_key_in_form(route):
+                key, shape = FormKey(self._token, dialect.key_fields), route.form
+                kind = dict(head.headers).get("CONTENT-TYPE", "")
+                return lambda start: key.is_in(head_fields(start, kind, shape).fields)
+        return None
+
+    def _of_dialects(self, path: str) -> list[tuple[Dialect, Route]]:
+        return [
+            (dialect, route)
+            for pattern, dialect, route in self._others
+            if pattern.search(path)
+        ]
+
+    def _has_token(self, head: Any, others: Iterable[tuple[Dialect, Route]]) -> bool:
         given: dict[str, str] = {}
         for name, value in head.headers:
             given[name] = f"{given[name]},{value}" if name in given else value
         key, authorization = given.get("X-API-KEY", ""), given.get("AUTHORIZATION", "")
-        return has_token(self._token, key, authorization)
+        return has_token(self._token, key, authorization) or any(
+            hmac.compare_digest(
+                given.get(dialect.key_header.upper(), "").encode(), self._token
+            )
+            for dialect, _ in others
+        )
 
 
 def check_loopback(address: str | None, forwarded: str = "") -> None:

@@ -51,12 +51,17 @@ def accepted_format() -> PictureFormat | None:
 
 def answer_one(seen: Seen, picture: PictureFormat | None = None) -> Response:
     """Return what one model sees: in the contract's shape, or drawn on the photo."""
-    logs.bind(model=seen.title)
-    note_evaluations(seen)
     kind = _JSON if picture is None else _TYPES[picture]
     response = Response(seen.answer or seen.picture, content_type=kind)
-    response.headers.extend(_headers(seen))
+    describe(response, seen)
     return response
+
+
+def describe(response: Response, seen: Seen) -> None:
+    """Add to an answer the headers that tell of its evaluation, and note that."""
+    logs.bind(model=seen.title)
+    note_evaluations(seen)
+    response.headers.extend(_headers(seen))
 
 
 def answer_several(

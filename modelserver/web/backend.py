@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from modelserver.core.settings import Settings
     from modelserver.engine.engine import Engine
     from modelserver.tasks import Task
+    from modelserver.web.dialects.dialect import Dialect
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Backend:
     Attributes:
         tasks: those it serves.
         traces: their maker, ``None`` if none are wanted.
+        dialects: those of other servers that the app speaks.
         unread_headers: headers for other sites' pages, for answers to requests that
             were not read; ``None`` if they depend on the request.
 
@@ -49,6 +51,7 @@ class Backend:
     def __init__(self, tasks: Sequence[Task[Any]], settings: Settings) -> None:
         self.tasks = tuple(tasks)
         self.settings = settings
+        self.dialects: tuple[Dialect, ...] = ()
         self.unread_headers = Origins(settings.cors_origins).unread_headers()
         self.spool = Spool(settings.upload_folder)
         self.traces: traces.Traces | None = None

@@ -12,6 +12,7 @@ from modelserver.core.settings import Settings
 from modelserver.tasks import Task
 from modelserver.web import access, api, page, problems, request_metrics
 from modelserver.web.backend import Backend
+from modelserver.web.dialects import table
 from modelserver.web.openapi import document
 
 if TYPE_CHECKING:
@@ -54,11 +55,15 @@ def create_app(
     # A path that a proxy's rule for /metrics does not see must not be /metrics here.
     app.url_map.merge_slashes = False
     app.extensions["modelserver"] = backend
+    backend.dialects = table.spoken(settings.dialects, backend.tasks)
+    routing = table.Routing(backend.dialects)
+    routing.install(app)
     request_metrics.install(app, backend)
     access.install(app, backend)
     problems.install(app, backend)
     app.register_blueprint(api.blueprint(backend.tasks))
     app.register_blueprint(page.blueprint(backend.tasks))
     app.register_blueprint(document.blueprint(app))
+    routing.register(app)
     atexit.register(backend.close)
     return app

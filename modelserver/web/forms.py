@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import parse_qs
 
 from flask import g
 from gunicorn.http.errors import ParseException
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flask import Request
 
     from modelserver.engine.uploads import Spool
+    from modelserver.web.keys import FormKey
 
 # Bytes of one read from the socket; each read waits for the interpreter's lock.
 _READ_BYTES = 256 * 1024
@@ -50,6 +52,7 @@ MAX_FILES = 32
 MAX_PARTS = 2 * MAX_FILES
 _MAX_TEXT_BYTES = 16 * 1024
 _FORM = "multipart/form-data"
+_TEXT_FORM = "application/x-www-form-urlencoded"
 _FIELDS = frozenset({"modelname", *NAMES})
 # Names for the photo that clients of other servers, and people from memory, use.
 _OTHER_NAMES = frozenset({"image", "images", "photo", "picture", "upload", "img"})
@@ -76,6 +79,28 @@ class File(NamedTuple):
     upload: Upload
 
 
+@dataclass(frozen=True)
+class FormShape:
+    """The parts of a form that mean something. Immutable.
+
+    Attributes:
+        photos: names of parts that are photos; if there are none, fields may come in a
+            form of the other kind, or in no body at all.
+        fields: names of fields.
+        any_file: a part with a file's name is a photo as well, however it is called.
+        is_raw: a body that is no form is the photo itself.
+    """
+
+    photos: frozenset[str]
+    fields: frozenset[str]
+    any_file: bool = False
+    is_raw: bool = False
+
+
+OWN = FormShape(frozenset({"file"}), _FIELDS, is_raw=True)
+"""The form of this server's own routes."""
+
+
 @dataclass
 class Form:
     """The content of a request, in the order it came.
@@ -92,7 +117,7 @@ class Form:
     other: str | None = None
 
 
-def read_form(request: Request, spool: Spool) -> Form:
+def read_form(request: Request, spool: Spool, shape: FormShape = OWN) -> Form:
     """Read the query, and the body to its end.
 
     Fields of other names are ignored.
@@ -100,6 +125,7 @@ def read_form(request: Request, spool: Spool) -> Form:
     Raises:
         BadRequest: the body is not a multipart form, and the query names no model; or
             the form is malformed or cut off.
+        Unauthorized: the form must have the token, and does not.
         UnsupportedEncoding: it is compressed.
         BodyTooSlow: it came too slowly.
         UploadTooLarge: too many parts, or a text that is too long.
@@ -111,27 +137,46 @@ def read_form(request: Request, spool: Spool) -> Form:
         raise UnsupportedEncoding
     form = Form()
     if environ.get("QUERY_STRING"):
-        for name in _FIELDS & request.args.keys():
+        for name in shape.fields & request.args.keys():
             form.fields[name] = request.args.getlist(name)
     kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
     boundary = options.get("boundary")
     if kind == _FORM and boundary:
-        _read_multipart(request, boundary, form, spool)
-    elif kind != _FORM and (
-        "modelname" in form.fields or kind.startswith(_PHOTO_TYPES)
+        _read_multipart(request, boundary, _Reader(form, spool, shape))
+    elif not shape.photos:
+        _read_fields(request, form, shape)
+    elif (
+        shape.is_raw
+        and kind != _FORM
+        and ("modelname" in form.fields or kind.startswith(_PHOTO_TYPES))
     ):
         _read_raw(request, form, spool)
     else:
-        raise BadRequest(
-            "Send a multipart form (multipart/form-data with its boundary), as "
-            "curl -F modelname=NAME -F file=@photo.jpg does, or the photo alone with "
-            "?modelname=NAME, as curl --data-binary @photo.jpg does."
-        )
+        raise _no_form_error(shape)
+    if (key := form_key()) is not None:
+        key.check(form.fields)
     return form
 
 
-def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -> None:
-    reader = _Reader(form, spool)
+def _no_form_error(shape: FormShape) -> BadRequest:
+    first = "Send a multipart form (multipart/form-data with its boundary), as "
+    if not shape.is_raw:
+        return BadRequest(f"{first}curl -F {min(shape.photos)}=@photo.jpg does.")
+    return BadRequest(
+        f"{first}curl -F modelname=NAME -F file=@photo.jpg does, or the photo alone "
+        "with ?modelname=NAME, as curl --data-binary @photo.jpg does."
+    )
+
+
+def form_key() -> FormKey | None:
+    """Return what demands the token of the present request's form.
+
+    ``None`` if none is needed, or the request's head had it.
+    """
+    return cast("FormKey | None", g.get("form_key"))
+
+
+def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
     try:
         # Names of files come as the client's system writes them; see _text.
         with PushMultipartParser(
@@ -149,6 +194,50 @@ def _read_multipart(request: Request, boundary: str, form: Form, spool: Spool) -
         raise UploadTooLarge(f"The form is too large: {error}.") from error
     except (MultipartError, ParseException) as error:
         raise _malformed_error(error) from error
+
+
+def _read_fields(request: Request, form: Form, shape: FormShape) -> None:
+    """Read the fields of a form without photos, which may be no form at all."""
+    try:
+        body = _stream(request).read(_MAX_TEXT_BYTES + 1)
+    except TooSlow as error:
+        raise BodyTooSlow from error
+    except ParseException as error:
+        raise _malformed_error(error) from error
+    if len(body) > _MAX_TEXT_BYTES:
+        raise UploadTooLarge("The form is too large: it has no photo here.")
+    if request.mimetype != _TEXT_FORM:
+        return
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_PARTS)
+    except ValueError as error:
+        raise UploadTooLarge(
+            "The form is too large: it has too many fields."
+        ) from error
+    for name in shape.fields & fields.keys():
+        form.fields.setdefault(name, []).extend(fields[name])
+
+
+def head_fields(head: bytes, content_type: str, shape: FormShape) -> Form:
+    """Return the fields that the beginning of a multipart form has.
+
+    Args:
+        head: the body's first bytes.
+        content_type: of the request.
+    """
+    form = Form()
+    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    reader = _Reader(form, None, shape)
+    try:
+        parser = PushMultipartParser(
+            boundary, max_segment_count=MAX_PARTS, header_charset="latin-1"
+        )
+        for event in parser.parse(head):
+            reader.take(event)
+    except (MultipartError, ValueError, UploadTooLarge, BadRequest):
+        # What is wrong is said by who reads all of it.
+        return form
+    return form
 
 
 def _malformed_error(error: Exception) -> BadRequest:
@@ -252,11 +341,20 @@ def _check_head(head: bytes, *, named: bool = True) -> None:
 
 
 class _Reader:
-    """Collects the parser's events into a form."""
+    """Collects the parser's events into a form.
 
-    def __init__(self, form: Form, spool: Spool) -> None:
+    Args:
+        spool: the upload folder; without it photos are passed over.
+        shape: of the form.
+    """
+
+    def __init__(self, form: Form, spool: Spool | None, shape: FormShape = OWN) -> None:
         self._form = form
         self._spool = spool
+        self._shape = shape
+        self._key = form_key() if spool is not None else None
+        # Bytes of photos, which are kept before it is certain who sends them.
+        self._size = 0
         self._part: MultipartSegment | None = None
         self._text: bytearray | None = None
         self._upload: Upload | None = None
@@ -274,18 +372,24 @@ class _Reader:
     def _begin(self, part: MultipartSegment) -> None:
         self._part, self._text, self._upload, self._head = part, None, None, b""
         name = _text(part.name)
-        if name == "file":
-            if len(self._form.files) >= MAX_FILES:
-                raise UploadTooLarge(
-                    f"The form has more than {MAX_FILES} files; send several requests."
-                )
-            self._upload = self._spool.open()
-            uploads().append(self._upload)
-            self._form.files.append(File(_text(part.filename), self._upload))
-        elif name in _FIELDS:
+        shape = self._shape
+        if name in shape.photos or (shape.any_file and part.filename):
+            self._begin_photo(part)
+        elif name in shape.fields:
             self._text = bytearray()
         elif part.filename or name.lower() in _OTHER_NAMES:
             self._form.other = self._form.other or name[:_NAME_CHARS]
+
+    def _begin_photo(self, part: MultipartSegment) -> None:
+        if self._spool is None:
+            return
+        if len(self._form.files) >= MAX_FILES:
+            raise UploadTooLarge(
+                f"The form has more than {MAX_FILES} files; send several requests."
+            )
+        self._upload = self._spool.open()
+        uploads().append(self._upload)
+        self._form.files.append(File(_text(part.filename), self._upload))
 
     def _add(self, data: bytes | bytearray) -> None:
         if self._text is not None:
@@ -293,6 +397,9 @@ class _Reader:
             if len(self._text) > _MAX_TEXT_BYTES:
                 raise UploadTooLarge("The form is too large: a field is too long.")
         elif self._upload is not None:
+            self._size += len(data)
+            if self._key is not None:
+                self._key.check(self._form.fields, self._size)
             self._upload.write(data)
             if len(self._head) < _HEAD_BYTES:
                 self._head += data[: _HEAD_BYTES - len(self._head)]

@@ -139,7 +139,7 @@ class Link(ABC):
         """
 
     @abstractmethod
-    def count(self, route: str, model: str, status: int) -> None:
+    def count(self, route: str, model: str, status: int, dialect: str = "") -> None:
         """Count an answer; see ``Metrics.count_answer``."""
 
     @abstractmethod
@@ -301,9 +301,9 @@ class LocalLink(Link):
         """Ask the engine itself."""
         return self.engine.refusal(handled)
 
-    def count(self, route: str, model: str, status: int) -> None:
+    def count(self, route: str, model: str, status: int, dialect: str = "") -> None:
         """Count an answer with the engine's own."""
-        self.engine.metrics.count_answer(route, model, status)
+        self.engine.metrics.count_answer(route, model, status, dialect)
 
     def count_refusal(self, reason: str) -> None:
         """Count a refusal with the engine's own."""

@@ -32,6 +32,7 @@ from modelserver.core.errors import (
     UploadTooLarge,
 )
 from modelserver.tasks import TASKS
+from modelserver.web.dialects.dialect import current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from modelserver.web.backend import Backend
+    from modelserver.web.dialects.dialect import Dialect
 
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+_JSON = "application/json"
 # Random once and then counted: reading randomness for each request would be one more
 # wait for the interpreter's lock.
 _RANDOM = secrets.token_hex(8)
@@ -111,12 +114,21 @@ def _problem(status: int, title: str, detail: str, slug: str | None) -> Problem:
     )
 
 
-def plain_problem(error: RequestError, headers: str = "") -> bytes:
-    """Return an error of ours as a whole HTTP answer; see ``plain_answer``."""
-    content = problem_body(error.status, error.title, str(error), error.slug)
+def plain_problem(
+    error: RequestError, headers: str = "", dialect: Dialect | None = None
+) -> bytes:
+    """Return an error of ours as a whole HTTP answer; see ``plain_answer``.
+
+    Args:
+        dialect: of the request.
+    """
     if error.retry_after_s is not None:
         headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
-    return _answer(error.status, content, headers)
+    told = problem_of(error)
+    if dialect is None:
+        return _answer(error.status, msgspec.json.encode(told), headers)
+    status, body = dialect.refuse(told)
+    return _answer(HTTPStatus(status), msgspec.json.encode(body), headers, _JSON)
 
 
 def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
@@ -130,11 +142,13 @@ def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
     return _answer(status, problem_body(status, status.phrase, detail), headers)
 
 
-def _answer(status: HTTPStatus, content: bytes, headers: str) -> bytes:
+def _answer(
+    status: HTTPStatus, content: bytes, headers: str, kind: str = PROBLEM
+) -> bytes:
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         "Connection: close\r\n"
-        f"Content-Type: {PROBLEM}\r\n"
+        f"Content-Type: {kind}\r\n"
         f"Content-Length: {len(content)}\r\n"
         f"{headers}"
         "Server-Timing: total;dur=0\r\n"
@@ -149,9 +163,13 @@ def _answer(status: HTTPStatus, content: bytes, headers: str) -> bytes:
 
 
 def problem(status: int, title: str, detail: str, slug: str | None = None) -> Response:
-    """Return a problem as a response; see ``problem_body``."""
-    body = problem_body(status, title, detail, slug)
-    return Response(body, status, content_type=PROBLEM)
+    """Return a problem as a response, in the form of the request's dialect."""
+    told = _problem(status, title, detail, slug)
+    dialect = current()
+    if dialect is None:
+        return Response(msgspec.json.encode(told), status, content_type=PROBLEM)
+    status, body = dialect.refuse(told)
+    return Response(msgspec.json.encode(body), status, content_type=_JSON)
 
 
 def request_error(error: RequestError) -> Response:
@@ -196,7 +214,7 @@ def explain(slug: str) -> Response:
     meanings = _meanings()
     if slug not in meanings:
         raise NotFound
-    return Response(meanings[slug], content_type="application/json")
+    return Response(meanings[slug], content_type=_JSON)
 
 
 @cache

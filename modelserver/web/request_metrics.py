@@ -8,6 +8,7 @@ from flask import Blueprint, Response, g, request
 
 from modelserver.core import logs
 from modelserver.core.messages.questions import Rendered
+from modelserver.web.dialects.dialect import current
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -38,7 +39,9 @@ def install(app: Flask, backend: Backend) -> None:
         text from clients makes no series.
         """
         g.status = response.status_code
-        backend.link.count(route(), logs.get_fact("model"), g.status)
+        dialect = current()
+        name = dialect.name if dialect is not None else ""
+        backend.link.count(route(), logs.get_fact("model"), g.status, name)
         return response
 
     def end(_error: BaseException | None) -> None:

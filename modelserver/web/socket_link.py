@@ -170,9 +170,9 @@ class SocketLink(Link):
         coming = handled - len(self._waiting)
         return self._page.refusal(max(0, min(coming, _MOST_COMING)))
 
-    def count(self, route: str, model: str, status: int) -> None:
+    def count(self, route: str, model: str, status: int, dialect: str = "") -> None:
         """Count an answer; the engine is told within a tenth of a second."""
-        self._counts.count_answer(route, model, status)
+        self._counts.count_answer(route, model, status, dialect)
 
     def count_refusal(self, reason: str) -> None:
         """Count a refusal; the engine is told within a tenth of a second."""

@@ -30,6 +30,7 @@ ELSEWHERE = [
         "project/test_docs.py::test_the_readmes_line_for_others",
     ),
     ("README.md", "curl -H", "project/test_docs.py::test_the_readmes_line_for_others"),
+    ("dialects.md", "curl", "project/test_docs_dialects.py::test_the_commands_of_the"),
     ("client.md", "python -m", "real/test_client.py::test_the_documents_command_runs"),
     (
         "import.md",

@@ -27,6 +27,7 @@ class App:
         self.extensions = {"modelserver": self}
         self.settings = SimpleNamespace(max_upload_mb=1, api_token="")
         self.tasks = (DETECTION,)
+        self.dialects = ()
         self.spool = spool
         self.refuses = None
         self.unread_headers = ""

@@ -113,10 +113,12 @@ class Counts(msgspec.Struct, frozen=True, array_like=True, tag=4):
     Attributes:
         answers: route, model, status, number.
         refusals: by problem's type.
+        in_dialects: route, model, status, dialect, number.
     """
 
     answers: tuple[tuple[str, str, str, int], ...] = ()
     refusals: dict[str, int] = {}
+    in_dialects: tuple[tuple[str, str, str, str, int], ...] = ()
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -154,6 +156,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
         wait, decode, queue, run, post: milliseconds that each stage took.
         started: when the first of them began.
         below: findings below the least confidence, where the answer is empty for it.
+        device: that the model runs on, such as ``CPU``.
     """
 
     number: int
@@ -173,6 +176,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag=1):
     started: float
     picture: bytes = b""
     below: int | None = None
+    device: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -7,6 +7,7 @@ as people mean it by ``FOO= python app.py``.
 
 from modelserver.core.settings.converters import (
     Choice,
+    Choices,
     Flag,
     Folder,
     Hashes,
@@ -23,6 +24,7 @@ from modelserver.core.settings.values import Isolation, LogFormat, Settings, is_
 __all__ = [
     "SETTINGS",
     "Choice",
+    "Choices",
     "Flag",
     "Folder",
     "Hashes",

@@ -170,4 +170,29 @@ def _words(text: str) -> list[str]:
     return [word for word in map(str.strip, text.split(",")) if word]
 
 
-Converter = Flag | Number | Choice | Folder | Hashes | Host | Hosts | Origins | Token
+@dataclass(frozen=True)
+class Choices:
+    """Converts some words of a few, in any case; ``all`` of them, or ``none``."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values, for an error's sentence."""
+        return f"all, none, or some of {', '.join(self.words)}, parted by commas"
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        """Convert, or raise ``ValueError``; the words come in the order of all."""
+        given = _words(text.lower())
+        if given == ["all"]:
+            return self.words
+        if given == ["none"]:
+            return ()
+        if not set(given) <= set(self.words):
+            raise ValueError(self.allowed)
+        return tuple(word for word in self.words if word in given)
+
+
+Converter = (
+    Flag | Number | Choice | Choices | Folder | Hashes | Host | Hosts | Origins | Token
+)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelserver.core.errors import SettingError
 from modelserver.core.settings.converters import (
     Choice,
+    Choices,
     Converter,
     Flag,
     Folder,
@@ -63,6 +64,9 @@ def _count(low: int, high: int) -> Number:
     return Number(int, low, high)
 
 
+DIALECTS = ("deepstack",)
+"""The words for other servers' protocols; ``web.dialects.table`` has each."""
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("UPLOAD_FOLDER", "./pics", Folder(), "",
         "Where an upload lies while it is evaluated; it is gone afterwards."),
@@ -91,6 +95,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CORS_ORIGINS", "", Origins(), "",
         "Sites whose pages may call from a browser and read the answers; unset: only"
         " this server's own page."),
+    Setting("DIALECTS", "all", Choices(DIALECTS), "",
+        "Other servers' protocols that are spoken as well, on the same port."),
     Setting("ISOLATION", "process", Choice(("process", "inline")), "",
         "`process`: each model in a process of its own; `inline`: in the server's."),
     Setting("SLOTS", "0", _count(0, 256), "runs",

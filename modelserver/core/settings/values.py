@@ -37,6 +37,7 @@ class Settings:
     allow_anonymous: bool
     trusted_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
+    dialects: tuple[str, ...]
     isolation: Isolation
     slots: int
     max_batch: int

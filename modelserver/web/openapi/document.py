@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,11 @@ def document(*apps: Flask) -> dict[str, Any]:
     # Nothing of this is needed to answer photos, so it costs nothing at the start.
     from apispec import APISpec  # noqa: PLC0415
 
-    from modelserver.web.openapi import operations, schemas  # noqa: PLC0415
+    from modelserver.web.openapi import (  # noqa: PLC0415
+        dialect_operations,
+        operations,
+        schemas,
+    )
 
     spec = APISpec(
         title="ModelServer",
@@ -87,13 +92,15 @@ def document(*apps: Flask) -> dict[str, Any]:
     )
     served = [app.extensions["modelserver"].tasks for app in apps]
     tasks = [*dict.fromkeys(task for each in served for task in each)]
-    for name, schema in schemas.components(tasks).items():
+    dialects = [app.extensions["modelserver"].dialects for app in apps]
+    spoken = [*dict.fromkeys(dialect for each in dialects for dialect in each)]
+    for name, schema in schemas.components(tasks, spoken).items():
         spec.components.schema(name, schema)
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
     spec.components.security_scheme(
         "key", {"type": "apiKey", "in": "header", "name": "X-API-Key"}
     )
-    described = operations.all_operations(tasks)
+    described = operations.all_operations(tasks) | dialect_operations.of(spoken)
     for path, verbs in sorted(_paths(apps).items()):
         by_verb = {
             verb: described[endpoint]
@@ -111,7 +118,8 @@ def _paths(apps: Iterable[Flask]) -> dict[str, dict[str, str]]:
     for app in apps:
         for rule in app.url_map.iter_rules():
             # Flask writes a parameter as <name>, OpenAPI as {name}.
-            path = rule.rule.replace("<", "{").replace(">", "}")
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             for verb in (rule.methods or set()) & set(_VERBS):
-                paths.setdefault(path, {})[verb.lower()] = rule.endpoint
+                # A dialect's route on the path of an own one comes later.
+                paths.setdefault(path, {}).setdefault(verb.lower(), rule.endpoint)
     return paths

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from modelserver.tasks import Task
+    from modelserver.web.dialects.dialect import Dialect
 
 _ALL = (
     contract.Problem,
@@ -24,11 +25,14 @@ _ALL = (
 )
 
 
-def components(tasks: Collection[Task[Any]]) -> dict[str, Any]:
+def components(
+    tasks: Collection[Task[Any]], dialects: Collection[Dialect] = ()
+) -> dict[str, Any]:
     """Return the JSON schema of every type, by its name.
 
     Args:
         tasks: whose answers are described, too.
+        dialects: the same; their types bear their names.
     """
     answers = [kind for task in tasks for kind in (task.answer_type, task.results_type)]
     _, schemas = msgspec.json.schema_components(
@@ -37,7 +41,24 @@ def components(tasks: Collection[Task[Any]]) -> dict[str, Any]:
     for schema in schemas.values():
         if "kind" in schema["properties"]:
             schema["properties"]["kind"] = {"enum": sorted(task.kind for task in tasks)}
+    for dialect in dialects:
+        schemas.update(_of_dialect(dialect)[1])
     return {name: _without_false(schema) for name, schema in schemas.items()}
+
+
+def of_dialect(dialect: Dialect) -> list[dict[str, Any]]:
+    """Return the schemas of the answers of a dialect's routes, in their order."""
+    return [_without_false(schema) for schema in _of_dialect(dialect)[0]]
+
+
+def _of_dialect(dialect: Dialect) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Two dialects may well have types of the same name.
+    schemas, components = msgspec.json.schema_components(
+        [route.answer for route in dialect.routes],
+        ref_template=f"#/components/schemas/{dialect.name}.{{name}}",
+    )
+    named = {f"{dialect.name}.{name}": each for name, each in components.items()}
+    return schemas, named
 
 
 def of(kind: Any) -> dict[str, Any]:

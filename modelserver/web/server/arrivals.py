@@ -36,12 +36,15 @@ class Rules(NamedTuple):
         most: bytes that one may have.
         memory: returns how many bytes of one are kept in memory.
         wanted: returns whether the app would read a request's body at all.
+        form_key: returns what tells whether the beginning of a request's body has the
+            token, ``None`` if it need not be there.
     """
 
     spool: Spool
     most: int
     memory: Callable[[], int]
     wanted: Callable[[Request], bool]
+    form_key: Callable[[Request], Callable[[bytes], bool] | None] = lambda _: None
 
 
 class Arrival:
@@ -156,7 +159,8 @@ class Arrival:
         is_chunked = isinstance(reader, ChunkedReader)
         self._chunks = Chunks(reader) if is_chunked else None
         self._missing = 0 if is_chunked else reader.length
-        self._body = Body(self._rules.spool, self._rules.memory())
+        rules = self._rules
+        self._body = Body(rules.spool, rules.memory(), rules.form_key(request))
         if self._missing > self._rules.most:
             self._stop(request, self._body, RequestEntityTooLarge())
             return

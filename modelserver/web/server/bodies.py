@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
 from gunicorn.http.unreader import Unreader
 
+from modelserver.core.errors import Unauthorized
+from modelserver.web.keys import WITHIN_BYTES
 from modelserver.web.server.upload_pace import SmallChunks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import WriteableBuffer
     from gunicorn.http.body import ChunkedReader
 
@@ -71,13 +76,21 @@ class Body:
     Args:
         spool: the upload folder.
         memory: bytes that are kept in memory.
+        has_key: tells whether a body's beginning has the token; ``None`` if it need not
+            be there.
 
     Attributes:
         size: bytes that came.
     """
 
-    def __init__(self, spool: Spool, memory: int) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        memory: int,
+        has_key: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self.size = 0
+        self._has_key = has_key
         self._spool = spool
         self._memory = memory
         self._pieces: list[bytes] = []
@@ -88,7 +101,12 @@ class Body:
 
         Raises:
             StorageFull, StorageUnavailable: they cannot be kept.
+            Unauthorized: the token should have come by now.
         """
+        if self._has_key is not None and self.size + len(piece) > WITHIN_BYTES:
+            if not self._has_key((self._begun() + piece)[:WITHIN_BYTES]):
+                raise Unauthorized
+            self._has_key = None
         self.size += len(piece)
         if self._upload is None:
             self._pieces.append(piece)
@@ -100,6 +118,12 @@ class Body:
             piece = b"".join(self._pieces)
             self._pieces.clear()
         self._upload.write(piece)
+
+    def _begun(self) -> bytes:
+        """Return all bytes that came."""
+        if self._upload is None:
+            return b"".join(self._pieces)
+        return os.pread(self._upload.fileno(), WITHIN_BYTES, 0)
 
     def stream(self) -> BinaryIO:
         """Return the bytes to be read, once all are there; valid until ``close``.

@@ -158,11 +158,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         backend = self.wsgi.extensions["modelserver"]
         settings = backend.settings
         routes = [task.endpoint.route for task in backend.tasks]
+        check = BodyCheck(settings.api_token, routes, backend.dialects)
         return Rules(
             backend.spool,
             settings.max_upload_mb * 1024 * 1024,
             lambda: min(_MOST_IN_MEMORY, _ALL_IN_MEMORY // (1 + len(self._arriving))),
-            BodyCheck(settings.api_token, routes),
+            check,
+            check.form_key,
         )
 
     def init_process(self) -> None:

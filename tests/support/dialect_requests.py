@@ -1,0 +1,86 @@
+"""A request to each route of each dialect, for the tests that hold for all of them.
+
+The app serves a detector ``m`` and a classifier ``c``; see ``write_models``.
+"""
+
+from typing import NamedTuple
+
+from modelserver.web.dialects.table import DIALECTS
+from support import tiny_graphs
+from support.app_client import EDGE, photo
+from support.request_forms import form_of
+
+RED = (200, 100, 50)
+KINDS = ("detection", "classification")
+FORM = f"multipart/form-data; boundary={EDGE}"
+
+
+class Sample(NamedTuple):
+    """A request that is answered with 200.
+
+    Attributes:
+        path: with its parameters.
+        fields: of its form, if it has one.
+        file: its photo's part, if it has one.
+        content: body and content type, if that is no form.
+        model: the model that evaluates it; empty if none does.
+    """
+
+    path: str
+    fields: tuple[tuple[str, str], ...] = ()
+    file: tuple[str, str, bytes] | None = None
+    content: tuple[bytes, str] = (b"", "")
+    model: str = ""
+
+    def send(self, client, verb, *fields, **options):
+        """Send it, with more fields."""
+        body, kind = self.content
+        parts = [*fields, *self.fields, *([self.file] if self.file else [])]
+        if parts:
+            body, kind = form_of(*parts), FORM
+        options.setdefault("data", body)
+        return client.open(self.path, method=verb, content_type=kind, **options)
+
+
+def write_models(folder):
+    """Write a detector ``m`` and a classifier ``c``."""
+    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
+    (folder / "m.label_map.pbtxt").write_text(
+        'item { id: 21 name: "red" }\nitem { id: 2 name: "second" }\n'
+    )
+    tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
+    (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
+
+
+IMAGE = ("image", "image", photo(RED))
+
+SAMPLES = {
+    "deepstack": {
+        "post_v1_vision_detection": Sample(
+            "/v1/vision/detection", file=IMAGE, model="m"
+        ),
+        "post_v1_vision_custom_model": Sample(
+            "/v1/vision/custom/m", file=IMAGE, model="m"
+        ),
+        "post_v1_vision_scene": Sample("/v1/vision/scene", file=IMAGE, model="c"),
+        "post_v1_vision_custom_list": Sample("/v1/vision/custom/list"),
+        "post_v1_vision_listmodels": Sample("/v1/vision/listmodels"),
+        "get_v1_status_updateavailable": Sample("/v1/status/updateavailable"),
+        "get_v1_server_status_updateavailable": Sample(
+            "/v1/server/status/updateavailable"
+        ),
+        "get_v1_status_ping": Sample("/v1/status/ping"),
+        "get_v1_server_status_ping": Sample("/v1/server/status/ping"),
+    },
+}
+"""By the dialect's name and the route's endpoint."""
+
+ROUTES = [
+    (dialect, route, SAMPLES[dialect.name][route.endpoint])
+    for dialect in DIALECTS.values()
+    for route in dialect.routes
+    if route.endpoint in SAMPLES.get(dialect.name, {})
+]
+"""Each dialect and route with its request."""
+
+NAMES = [f"{dialect.name} {route.verb} {route.path}" for dialect, route, _ in ROUTES]
