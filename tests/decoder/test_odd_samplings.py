@@ -81,7 +81,7 @@ def test_small_ones_are_served(size, scans, factors):
 
 @any_file
 @given(share=st.floats(0.0, 1.0), end=st.sampled_from([END, b"", END + b"junk"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_pixels_that_end_early_are_refused(key, share, end):
     """Missing pixels are refused, also if a device appended an end."""
     data = FILES[key]
