@@ -6,8 +6,9 @@ overload      two and ten times the load that can be answered
 throughput    answers a second, against the same work without a server
 engine_alone  photos a second of the engine's process, between stand-ins
 scaling       answers a second over the number of doors, each process on its cores
+fuzz          any bytes for the parsers that strangers' bytes meet first
 gpu_proof     all that was built for cards, on a card
 
-Each starts its own server on a free port of loopback and ends it, and writes JSON.
+Each writes JSON; all but ``fuzz`` start a server on a free port of loopback and end it.
 ``support`` is what they share; docs/benchmarks.md and docs/reliability.md have figures.
 """
