@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 import zlib
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from modelserver.decoder.decoders import decode
 
@@ -25,7 +24,35 @@ if TYPE_CHECKING:
 _LINE, _LETTERS = 1 / 250, 1 / 30
 _LEAST_LETTERS, _MOST_LETTERS = 10, 48
 _JPEG_QUALITY = 90
-_HALF = 127.5
+# One colour a label, by its checksum, as on the page (static/page.css has the same).
+# White has a contrast of 4.5 and more on each.
+TONES = (
+    "#e12412",
+    "#276b19",
+    "#04449e",
+    "#d91296",
+    "#5b6117",
+    "#025346",
+    "#a43bef",
+    "#934822",
+    "#025609",
+    "#4b66f0",
+    "#aa285e",
+    "#375102",
+    "#0b808b",
+    "#9528ab",
+    "#6a3f03",
+    "#0b8634",
+    "#5246d4",
+    "#96041c",
+    "#3d830b",
+    "#1f6385",
+    "#87037c",
+    "#87730b",
+    "#196a48",
+    "#4c06d9",
+)
+_WHITE = (255, 255, 255)
 
 
 def annotate(
@@ -73,7 +100,7 @@ def _draw_one(
     (width, height), (x1, y1, x2, y2) = size, mark.box
     left, top = round(x1 * (width - 1)), round(y1 * (height - 1))
     right, bottom = round(x2 * (width - 1)), round(y2 * (height - 1))
-    back, ink = colours(mark.label)
+    back = colour(mark.label)
     # A model may give a box whose sides are the wrong way round.
     corners = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
     pen.rectangle(corners, outline=back, width=line)
@@ -84,13 +111,11 @@ def _draw_one(
     at_x = max(0, min(corners[0], width - text_width))
     at_y = corners[1] - text_height if corners[1] >= text_height else corners[1]
     pen.rectangle((at_x, at_y, at_x + text_width, at_y + text_height), fill=back)
-    pen.text((at_x + line, at_y + line), words, fill=ink, font=font)
+    pen.text((at_x + line, at_y + line), words, fill=_WHITE, font=font)
 
 
-def colours(label: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return a label's colour, and black or white, whichever is read better on it."""
-    hue = zlib.crc32(label.encode("utf-8", "replace")) % 360 / 360
-    red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.5, 1))
-    # Relative luminance by ITU-R BT.601, as good as any for two choices.
-    bright = (299 * red + 587 * green + 114 * blue) / 1000 > _HALF
-    return (red, green, blue), (0, 0, 0) if bright else (255, 255, 255)
+def colour(label: str) -> tuple[int, int, int]:
+    """Return a label's colour, on which white can be read: RGB, 0 to 255 each."""
+    tone = TONES[zlib.crc32(label.encode("utf-8", "replace")) % len(TONES)]
+    red, green, blue = ImageColor.getrgb(tone)[:3]
+    return red, green, blue

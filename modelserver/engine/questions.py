@@ -131,6 +131,7 @@ def _page(engine: Answerer, _asked: Ask) -> PageModels:
             entry.name,
             entry.files.kind,
             "" if entry.state in _LOADED else entry.state.value,
+            entry.reason or entry.reload_error,
             entry.loaded.facts.device_reason if entry.loaded else "",
             " ".join(
                 word

@@ -117,7 +117,10 @@ def check(
     except (RequestError, ValueError, KeyError) as error:
         raise ModelError(f"{name} could not be evaluated: {error}") from error
     if difference:
-        raise ModelError(f"{name} does not come out as expected: {difference}.")
+        raise ModelError(
+            f"{name} does not come out as expected: {difference}. If that answer is "
+            f"right, put it into {files.expected.name}."
+        )
 
 
 def _read(path: Path, most: int) -> bytes:

@@ -38,6 +38,8 @@ _OPEN = frozenset(
         "documents.openapi",
         "documents.show",
         "explain",
+        "page.sample",
+        "page.script",
         "page.show",
         "static",
     }
@@ -251,7 +253,7 @@ def add_headers(response: Response) -> Response:
     )
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = _PAGE_POLICY
-    if request.endpoint != "static":
+    if request.endpoint not in {"static", "page.script"}:
         response.headers["Cache-Control"] = "no-store"
     return response
 

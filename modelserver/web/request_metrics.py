@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from modelserver.web.traces import OpenSpan
 
 # Requests that machines make every few seconds, and the parts of a page, have no span.
-_UNTRACED = frozenset({"api.livez", "api.readyz", "metrics.show", "static"})
+_UNTRACED = frozenset(
+    {"api.livez", "api.readyz", "metrics.show", "page.script", "static"}
+)
 
 
 def install(app: Flask, backend: Backend) -> None:

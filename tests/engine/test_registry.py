@@ -262,6 +262,37 @@ def test_the_wait_for_a_model_includes_its_load(registry, world):
     assert refused.value.retry_after_s == 8.0
 
 
+def wait_told(registry, name):
+    """Return the seconds after which a client is told to come back."""
+    with pytest.raises(ModelNotReady) as refused:
+        get(registry, name)
+    return refused.value.retry_after_s
+
+
+def test_the_wait_for_a_first_load_is_what_is_left_of_it(registry, world):
+    """By a guess at first, by measured loads later, and by the place in line."""
+    world.gate.clear()
+    for name in ("a", "b", "c", "d", "e"):
+        registry.add(FakeFiles(name))
+        if name in "ab":  # two load at once
+            began = lambda r, key=name: entry(r, key).began is not None  # noqa: E731
+            assert registry.wait(began, SECONDS)
+    assert [wait_told(registry, name) for name in "abcde"] == [5, 5, 10, 10, 15]
+    world.now += 3
+    assert [wait_told(registry, name) for name in "abcde"] == [2, 2, 7, 7, 12]
+    world.now += 60
+    assert wait_told(registry, "a") == 1
+    world.gate.set()
+    assert registry.wait(lambda r: r.ready, SECONDS)
+    world.gate.clear()
+    entry(registry, "a").load_s = 9.0
+    for name in "bcde":
+        entry(registry, name).load_s = 2.0
+    registry.add(FakeFiles("f"))
+    assert registry.wait(lambda r: entry(r, "f").began is not None, SECONDS)
+    assert wait_told(registry, "f") == 9
+
+
 def test_no_more_models_load_at_once_than_allowed(registry, world):
     """With a limit of two, a third load waits."""
     world.gate.clear()

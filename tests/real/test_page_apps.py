@@ -1,5 +1,6 @@
 """The page of the other app, with a token, without scripts, and its code, run."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -229,7 +230,7 @@ def test_models_that_load_are_looked_at_again(opened):
         "**/models", lambda route: route.fulfill(body=models % next(states, "READY"))
     )
     page.route("**/", lambda route: route.fulfill(body=shown(route), headers=HTML))
-    page.reload()
+    watched.open()
     assert page.locator("#model option").first.text_content() == "m (loading)"
     wait_for(lambda: ticked(page) == "m", "it is ready")
     assert sum(path == "/models" for _, path in watched.asked) == 3
@@ -242,7 +243,7 @@ def shown(route):
     """The page, as it is while the only model loads."""
     body = route.fetch().text()
     one = '<option value="m" data-state="LOADING">m (loading)</option></select>'
-    return re.sub(r"<option.*</select>", one, body, flags=re.DOTALL)
+    return re.sub(r"<option.*?</select>", one, body, flags=re.DOTALL)
 
 
 def ticked(page):
@@ -261,11 +262,11 @@ def code_of(watched, language, name):
 
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
-@pytest.mark.parametrize("language", ["curl", "client", "requests"])
+@pytest.mark.parametrize("language", ["curl", "client", "requests", "node"])
 def test_the_code_that_is_copied_works(opened, kind, language, tmp_path):
     """As it stands, whatever is in the names, with a token too."""
-    if language == "curl" and not shutil.which("curl"):
-        pytest.skip("curl is not here")
+    if language in {"curl", "node"} and not shutil.which(language):
+        pytest.skip(f"{language} is not here")
     if language == "requests":
         pytest.importorskip("requests")
     watched = opened(kind, API_TOKEN=TOKEN)
@@ -275,9 +276,10 @@ def test_the_code_that_is_copied_works(opened, kind, language, tmp_path):
     name = f"{ODD}.png"
     code = code_of(watched, language, name)
     (tmp_path / name.replace("/", "")).write_bytes(RED)
-    command = ["sh", "-c", code] if language == "curl" else [sys.executable, "-c", code]
+    node = ["node", "--input-type=module", "-e", code]
+    commands = {"curl": ["sh", "-c", code], "node": node}
     done = subprocess.run(
-        command,
+        commands.get(language, [sys.executable, "-c", code]),
         cwd=tmp_path,
         env={"API_TOKEN": TOKEN, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -288,19 +290,52 @@ def test_the_code_that_is_copied_works(opened, kind, language, tmp_path):
 
 
 def test_the_code_for_pages_works(opened):
-    """It sends what its page's file field holds."""
+    """Pasted into the console, it adds a field and answers what is chosen there."""
     watched = opened()
+    page = watched.page
     code = code_of(watched, "javascript", f"{ODD}.png")
-    found = watched.page.evaluate(
-        f"""async (numbers) => {{
-          const data = new DataTransfer();
-          data.items.add(new File([new Uint8Array(numbers)], "photo.png"));
-          document.querySelector("input[type=file]").files = data.files;
-          let said = null;
-          const console = {{ log: (value) => (said = value) }};
-          {code}
-          return said;
-        }}""",
-        list(RED),
-    )
-    assert found[0]["label"] == "red"
+    page.evaluate(code)
+    page.evaluate(code)  # twice is no error
+    with page.expect_console_message() as said:
+        page.locator("body > input[type=file]").first.set_input_files([PLAIN_FILE])
+    assert json.loads(said.value.text)[0]["label"] == "red"
+
+
+LANGUAGES = ("curl", "client", "requests", "node")
+
+
+def test_the_code_asks_the_same_models_about_the_same_photos(opened, tmp_path):
+    """Several of both, of both tasks, in each language; copying shows that it did."""
+    if not shutil.which("curl") or not shutil.which("node"):
+        pytest.skip("curl or node is not here")
+    pytest.importorskip("requests")
+    watched = opened(BOTH)
+    page = watched.page
+    page.select_option("#model", label="All models, side by side")
+    names = ("first.png", f"{ODD}.png")
+    watched.choose(*((name, RED) for name in names))
+    for name in names:
+        (tmp_path / name).write_bytes(RED)
+    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    for language in LANGUAGES:
+        page.locator(f"input[value={language}]").check()
+        code = page.locator("#same-code").text_content()
+        command = {
+            "curl": ["sh", "-c", code],
+            "node": ["node", "--input-type=module", "-e", code],
+        }.get(language, [sys.executable, "-c", code])
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # Two detectors and three classifiers, each asked about two photos.
+        lines = len(done.stdout.splitlines())
+        count = lines if language == "client" else done.stdout.count("model")
+        assert count == 10, (code, done.stdout, done.stderr)
+        assert "error" not in done.stdout, (code, done.stdout)
+    page.locator("#same-copy").click()
+    assert page.locator("#same-copy").text_content() == "Copied ✓"

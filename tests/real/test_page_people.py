@@ -190,7 +190,8 @@ def test_everything_can_be_done_by_keyboard(opened):
             assert len(seen) < 40, seen
 
     tab("file")
-    assert seen == ["Models", "API", "model", "confidence", "camera-open", "file"]
+    assert seen[:5] == ["Models", "API", "model", "confidence", "camera-open"]
+    assert seen[5:] == ["About this model", "file"]
     page.keyboard.press("Enter")
     page.locator(".result table").wait_for()
     tab("JSON")
@@ -244,14 +245,14 @@ def test_a_screen_reader_is_told_everything(opened):
 
 
 def test_little_is_transferred_and_most_of_it_once(browser, url):
-    """Under 100 kB, headers and all; on the next visit what is kept costs nothing."""
+    """Under 120 kB, headers and all; on the next visit what is kept costs nothing."""
     context = browser.new_context()
     watched = Watched(context, url)
     watched.open().wait_for_load_state("networkidle")
     sizes = [one.sizes() for one in watched.done]
     assert len(sizes) >= 9
     total = sum(one["responseBodySize"] + one["responseHeadersSize"] for one in sizes)
-    assert 20_000 < total < 100_000
+    assert 20_000 < total < 120_000
     watched.open("/detect").wait_for_load_state("networkidle")
     again = watched.page.evaluate(
         """() => performance.getEntriesByType("resource")

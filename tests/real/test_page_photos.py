@@ -7,6 +7,7 @@ import re
 import pytest
 from PIL import Image
 
+from modelserver.decoder.drawing import colour
 from support import tiny_graphs
 from support.app_client import photo
 from support.browser import Watched, served
@@ -88,7 +89,7 @@ def test_boxes_are_at_the_right_place_to_the_pixel(watched):
     seen = Image.open(io.BytesIO(picture.screenshot())).convert("RGB")
     x1, y1, _, y2 = answered()
     x, y = round(x1 * seen.width), round((y1 + 0.9 * (y2 - y1)) * seen.height)
-    assert seen.getpixel((x + 1, y)) == (0xB3, 0x26, 0x1E)  # the first tone
+    assert seen.getpixel((x + 1, y)) == colour("red")
     assert seen.getpixel((x + 8, y)) == COLOUR
     assert seen.getpixel((x - 8, y)) == COLOUR
 
@@ -150,7 +151,8 @@ def test_times_and_the_raw_answer_are_shown(watched):
     words = page.locator(".timings dt").all_text_contents()
     assert words == ["wait", "decode", "queue", "run", "post", "other", "network"]
     assert all(
-        re.fullmatch(r"[\d.]+ ms", n) for n in page.locator("dd").all_text_contents()
+        re.fullmatch(r"[\d.]+ ms", n)
+        for n in page.locator(".timings dd").all_text_contents()
     )
     page.get_by_text("JSON", exact=True).click()
     text = page.locator("details pre").text_content()

@@ -121,7 +121,7 @@ class Watched:
                 for name, data in files
             ]
         )
-        self.page.locator(".result .side > :is(table, .problem)").first.wait_for(
+        self.page.locator(".result .side :is(table, .problem)").first.wait_for(
             state="attached"
         )
 

@@ -7,26 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from modelserver.decoder.drawing import TONES
 from modelserver.tasks import by_kind
-from modelserver.web import page
+from modelserver.web import page, page_files
 from modelserver.web.factory import create_app
 from support import tiny_graphs
-from support.app_client import make_settings
+from support.app_client import make_settings, photo
 from support.tiny_graphs import write
 
 STATIC = Path(page.__file__).parent / "static"
-SCRIPTS = [
-    STATIC / f"{name}.js"
-    for name in (
-        "page",
-        "api",
-        "camera",
-        "elements",
-        "model_list",
-        "snippets",
-        "storage",
-    )
-]
+SCRIPTS = sorted(STATIC.glob("*.js"))
 CSS = (STATIC / "page.css").read_text()
 PATHS = {"detection": "/detect", "classification": "/classify"}
 
@@ -123,16 +113,19 @@ def preloads(elements):
 
 
 def test_what_the_page_loads_is_small(client):
-    """All files of the page are there, and have under 100 kB."""
+    """All files of the page are there, and have under 120 kB."""
     client = client()
     response = client.get("/")
     elements = parsed(response).elements
     names = {each.get("src") or each.get("href") for _, each in elements}
     files = [fetch(client, name) for name in names if name and "/static/" in name]
     assert {file.status_code for file in files} == {200}
+    assert {each["href"].rpartition("/")[0] for each in preloads(elements)} == {
+        script["src"].rpartition("/")[0] for script in parsed(response).all("script")
+    }
     imported = re.findall(r'from "./(.*)"', "".join(map(Path.read_text, SCRIPTS)))
     assert set(imported) == {Path(each["href"]).name for each in preloads(elements)}
-    assert sum(len(each.data) for each in [response, *files]) < 100_000
+    assert sum(len(each.data) for each in [response, *files]) < 120_000
 
 
 def test_what_is_named_by_its_digest_is_kept_for_ever(client):
@@ -141,22 +134,26 @@ def test_what_is_named_by_its_digest_is_kept_for_ever(client):
     (script,) = parsed(client.get("/")).all("script")
     for_ever = "public, max-age=31536000, immutable"
     assert fetch(client, script["src"]).headers["Cache-Control"] == for_ever
-    for other in ("/static/page.js", "/static/page.js?v=1", "/static/api.js?v="):
+    css = parsed(client.get("/")).all("link")[1]["href"]
+    assert fetch(client, css).headers["Cache-Control"] == for_ever
+    others = ("page.js", "page.js?v=1", "api.js?v=", "0123456789ab/api.js")
+    for other in (f"/static/{name}" for name in others):
         response = fetch(client, other)
         assert response.headers["Cache-Control"] == "no-cache"
         again = {"If-None-Match": response.headers["ETag"]}
         assert fetch(client, other, headers=again).status_code == 304
-    assert client.get("/static/nothing.js?v=").status_code == 404
+    for nothing in ("nothing.js?v=", "0/nothing.js", "0/page.css", "0/%2e%2e/page.py"):
+        assert client.get(f"/static/{nothing}").status_code == 404
     assert client.get("/").headers["Cache-Control"] == "no-store"
 
 
 def test_a_file_that_changes_has_another_digest(tmp_path):
     """A changed file has another address."""
     (tmp_path / "a.js").write_text("1")
-    before = page.digests_of(tmp_path)
+    before = page_files.digests_of(tmp_path)
     (tmp_path / "a.js").write_text("2")
     assert before.keys() == {"a.js"}
-    assert page.digests_of(tmp_path) != before
+    assert page_files.digests_of(tmp_path) != before
 
 
 def test_below_a_path_of_a_proxys_all_addresses_are_too(client):
@@ -234,6 +231,34 @@ def test_without_a_model_the_page_says_what_to_do(client):
     assert "NAME.pbtxt" in client("classification").get("/").text
 
 
+def test_sample_photos_are_offered_where_they_lie(client, tmp_path, monkeypatch):
+    """Only the known ones are given, and a token is not needed for them."""
+    monkeypatch.chdir(tmp_path)
+    assert parsed(client().get("/")).all("button")
+    assert "data-sample" not in client().get("/").text
+    (tmp_path / "samples").mkdir()
+    for name in ("chelsea.png", "private.png"):
+        (tmp_path / "samples" / name).write_bytes(photo())
+    served = client(API_TOKEN="s3cret-token")
+    offered = [
+        each.get("data-sample") for each in parsed(served.get("/")).all("button")
+    ]
+    assert [each for each in offered if each] == ["/samples/chelsea.png"]
+    assert fetch(served, "/samples/chelsea.png").data == photo()
+    for name in ("private.png", "coffee.png"):
+        assert served.get(f"/samples/{name}").status_code == 404
+
+
+def test_reasons_stand_beside_the_models(folder, serving):
+    """A model that cannot serve is told with its reason, without any script."""
+    write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
+    text = serving().get("/").text
+    (reason,) = re.findall(
+        r"<li><strong>broken</strong> cannot be served: (.*)</li>", text
+    )
+    assert "HTML" in reason or "frozen" in reason, reason
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_stays_readable_and_writes_no_markup(path):
     """Scripts parse no HTML, run no text, and hold no address."""
@@ -262,8 +287,9 @@ def luminance(colour):
 
 
 def test_white_can_be_read_on_every_labels_colour():
-    """White has a contrast of 4.5 on every label's colour."""
+    """White has a contrast of 4.5 on every label's colour; drawn pictures have the same."""
     tones = re.findall(r"\.tone-\d+ { --tone: (#\w{6})", CSS)
-    count = re.search(r"TONES = (\d+)", (STATIC / "elements.js").read_text())
+    count = re.search(r"TONES = (\d+)", (STATIC / "colours.js").read_text())
     assert len(set(tones)) == len(tones) == int(count[1])
+    assert tuple(tones) == TONES
     assert min(1.05 / (luminance(tone) + 0.05) for tone in tones) >= 4.5

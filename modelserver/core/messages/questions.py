@@ -25,6 +25,7 @@ class PageModel(msgspec.Struct, frozen=True):
 
     Attributes:
         state: empty if it serves.
+        reason: why it does not, or why its new files do not.
         slow: why it is on the CPU of a machine with a GPU.
         guessed: ``scaling`` and ``size`` if they are guesses.
     """
@@ -32,6 +33,7 @@ class PageModel(msgspec.Struct, frozen=True):
     name: str
     kind: str
     state: str
+    reason: str
     slow: str
     guessed: str
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Seconds that a first load is taken to last before any was measured: a small graph
+# takes some five on two cores, most of them TensorFlow's own start.
+_FIRST_LOAD_S = 5.0
+
 
 class State(enum.Enum):
     """A model's life states."""
@@ -120,6 +124,7 @@ class Entry(Generic[L]):
         rejected: identity of the files that failed last.
         served: stamp of the files that last became READY.
         load_s: seconds that the last load took.
+        began: when the load under way began, in the clock's seconds; ``None``: none is.
         retry_at: when the next load is due, in the clock's seconds; ``None``: never.
         restarts: how often it was brought back after a death.
         reloads_failed: how often new files did not replace the version that serves.
@@ -146,6 +151,7 @@ class Entry(Generic[L]):
     rejected: object = None
     served: object = None
     load_s: float = 1.0
+    began: float | None = None
     retry_at: float | None = None
     restarts: int = 0
     reloads_failed: int = 0
@@ -196,6 +202,7 @@ class Entries(dict["Key", Entry[L]]):
     Args:
         clock: seconds, monotonic.
         max_models: how many may be in memory; 0 for any number.
+        loads: how many may load at once.
         drain_s: how long a version that was replaced, removed or unloaded may finish
             the requests it has begun.
         stay_s: how long a model stays in memory at least. Without it two models that
@@ -210,6 +217,7 @@ class Entries(dict["Key", Entry[L]]):
         clock: Callable[[], float],
         *,
         max_models: int,
+        loads: int,
         drain_s: float,
         stay_s: float,
     ) -> None:
@@ -220,6 +228,7 @@ class Entries(dict["Key", Entry[L]]):
         self.drain_s = drain_s
         self._max_models = max_models
         self._stay_s = stay_s
+        self._loads = loads
 
     def enter(self, entry: Entry[L], state: State) -> None:
         """Change a model's state and wake the threads that wait for it.
@@ -229,6 +238,25 @@ class Entries(dict["Key", Entry[L]]):
         if not self.closing.is_set() and not entry.removed:
             entry.state = state
         self.lock.notify_all()
+
+    def ready_in(self, entry: Entry[L], now: float) -> float:
+        """Estimate the seconds, 1 at least, until a model that is to load serves.
+
+        By the loads so far, the time that its own has taken, and its place in line.
+        """
+        load_s = entry.load_s
+        if entry.served is None:  # it never did: others' loads say how long that takes
+            measured = [e.load_s for e in self.values() if e.served is not None]
+            load_s = max(measured, default=_FIRST_LOAD_S)
+        if entry.began is not None:
+            return max(1.0, entry.began + load_s - now)
+        due = entry.retry_at or 0.0
+        line = [e for e in self.values() if e.began is None and e.retry_at is not None]
+        ahead = sum((e.retry_at or 0.0, e.key) < (due, entry.key) for e in line)
+        began = [e.began for e in self.values() if e.began is not None]
+        rounds = (ahead + len(began)) // self._loads
+        done_s = now - min(began) if rounds and began else 0.0
+        return max(1.0, max(0.0, due - now) + (1 + rounds) * load_s - done_s)
 
     def make_resident(self, entry: Entry[L]) -> bool:
         """Let a model into memory if there is room; return whether it is in now."""

@@ -77,7 +77,11 @@ class Registry(Generic[L]):
     ) -> None:
         self._hint = hint
         self._entries: Entries[L] = Entries(
-            clock, max_models=max_models, drain_s=drain_s, stay_s=stay_s
+            clock,
+            max_models=max_models,
+            loads=loads,
+            drain_s=drain_s,
+            stay_s=stay_s,
         )
         self._clock = clock
         self._lock = self._entries.lock
@@ -277,11 +281,9 @@ class Registry(Generic[L]):
         left_s = max(0.0, (entry.retry_at or 0.0) - now)
         if entry.state is State.FAILED:
             raise ModelFailed(name, _FAILED_S if entry.retry_at is None else left_s)
-        wait_s = max(1.0, left_s + entry.load_s)
         if entry.state is State.UNLOADED:
-            # It may never have been in memory: others' loads say how long that takes.
-            wait_s = max(1.0, *(e.load_s for e in self._entries.values()))
             self._ask(entry, now)
+        wait_s = self._entries.ready_in(entry, now)
         raise ModelNotReady(name, _activity(entry), wait_s)
 
     def _ask(self, entry: Entry[L], now: float) -> None:

@@ -120,7 +120,7 @@ class Supervisor(Generic[L]):
             return None
         entry.pending = None
         self._loading += 1
-        return partial(self._do_load, partial(self._reload, entry, pending))
+        return partial(self._do_load, entry, partial(self._reload, entry, pending))
 
     def _due_load(self, entry: Entry[L], now: float) -> Callable[[], None] | None:
         if entry.pending is not None:
@@ -131,9 +131,10 @@ class Supervisor(Generic[L]):
         if self._loading >= self._loads or not self._entries.claim(entry, now):
             return None
         entry.retry_at, entry.asked = None, False
+        entry.began = now
         self._loading += 1
         self._entries.enter(entry, State.LOADING)
-        return partial(self._do_load, partial(self._load, entry))
+        return partial(self._do_load, entry, partial(self._load, entry))
 
     def _wait_s(self, entry: Entry[L]) -> float | None:
         """Return the seconds after which to look at the clock again."""
@@ -147,13 +148,14 @@ class Supervisor(Generic[L]):
         left = min(coming) - self._clock()
         return min(left, self._poll_s) if left > 0 else self._poll_s
 
-    def _do_load(self, task: Callable[[], None]) -> None:
+    def _do_load(self, entry: Entry[L], task: Callable[[], None]) -> None:
         """Do a load and let the next one begin."""
         try:
             task()
         finally:
             with self._lock:
                 self._loading -= 1
+                entry.began = None
                 self._lock.notify_all()
 
     def _load(self, entry: Entry[L]) -> None:

@@ -21,8 +21,8 @@ const fieldsOf = (model) =>
   detects(model) ? { min_confidence: server.lowest } : { top_k: TOP_K };
 
 /** The same for somebody else's request, which needs no slider. */
-export function fieldsAt(model, confidence) {
-  if (!detects(model)) return fieldsOf(model);
+export function fieldsAt(kind, confidence) {
+  if (kind !== "detection") return fieldsOf({ kind });
   return confidence === server.usual ? {} : { min_confidence: confidence };
 }
 
@@ -56,7 +56,7 @@ export async function evaluate(shot, model, token) {
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     const words = "Nothing answered. Is the server running, and the photo still there?";
-    return failure("The server cannot be reached", words, { again: true });
+    return failure("The server cannot be reached", words, { again: true, unreachable: true });
   }
 }
 

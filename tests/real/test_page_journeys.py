@@ -1,0 +1,345 @@
+"""Journeys over the page in a real browser: waiting, many boxes, many photos."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelserver.decoder.drawing import colour
+from support import tiny_graphs
+from support.app_client import photo
+from support.browser import Watched, served
+from support.servers import started, wait_for
+from support.tiny_graphs import write
+
+pytestmark = pytest.mark.real
+
+COLOUR = (200, 100, 50)
+PHOTO = photo(COLOUR, (640, 480))
+OTHER = photo((50, 200, 90), (400, 300))
+LABELS = """item { id: 21 name: "red" }
+item { id: 2 name: "second" }
+item { id: 3 name: "third" }
+item { id: 6 name: "green" }
+"""
+PHONE = {"viewport": {"width": 390, "height": 800}, "has_touch": True}
+
+
+def put(folder, name):
+    """Put a detector that echoes into a folder."""
+    write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+    (folder / f"{name}.label_map.pbtxt").write_text(LABELS)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A detection app with a model that echoes, and one that cannot be loaded."""
+    folder, uploads = (tmp_path_factory.mktemp(name) for name in ("models", "pics"))
+    put(folder, "m")
+    with served("detection", folder, uploads, MIN_CONFIDENCE=0.25) as url:
+        yield url
+
+
+@pytest.fixture
+def opened(browser, url):
+    """A function that opens a page as somebody sees it; nothing goes wrong there."""
+    every = []
+
+    def open_(path="/", **look):
+        watched = Watched(browser.new_context(**look), url)
+        watched.open(path)
+        every.append(watched)
+        return watched
+
+    yield open_
+    for watched in every:
+        watched.page.context.close()
+        assert watched.wrongs == []
+
+
+def state_of(watched, state, reason=""):
+    """Have the server say that its only model is in a state."""
+    model = {"name": "m", "kind": "detection", "state": state, "reason": reason}
+    body = json.dumps({"models": [model]})
+    watched.page.unroute("**/models")
+    watched.page.route("**/models", lambda route: route.fulfill(body=body))
+
+
+def test_a_photo_waits_for_its_model_for_as_long_as_it_loads(opened):
+    """No try is counted; it is answered once the model serves, or told that it failed."""
+    watched = opened()
+    page = watched.page
+    body = json.dumps({"type": "/problems/model-not-ready", "title": "Not ready"})
+    page.clock.install()
+    state_of(watched, "LOADING")
+    refused = {"Retry-After": "1", "Content-Type": "application/problem+json"}
+    page.route(
+        "**/detect",
+        lambda route: route.fulfill(status=503, body=body, headers=refused),
+        times=1,
+    )
+    files = [{"name": "a.png", "mimeType": "image/png", "buffer": PHOTO}]
+    page.locator("#file").set_input_files(files)
+    page.locator(".asking", has_text="m is loading. Your photo is").wait_for()
+    for _ in range(10):
+        page.clock.run_for(2000)
+    assert watched.posts() == 1
+    assert page.locator(".problem").count() == 0
+    state_of(watched, "READY")
+    wait_for(lambda: page.clock.run_for(2000) or page.locator("table").count(), "it is")
+    assert watched.posts() == 2
+    # Another photo, for a model that is known to load, is not even sent.
+    state_of(watched, "LOADING")
+    wait_for(
+        lambda: (
+            page.clock.run_for(10_000)
+            or "loading" in page.locator("#model option").first.text_content()
+        ),
+        "the page knows",
+    )
+    page.locator("#file").set_input_files(files)
+    state_of(watched, "FAILED", "the graph is cut off: copy it again")
+    page.clock.run_for(2000)
+    page.get_by_text("m cannot be served: the graph is cut off").wait_for()
+    assert watched.posts() == 2
+
+
+def test_models_that_come_fail_and_come_back_are_noticed(
+    browser, folder, uploads, tmp_path
+):
+    """On the real server: none, then one, a broken one with its reason, a restart."""
+    places = {"folder": folder, "uploads": uploads, "tmp_path": tmp_path}
+    with started("app.py", **places, RELOAD_S="0.2") as server:
+        server.wait("/models")
+        watched = Watched(browser.new_context(), server.url)
+        page = watched.open()
+        page.get_by_text("There is no model yet").wait_for()
+        files = [{"name": "a.png", "mimeType": "image/png", "buffer": PHOTO}]
+        page.locator("#file").set_input_files(files)
+        page.get_by_text("Your photos wait for a model").wait_for()
+        put(folder, "m")
+        page.locator("tbody th").first.wait_for()
+        assert page.locator("#no-models").is_hidden()
+        write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
+        page.locator("#troubles li").wait_for(timeout=60_000)
+        words = page.locator("#troubles").text_content()
+        assert words.strip().startswith("broken cannot be served: ")
+    page.get_by_text("The server does not answer.").wait_for(timeout=60_000)
+    page.context.close()
+
+
+def test_many_boxes_are_sorted_out(opened):
+    """Labels, boxes and words on and off; a row and its box by mouse and keyboard."""
+    watched = opened()
+    watched.choose(("a.png", PHOTO))
+    page = watched.page
+    chips = page.locator(".label-chip")
+    wait_for(lambda: chips.count() == 3, "there is a chip for each label")
+    assert sorted(chips.all_text_contents()) == ["red 1", "second 1", "third 1"]
+    chips.filter(has_text="red").press("Enter")
+    assert page.locator("tbody tr:visible th").all_text_contents() == [
+        "second",
+        "third",
+    ]
+    assert page.locator(".box:visible").count() == 2
+    assert "1 switched off" in page.locator(".count").text_content()
+    assert page.locator(".label-chip:focus").text_content() == "red 1"
+    assert page.locator(".badge").text_content() == "2"
+    page.get_by_role("button", name="All labels").click()
+    assert page.locator(".box:visible").count() == 3
+    page.get_by_label("Labels", exact=True).uncheck()
+    assert page.locator(".chip:visible").count() == 0
+    page.get_by_label("Boxes").uncheck()
+    edge = "(one) => getComputedStyle(one).borderTopColor"
+    assert page.locator(".box").first.evaluate(edge) == "rgba(0, 0, 0, 0)"
+    page.get_by_label("Boxes").check()
+    page.get_by_label("Labels", exact=True).check()
+    # The last row's box by keyboard, kept by Enter, and let go again.
+    page.locator("#model").focus()
+    pin = page.locator(".pin").last
+    while not pin.evaluate("(one) => one === document.activeElement"):
+        page.keyboard.press("Tab")
+    assert page.locator(".box.on").get_attribute("data-index") == "2"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Tab")
+    page.locator("#model").focus()
+    assert page.locator(".box.on").get_attribute("data-index") == "2"
+    assert pin.get_attribute("aria-pressed") == "true"
+    pin.press("Enter")
+    page.locator("#model").focus()
+    assert page.locator(".on").count() == 0
+
+
+def test_a_photo_is_zoomed_and_moved(opened):
+    """By buttons, keys and drags; boxes go with it, and lines stay as thin."""
+    watched = opened()
+    watched.choose(("a.png", PHOTO))
+    page = watched.page
+    sheet, frame = page.locator(".sheet"), page.locator(".picture")
+    before, box = sheet.bounding_box(), page.locator(".box").first.bounding_box()
+    page.get_by_role("button", name="Zoom in").click()
+    assert sheet.bounding_box()["width"] == pytest.approx(1.5 * before["width"], abs=1)
+    assert frame.bounding_box()["width"] == pytest.approx(before["width"], abs=1)
+    now = page.locator(".box").first.bounding_box()
+    assert now["width"] == pytest.approx(1.5 * box["width"], abs=2)
+    frame.press("+")
+    assert sheet.bounding_box()["width"] == pytest.approx(2.25 * before["width"], abs=1)
+    x = sheet.bounding_box()["x"]
+    frame.press("ArrowRight")
+    assert sheet.bounding_box()["x"] == pytest.approx(x - 40, abs=1)
+    middle = frame.bounding_box()
+    page.mouse.move(middle["x"] + 200, middle["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(middle["x"] + 230, middle["y"] + 200)
+    page.mouse.up()
+    assert sheet.bounding_box()["x"] == pytest.approx(x - 10, abs=1)
+    page.get_by_role("button", name="Fit").click()
+    assert sheet.bounding_box() == pytest.approx(frame.bounding_box(), abs=1)
+
+
+def test_a_finger_finds_a_box_and_its_row(opened):
+    """A tap on either marks both."""
+    watched = opened(**PHONE)
+    watched.choose(("a.png", PHOTO))
+    page = watched.page
+    page.locator(".pin").nth(1).tap()
+    assert page.locator(".box.on").get_attribute("data-index") == "1"
+    page.locator(".pin").nth(1).tap()
+    page.locator('.box[data-index="0"]').tap(position={"x": 3, "y": 3})
+    assert page.locator("tr.on").count() == 1
+
+
+def test_words_cover_no_small_object_and_no_other_words(opened):
+    """Those without room are shown with their row only."""
+    watched = opened()
+    small = [
+        {"class": n, "label": "a long name for it", "confidence": 0.9 - n / 100,
+         "bounding_box": [x, y, x + 0.02, y + 0.02]}
+        for n, (x, y) in enumerate((c / 20, r / 20) for r in range(8) for c in range(8))
+    ]  # fmt: skip
+    watched.page.route("**/detect", lambda route: route.fulfill(json=small))
+    watched.choose(("a.png", PHOTO))
+    page = watched.page
+    wait_for(lambda: page.locator(".chip.quiet").count() > 20, "they are placed")
+    overlaps = page.evaluate(
+        """() => {
+          const rect = (one) => one.getBoundingClientRect();
+          const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1
+            && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+          const tags = [...document.querySelectorAll(".chip:not(.quiet)")].map(rect);
+          const boxes = [...document.querySelectorAll(".box")].map(rect);
+          return tags.filter((tag, i) => boxes.some((box) => meet(tag, box))
+            || tags.some((other, j) => i !== j && meet(tag, other))).length;
+        }"""
+    )
+    assert overlaps == 0
+    assert page.locator(".rows").bounding_box()["height"] < 700
+
+
+def saved(page, name):
+    """The bytes of what a button saves, and the file's name."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return Path(download.value.path()).read_bytes(), download.value.suggested_filename
+
+
+def test_many_photos_are_looked_over_and_saved(opened):
+    """A table with a filter, files of all answers, the picture, and all gone again."""
+    watched = opened()
+    watched.choose(("a.png", PHOTO), ("b.png", OTHER), ("=c.png", PHOTO))
+    page = watched.page
+    wait_for(
+        lambda: page.locator(".badge").all_text_contents() == ["3"] * 3, "all answered"
+    )
+    page.get_by_label("Photos with").select_option("green")
+    rows = page.locator("#overview-table tbody tr")
+    wait_for(lambda: rows.count() == 1, "it is filtered")
+    rows.get_by_role("button", name="b.png").click()
+    assert page.locator(".picture img").get_attribute("alt") == "b.png"
+    data, name = saved(page, "JSON file")
+    results = json.loads(data)["results"]
+    assert (name, len(results)) == ("modelserver.json", 3)
+    assert len(results[0]["detections"]) == 3
+    page.locator("#confidence").fill("0.4")
+    table = list(csv.DictReader(io.StringIO(saved(page, "CSV file")[0].decode())))
+    assert [row["file"] for row in table] == ["a.png"] * 2 + ["b.png"] * 2 + [
+        "'=c.png"
+    ] * 2
+    assert (table[0]["label"], table[0]["width"]) == ("red", "640")
+    coco = json.loads(saved(page, "COCO file")[0])
+    assert [image["file_name"] for image in coco["images"]] == [
+        "a.png",
+        "b.png",
+        "=c.png",
+    ]
+    first = coco["annotations"][0]
+    assert first["area"] == pytest.approx(first["bbox"][2] * first["bbox"][3])
+    page.locator(".thumb").first.click()
+    data, name = saved(page, "Save picture")
+    picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert (name, picture.shape) == ("a-m.png", (480, 640, 3))
+    assert (picture == colour("red")).all(axis=2).sum() > 100
+    page.get_by_role("button", name="Clear all").click()
+    assert page.locator("#shown").is_hidden()
+    assert page.locator(".thumb").count() == 0
+
+
+def test_the_address_keeps_model_slider_and_labels(opened):
+    """A reload and a link show the same."""
+    watched = opened("/?model=m&confidence=0.4&without=red")
+    page = watched.page
+    assert page.locator("#confidence").input_value() == "0.4"
+    watched.choose(("a.png", PHOTO))
+    assert page.locator("tbody tr:visible th").all_text_contents() == ["second"]
+    page.locator("#confidence").fill("0.41")
+    page.locator(".label-chip", has_text="second").click()
+    page.reload()
+    assert page.locator("#confidence").input_value() == "0.41"
+    assert re.search(r"without=red&without=second$", page.url)
+
+
+def test_folders_are_dropped_and_what_is_no_photo_is_named(opened):
+    """A folder's photos are taken in the order of names."""
+    watched = opened()
+    page = watched.page
+    page.evaluate(
+        """(numbers) => {
+          const file = (name) => ({ isDirectory: false, name,
+            file: (done) => done(new File([new Uint8Array(numbers)], name)) });
+          const folder = (name, ...inside) => ({ isDirectory: true, name, createReader() {
+            const parts = [inside.slice(0, 2), inside.slice(2), []];
+            return { readEntries: (done) => done(parts.shift()) };
+          }});
+          const entry = folder("day", file("b.png"), file("notes.txt"),
+            folder("more", file("c.png")), file("a.png"), file(".hidden"));
+          const event = new Event("drop", { bubbles: true, cancelable: true });
+          event.dataTransfer = { types: ["Files"], files: [],
+            items: [{ webkitGetAsEntry: () => entry }] };
+          document.querySelector("h1").dispatchEvent(event);
+        }""",
+        list(PHOTO),
+    )
+    wait_for(lambda: page.locator(".thumb").count() == 3, "the folder is read")
+    names = page.locator(".thumb .name").all_text_contents()
+    assert names == ["a.png", "b.png", "c.png"]
+    assert "notes.txt" in page.locator("#notice").text_content()
+
+
+def test_a_label_has_one_colour_everywhere(opened):
+    """On the page as in pictures that the server draws, whatever the label is."""
+    watched = opened()
+    labels = ["red", "dining table", "été 火", "", "<b>", "a" * 300]
+    found = watched.page.evaluate(
+        """async (labels) => {
+          const path = document.querySelector("link[rel=modulepreload]").href;
+          const { colourOf } = await import(path.replace(/[^/]*$/, "colours.js"));
+          return labels.map(colourOf);
+        }""",
+        labels,
+    )
+    assert found == ["#{:02x}{:02x}{:02x}".format(*colour(one)) for one in labels]
