@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from modelserver.tools.cli import main
-from support import foreign_models, tiny_graphs
+from support import foreign_models, layers_files, tiny_graphs
 from support.app_client import photo
 from support.servers import ROOT, SECONDS, started, wait_for
 
@@ -155,6 +155,14 @@ def place(tmp_path_factory):
     keras.export(place / "model.savedmodel", format="tf_saved_model", verbose=False)
     keras.save(place / "my_model.keras")
     foreign_models.graph_model(place / "web_model")
+    foreign_models.older_keras_file(place / "keras_model.h5")
+    layers_files.write(place / "teachable", layers_files.teachable(), converted=False)
+    layers_files.metadata(place / "teachable", ["ball", "doll", "kite"])
+    vision = place / "customvision"
+    vision.mkdir()
+    tiny_graphs.write(vision / "model.pb", tiny_graphs.classifier())
+    (vision / "labels.txt").write_text("river\nsea\ngiant\n")
+    (vision / "cvexport.manifest").write_text('{"DomainType": "Classification"}')
     (place / "labels.txt").write_text(LABELS)
     for photograph in ("photo.jpg", "tiny.test.jpg"):
         (place / photograph).write_bytes(photo(form="JPEG"))
@@ -236,6 +244,13 @@ def alike(told, got):
     return type(told) is type(got)
 
 
+# Models that serve in the end: both exports of Teachable Machine, Custom Vision's, ...
+SERVED = {
+    "tutorial.md": {
+        *("seals", "birds", "otter_types", "toys", "fruit", "berries"),
+        *("plants", "leaves"),
+    }
+}
 RUN = [path for path in DOCS if any(ours(path))]
 
 
@@ -254,3 +269,14 @@ def test_the_commands_of_a_document_run(path, place, urls, monkeypatch):
         printed = run(command, place)
         if promised is not None:
             assert alike(promised, json.loads(printed)), printed
+    wait_for(lambda: SERVED.get(path.name, set()) <= ready(urls), "all models serve")
+
+
+def ready(urls):
+    """Names of the models that serve."""
+    models = [
+        model
+        for url in urls.values()
+        for model in httpx.get(f"{url}/models").json()["models"]
+    ]
+    return {model["name"] for model in models if model["state"] == "READY"}
