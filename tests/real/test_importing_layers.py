@@ -2,12 +2,18 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing import keras2_files, layers_models, tfjs
+from modelserver.tools.importing import (
+    keras2_files,
+    keras_files,
+    layers_models,
+    tfjs,
+)
 from support import foreign_models
 from support import layers_files as made
 
@@ -114,6 +120,49 @@ def test_a_model_too_large_is_refused_before_it_takes_memory(tmp_path):
         layers_of(content).append({"class_name": "Dense", "config": {"units": 10**9}})
 
     assert "more than a graph can hold" in refusal(changed(tmp_path, grow))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"model_config": 5},
+        {"model_config": [1, 2, 3]},
+        {"model_config": np.bytes_(b"\xff\xfe")},
+        {"model_config": "5"},
+        {"model_config": "[1]"},
+        {"model_config": "[" * 100_000},
+        {"model_config": '{"class_name": ["a"]}'},
+        {"model_config": '{"class_name": "Sequential", "config": []}'},
+        {"model_config": '{"class_name": "Sequential", "config": {"layers": 5}}'},
+        {"model_config": "{}", "keras_version": 7},
+        {"model_config": "{}", "keras_version": [1, 2]},
+        {"model_config": "{}", "keras_version": "two"},
+    ],
+    ids=str,
+)
+def test_an_h5_file_of_other_types_than_keras_writes_is_refused(tmp_path, attributes):
+    """Whatever its attributes are, and the JSON in them."""
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.update(attributes)
+        file.create_group("model_weights")
+    with pytest.raises(ConversionError), keras_files.open_keras_file(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "topology",
+    [[], 5, None, {"model_config": []}, {"class_name": {}}, {"config": "x"}],
+    ids=str,
+)
+def test_a_topology_of_another_type_is_refused(tmp_path, topology):
+    """The description of a layers model may hold any JSON."""
+    folder = changed(tmp_path, lambda content: content.update(modelTopology=topology))
+    with (
+        pytest.raises(ConversionError),
+        layers_models.open_layers_model(tfjs.read_description(folder)),
+    ):
+        pass
 
 
 def test_nested_too_deep_is_refused(tmp_path):

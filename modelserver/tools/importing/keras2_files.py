@@ -152,15 +152,28 @@ def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
     """
     with tf.Graph().as_default():
         model = _build(described, keras, name)
-        count = sum(weight.shape.num_elements() or 0 for weight in model.weights)
+        # Some other object of Keras's, or a model that no input was ever given to.
+        lacking = f"{name} describes no model, or one without its input's shape"
+        with conversion_errors(lacking, (AttributeError, ValueError)):
+            weights = model.weights
+        count = sum(weight.shape.num_elements() or 0 for weight in weights)
     if count > _MAX_PARAMETERS:
         raise ConversionError(
             f"{name} describes a model of {count} weights, more than a graph can hold"
         )
 
 
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
+def _text(value: object) -> str:
+    """Return a file's attribute, which may be of any type, as text.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    if isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, str):
+        raise ValueError("an attribute that is no text")  # noqa: TRY004 - a file's
+    return value
 
 
 def _blocks(keras: Any) -> set[str]:
