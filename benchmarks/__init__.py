@@ -6,6 +6,7 @@ overload      two and ten times the load that can be answered
 throughput    answers a second, against the same work without a server
 engine_alone  photos a second of the engine's process, between stand-ins
 scaling       answers a second over the number of doors, each process on its cores
+leaks         many requests of each kind; memory, descriptors and threads after each
 fuzz          any bytes for the parsers that strangers' bytes meet first
 gpu_proof     all that was built for cards, on a card
 
