@@ -13,7 +13,8 @@ asynchronous  ``AsyncClient``
 sync          the same for threads, made from asynchronous by script/unasync
 pace          how many requests of a folder are on their way at a time
 folders       ``Client``, which has folders of photos, too
-writers       results as JSON lines, CSV or COCO
+writers       results as JSON lines, CSV or COCO, as they come
+tables        results as a COCO document, CSV text or a table of pandas
 """
 
 from modelserver.client.asynchronous import AsyncClient
@@ -22,6 +23,7 @@ from modelserver.client.errors import (
     BadImage,
     ClientError,
     ConnectionBroken,
+    NoSingleModel,
     NotFound,
     Problem,
     Refused,
@@ -41,6 +43,7 @@ from modelserver.client.results import (
     ModelInfo,
 )
 from modelserver.client.retries import Policy
+from modelserver.client.tables import to_coco, to_csv, to_pandas
 from modelserver.client.writers import Writer, writer
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "Detection",
     "Detections",
     "ModelInfo",
+    "NoSingleModel",
     "NotFound",
     "Outcome",
     "Policy",
@@ -67,5 +71,8 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Writer",
+    "to_coco",
+    "to_csv",
+    "to_pandas",
     "writer",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 import msgspec
 
-from modelserver.client.errors import BadAnswer, Problem, refusal
+from modelserver.client.errors import BadAnswer, NoSingleModel, Problem, refusal
 from modelserver.client.results import (
     Classification,
     Classified,
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from modelserver.client.results import Coordinates, Size
 
 T = TypeVar("T")
+DETECTION, CLASSIFICATION = "detection", "classification"
+"""Kinds of models."""
+
+_ABLE = frozenset({"READY", "LOADING", "UNLOADED"})
 _decode_detections = msgspec.json.Decoder(tuple[Detection, ...]).decode
 _decode_classified = msgspec.json.Decoder(Classified).decode
 _decode_models = msgspec.json.Decoder(dict[str, list[dict[str, Any]]]).decode
@@ -103,6 +107,20 @@ def classify(
 def models() -> Call[list[ModelInfo]]:
     """Return the call for ``GET /models``."""
     return Call("GET", "/models", lambda answer: decode(answer, _models))
+
+
+def only(models: Iterable[ModelInfo], kind: str) -> str:
+    """Return the name of the only model of a kind; one that cannot serve counts last.
+
+    Raises:
+        NoSingleModel: there is none, or there are several.
+    """
+    ours = [one for one in models if one.kind == kind]
+    able = [one.name for one in ours if one.state in _ABLE]
+    names = able or [one.name for one in ours]
+    if len(names) != 1:
+        raise NoSingleModel(names)
+    return names[0]
 
 
 def ready() -> Call[bool]:

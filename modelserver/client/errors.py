@@ -4,6 +4,7 @@ The tree:
 
     ClientError                base; ``problem`` is the server's answer, if it gave one
     ├── BadImage               the argument is no photo that can be sent
+    ├── NoSingleModel          none was named, and the server has none or several
     ├── Unreachable            nobody answers there
     ├── ConnectionBroken       the connection broke before the answer was whole
     ├── TimedOut               no answer within ``timeout``
@@ -20,8 +21,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from modelserver.core.errors import ModelServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,16 @@ class ClientError(ModelServerError):
 
 class BadImage(ClientError):
     """The argument is no photo that can be sent; nothing was sent."""
+
+
+class NoSingleModel(ClientError):
+    """No model was named, and the server has none for the task, or several."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        known = f"several: {', '.join(names)}" if names else "none"
+        super().__init__(
+            f"A model must be named; for this task the server has {known}."
+        )
 
 
 class Unreachable(ClientError):

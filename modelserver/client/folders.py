@@ -93,7 +93,7 @@ class Client(SyncClient):
     def detect_folder(
         self,
         folder: Sources,
-        modelname: str,
+        modelname: str | None = None,
         *,
         workers: int = WORKERS,
         recursive: bool = False,
@@ -107,6 +107,7 @@ class Client(SyncClient):
 
         Args:
             folder: or files, or several of both.
+            modelname: may be left out if the server has one detector.
             workers: threads with a connection each, so at most this many photos are on
                 their way.
             recursive: search the folders within folders, too.
@@ -114,14 +115,17 @@ class Client(SyncClient):
 
         Raises:
             BadImage: there is no such folder or file, or no photo in it.
-            Unreachable, Unauthorized, NotFound: no photo would be answered.
+            Unreachable, Unauthorized, NotFound, NoSingleModel: no photo would be
+                answered.
         """
         labels = options.get("labels")
         if labels is not None and not isinstance(labels, str):
             options["labels"] = tuple(labels)  # may be an iterator: once for all photos
 
+        name = modelname or self.find(calls.DETECTION)
+
         def ask(photo: bytes) -> Call[Detections]:
-            return calls.detect(modelname, photo, options)
+            return calls.detect(name, photo, options)
 
         files = find(folder, recursive=recursive)
         return run(self, files, ask, workers=workers, progress=progress)
@@ -129,7 +133,7 @@ class Client(SyncClient):
     def classify_folder(
         self,
         folder: Sources,
-        modelname: str,
+        modelname: str | None = None,
         *,
         workers: int = WORKERS,
         recursive: bool = False,
@@ -137,9 +141,10 @@ class Client(SyncClient):
         **options: Unpack[ClassifyOptions],
     ) -> Generator[Outcome]:
         """Yield the class of each photo of a folder; see ``detect_folder``."""
+        name = modelname or self.find(calls.CLASSIFICATION)
 
         def ask(photo: bytes) -> Call[Classification]:
-            return calls.classify(modelname, photo, options)
+            return calls.classify(name, photo, options)
 
         files = find(folder, recursive=recursive)
         return run(self, files, ask, workers=workers, progress=progress)

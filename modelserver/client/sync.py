@@ -57,34 +57,61 @@ class SyncClient:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.policy = retries if isinstance(retries, Policy) else Policy(retries)
+        self._found: dict[str, str] = {}
         self._server = connections.Server.of(base_url, token, timeout)
         self._transport = transport or httpx.HTTPTransport(**self._server.options())
 
     def detect(
-        self, modelname: str, image: Image, **options: Unpack[DetectOptions]
+        self,
+        modelname: str | Image,
+        image: Image | None = None,
+        **options: Unpack[DetectOptions],
     ) -> Detections:
         """Return the objects in a photo, highest confidence first.
 
+        Args:
+            modelname: may be left out if the server has one detector.
+
         Raises:
             ClientError: see ``modelserver.client.errors``.
         """
+        if image is None:
+            modelname, image = self.find(calls.DETECTION), modelname
         photo = photos.read(image)
-        return self.call(calls.detect(modelname, photo, options))
+        return self.call(calls.detect(str(modelname), photo, options))
 
     def classify(
-        self, modelname: str, image: Image, **options: Unpack[ClassifyOptions]
+        self,
+        modelname: str | Image,
+        image: Image | None = None,
+        **options: Unpack[ClassifyOptions],
     ) -> Classification:
         """Return the class of a photo.
 
+        Args:
+            modelname: may be left out if the server has one classifier.
+
         Raises:
             ClientError: see ``modelserver.client.errors``.
         """
+        if image is None:
+            modelname, image = self.find(calls.CLASSIFICATION), modelname
         photo = photos.read(image)
-        return self.call(calls.classify(modelname, photo, options))
+        return self.call(calls.classify(str(modelname), photo, options))
 
     def models(self) -> list[ModelInfo]:
         """Return every model that the server has, with its state."""
         return self.call(calls.models())
+
+    def find(self, kind: str) -> str:
+        """Return the name of the server's only model of a kind; asked once for each.
+
+        Raises:
+            NoSingleModel: it has none, or several.
+        """
+        if kind not in self._found:
+            self._found[kind] = calls.only(self.models(), kind)
+        return self._found[kind]
 
     def ready(self) -> bool:
         """Return whether the server takes photos now; ask once."""

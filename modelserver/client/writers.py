@@ -91,15 +91,20 @@ class Csv:
 
     def write(self, outcome: Outcome) -> None:
         """Write a photo's rows."""
-        first: dict[str, object] = {"file": outcome.name, "error": outcome.error}
-        size = None if outcome.result is None else outcome.result.size
-        if size is not None:
-            first |= {"width": size[0], "height": size[1]}
-        self._rows.writerows({**first, **row} for row in _rows(outcome.result))
+        self._rows.writerows(table_rows(outcome))
         self._file.flush()
 
     def close(self) -> None:
         """Do nothing: all is written."""
+
+
+def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return a photo's rows, by the names of ``CSV_COLUMNS``; a row may lack some."""
+    first: dict[str, object] = {"file": outcome.name, "error": outcome.error}
+    size = None if outcome.result is None else outcome.result.size
+    if size is not None:
+        first |= {"width": size[0], "height": size[1]}
+    return [{**first, **row} for row in _rows(outcome.result)]
 
 
 class Coco:
