@@ -12,6 +12,7 @@ one lock is taken for all of them, and the library writes them out.
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
 from itertools import accumulate
@@ -142,6 +143,16 @@ class DecoderMetrics(NamedTuple):
     ended: Mapping[str, int]
 
 
+class Evaluations(NamedTuple):
+    """What was counted of a model; see ``messages.questions.ModelStatistics``."""
+
+    images: int
+    runs: int
+    failed: int
+    seconds: dict[str, float]
+    age_s: float | None
+
+
 class _Tally:
     """A histogram: how many values there were up to each bound, and their sum."""
 
@@ -168,6 +179,9 @@ class _ModelCounts:
         self.batch = _Tally(_BATCHES)
         self.confidence = _Tally(_CONFIDENCES)
         self.found: Counter[str] = Counter()
+        # An image's share of its run.
+        self.runs = 0.0
+        self.at = 0.0
 
     def add_result(self, label: str, confidence: float) -> None:
         if label not in self.found and len(self.found) >= _MOST_LABELS:
@@ -261,8 +275,26 @@ class Metrics:
             for stage, value in seconds.items():
                 own.stages[stage].add(value)
             own.batch.add(batch)
+            own.runs += 1 / batch
+            own.at = time.monotonic()
             for label, confidence in results:
                 own.add_result(label, confidence)
+
+    def evaluations(self, model: str) -> Evaluations:
+        """Return what was counted of a model's evaluations."""
+        with self._lock:
+            own = self._own.get(model) or _ModelCounts()
+            return Evaluations(
+                images=sum(own.batch.counts),
+                runs=round(own.runs),
+                failed=sum(
+                    number
+                    for (_, name, status, *_), number in self._answered.items()
+                    if name == model and status >= "400"
+                ),
+                seconds={stage: tally.sum for stage, tally in own.stages.items()},
+                age_s=time.monotonic() - own.at if own.runs else None,
+            )
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics, and their content type.

@@ -141,6 +141,11 @@ class Model:
                 f"The model {self.files.name} takes files of images, not numbers: send "
                 "them as BYTES."
             )
+        if tensor.name.removesuffix(":0") not in {"", wanted.name}:
+            raise BadRequest(f"The model's input is {wanted.name}.")
+        known = {one.name for one in self.facts.outputs if one.dtype}
+        if not known.issuperset(tensor.outputs):
+            raise BadRequest(f"The model's outputs are {', '.join(sorted(known))}.")
         if tensor.dtype != wanted.dtype or not _fits(tensor.shape, wanted):
             raise BadRequest(
                 f"The input {wanted.name} takes "

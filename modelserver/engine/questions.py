@@ -5,6 +5,10 @@ names     list[str]: the names of the models of a kind, or of all
 models    contract.Models
 model     contract.ModelReport
 labels    contract.Labels
+tensors   ModelTensors
+statistics  list[ModelStatistics]: of the model that is named, or of all
+load      None, and a model is being loaded
+unload    None, and a model leaves memory
 ready     Readiness
 page      PageModels
 metrics   Rendered
@@ -19,6 +23,8 @@ import msgspec
 from modelserver.core import contract
 from modelserver.core.errors import ModelError, ModelFailed
 from modelserver.core.messages.questions import (
+    ModelStatistics,
+    ModelTensors,
     PageModel,
     PageModels,
     Readiness,
@@ -101,6 +107,43 @@ def _labels(engine: Answerer, asked: Ask) -> contract.Labels:
             raise ModelFailed(asked.name) from error
     listed = [contract.Label(number, label) for number, label in names.items()]
     return contract.Labels(listed)
+
+
+def _tensors(engine: Answerer, asked: Ask) -> ModelTensors:
+    entry = engine.registry.entry(asked.name, asked.kind or None)
+    kind, state = entry.files.kind, entry.state.value
+    if entry.loaded is None:
+        return ModelTensors(entry.name, kind, state, entry.reason)
+    facts = entry.loaded.facts
+    return ModelTensors(
+        entry.name,
+        kind,
+        state,
+        entry.reason,
+        facts.inputs,
+        facts.outputs,
+        facts.max_batch,
+    )
+
+
+def _statistics(engine: Answerer, asked: Ask) -> list[ModelStatistics]:
+    entries = engine.registry.of(asked.kind or None)
+    if asked.name:
+        entries = [engine.registry.entry(asked.name, asked.kind or None)]
+    return [
+        ModelStatistics(
+            entry.name, entry.files.kind, *engine.metrics.evaluations(entry.title)
+        )
+        for entry in entries
+    ]
+
+
+def _load(engine: Answerer, asked: Ask) -> None:
+    engine.registry.load(asked.name, asked.kind or None)
+
+
+def _unload(engine: Answerer, asked: Ask) -> None:
+    engine.registry.unload(asked.name, asked.kind or None)
 
 
 def _ready(engine: Answerer, _asked: Ask) -> Readiness:
@@ -207,6 +250,10 @@ _ANSWERS: dict[Topic, Callable[[Answerer, Ask], object]] = {
     "models": _models,
     "model": _model,
     "labels": _labels,
+    "tensors": _tensors,
+    "statistics": _statistics,
+    "load": _load,
+    "unload": _unload,
     "ready": _ready,
     "page": _page,
     "metrics": _metrics,

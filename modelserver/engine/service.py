@@ -391,9 +391,7 @@ class Service:
         result: Any = None
         answer = b""
         if request.message.tensor is not None:
-            arrays = done.result.outputs.items()
-            packed = {name: Array.pack(array) for name, array in arrays}
-            answer = msgspec.msgpack.encode(packed)
+            answer = _packed(done.result.outputs, request.message.tensor.outputs)
         else:
             result = self._parsed(part, prepared.window, done.result.outputs)
         if picture is None and not answer:
@@ -413,7 +411,7 @@ class Service:
         scores = task.scores(task.answered(result)) if result is not None else ()
         self._observe(Observation(part.title, timings, done.batch, scores))
         seen = _seen(part, prepared, answer, done.batch, timings)
-        if not scores:
+        if not scores and request.message.tensor is None:
             below = self._below(part, prepared.window, done.result.outputs)
             seen = msgspec.structs.replace(seen, below=below)
         if picture is None:
@@ -538,6 +536,12 @@ class Service:
             request.timer.cancel()
             request.photo.close()
             request.on_end()
+
+
+def _packed(outputs: Outputs, wanted: Sequence[str]) -> bytes:
+    """Return the outputs of a raw run as msgpack."""
+    names = wanted or outputs
+    return msgspec.msgpack.encode({name: Array.pack(outputs[name]) for name in names})
 
 
 def _seen(

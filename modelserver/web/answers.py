@@ -113,11 +113,12 @@ def _headers(seen: Seen) -> tuple[tuple[str, str], ...]:
     below: tuple[tuple[str, str], ...] = ()
     if seen.below is not None:
         below = (("X-Below-Confidence", str(seen.below)),)
+    model = (("X-Model", name), ("X-Model-Digest", seen.digest), *below)
+    if not seen.width:  # numbers are no photo
+        return model
     return (
         ("X-Image-Width", str(seen.width)),
         ("X-Image-Height", str(seen.height)),
         ("X-Image-Orientation", str(seen.orientation)),
-        ("X-Model", name),
-        ("X-Model-Digest", seen.digest),
-        *below,
+        *model,
     )

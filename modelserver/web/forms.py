@@ -185,7 +185,7 @@ def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
             header_charset="latin-1",
             strict=True,
         ) as parser:
-            for piece in _pieces(_stream(request)):
+            for piece in _pieces(body_stream(request)):
                 for event in parser.parse(piece):
                     reader.take(event)
     except TooSlow as error:
@@ -199,7 +199,7 @@ def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
 def _read_fields(request: Request, form: Form, shape: FormShape) -> None:
     """Read the fields of a form without photos, which may be no form at all."""
     try:
-        body = _stream(request).read(_MAX_TEXT_BYTES + 1)
+        body = body_stream(request).read(_MAX_TEXT_BYTES + 1)
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParseException as error:
@@ -274,7 +274,7 @@ def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
         piece = ahead
 
 
-def _stream(request: Request) -> IO[bytes]:
+def body_stream(request: Request) -> IO[bytes]:
     """Return the body to be read.
 
     Raises:
@@ -291,7 +291,7 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
 
     Its type does not matter: curl sends any data as a form of another kind.
     """
-    stream = _stream(request)
+    stream = body_stream(request)
     # One in the upload folder is an upload as it is.
     upload = stream if isinstance(stream, Upload) else spool.open()
     uploads().append(upload)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from modelserver.core.messages import PictureFormat
-    from modelserver.core.messages.requests import ToDoor, ToEngine, Topic
+    from modelserver.core.messages.requests import Tensor, ToDoor, ToEngine, Topic
     from modelserver.engine.engine import DoorSession, Engine
     from modelserver.engine.uploads import Upload
 
@@ -157,6 +157,7 @@ class Link(ABC):
         among: Sequence[str] = (),
         picture: PictureFormat | None = None,
         request_id: str = "",
+        tensor: Tensor | None = None,
     ) -> Waiting:
         """Have models look at a photo; what is returned is to be used as a context.
 
@@ -179,6 +180,7 @@ class Link(ABC):
             tuple(among),
             picture,
             request_id,
+            tensor,
         )
         self._send_for(waiting, message, upload.fileno())
         return waiting

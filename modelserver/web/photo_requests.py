@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from modelserver.core.messages import PictureFormat
+    from modelserver.core.messages.requests import Tensor
     from modelserver.engine.uploads import Upload
     from modelserver.tasks import Task
     from modelserver.tasks.options import Options
@@ -30,6 +31,13 @@ Outcome: TypeAlias = "Seen | RequestError"
 # Enough that a batch of runs can form, and that photos are decoded while others run;
 # few enough that a request of many photos leaves most of a queue to others.
 _AT_ONCE = 4
+
+
+def _seen(answer: Seen | Refused) -> Seen:
+    if isinstance(answer, Refused):
+        logs.bind(model=answer.title)
+        raise answer.rebuild()
+    return answer
 
 
 class _Sent(NamedTuple):
@@ -85,10 +93,17 @@ class PhotoRequest:
         """
         with self._send(photo, (model,), picture=picture) as waiting:
             answer = waiting.answer()
-        if isinstance(answer, Refused):
-            logs.bind(model=answer.title)
-            raise answer.rebuild()
-        return answer
+        return _seen(answer)
+
+    def numbers(self, upload: Upload, model: str, tensor: Tensor) -> Seen:
+        """Return all that a model's graph gives for numbers in an upload.
+
+        Raises:
+            RequestError: see the tree in ``errors``.
+        """
+        with self._send(upload, (model,), tensor=tensor) as waiting:
+            answer = waiting.answer()
+        return _seen(answer)
 
     def several(self, photos: Sequence[Upload], models: Sequence[str]) -> list[Outcome]:
         """Return what came of each photo with each model, photo by photo.
@@ -118,6 +133,7 @@ class PhotoRequest:
         models: Sequence[str],
         among: Sequence[str] = (),
         picture: PictureFormat | None = None,
+        tensor: Tensor | None = None,
     ) -> Waiting:
         return self._link.evaluate(
             self._kind,
@@ -128,6 +144,7 @@ class PhotoRequest:
             among=among,
             picture=picture,
             request_id=self._request_id,
+            tensor=tensor,
         )
 
     def _has_room(self) -> bool:

@@ -179,3 +179,71 @@ def test_an_open_circuit_gives_its_room_away(registry, world, three):
     assert registry.wait(state("c", State.READY), SECONDS)
     world.now += 60
     assert registry.wait(state("a", State.UNLOADED), SECONDS)
+
+
+def dismiss(registry, name):
+    """Unload a model, and wait until it is away."""
+    registry.unload(name)
+    assert registry.wait(state(name, State.UNLOADED), SECONDS)
+
+
+def test_a_model_that_somebody_unloaded_is_not_brought_back_by_requests(
+    registry, world, three
+):
+    """It has left memory, and its place is for another; a word brings it back."""
+    dismiss(registry, "a")
+    assert world.closed == ["a"]
+    for _ in range(2):
+        with pytest.raises(ModelNotReady, match="is unloaded"):
+            get(registry, "a")
+    ask(registry, "c")
+    assert registry.wait(state("c", State.READY), SECONDS)
+    assert states(registry)["b"] is State.READY
+    dismiss(registry, "c")
+    registry.load("a")
+    assert registry.wait(state("a", State.READY), SECONDS)
+
+
+def test_changed_files_bring_an_unloaded_model_back(registry, world, three):
+    """As they bring back one that failed."""
+    dismiss(registry, "a")
+    registry.put(FakeFiles("a", version=2))
+    assert registry.wait(state("a", State.READY), SECONDS)
+    get(registry, "a")
+
+
+def test_a_model_in_use_is_unloaded_once_its_requests_have_ended(
+    registry, world, three
+):
+    """Nobody is cut off."""
+    with registry.lease("a"):
+        registry.unload("a")
+        assert states(registry)["a"] is State.DRAINING
+        assert world.closed == []
+        registry.load("a")
+        assert states(registry)["a"] is State.DRAINING
+    assert registry.wait(state("a", State.READY), SECONDS)
+    assert world.closed == ["a"]
+
+
+def test_a_model_that_is_loading_cannot_be_unloaded(registry, world):
+    """It is said to be loading, and goes on."""
+    world.gate.clear()
+    registry.add(FakeFiles("a"))
+    assert registry.wait(lambda _: world.loading == 1, SECONDS)
+    with pytest.raises(ModelNotReady, match="loading"):
+        registry.unload("a")
+    world.gate.set()
+    assert registry.wait(state("a", State.READY), SECONDS)
+
+
+def test_a_model_that_failed_is_tried_again_at_a_word(registry, world):
+    """Also with the same files, which otherwise wait until they change."""
+    world.errors[FakeFiles("a")] = GraphError("no")
+    registry.add(FakeFiles("a"))
+    assert registry.wait(state("a", State.FAILED), SECONDS)
+    registry.unload("a")
+    assert states(registry)["a"] is State.FAILED
+    world.errors.clear()
+    registry.load("a")
+    assert registry.wait(state("a", State.READY), SECONDS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from modelserver.core.contract import Detection
 from modelserver.core.errors import (
+    BadRequest,
     ClientGone,
     DeadlinePassed,
     ModelNotFound,
@@ -22,8 +23,8 @@ from modelserver.core.errors import (
     UndecodableImage,
     UnknownLabel,
 )
-from modelserver.core.messages import ImageResult
-from modelserver.core.messages.requests import Evaluate, Seen, Wish
+from modelserver.core.messages import Array, ImageResult
+from modelserver.core.messages.requests import Evaluate, Seen, Tensor, Wish
 from modelserver.core.signatures import Signature
 from modelserver.engine.decoders import Photo, Prepared
 from modelserver.engine.loop import Loop
@@ -61,7 +62,7 @@ class FakeModel:
         answer: what a run comes to at once; ``None``: nothing, for ever.
     """
 
-    fit, room = "fit", "room"
+    fit, room, facts = "fit", "room", SimpleNamespace(device="CPU")
 
     def __init__(self, capacity=1):
         self.labels = LabelMap({1: "one"}, ())
@@ -71,6 +72,11 @@ class FakeModel:
         )
         self.answer = GOOD
         self.started = []
+
+    def check(self, tensor):
+        """Take numbers of one type."""
+        if tensor.dtype != "|u1":
+            raise BadRequest("not these")
 
     def run(self, _items):
         future = Future()
@@ -108,6 +114,9 @@ class FakeDecoders:
         if not self.waits:
             self.end(future, len(fits))
         return future
+
+    def copy(self, _photo, _tensor, _room, _until):
+        return self.decode(None, [None], None, None)
 
     def end(self, future, count):
         if self.error is not None:
@@ -463,4 +472,27 @@ def _act(world, actions):
         world.call(world.service._expire, request)
     for _ in range(expected):
         world.reply()
+    world.check()
+
+
+def test_numbers_go_a_photos_way_and_all_outputs_come_back(world):
+    """Packed by their names, or those that were asked for; nothing is parsed."""
+    seen = world.evaluate("m", tensor=Tensor("|u1", (1, 2)))
+    found = msgspec.msgpack.decode(seen.answer, type=dict[str, Array])
+    assert found.keys() == GOOD.keys()
+    assert found["scores"].unpack().tolist() == GOOD["scores"].tolist()
+    some = world.evaluate("m", tensor=Tensor("|u1", (1, 2), outputs=("scores",)))
+    assert msgspec.msgpack.decode(some.answer, type=dict[str, Array]).keys() == {
+        "scores"
+    }
+    assert len(world.decoders.frames) == 2
+    world.check()
+
+
+def test_numbers_that_a_model_does_not_take_cost_nothing(world):
+    """They are refused before a place is taken; and they are for one model."""
+    refused = world.evaluate("m", tensor=Tensor("<f4", (1, 2)))
+    assert "not these" in str(refused)
+    assert "one model" in str(world.evaluate("m", "n", tensor=Tensor("|u1", (1,))))
+    assert world.decoders.jobs == []
     world.check()

@@ -3,7 +3,10 @@
 The app serves a detector ``m`` and a classifier ``c``; see ``write_models``.
 """
 
+import base64
 from typing import NamedTuple
+
+import msgspec
 
 from modelserver.web.dialects.table import DIALECTS
 from support import tiny_graphs
@@ -53,8 +56,55 @@ def write_models(folder):
 
 
 IMAGE = ("image", "image", photo(RED))
+INFER = (
+    msgspec.json.encode(
+        {
+            "inputs": [
+                {
+                    "name": "image",
+                    "shape": [1],
+                    "datatype": "BYTES",
+                    "data": [base64.b64encode(photo(RED)).decode()],
+                }
+            ]
+        }
+    ),
+    "application/json",
+)
+
+
+def of_versions(verb, end, **facts):
+    """Give the requests to a model's route, without its version and with it."""
+    word = f"_{end}" if end else ""
+    path = f"/{end}" if end else ""
+    version = "_versions_version"
+    return {
+        f"{verb}_v2_models_model{word}": Sample(f"/v2/models/m{path}", **facts),
+        f"{verb}_v2_models_model{version}{word}": Sample(
+            f"/v2/models/m/versions/1{path}", **facts
+        ),
+    }
+
 
 SAMPLES = {
+    "v2": {
+        "get_v2": Sample("/v2"),
+        "get_v2_health_live": Sample("/v2/health/live"),
+        "get_v2_health_ready": Sample("/v2/health/ready"),
+        "get_v2_models_stats": Sample("/v2/models/stats"),
+        **of_versions("get", ""),
+        **of_versions("get", "ready"),
+        **of_versions("get", "config"),
+        **of_versions("get", "stats"),
+        **of_versions("post", "infer", content=INFER, model="m"),
+        "post_v2_repository_models_model_load": Sample("/v2/repository/models/m/load"),
+        "post_v2_repository_models_model_unload": Sample(
+            "/v2/repository/models/m/unload"
+        ),
+        "post_v2_repository_index": Sample(
+            "/v2/repository/index", content=(b"{}", "application/json")
+        ),
+    },
     "deepstack": {
         "post_v1_vision_detection": Sample(
             "/v1/vision/detection", file=IMAGE, model="m"

@@ -20,7 +20,14 @@ OF_ROUTES = pytest.mark.parametrize(("dialect", "route", "sample"), ROUTES, ids=
 TOKEN = "s3cret-token"
 MODULES = sorted(Path(package.__file__).parent.glob("*.py"))
 # What a dialect's module may use besides the engine's answers and the tasks.
-SHARED = {"dialect", "evaluations", "table"}
+SHARED = {
+    "dialect",
+    "evaluations",
+    "table",
+    "inference_types",
+    "tensor_answers",
+    "tensor_bodies",
+}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from modelserver.core.contract import State
+from modelserver.core.messages.runs import TensorSpec
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -43,6 +44,43 @@ class PageModels(msgspec.Struct, frozen=True):
 
     models: list[PageModel] = []
     hint: str = ""
+
+
+class ModelTensors(msgspec.Struct, frozen=True):
+    """A model as clients see it who feed its graph themselves.
+
+    Attributes:
+        inputs, outputs: of its graph as it was written; none while it is not loaded.
+        max_batch: images that a run takes at most.
+    """
+
+    name: str
+    kind: str
+    state: str
+    reason: str = ""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    max_batch: int = 1
+
+
+class ModelStatistics(msgspec.Struct, frozen=True):
+    """What was counted of one model since it came.
+
+    Attributes:
+        images: that were evaluated.
+        runs: of its graph.
+        failed: requests that were answered with an error.
+        seconds: sum of each stage, of ``core.metrics.STAGES``.
+        age_s: since the last evaluation; ``None`` if there was none.
+    """
+
+    name: str
+    kind: str
+    images: int
+    runs: int
+    failed: int
+    seconds: dict[str, float]
+    age_s: float | None
 
 
 class Rendered(msgspec.Struct, frozen=True):

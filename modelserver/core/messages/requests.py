@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Topic: TypeAlias = Literal[
-    "names", "models", "model", "labels", "ready", "page", "metrics"
+    "names",
+    "models",
+    "model",
+    "labels",
+    "tensors",
+    "statistics",
+    "load",
+    "unload",
+    "ready",
+    "page",
+    "metrics",
 ]
 """What a door may ask; ``DoorSession`` says what each is answered with."""
 
@@ -42,11 +52,15 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
         dtype: as NumPy writes it; numbers of 1 to 8 bytes.
         shape: each side 1 at least.
         offset: bytes of the upload before the first number.
+        name: of the graph's input, as the client calls it; empty for the only one.
+        outputs: names of those that are wanted; empty for all.
     """
 
     dtype: str
     shape: tuple[Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)], ...]
     offset: Annotated[int, msgspec.Meta(ge=0, lt=1 << 47)] = 0
+    name: str = ""
+    outputs: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

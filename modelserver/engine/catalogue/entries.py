@@ -130,6 +130,7 @@ class Entry(Generic[L]):
         reloads_failed: how often new files did not replace the version that serves.
         resident: whether it counts among ``MAX_MODELS``.
         asked: whether a request waits for it to be loaded.
+        dismissed: somebody unloaded it: requests do not bring it back.
         used: when it was last asked for, in the clock's seconds.
         removed: its files are gone.
         gone: it was removed; its thread ends.
@@ -158,6 +159,7 @@ class Entry(Generic[L]):
     recovery: Recovery = field(default_factory=Recovery)
     resident: bool = False
     asked: bool = False
+    dismissed: bool = False
     used: float = 0.0
     removed: bool = False
     gone: bool = False

@@ -169,7 +169,7 @@ class Registry(Generic[L]):
             stamp = stamp if stamp is not None else files.stamp
             entry.pending = PendingFiles(files, stamp)
             entry.pending_at, entry.removed = self._clock(), False
-            entry.hindered, entry.busy = 0, True
+            entry.hindered, entry.busy, entry.dismissed = 0, True, False
             self._lock.notify_all()
 
     def hold(self, name: str, reason: str, kind: Kind | None = None) -> None:
@@ -197,6 +197,45 @@ class Registry(Generic[L]):
             entry.retire(self._clock() + self._entries.drain_s)
             entry.state, entry.busy = State.DRAINING, True
             self._lock.notify_all()
+
+    def unload(self, name: str, kind: Kind | None = None) -> None:
+        """Have a model finish the requests it has begun, and leave memory.
+
+        It stays away until :meth:`load`, or until its files change.
+
+        Raises:
+            AmbiguousModel, ModelNotFound: as :meth:`entry`.
+            ModelNotReady: it is loading.
+        """
+        with self._lock:
+            entry = self.entry(name, kind)
+            if entry.version is None and entry.busy:
+                raise ModelNotReady(name, _activity(entry), max(1.0, entry.load_s))
+            entry.dismissed, entry.pending, entry.retry_at = True, None, None
+            if entry.version is not None:
+                entry.retire(self._clock() + self._entries.drain_s)
+                entry.state, entry.busy = State.DRAINING, True
+            elif entry.state is not State.FAILED:
+                entry.unload()
+            self._lock.notify_all()
+
+    def load(self, name: str, kind: Kind | None = None) -> None:
+        """Have a model loaded that does not serve; returns at once.
+
+        Raises:
+            AmbiguousModel, ModelNotFound: as :meth:`entry`.
+        """
+        with self._lock:
+            entry = self.entry(name, kind)
+            entry.dismissed = False
+            if entry.state is State.DRAINING and not entry.removed:
+                # It comes back as soon as it is away.
+                entry.asked = True
+            if entry.state in {State.UNLOADED, State.FAILED}:
+                entry.rejected = None
+                entry.asked, entry.retry_at = True, self._clock()
+                entry.busy = True
+                self._lock.notify_all()
 
     @contextlib.contextmanager
     def lease(self, name: str, kind: Kind | None = None) -> Iterator[Version[L]]:
@@ -282,6 +321,8 @@ class Registry(Generic[L]):
         if entry.state is State.FAILED:
             raise ModelFailed(name, _FAILED_S if entry.retry_at is None else left_s)
         if entry.state is State.UNLOADED:
+            if entry.dismissed:
+                raise ModelNotReady(name, "unloaded", _FAILED_S)
             self._ask(entry, now)
         wait_s = self._entries.ready_in(entry, now)
         raise ModelNotReady(name, _activity(entry), wait_s)

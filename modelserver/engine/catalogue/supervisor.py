@@ -247,6 +247,7 @@ class Supervisor(Generic[L]):
                 entry.retry_at = entry.rejected = None
                 entry.hindered = 0
                 entry.first, entry.resident = False, True
+                entry.dismissed = False
                 self._entries.enter(entry, State.READY)
         if not wanted:
             close_logged(entry.name, loaded)
@@ -317,7 +318,10 @@ class Supervisor(Generic[L]):
         with self._lock:
             left = entry.retiring or entry.version or entry.removed
             if entry.state is State.DRAINING and not left:
+                asked = entry.asked
                 entry.unload()
+                if asked:
+                    entry.asked, entry.retry_at = True, self._clock()
             self._lock.notify_all()
 
     def _forget(self, entry: Entry[L]) -> None:

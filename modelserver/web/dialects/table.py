@@ -10,6 +10,7 @@ from flask import Blueprint, g, request
 from modelserver.web.backend import backend
 from modelserver.web.dialects.deepstack import DEEPSTACK
 from modelserver.web.dialects.dialect import Dialect, Route, by_path
+from modelserver.web.dialects.open_inference import OPEN_INFERENCE
 from modelserver.web.forms import read_form
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from modelserver.tasks import Task
 
-DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (DEEPSTACK,)}
+DIALECTS: dict[str, Dialect] = {
+    dialect.name: dialect for dialect in (OPEN_INFERENCE, DEEPSTACK)
+}
 """Each by the word that the setting ``DIALECTS`` has for it."""
 
 
