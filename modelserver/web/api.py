@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, g, request
 
 from modelserver.core import contract
-from modelserver.core.errors import BadRequest
+from modelserver.core.errors import BadRequest, ModelFailed
 from modelserver.core.messages.questions import Readiness
 from modelserver.tasks import TASKS
 from modelserver.tasks.options import Options, read_options
@@ -22,6 +22,7 @@ from modelserver.web.answers import (
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
 from modelserver.web.forms import read_form, require
+from modelserver.web.html_answers import models_page, wants_page
 from modelserver.web.photo_requests import PhotoRequest
 
 if TYPE_CHECKING:
@@ -80,7 +81,10 @@ def evaluate(task: Task[Any]) -> Response:
 
 def models() -> Response:
     """``GET /models``: every model found, with its state."""
-    return answer(backend().ask("models", contract.Models))
+    found = backend().ask("models", contract.Models)
+    if wants_page():
+        return models_page([_about(each.name, each.kind) for each in found.models])
+    return answer(found)
 
 
 def model(name: str) -> Response:
@@ -88,7 +92,19 @@ def model(name: str) -> Response:
 
     If two kinds have a model of that name, ``?kind=`` chooses one.
     """
+    if wants_page():
+        return models_page([_about(name, _kind())])
     return answer(backend().ask("model", contract.ModelReport, name=name, of=_kind()))
+
+
+def _about(name: str, kind: str) -> tuple[contract.ModelReport, contract.Labels | None]:
+    """Return all that is known of one model, and its labels if they can be read."""
+    server = backend()
+    report = server.ask("model", contract.ModelReport, name=name, of=kind)
+    try:
+        return report, server.ask("labels", contract.Labels, name=name, of=kind)
+    except ModelFailed:
+        return report, None
 
 
 def model_labels(name: str) -> Response:

@@ -33,6 +33,8 @@ from modelserver.core.errors import (
 )
 from modelserver.tasks import TASKS
 from modelserver.web.dialects.dialect import current
+from modelserver.web.html_answers import page, wants_page
+from modelserver.web.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,6 +216,9 @@ def explain(slug: str) -> Response:
     meanings = _meanings()
     if slug not in meanings:
         raise NotFound
+    if wants_page():
+        meaning = msgspec.json.decode(meanings[slug], type=Meaning)
+        return page("problem.html", meaning=meaning, remedy=REMEDIES[slug], slug=slug)
     return Response(meanings[slug], content_type=_JSON)
 
 

@@ -1,0 +1,36 @@
+"""Answers in HTML to browsers that open an address of the API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, render_template, request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelserver.core.contract import Labels, ModelReport
+
+_PAGE, _JSON = "text/html", "application/json"
+
+
+def wants_page() -> bool:
+    """Return whether the client would rather have HTML than JSON, as browsers say."""
+    return request.accept_mimetypes.best_match((_JSON, _PAGE), _JSON) == _PAGE
+
+
+def page(template: str, **facts: Any) -> Response:
+    """Return a page made of a template."""
+    text = render_template(template, root=request.script_root, **facts)
+    response = Response(text, content_type=f"{_PAGE}; charset=utf-8")
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def models_page(models: Sequence[tuple[ModelReport, Labels | None]]) -> Response:
+    """Return a page about models.
+
+    Args:
+        models: each with its labels, if they can be read.
+    """
+    return page("models.html", models=models)
