@@ -343,3 +343,33 @@ def test_a_label_has_one_colour_everywhere(opened):
         labels,
     )
     assert found == ["#{:02x}{:02x}{:02x}".format(*colour(one)) for one in labels]
+
+
+def test_the_camera_is_answered_live(opened):
+    """One frame at a time, with boxes and the rate; closing ends it."""
+    watched = opened()
+    page = watched.page
+    page.get_by_role("button", name="Camera").click()
+    page.locator("#camera-live:enabled").click()
+    told = page.locator("#camera-rate", has_text=re.compile(r"frames a second"))
+    told.wait_for()
+    wait_for(lambda: page.evaluate("0") or watched.posts() > 3, "frames are asked")
+    size = page.locator("#camera-canvas").evaluate("(one) => [one.width, one.height]")
+    assert min(size) > 100
+    assert page.locator("#camera-video").is_hidden()
+    at_once = page.evaluate(
+        """() => {
+          const all = performance.getEntriesByType("resource")
+            .filter(({ name }) => name.endsWith("/detect"));
+          return all.some((a, i) => all.some((b, j) => i < j
+            && b.startTime < a.responseEnd - 1 && a.startTime < b.responseEnd - 1));
+        }"""
+    )
+    assert not at_once
+    page.locator("#camera-close").click()
+    page.locator("#camera").wait_for(state="hidden")
+    assert page.locator("#camera-rate").text_content() == ""
+    sent = watched.posts()
+    page.wait_for_timeout(500)
+    assert watched.posts() == sent
+    assert page.locator(".thumb").count() == 0

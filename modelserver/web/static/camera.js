@@ -1,26 +1,39 @@
 // A photo taken with the camera, as if it were a file.
 
+import { startLive } from "./live.js";
+
 const dialog = document.getElementById("camera");
 const words = document.getElementById("camera-words");
 const video = document.getElementById("camera-video");
 const button = document.getElementById("camera-take");
+const live = document.getElementById("camera-live");
+const canvas = document.getElementById("camera-canvas");
+const rate = document.getElementById("camera-rate");
+let endLive = null;
 
 /** Show the camera's button where a page may use a camera; `use` gets the file. */
 export function offerCamera(use) {
   // Browsers allow it on this machine and over TLS only.
-  if (!navigator.mediaDevices?.getUserMedia) return;
+  if (!navigator.mediaDevices?.getUserMedia) {
+    document.getElementById("camera-hint").hidden = window.isSecureContext;
+    return;
+  }
   const opener = document.getElementById("camera-open");
   opener.hidden = false;
   opener.onclick = open;
   button.onclick = () => take(use);
   document.getElementById("camera-close").onclick = () => dialog.close();
-  video.onplaying = () => (button.disabled = false);
-  dialog.onclose = () => stop(video.srcObject);
+  video.onplaying = () => (button.disabled = live.disabled = false);
+  live.onclick = () => setLive(!endLive);
+  dialog.onclose = () => {
+    setLive(false);
+    stop(video.srcObject);
+  };
 }
 
 async function open() {
   dialog.showModal();
-  button.disabled = true;
+  button.disabled = live.disabled = true;
   words.textContent = "Waiting for the camera …";
   try {
     const wanted = { facingMode: "environment", width: { ideal: 1920 } };
@@ -34,6 +47,17 @@ async function open() {
         ? "This page was not allowed to use the camera."
         : "There is no camera that this page could use.";
   }
+}
+
+/** Show the camera's frames with their answers, or the camera alone. */
+function setLive(on) {
+  endLive?.();
+  endLive = on ? startLive(video, canvas, (told) => (rate.textContent = told)) : null;
+  rate.textContent = "";
+  canvas.hidden = !on;
+  video.classList.toggle("behind", on);
+  live.setAttribute("aria-pressed", on);
+  live.textContent = on ? "Stop live" : "Live";
 }
 
 function stop(stream) {
