@@ -12,6 +12,7 @@ process grew.
 from __future__ import annotations
 
 import io
+import re
 import statistics
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 
 from benchmarks.support import inputs, open_loop, results
 from benchmarks.support.open_loop import Request, get, post
-from benchmarks.support.servers import Server, memory_mb, started
+from benchmarks.support.servers import Server, started
 
 if TYPE_CHECKING:
     import argparse
@@ -98,10 +99,23 @@ def held(server: Server) -> dict[str, float]:
         "runners": server.runners(),
     }
     for name, pids in groups.items():
-        found[f"{name} MB"] = sum(memory_mb(pid)["Pss"] for pid in pids)
+        found[f"{name} MB"] = sum(map(own_mb, pids))
         for what, folder in (("descriptors", "fd"), ("threads", "task")):
             found[f"{name} {what}"] = float(sum(_count(pid, folder) for pid in pids))
     return found
+
+
+def own_mb(pid: int) -> float:
+    """Return a process's anonymous memory, and its share of memfds; 0 at its end.
+
+    Not what it shares of programs and libraries with others, which come and go.
+    """
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    found = re.findall(r"^(?:Anonymous|Pss_Shmem): +(\d+)", text, re.MULTILINE)
+    return sum(map(int, found)) / 1024
 
 
 def settled(server: Server) -> dict[str, float]:

@@ -32,7 +32,7 @@ _ORIENTED = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif", b"exif"})
 # Pillow refuses text that unpacks to more (PngImagePlugin.MAX_TEXT_CHUNK).
 _MOST_TEXT_BYTES = 1 << 20
 # Bytes of a tRNS chunk by the header's colour type: gray, RGB and palette.
-_LEAST_TRANSPARENCY = {0: 2, 2: 6, 3: 1}
+_LEAST_TRANSPARENCY = {b"\0": 2, b"\2": 6, b"\3": 1}
 _COLOUR_TYPE_AT = 25
 # Encoders write 8 KiB or more a chunk.
 _FREE_CHUNKS = 5_000
@@ -100,7 +100,9 @@ def _is_used(data: Data, chunk: _Chunk) -> bool:
         return False
     body = bytes(data[chunk.start + 8 : chunk.end - 4])
     if chunk.kind == b"tRNS":
-        return len(body) >= _LEAST_TRANSPARENCY.get(data[_COLOUR_TYPE_AT], 0)
+        # A slice, because there may be no header before it.
+        colours = bytes(data[_COLOUR_TYPE_AT : _COLOUR_TYPE_AT + 1])
+        return len(body) >= _LEAST_TRANSPARENCY.get(colours, 0)
     return chunk.kind in _USED or _is_readable(chunk.kind, body)
 
 

@@ -16,7 +16,7 @@ from modelserver.core.errors import (
     NotAnImage,
     UndecodableImage,
 )
-from modelserver.decoder import Limits, decode, decoders
+from modelserver.decoder import Limits, decode, decoders, png_chunks
 from modelserver.decoder.memory_files import MemoryFile
 
 LIMITS = Limits()
@@ -58,6 +58,14 @@ GIF_AT = 13 + 3 * (2 << (GIF[10] & 7))
 def test_a_structure_of_crumbs_is_refused(data):
     """Thousands of tiny parts are refused at once, not once they took too long."""
     with pytest.raises(UndecodableImage, match=r"too long to read|damaged"):
+        decode(data, limits=LIMITS)
+
+
+def test_transparency_without_a_header_is_looked_at_as_well():
+    """The colour type that it depends on need not be there."""
+    data = PNG[:8] + chunk(b"tRNS", b"\0\7")
+    assert png_chunks.without_extras(data) == data
+    with pytest.raises(UndecodableImage):
         decode(data, limits=LIMITS)
 
 
