@@ -196,6 +196,28 @@ def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
         raise _malformed_error(error) from error
 
 
+def read_body(request: Request) -> bytes:
+    """Return a body that is no form, whole; for what is read from memory anyway.
+
+    Raises:
+        BadRequest: it is malformed or cut off.
+        UnsupportedEncoding: it is compressed.
+        BodyTooSlow: it came too slowly.
+        RequestEntityTooLarge: it is over the limit.
+    """
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedEncoding
+    try:
+        stream = body_stream(request)
+        # Werkzeug notices a body that is over the limit when it is asked for more.
+        return b"".join(iter(lambda: stream.read(_READ_BYTES), b""))
+    except TooSlow as error:
+        raise BodyTooSlow from error
+    except ParseException as error:
+        raise _malformed_error(error) from error
+
+
 def _read_fields(request: Request, form: Form, shape: FormShape) -> None:
     """Read the fields of a form without photos, which may be no form at all."""
     try:

@@ -4,6 +4,7 @@ The app serves a detector ``m`` and a classifier ``c``; see ``write_models``.
 """
 
 import base64
+import json
 from typing import NamedTuple
 
 import msgspec
@@ -53,6 +54,13 @@ def write_models(folder):
     )
     tiny_graphs.write(folder / "c.pb", tiny_graphs.classifier())
     (folder / "c.labels.txt").write_text("red\ngreen\nblue\n")
+
+
+def base64_request(content=None, **members):
+    """Return the body and type of a request to DOODS."""
+    data = base64.b64encode(photo(RED) if content is None else content).decode()
+    body = {"detector_name": "m", "detect": {"*": 50}, "data": data, **members}
+    return json.dumps(body).encode(), "application/json"
 
 
 IMAGE = ("image", "image", photo(RED))
@@ -121,6 +129,11 @@ SAMPLES = {
         ),
         "get_v1_status_ping": Sample("/v1/status/ping"),
         "get_v1_server_status_ping": Sample("/v1/server/status/ping"),
+    },
+    "doods": {
+        "get_detectors": Sample("/detectors"),
+        "post_detect": Sample("/detect", content=base64_request(), model="m"),
+        "post_image": Sample("/image", content=base64_request(), model="m"),
     },
 }
 """By the dialect's name and the route's endpoint."""

@@ -103,7 +103,16 @@ def evaluate(
 
 def answer(body: object, *seen: Seen) -> Response:
     """Return JSON, with the headers of what was seen."""
-    response = Response(msgspec.json.encode(body), content_type="application/json")
+    return _answer(msgspec.json.encode(body), "application/json", seen)
+
+
+def answer_picture(content: bytes, kind: str, *seen: Seen) -> Response:
+    """Return a picture, with the headers of what was seen."""
+    return _answer(content, kind, seen)
+
+
+def _answer(content: bytes, kind: str, seen: Sequence[Seen]) -> Response:
+    response = Response(content, content_type=kind)
     for each in seen:
         describe(response, each)
     return response

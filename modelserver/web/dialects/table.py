@@ -10,6 +10,7 @@ from flask import Blueprint, g, request
 from modelserver.web.backend import backend
 from modelserver.web.dialects.deepstack import DEEPSTACK
 from modelserver.web.dialects.dialect import Dialect, Route, by_path
+from modelserver.web.dialects.doods import DOODS
 from modelserver.web.dialects.open_inference import OPEN_INFERENCE
 from modelserver.web.forms import read_form
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
 
 DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (OPEN_INFERENCE, DEEPSTACK)
+    dialect.name: dialect for dialect in (OPEN_INFERENCE, DEEPSTACK, DOODS)
 }
 """Each by the word that the setting ``DIALECTS`` has for it."""
 

@@ -34,13 +34,13 @@ def of(dialects: Iterable[Dialect]) -> dict[str, dict[str, Any]]:
 
 def _operation(route: Route, answer: dict[str, Any]) -> dict[str, Any]:
     refusal = {"description": "Why there is no answer.", "content": {_JSON: _OBJECT}}
+    content = {_JSON: {"schema": answer}}
+    if route.answer is bytes:
+        content = {"image/*": {"schema": _BINARY}}
     operation: dict[str, Any] = {
         "summary": route.summary,
         "responses": {
-            "200": {
-                "description": route.summary,
-                "content": {_JSON: {"schema": answer}},
-            },
+            "200": {"description": route.summary, "content": content},
             "4XX": refusal,
             "5XX": refusal,
         },
