@@ -214,11 +214,20 @@ def body_of(
     The arguments and errors are those of :func:`read`.
     """
     try:
-        return _read(request, spool, most)
+        content, upload = _read(request, spool, most)
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParseException as error:
         raise BadRequest("The request's body is malformed.") from error
+    if len(content) > most:
+        raise _too_large(most)
+    return content, upload
+
+
+def _too_large(most: int) -> UploadTooLarge:
+    return UploadTooLarge(
+        f"The request's body may have {most >> 20} MiB, unpacked (MAX_UPLOAD_MB)."
+    )
 
 
 def _head_length(request: Request, size: int) -> int:
@@ -256,10 +265,7 @@ def _read(
                 piece = unpacker.unconsumed_tail
                 left -= len(unpacked)
                 if left < 0:
-                    raise UploadTooLarge(
-                        f"The request's body may have {most >> 20} MiB, unpacked "
-                        "(MAX_UPLOAD_MB)."
-                    )
+                    raise _too_large(most)
                 upload.write(unpacked)
     except zlib.error as error:
         raise BadRequest(f"The body is not packed by {coding}.") from error
