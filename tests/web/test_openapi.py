@@ -10,6 +10,7 @@ from modelserver.core import contract
 from modelserver.tasks import DETECTION, TASKS, by_kind
 from modelserver.tasks.options import NAMES
 from modelserver.web.factory import create_app
+from modelserver.web.openapi import document as document_module
 from modelserver.web.openapi import operations
 from modelserver.web.openapi.document import document
 from support import tiny_graphs
@@ -17,6 +18,7 @@ from support.app_client import make_settings, photo
 from support.request_forms import expect_problem, send
 
 DOCS = Path(__file__).parents[2] / "docs"
+STATIC = Path(document_module.__file__).parents[1] / "static"
 FILE = ("file", "x.png", photo())
 
 
@@ -91,14 +93,17 @@ def test_every_reference_leads_somewhere(apps):
 
 
 def test_the_page_shows_each_route_and_loads_nothing_from_elsewhere(apps):
-    """The page shows each route without script or token."""
+    """The page shows each route without token, and no script is inline."""
     for app in apps:
         client = app.test_client()
         response = client.get("/docs")
         page = response.text
         for path in client.get("/openapi.json").json["paths"]:
             assert f"</b> {path}</a>" in page
-        assert "<script" not in page
+        scripts = re.findall(r"<script ([^>]*)>(.*?)</script>", page)
+        assert scripts == [('src="/static/docs.js" type="module"', "")]
+        regions = re.findall(r'role="region" aria-label="([^"]+)"', page)
+        assert len(regions) == len(set(regions)) > 20
         assert "style=" not in page
         assert re.findall(r"""(?:src|href)=["'](?![#/])""", page) == []
         for target in set(re.findall(r'href="#([^"]+)"', page)):
@@ -130,8 +135,7 @@ def test_what_people_come_for_stands_first(apps):
 
 def test_the_description_is_made_once_and_not_for_each_stranger(apps, monkeypatch):
     """The page names the address that each client came by, and nothing is made anew."""
-    from modelserver.web.openapi import document as module
-
+    module = document_module
     rendered = []
     render = module.render_template
     monkeypatch.setattr(
@@ -149,6 +153,20 @@ def test_the_description_is_made_once_and_not_for_each_stranger(apps, monkeypatc
     assert (first.data, first.content_type) == (again.data, "application/json")
     slug = client.get("/problems/overloaded").data
     assert client.get("/problems/overloaded").data == slug
+
+
+def test_the_form_that_tries_an_operation_takes_little(apps):
+    """The API page's own files have under 60 kB, next to the page's style."""
+    client = apps[0].test_client()
+    found = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', client.get("/docs").text))
+    imported = re.findall(r'from "./(.*)"', (STATIC / "docs.js").read_text())
+    found |= {f"/static/{name}" for name in imported}
+    total = 0
+    for address in found:
+        with client.get(address) as asset:
+            assert asset.status_code == 200
+            total += len(asset.data)
+    assert total < 60_000
 
 
 def test_an_address_is_a_text_in_the_page(apps):

@@ -43,20 +43,8 @@ def blueprint(app: Flask) -> Blueprint:
 
     # A server has one root, which no client chooses.
     @lru_cache(maxsize=1)
-    def page(_root: str) -> str:
-        spec = made()
-        # Shown first.
-        routes = sorted(
-            (
-                (verb, path, operation)
-                for path, verbs in spec["paths"].items()
-                for verb, operation in verbs.items()
-            ),
-            key=lambda route: (route[0] != "post", route[1]),
-        )
-        return render_template(
-            "docs.html", spec=spec, routes=routes, problem=PROBLEM, address=_ADDRESS
-        )
+    def page(root: str) -> str:
+        return _page(app, made(), root)
 
     def show() -> str:
         """``GET /docs``: the same for people."""
@@ -66,6 +54,34 @@ def blueprint(app: Flask) -> Blueprint:
     routes.add_url_rule("/openapi.json", view_func=openapi)
     routes.add_url_rule("/docs", view_func=show)
     return routes
+
+
+def _page(app: Flask, spec: dict[str, Any], root: str) -> str:
+    """Return the page of an app's description.
+
+    Args:
+        root: what all of the server's paths begin with, behind a proxy.
+    """
+    served = app.extensions["modelserver"]
+    # Shown first.
+    routes = sorted(
+        (
+            (verb, path, operation)
+            for path, verbs in spec["paths"].items()
+            for verb, operation in verbs.items()
+        ),
+        key=lambda route: (route[0] != "post", route[1]),
+    )
+    return render_template(
+        "docs.html",
+        spec=spec,
+        routes=routes,
+        problem=PROBLEM,
+        address=_ADDRESS,
+        root=root,
+        paths={task.kind: task.endpoint.route for task in served.tasks},
+        token=bool(served.settings.api_token),
+    )
 
 
 def document(*apps: Flask) -> dict[str, Any]:

@@ -3,34 +3,16 @@
 // name runs where it is pasted.
 
 import { detects, fieldsAt, server, urlOf } from "./api.js";
+import { CURL_TOKEN, curlField, curlFile, curlLine, word } from "./shell.js";
 import { view } from "./view.js";
 
 const MOST_FILES = 32; // of a request
 const TOKEN = 'os.environ["API_TOKEN"]';
 
-/** For a shell: one word, whatever is in it. */
-function word(text) {
-  if (/^[\w@%+=:,./-]+$/.test(text)) return text;
-  return `'${text.replaceAll("'", "'\\''")}'`;
-}
-
 /** A literal of Python and JavaScript alike. */
 function quote(value) {
   const code = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029]/g, code);
-}
-
-// curl takes a value's first @ or <, and what follows a semicolon, for its own.
-const PLAIN = /^\w[\w.-]*$/;
-
-function curlField(name, value) {
-  const option = PLAIN.test(value) ? "-F" : "--form-string";
-  return `${option} ${word(`${name}=${value}`)}`;
-}
-
-function curlFile(name) {
-  // A name that begins with a dash is no matter after the @.
-  return PLAIN.test(name) ? name : `"${name.replace(/["\\]/g, "\\$&")}"`;
 }
 
 /** One request for each kind of model: its address, models and options. */
@@ -56,10 +38,10 @@ export function codeOf(language, models, names, secret) {
 const languages = {
   curl(requests, photos, secret) {
     const one = (request) => {
-      const lines = secret ? [`-H "X-API-Key: $API_TOKEN"`] : [];
+      const lines = secret ? [CURL_TOKEN] : [];
       for (const [name, value] of fieldsOf(request)) lines.push(curlField(name, String(value)));
-      for (const photo of photos) lines.push(`-F ${word(`file=@${curlFile(photo)}`)}`);
-      return `curl ${[...lines, word(request.url)].join(" \\\n  ")}`;
+      for (const photo of photos) lines.push(curlFile("file", photo));
+      return curlLine([...lines, word(request.url)]);
     };
     return requests.map(one).join("\n");
   },
