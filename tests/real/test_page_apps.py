@@ -338,4 +338,4 @@ def test_the_code_asks_the_same_models_about_the_same_photos(opened, tmp_path):
         assert count == 10, (code, done.stdout, done.stderr)
         assert "error" not in done.stdout, (code, done.stdout)
     page.locator("#same-copy").click()
-    assert page.locator("#same-copy").text_content() == "Copied ✓"
+    page.locator("#same-copy", has_text="Copied ✓").wait_for()
