@@ -3,7 +3,7 @@
 
 import { button, copyText, make, milliseconds, say } from "./elements.js";
 import { CURL_TOKEN, curlField, curlFile, curlHeader, curlLine, word } from "./shell.js";
-import { savedToken, saveToken } from "./storage.js";
+import { savedToken, saveToken } from "./token.js";
 
 const { root, spec, token: wantsToken, paths } = document.body.dataset;
 const KINDS = Object.fromEntries(Object.entries(JSON.parse(paths)).map(([kind, path]) => [path, kind]));

@@ -3,8 +3,7 @@
 import { detects, server } from "./api.js";
 import { toneOf } from "./colours.js";
 import { button, copyText, make, milliseconds, NONE, objects, percent } from "./elements.js";
-import { pictureOf } from "./picture.js";
-import { placeTags } from "./tags.js";
+import { pictureOf, placeTags } from "./picture.js";
 import { isSeen, seenOf, unseenOf, view } from "./view.js";
 
 const STAGES = ["wait", "decode", "queue", "run", "post", "other", "network"];

@@ -1,9 +1,27 @@
 // The API token, where the server wants one: asked for, kept for this tab, and sent.
 
-import { savedToken, saveToken } from "./storage.js";
-
+const NAME = "modelserver-token";
 const $ = (id) => document.getElementById(id);
 let value = "";
+
+/** Save a token, or forget the one that is saved. */
+export function saveToken(token) {
+  try {
+    if (token) sessionStorage.setItem(NAME, token);
+    else sessionStorage.removeItem(NAME);
+  } catch {
+    // The browser keeps nothing for this site: it is known until the page is left.
+  }
+}
+
+/** The token that is saved, or nothing. */
+export function savedToken() {
+  try {
+    return sessionStorage.getItem(NAME) ?? "";
+  } catch {
+    return "";
+  }
+}
 
 /** The token in use; empty if there is none. */
 export const token = () => value;
