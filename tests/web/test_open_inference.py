@@ -350,6 +350,13 @@ def test_numbers_in_json_are_of_their_type_and_shape(world, data):
     is_refused(infer(world, {"inputs": [tensor]}))
 
 
+def test_a_long_text_among_numbers_takes_no_memory(world):
+    """An array of texts would have room for the longest in each place: 8 GB here."""
+    data = ["a" * 100_000, *[0] * 20_000]
+    tensor = {"name": "", "shape": [len(data)], "datatype": "UINT8", "data": data}
+    assert "numbers alone" in is_refused(infer(world, {"inputs": [tensor]}))
+
+
 def test_an_image_that_is_none_is_refused_as_everywhere(world):
     """By the status of its problem, in the protocol's form."""
     is_refused(infer(world, of_images(b"plain text, no image at all")), 415)

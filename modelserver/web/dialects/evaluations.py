@@ -1,4 +1,4 @@
-"""What every dialect asks the engine, as ``web.api`` does."""
+"""What dialects ask the engine, as ``web.api`` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import msgspec
 from flask import Response, g
 from werkzeug.exceptions import Forbidden
 
-from modelserver.core.errors import BadRequest
+from modelserver.core import contract
+from modelserver.core.errors import BadRequest, RequestError
+from modelserver.core.messages import Array
+from modelserver.core.messages.questions import ModelTensors
+from modelserver.tasks import by_kind
+from modelserver.tasks.options import Options
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
@@ -17,11 +22,12 @@ from modelserver.web.photo_requests import PhotoRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from modelserver.core.messages import PictureFormat
-    from modelserver.core.messages.requests import Seen
+    from modelserver.core.messages.requests import Seen, Tensor
     from modelserver.engine.uploads import Upload
     from modelserver.tasks import Finding, Task
-    from modelserver.tasks.options import Options
     from modelserver.tasks.task import Finds
 
 # What clients of other servers call the one model that they know of.
@@ -50,6 +56,19 @@ def task_that(finds: Finds) -> Task[Any]:
         if task.finds == finds:
             return task
     raise Forbidden(f"This server has no models that find {finds}.")
+
+
+def task_of(model: str) -> Task[Any]:
+    """Return the task of a model.
+
+    Raises:
+        AmbiguousModel, ModelNotFound: as ``Registry.entry``, if the app has several
+            tasks.
+    """
+    tasks = backend().tasks
+    if len(tasks) == 1:
+        return tasks[0]
+    return by_kind(backend().ask("tensors", ModelTensors, name=model).kind)
 
 
 def names_of(task: Task[Any]) -> list[str]:
@@ -91,14 +110,74 @@ def evaluate(
     Raises:
         RequestError: see the tree in ``errors``.
     """
-    server = backend()
-    who = caller(server.settings.request_timeout_s, own_limit())
-    asked = PhotoRequest(server.link, task, who, options, g.request_id)
-    seen = asked.one(photo, model, picture)
+    seen = _request(task, options).one(photo, model, picture)
     if picture is not None:
         return Evaluation((), seen)
-    answer = msgspec.json.decode(seen.answer, type=task.answer_type)
-    return Evaluation(task.findings(answer), seen)
+    return Evaluation(_findings(task, seen), seen)
+
+
+def evaluate_all(
+    task: Task[Any], photos: Sequence[Upload], model: str, options: Options
+) -> list[Evaluation]:
+    """Have a model look at photos, which take places of their own in its queue.
+
+    Args:
+        options: as for :func:`evaluate`.
+
+    Raises:
+        RequestError: the first that one of them met.
+    """
+    if len(photos) == 1:
+        return [evaluate(task, photos[0], model, options)]
+    outcomes = _request(task, options).several(photos, [model])
+    for each in outcomes:
+        if isinstance(each, RequestError):
+            raise each
+    seen = [each for each in outcomes if not isinstance(each, RequestError)]
+    return [Evaluation(_findings(task, each), each) for each in seen]
+
+
+def feed(
+    task: Task[Any], upload: Upload, model: str, tensor: Tensor
+) -> tuple[dict[str, NDArray[Any]], Seen]:
+    """Feed numbers to a model's graph as it was written.
+
+    Returns:
+        Its outputs by their names, and the engine's answer.
+
+    Raises:
+        RequestError: see the tree in ``errors``.
+    """
+    seen = _request(task, Options()).numbers(upload, model, tensor)
+    found = msgspec.msgpack.decode(seen.answer, type=dict[str, Array])
+    return {name: array.unpack() for name, array in found.items()}, seen
+
+
+def labels_of(task: Task[Any], model: str, count: int) -> list[tuple[int, str]]:
+    """Return id and label of each of the scores that a classifier's graph gives.
+
+    Args:
+        count: of scores.
+
+    Raises:
+        RequestError: see the tree in ``errors``.
+    """
+    server = backend()
+    listed = server.ask("labels", contract.Labels, name=model, of=task.kind)
+    told = server.ask("model", contract.ModelReport, name=model, of=task.kind)
+    offset = told.alignment.offset if told.alignment is not None else 0
+    names = {one.id: one.name for one in listed.labels}
+    return [(i + offset, names.get(i + offset, "")) for i in range(count)]
+
+
+def _request(task: Task[Any], options: Options) -> PhotoRequest:
+    server = backend()
+    who = caller(server.settings.request_timeout_s, own_limit())
+    return PhotoRequest(server.link, task, who, options, g.request_id)
+
+
+def _findings(task: Task[Any], seen: Seen) -> Sequence[Finding]:
+    return task.findings(msgspec.json.decode(seen.answer, type=task.answer_type))
 
 
 def answer(body: object, *seen: Seen) -> Response:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
-from flask import Response, g, request
+from flask import Response, request
 from werkzeug.exceptions import NotFound
 
 from modelserver import __version__
@@ -24,9 +24,7 @@ from modelserver.core.errors import (
     CrossSite,
     ModelFailed,
     ModelNotReady,
-    RequestError,
 )
-from modelserver.core.messages import Array, TensorSpec
 from modelserver.core.messages.questions import (
     ModelStatistics,
     ModelTensors,
@@ -37,10 +35,15 @@ from modelserver.tasks.options import read_options
 from modelserver.web.access import check_loopback, note_evaluations
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
-from modelserver.web.callers import caller, own_limit
 from modelserver.web.dialects import tensor_answers, tensor_bodies
 from modelserver.web.dialects.dialect import Dialect, Route
-from modelserver.web.dialects.evaluations import answer
+from modelserver.web.dialects.evaluations import (
+    answer,
+    evaluate_all,
+    feed,
+    labels_of,
+    task_of,
+)
 from modelserver.web.dialects.inference_types import (
     AllStatistics,
     ConfigTensor,
@@ -61,12 +64,14 @@ from modelserver.web.dialects.inference_types import (
     TensorMetadata,
 )
 from modelserver.web.dialects.tensor_answers import Column, InferResponse
-from modelserver.web.photo_requests import PhotoRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from modelserver.core.contract import Problem
+    from modelserver.core.messages import TensorSpec
     from modelserver.core.messages.requests import Seen
     from modelserver.tasks import Finding, Task
     from modelserver.web.backend import Backend
@@ -262,38 +267,13 @@ def _loaded(model: str, version: str) -> ModelTensors:
     return found
 
 
-def _task_of(model: str) -> Task[Any]:
-    """Return the task of a model; it may not exist."""
-    tasks = backend().tasks
-    if len(tasks) == 1:
-        return tasks[0]
-    return by_kind(backend().ask("tensors", ModelTensors, name=model).kind)
-
-
-def _request(task: Task[Any], options: Mapping[str, Sequence[str]]) -> PhotoRequest:
-    server_ = backend()
-    who = caller(server_.settings.request_timeout_s, own_limit())
-    return PhotoRequest(server_.link, task, who, read_options(options), g.request_id)
-
-
 def _look(model: str, asked: Inference) -> tuple[list[Column], list[Seen]]:
     """Have a model look at images, and return what it found in each."""
-    images, task = asked.images(), _task_of(model)
-    options = _options(asked.head, task)
-    request_ = _request(task, options)
-    if len(images) == 1:
-        outcomes: Sequence[Seen | RequestError] = [request_.one(images[0], model)]
-    else:
-        outcomes = request_.several(images, [model])
-    for each in outcomes:
-        if isinstance(each, RequestError):
-            raise each
-    seen = [each for each in outcomes if not isinstance(each, RequestError)]
-    found = [
-        task.findings(msgspec.json.decode(each.answer, type=task.answer_type))
-        for each in seen
-    ]
-    return _image_columns(task, found), seen
+    images, task = asked.images(), task_of(model)
+    options = read_options(_options(asked.head, task))
+    evaluations = evaluate_all(task, images, model, options)
+    columns = _image_columns(task, [each.findings for each in evaluations])
+    return columns, [each.seen for each in evaluations]
 
 
 def _options(head: InferRequest, task: Task[Any]) -> dict[str, list[str]]:
@@ -356,15 +336,13 @@ def _image_outputs(task: Task[Any]) -> tuple[TensorMetadata, ...]:
 def _feed(model: str, asked: Inference) -> tuple[list[Column], list[Seen]]:
     """Feed a model's graph, and return what it gave."""
     upload, tensor = asked.tensor()
-    task = _task_of(model)
-    seen = _request(task, {}).numbers(upload, model, tensor)
-    found = msgspec.msgpack.decode(seen.answer, type=dict[str, Array])
+    task = task_of(model)
+    found, seen = feed(task, upload, model, tensor)
     labels: list[tuple[int, str]] = []
     if any("classification" in one.parameters for one in asked.head.outputs):
         labels = _labels(model, task, found)
     columns = []
-    for name, array in found.items():
-        values = array.unpack()
+    for name, values in found.items():
         if labels and values.ndim:
             rows = values.reshape(max(1, values.shape[0] if values.ndim > 1 else 1), -1)
             columns.append(Column(name, rows, [labels] * len(rows)))
@@ -374,19 +352,13 @@ def _feed(model: str, asked: Inference) -> tuple[list[Column], list[Seen]]:
 
 
 def _labels(
-    model: str, task: Task[Any], found: Mapping[str, Array]
+    model: str, task: Task[Any], found: Mapping[str, NDArray[Any]]
 ) -> list[tuple[int, str]]:
     """Return the class of each score of a classifier; none of another model."""
     if task.finds != "classes" or len(found) != 1:
         return []
-    server_ = backend()
-    listed = server_.ask("labels", contract.Labels, name=model, of=task.kind)
-    told = server_.ask("model", contract.ModelReport, name=model, of=task.kind)
-    offset = told.alignment.offset if told.alignment is not None else 0
-    names = {one.id: one.name for one in listed.labels}
     (array,) = found.values()
-    count = array.shape[-1] if array.shape else 0
-    return [(i + offset, names.get(i + offset, "")) for i in range(count)]
+    return labels_of(task, model, array.shape[-1] if array.shape else 0)
 
 
 def _datatype(spec: TensorSpec) -> str:

@@ -60,6 +60,7 @@ _ANY_HEAD = zlib.MAX_WBITS | 32
 _CODINGS = {"gzip", "deflate"}
 _LENGTH = struct.Struct("<I")
 _MOST_DIGITS = 10
+_NUMBERS = {bool, int, float}
 # Axes of a tensor; TensorFlow has no more of an image's.
 _MOST_AXES = 16
 
@@ -123,7 +124,7 @@ class Inference(NamedTuple):
         if count > MAX_FILES:
             raise UploadTooLarge(f"A request may have {MAX_FILES} images.")
         if self.whole:
-            return [_spooled(self.spool, self.content)]
+            return [spooled(self.spool, self.content)]
         if given.data is not msgspec.UNSET:
             _unsized(given)
             files: Sequence[bytes | memoryview] = _texts(given.data, count)
@@ -131,7 +132,7 @@ class Inference(NamedTuple):
             files = list(_elements(self.content[self._binary(given) :], count))
         if not all(map(len, files)):
             raise BadRequest("An image is empty.")
-        return [_spooled(self.spool, file) for file in files]
+        return [spooled(self.spool, file) for file in files]
 
     def tensor(self) -> tuple[Upload, Tensor]:
         """Return the file that holds the numbers of the only input, and what they are.
@@ -148,7 +149,7 @@ class Inference(NamedTuple):
         if given.data is not msgspec.UNSET:
             _unsized(given)
             numbers = _numbers(given.data, tensor)
-            return _spooled(self.spool, numbers), tensor
+            return spooled(self.spool, numbers), tensor
         start = self._binary(given)
         if tensor.nbytes != len(self.content) - start:
             raise BadRequest(
@@ -157,7 +158,7 @@ class Inference(NamedTuple):
             )
         if self.upload is not None:
             return self.upload, msgspec.structs.replace(tensor, offset=start)
-        return _spooled(self.spool, self.content[start:]), tensor
+        return spooled(self.spool, self.content[start:]), tensor
 
     def _only(self) -> GivenInput:
         if len(self.head.inputs) != 1:
@@ -279,7 +280,8 @@ def _view(upload: Upload) -> memoryview:
     return memoryview(data) if isinstance(data, mmap.mmap) else data
 
 
-def _spooled(spool: Spool, data: bytes | memoryview) -> Upload:
+def spooled(spool: Spool, data: bytes | memoryview) -> Upload:
+    """Return data in a file of the upload folder, which goes with the request."""
     upload = spool.open()
     uploads().append(upload)
     upload.write(data)
@@ -340,19 +342,32 @@ def _numbers(data: msgspec.Raw, tensor: Tensor) -> bytes:
     # Before a number is made: n numbers have n - 1 commas, however they are nested.
     if bytes(data).count(b",") + 1 != count:
         raise BadRequest(f"The data must be {count} numbers, by the shape.")
-    try:
-        found = np.array(_plain(data))
-    except (ValueError, OverflowError) as error:
-        raise BadRequest("The data is of no even shape.") from error
+    found = numbers(_plain(data), tensor.dtype)
     if found.shape not in {(count,), tensor.shape}:
         raise BadRequest(
             f"The data has the shape {list(found.shape)}, not {list(tensor.shape)}."
         )
-    wanted = np.dtype(tensor.dtype)
-    if not _holds(wanted, found):
+    return found.tobytes()
+
+
+def numbers(value: Any, dtype: str) -> NDArray[Any]:
+    """Return numbers, in lists within lists as JSON has them, as an array.
+
+    Args:
+        dtype: wanted, as NumPy writes it.
+
+    Raises:
+        BadRequest: they are of no even shape, or do not fit into the type.
+    """
+    # As references first: one long text among them would give each number its size.
+    given = np.array(value, dtype=object)
+    if not _NUMBERS.issuperset(map(type, given.flat)):
+        raise BadRequest("The data is of no even shape, or not of numbers alone.")
+    found, wanted = np.array(value), np.dtype(dtype)
+    if not found.size or not _holds(wanted, found):
         raise BadRequest(f"The data does not fit into {wanted.name}.")
     with np.errstate(over="ignore"):
-        return found.astype(wanted).tobytes()
+        return found.astype(wanted)
 
 
 def _holds(wanted: np.dtype[Any], found: NDArray[Any]) -> bool:
