@@ -94,6 +94,32 @@ def of_versions(verb, end, **facts):
     }
 
 
+ROW = {"b64": base64.b64encode(photo(RED)).decode()}
+
+
+def of_forms():
+    """Give the requests to each of TensorFlow Serving's routes, in their three forms."""
+    found = {}
+    for root, word in (
+        ("", ""),
+        ("/versions/1", "_versions_version"),
+        ("/labels/stable", "_labels_label"),
+    ):
+        name = f"v1_models_model{word}"
+        found[f"get_{name}"] = Sample(f"/v1/models/m{root}")
+        found[f"get_{name}_metadata"] = Sample(f"/v1/models/m{root}/metadata")
+        for end, model, body in (
+            ("predict", "m", {"instances": [ROW]}),
+            ("classify", "c", {"examples": [{"image": ROW}]}),
+        ):
+            found[f"post_{name}_{end}"] = Sample(
+                f"/v1/models/{model}{root}:{end}",
+                content=(json.dumps(body).encode(), "application/json"),
+                model=model,
+            )
+    return found
+
+
 SAMPLES = {
     "v2": {
         "get_v2": Sample("/v2"),
@@ -130,6 +156,7 @@ SAMPLES = {
         "get_v1_status_ping": Sample("/v1/status/ping"),
         "get_v1_server_status_ping": Sample("/v1/server/status/ping"),
     },
+    "tfserving": of_forms(),
     "doods": {
         "get_detectors": Sample("/detectors"),
         "post_detect": Sample("/detect", content=base64_request(), model="m"),

@@ -64,7 +64,7 @@ def _count(low: int, high: int) -> Number:
     return Number(int, low, high)
 
 
-DIALECTS = ("v2", "deepstack", "doods")
+DIALECTS = ("v2", "deepstack", "tfserving", "doods")
 """The words for other servers' protocols; ``web.dialects.table`` has each."""
 
 SETTINGS: tuple[Setting, ...] = (

@@ -54,8 +54,7 @@ class Route:
     @property
     def endpoint(self) -> str:
         """Its name, less the dialect's; no other route of the dialect has it."""
-        words = (word.strip("<>") for word in self.path.split("/") if word)
-        return "_".join((self.verb.lower(), *words)).replace(".", "_")
+        return "_".join((self.verb.lower(), *re.findall(r"\w+", self.path)))
 
 
 @dataclass(frozen=True, kw_only=True)

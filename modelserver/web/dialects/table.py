@@ -12,6 +12,7 @@ from modelserver.web.dialects.deepstack import DEEPSTACK
 from modelserver.web.dialects.dialect import Dialect, Route, by_path
 from modelserver.web.dialects.doods import DOODS
 from modelserver.web.dialects.open_inference import OPEN_INFERENCE
+from modelserver.web.dialects.tensorflow_serving import TENSORFLOW_SERVING
 from modelserver.web.forms import read_form
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from modelserver.tasks import Task
 
 DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (OPEN_INFERENCE, DEEPSTACK, DOODS)
+    dialect.name: dialect
+    for dialect in (OPEN_INFERENCE, DEEPSTACK, TENSORFLOW_SERVING, DOODS)
 }
 """Each by the word that the setting ``DIALECTS`` has for it."""
 
