@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_read_removes_nothing(folder, hot, sink, caplog)
     folder.rename(away)
     for _ in range(3):
         assert not hot.poll()
-    assert caplog.text.count("cannot be read") == 1
+    assert caplog.text.count("It is waited for") == 1
     away.rename(folder)
     assert not hot.poll()
     assert sink.calls == []

@@ -26,6 +26,7 @@ class Backend:
     """Starts and closes nothing, and says so with its process's id."""
 
     spool = None
+    dialects = ()
 
     def __init__(self):
         self.closed = threading.Event()

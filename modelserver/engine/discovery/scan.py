@@ -113,7 +113,7 @@ def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
         paths = sorted(folder.iterdir())
     except FileNotFoundError as err:
         warning = (
-            f"The model folder {str(folder)!r} is not there yet ({err.strerror}). It is"
+            f"The model folder {str(folder)!r} is not there ({err.strerror}). It is"
             f" waited for: make it, and {hint(*tasks)}."
         )
         return Discovery((), (warning,), readable=False, hint=hint(*tasks))
