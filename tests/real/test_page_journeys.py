@@ -345,6 +345,15 @@ def test_a_label_has_one_colour_everywhere(opened):
     assert found == ["#{:02x}{:02x}{:02x}".format(*colour(one)) for one in labels]
 
 
+# Whether two photos were asked about at the same time.
+AT_ONCE = """() => {
+  const all = performance.getEntriesByType("resource")
+    .filter(({ name }) => name.endsWith("/detect"));
+  return all.some((a, i) => all.some((b, j) => i < j
+    && b.startTime < a.responseEnd - 1 && a.startTime < b.responseEnd - 1));
+}"""
+
+
 def test_the_camera_is_answered_live(opened):
     """One frame at a time, with boxes and the rate; closing ends it."""
     watched = opened()
@@ -357,15 +366,7 @@ def test_the_camera_is_answered_live(opened):
     size = page.locator("#camera-canvas").evaluate("(one) => [one.width, one.height]")
     assert min(size) > 100
     assert page.locator("#camera-video").is_hidden()
-    at_once = page.evaluate(
-        """() => {
-          const all = performance.getEntriesByType("resource")
-            .filter(({ name }) => name.endsWith("/detect"));
-          return all.some((a, i) => all.some((b, j) => i < j
-            && b.startTime < a.responseEnd - 1 && a.startTime < b.responseEnd - 1));
-        }"""
-    )
-    assert not at_once
+    assert not page.evaluate(AT_ONCE)
     page.locator("#camera-close").click()
     page.locator("#camera").wait_for(state="hidden")
     assert page.locator("#camera-rate").text_content() == ""
@@ -373,3 +374,88 @@ def test_the_camera_is_answered_live(opened):
     page.wait_for_timeout(500)
     assert watched.posts() == sent
     assert page.locator(".thumb").count() == 0
+
+
+# A second and a half of frames of nearly one colour, as a file that is chosen or dropped.
+FILM = """async (way) => {
+  const canvas = Object.assign(document.createElement("canvas"), {width: 320, height: 240});
+  const pen = canvas.getContext("2d");
+  const recorder = new MediaRecorder(canvas.captureStream(20), {mimeType: "video/webm"});
+  const parts = [];
+  recorder.ondataavailable = ({data}) => parts.push(data);
+  const done = new Promise((stopped) => (recorder.onstop = stopped));
+  recorder.start();
+  for (let frame = 0; frame < 30; frame += 1) {
+    pen.fillStyle = frame % 2 ? "rgb(200 100 50)" : "rgb(201 101 51)";
+    pen.fillRect(0, 0, 320, 240);
+    await new Promise((next) => setTimeout(next, 50));
+  }
+  recorder.stop();
+  await done;
+  const data = new DataTransfer();
+  data.items.add(new File(parts, "film.webm", {type: "video/webm"}));
+  if (way === "drop") {
+    return document.body.dispatchEvent(
+      new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}));
+  }
+  const input = document.getElementById("file");
+  input.files = data.files;
+  input.dispatchEvent(new Event("change"));
+}"""
+
+TONES = """(one) => new Set(new Uint32Array(
+  one.getContext("2d").getImageData(0, 0, 320, 240).data.buffer)).size"""
+
+
+@pytest.mark.parametrize("way", ["drop", "choose"])
+def test_a_video_is_answered_frame_by_frame(opened, way):
+    """One frame at a time, with boxes and the rate; pausing holds it, closing ends it."""
+    watched = opened()
+    page = watched.page
+    film = page.locator("#camera-video")
+    film.evaluate("(one) => (one.loop = true)")
+    page.evaluate(FILM, way)
+    assert page.get_by_role("dialog", name="film.webm").is_visible()
+    page.locator("#camera-rate", has_text="frames a second").wait_for()
+    canvas = page.locator("#camera-canvas")
+    assert canvas.evaluate("(one) => [one.width, one.height]") == [320, 240]
+    assert canvas.evaluate(TONES) > 10  # boxes and words besides the one colour
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Play", exact=True).wait_for()
+    wait_for(lambda: still(watched), "nothing is asked")
+    assert canvas.is_visible()
+    sent = watched.posts()
+    page.get_by_role("button", name="Play", exact=True).click()
+    wait_for(lambda: page.evaluate("0") or watched.posts() > sent + 2, "frames")
+    assert not page.evaluate(AT_ONCE)
+    film.evaluate("(one) => (one.loop = false)")
+    page.get_by_role("button", name="Play", exact=True).wait_for()  # it has ended
+    wait_for(lambda: still(watched), "nothing is asked")
+    page.get_by_role("button", name="Take photo").click()
+    page.locator(".result table").wait_for()
+    assert page.locator(".thumb").count() == 1
+    assert film.get_attribute("src") is None
+
+
+def still(watched):
+    """Whether no photo is sent for a while."""
+    sent = watched.posts()
+    watched.page.wait_for_timeout(500)
+    return watched.posts() == sent
+
+
+def test_a_video_that_cannot_be_played_says_so(opened):
+    """In words, and the camera works after it."""
+    watched = opened()
+    page = watched.page
+    film = {"name": "x.webm", "mimeType": "video/webm", "buffer": b"no film"}
+    page.locator("#file").set_input_files([film])
+    page.get_by_text("This browser cannot play this file.").wait_for()
+    page.locator("#camera-close").click()
+    assert watched.posts() == 0
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("heading", name="Camera").wait_for()
+    page.locator("#camera-live:enabled").click()
+    page.locator("#camera-rate", has_text="frames a second").wait_for()
+    page.locator("#camera-live", has_text="Stop live").wait_for()
+    page.locator("#camera-close").click()

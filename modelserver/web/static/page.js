@@ -3,10 +3,10 @@
 
 import { detects } from "./api.js";
 import { readAddress, readModel, writeAddress } from "./address.js";
-import { offerCamera } from "./camera.js";
 import { offerDownloads } from "./downloads.js";
 import { copyText, make, say } from "./elements.js";
 import { showLabels, startFilters } from "./filters.js";
+import { offerCamera, playVideo } from "./live.js";
 import { allModels, chosenModels, look, startList } from "./model_list.js";
 import { showCard } from "./model_card.js";
 import { offerOverview, overviewChanged } from "./overview.js";
@@ -142,7 +142,7 @@ async function addSample({ target }) {
 // Events.
 
 listen({ changed: answerChanged, unauthorized: askForToken, notReady: look, unreachable: look });
-startPhotos({ added: askAll, chosen: photoChosen });
+startPhotos({ added: askAll, chosen: photoChosen, video: playVideo });
 startFilters({ changed: viewChanged, set: viewSet });
 $("ask").onsubmit = (event) => event.preventDefault();
 $("same-copy").onclick = ({ currentTarget }) => copyText($("same-code"), currentTarget);

@@ -14,7 +14,7 @@ let heard = {};
 
 export const chosenShot = () => chosen;
 
-/** Set who hears of photos: `added(shot)` of each, and `chosen()` of another one shown. */
+/** Set who hears: `added(shot)` of each photo, `chosen()` of another one shown, and `video(file)`. */
 export function startPhotos(ears) {
   heard = ears;
   for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -22,6 +22,7 @@ export function startPhotos(ears) {
   }
   document.addEventListener("paste", ({ clipboardData }) => addFiles([...(clipboardData?.files ?? [])]));
   $("file").multiple = true;
+  $("file").accept += ",video/*";
   $("file").onchange = async ({ target }) => {
     addFiles([...target.files]);
     target.value = ""; // the same photo may be chosen again
@@ -30,8 +31,14 @@ export function startPhotos(ears) {
   $("strip").onkeydown = onKey;
 }
 
-/** Add photos, and say what was left out. */
-export function addFiles(files, others = []) {
+const isVideo = ({ type }) => type.startsWith("video/");
+
+/** Add photos or play a video, and say what was left out. */
+export function addFiles(given, named = []) {
+  const [video, ...more] = given.filter(isVideo);
+  if (video) heard.video(video);
+  const files = given.filter((file) => !isVideo(file));
+  const others = [...named, ...more.map(({ name }) => name)];
   const photos = files.slice(0, MOST - shots.length);
   const words = [];
   if (photos.length < files.length) {
