@@ -226,6 +226,18 @@ def test_a_model_in_use_is_unloaded_once_its_requests_have_ended(
     assert world.closed == ["a"]
 
 
+def test_a_model_may_be_unloaded_again_while_it_leaves(registry, world, three):
+    """The last word counts: who asked for it meanwhile does not get it back."""
+    with registry.lease("a"):
+        registry.unload("a")
+        registry.load("a")
+        registry.unload("a")
+        assert states(registry)["a"] is State.DRAINING
+    assert registry.wait(state("a", State.UNLOADED), SECONDS)
+    with pytest.raises(ModelNotReady, match="is unloaded"):
+        get(registry, "a")
+
+
 def test_a_model_that_is_loading_cannot_be_unloaded(registry, world):
     """It is said to be loading, and goes on."""
     world.gate.clear()

@@ -209,6 +209,9 @@ class Registry(Generic[L]):
         """
         with self._lock:
             entry = self.entry(name, kind)
+            if entry.state is State.DRAINING:  # it is on its way, and stays away now
+                entry.dismissed, entry.asked = True, False
+                return
             if entry.version is None and entry.busy:
                 raise ModelNotReady(name, _activity(entry), max(1.0, entry.load_s))
             entry.dismissed, entry.pending, entry.retry_at = True, None, None
