@@ -243,9 +243,9 @@ def test_other_methods_are_405_with_allow(method, client):
         if method in rule.methods or rule.endpoint == "static":
             continue
         path = rule.rule.replace("<slug>", "bad-request").replace("<name>", "m")
-        answer = app.open(path, method=method)
-        if method == "HEAD" and answer.status_code == 200:
+        if method == "HEAD" and app.application.url_map.bind("").test(path, "HEAD"):
             continue  # another rule of the path has GET
+        answer = app.open(path, method=method)
         assert answer.status_code == 405, (method, path)
         assert answer.headers["Allow"]
         assert "OPTIONS" not in answer.headers["Allow"]
