@@ -242,7 +242,7 @@ def test_a_folder_that_is_deleted_and_restored_disturbs_nobody(server, folder):
         load.wait_for(1)
         away = shutil.move(folder, folder.parent / "away")
         wait_for(
-            lambda: "cannot be read" in (folder.parent / "stderr").read_text(),
+            lambda: "waited for: make it" in (folder.parent / "stderr").read_text(),
             "it is noticed",
         )
         load.wait_for(1)
