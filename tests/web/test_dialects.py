@@ -11,9 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelserver.core.contract import Problem
 from modelserver.core.settings.table import DIALECTS as WORDS
+from modelserver.engine.catalogue import State
+from modelserver.tasks import by_kind
 from modelserver.web import dialects as package
 from modelserver.web.dialects.table import DIALECTS
-from support.app_client import SECONDS, photo, post
+from modelserver.web.factory import create_app
+from support.app_client import SECONDS, left_in, make_settings, photo, post
 from support.dialect_requests import KINDS, NAMES, RED, ROUTES, SAMPLES, write_models
 
 OF_ROUTES = pytest.mark.parametrize(("dialect", "route", "sample"), ROUTES, ids=NAMES)
@@ -30,15 +33,42 @@ SHARED = {
 }
 
 
-@pytest.fixture
-def speaking(folder, serving):
-    """Return a function that serves a detector and a classifier."""
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    """Return a function that serves a detector and a classifier.
+
+    Loading them takes long, so those with the same settings are made once.
+    """
+    folder = tmp_path_factory.mktemp("models")
     write_models(folder)
+    apps = {}
+
+    def make(settings):
+        uploads = tmp_path_factory.mktemp("uploads")
+        given = {"MODEL_FOLDER": folder, "UPLOAD_FOLDER": uploads, **settings}
+        tasks = [by_kind(kind) for kind in KINDS]
+        app = create_app(tasks, make_settings(ISOLATION="inline", **given))
+        app.extensions["modelserver"].start()
+        return app
 
     def serve(**settings):
-        return serving(*KINDS, **settings)
+        key = tuple(settings.items())
+        if key not in apps:
+            apps[key] = make(settings)
+        registry = apps[key].extensions["modelserver"].engine.registry
+        for kind, name in [entry.key for entry in registry]:
+            registry.load(name, kind)  # another test may have unloaded it
+        assert registry.wait(
+            lambda entries: all(entry.state is State.READY for entry in entries),
+            SECONDS,
+        )
+        return apps[key].test_client()
 
-    return serve
+    yield serve
+    for app in apps.values():
+        backend = app.extensions["modelserver"]
+        backend.close()
+        assert left_in(backend.settings.upload_folder) == []
 
 
 def is_refusal(dialect, response, status=None):
@@ -106,6 +136,9 @@ def test_a_dialect_uses_no_other_and_no_own_route(path):
 def test_a_request_is_answered_counted_and_timed(dialect, route, sample, speaking):
     """It has its id, its times, and a series with the dialect as a label."""
     client = speaking()
+    labels = {"route": route.path, "model": sample.model, "status": "200"}
+    labels["dialect"] = dialect.name
+    before = answered(client, **labels)
     response = sample.send(client, route.verb, headers={"X-Request-Id": "my-id"})
     assert response.status_code == 200, response.data
     assert response.headers["X-Request-Id"] == "my-id"
@@ -114,8 +147,7 @@ def test_a_request_is_answered_counted_and_timed(dialect, route, sample, speakin
     assert "total;dur=" in stages
     assert ("run;dur=" in stages) == bool(sample.model)
     assert response.headers.get("X-Model", "") == sample.model
-    labels = {"route": route.path, "model": sample.model, "status": "200"}
-    assert answered(client, dialect=dialect.name, **labels) == 1
+    assert answered(client, **labels) == before + 1
 
 
 @OF_ROUTES
@@ -199,11 +231,12 @@ def held(backend):
 
 
 @OF_ROUTES
-def test_a_request_is_traced(dialect, route, sample, speaking):
+def test_a_request_is_traced(dialect, route, sample, speaking, monkeypatch):
     """A request has a span by its route, and each evaluation its stages."""
     client = speaking()
     spans = Spans()
-    client.application.extensions["modelserver"].traces = spans
+    backend = client.application.extensions["modelserver"]
+    monkeypatch.setattr(backend, "traces", spans)
     assert sample.send(client, route.verb).status_code == 200
     assert spans.names == [f"{route.verb} {route.path}"]
     assert [seen.model for seen in spans.seen] == [sample.model] * bool(sample.model)
@@ -258,8 +291,10 @@ def test_only_the_dialects_that_are_chosen_are_spoken(speaking):
 def test_own_routes_have_no_dialect(speaking):
     """Their series, their form and their problems are as they were."""
     client = speaking()
+    series = {"route": "/detect", "model": "m", "status": "200"}
+    before = answered(client, **series)
     assert post(client, "/detect", "m", photo(RED)).status_code == 200
-    assert answered(client, route="/detect", model="m", status="200") == 1
+    assert answered(client, **series) == before + 1
     refused = post(client, "/detect", "x", photo(RED))
     assert refused.content_type == "application/problem+json"
     assert json.loads(refused.data)["type"] == "/problems/model-not-found"
