@@ -317,12 +317,13 @@ def any_connection(port):
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_stdout_is_what_the_operator_was_promised(debug, tiny, uploads, tmp_path):
-    """A line an evaluation; with DEBUG every detection, flushed at once."""
+    """A line an evaluation; with DEBUG every detection, without a wait for more."""
     with started(
         "app.py", folder=tiny, uploads=uploads, tmp_path=tmp_path, DEBUG=debug
     ) as server:
         server.wait()
         server.post("/detect", "echo", photo())
+        wait_for(lambda: " ms (" in server.stdout, "the line has come")
         lines = server.stdout.splitlines()
     assert lines[-1].startswith("echo ")
     assert " ms (" in lines[-1]

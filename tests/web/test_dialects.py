@@ -221,9 +221,9 @@ def test_a_clients_own_limit_of_time_holds(dialect, route, sample, speaking):
 
 @contextmanager
 def held(backend):
-    """Have the engine answer nothing for a while."""
+    """Have the engine answer nothing for half a second, which a door waits out."""
     loop, free = backend.engine.loop, threading.Event()
-    loop.call(free.wait, SECONDS)
+    loop.call(free.wait, 0.5)
     try:
         yield
     finally:
