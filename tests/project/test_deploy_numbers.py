@@ -36,7 +36,7 @@ def families():
         lambda: [ProcessMetrics("door", 2, 1)],
         lambda: DecoderMetrics(1, 1, 1, 1, {"crash": 1}),
     )
-    metrics.count_answer("/detect", "m", 200)
+    metrics.count_answer("/image", "m", 200, "doods")
     metrics.count_refusal("overloaded")
     metrics.count_evaluation("m", {"run": 1.0}, 1, [("seal", 0.9)])
     text = metrics.render()[0].decode()
