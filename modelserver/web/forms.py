@@ -7,6 +7,7 @@ A body that is no form is the photo itself, if the query names the model.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import parse_qs
@@ -176,24 +177,39 @@ def form_key() -> FormKey | None:
     return cast("FormKey | None", g.get("form_key"))
 
 
-def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise what is wrong with a body, in the words of errors of ours.
+
+    Raises:
+        BadRequest: it is malformed or cut off.
+        BodyTooSlow: it came too slowly.
+        UploadTooLarge: it has too many parts.
+    """
     try:
-        # Names of files come as the client's system writes them; see _text.
-        with PushMultipartParser(
-            boundary,
-            max_segment_count=MAX_PARTS,
-            header_charset="latin-1",
-            strict=True,
-        ) as parser:
-            for piece in _pieces(body_stream(request)):
-                for event in parser.parse(piece):
-                    reader.take(event)
+        yield
     except TooSlow as error:
         raise BodyTooSlow from error
     except ParserLimitReached as error:
         raise UploadTooLarge(f"The form is too large: {error}.") from error
     except (MultipartError, ParseException) as error:
         raise _malformed_error(error) from error
+
+
+def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
+    # Names of files come as the client's system writes them; see _text.
+    with (
+        _reading(),
+        PushMultipartParser(
+            boundary,
+            max_segment_count=MAX_PARTS,
+            header_charset="latin-1",
+            strict=True,
+        ) as parser,
+    ):
+        for piece in _pieces(body_stream(request)):
+            for event in parser.parse(piece):
+                reader.take(event)
 
 
 def read_body(request: Request) -> bytes:
@@ -208,24 +224,16 @@ def read_body(request: Request) -> bytes:
     encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
     if encoding.strip().lower() != "identity":
         raise UnsupportedEncoding
-    try:
+    with _reading():
         stream = body_stream(request)
         # Werkzeug notices a body that is over the limit when it is asked for more.
         return b"".join(iter(lambda: stream.read(_READ_BYTES), b""))
-    except TooSlow as error:
-        raise BodyTooSlow from error
-    except ParseException as error:
-        raise _malformed_error(error) from error
 
 
 def _read_fields(request: Request, form: Form, shape: FormShape) -> None:
     """Read the fields of a form without photos, which may be no form at all."""
-    try:
+    with _reading():
         body = body_stream(request).read(_MAX_TEXT_BYTES + 1)
-    except TooSlow as error:
-        raise BodyTooSlow from error
-    except ParseException as error:
-        raise _malformed_error(error) from error
     if len(body) > _MAX_TEXT_BYTES:
         raise UploadTooLarge("The form is too large: it has no photo here.")
     if request.mimetype != _TEXT_FORM:
@@ -315,15 +323,10 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
     """
     stream = body_stream(request)
     # One in the upload folder is an upload as it is.
-    upload = stream if isinstance(stream, Upload) else spool.open()
-    uploads().append(upload)
-    try:
+    upload = keep(stream if isinstance(stream, Upload) else spool.open())
+    with _reading():
         is_there = stream is upload
         head = upload.read(_HEAD_BYTES) if is_there else _copy(stream, upload)
-    except TooSlow as error:
-        raise BodyTooSlow from error
-    except ParseException as error:
-        raise _malformed_error(error) from error
     if not head:
         raise BadRequest("The body is empty: send the photo's bytes.")
     _check_head(head)
@@ -409,8 +412,7 @@ class _Reader:
             raise UploadTooLarge(
                 f"The form has more than {MAX_FILES} files; send several requests."
             )
-        self._upload = self._spool.open()
-        uploads().append(self._upload)
+        self._upload = keep(self._spool.open())
         self._form.files.append(File(_text(part.filename), self._upload))
 
     def _add(self, data: bytes | bytearray) -> None:
@@ -459,6 +461,23 @@ def require(form: Form, known: Callable[[], list[str]]) -> tuple[list[str], list
         return names, form.files
     instead = f" as 'file', not as {form.other!r}" if form.other is not None else ""
     raise MissingField("file", f"send a photo{instead}, e.g. curl -F file=@photo.jpg.")
+
+
+def spooled(spool: Spool, data: bytes | memoryview) -> Upload:
+    """Return data in a file of the upload folder, which goes with the request.
+
+    Raises:
+        StorageFull, StorageUnavailable: it cannot be kept.
+    """
+    upload = keep(spool.open())
+    upload.write(data)
+    return upload
+
+
+def keep(upload: Upload) -> Upload:
+    """Have an upload closed at the request's end, and return it."""
+    uploads().append(upload)
+    return upload
 
 
 def uploads() -> list[Upload]:

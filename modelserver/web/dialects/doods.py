@@ -33,10 +33,9 @@ from modelserver.web.dialects.evaluations import (
     answer_picture,
     default_model,
     evaluate,
-    names_of,
     task_that,
 )
-from modelserver.web.forms import read_body, uploads
+from modelserver.web.forms import read_body, spooled
 
 if TYPE_CHECKING:
     from typing import Any
@@ -166,8 +165,7 @@ def detectors() -> Response:
     listed = backend().ask("models", contract.Models).models
     there = {each.name: each for each in listed if each.kind == task.kind}
     found = [detector for each in there.values() if (detector := _detector(task, each))]
-    names = names_of(task)
-    if len(names) == 1 and names[0] != _DEFAULT:
+    if len(there) == 1 and _DEFAULT not in there:
         found += [msgspec.structs.replace(each, name=_DEFAULT) for each in found]
     return answer(Detectors(found))
 
@@ -257,10 +255,7 @@ def _photo(data: str) -> Upload:
         raise BadRequest("data must be a photo in base64.") from error
     if not content:
         raise BadRequest("data is empty: send a photo in base64.")
-    upload = backend().spool.open()
-    uploads().append(upload)
-    upload.write(content)
-    return upload
+    return spooled(backend().spool, content)
 
 
 def _options(wanted: Wanted) -> Options:

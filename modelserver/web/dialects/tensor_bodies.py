@@ -26,7 +26,7 @@ from modelserver.core.errors import (
 )
 from modelserver.core.messages.requests import Tensor
 from modelserver.engine.uploads import Upload
-from modelserver.web.forms import MAX_FILES, body_stream, uploads
+from modelserver.web.forms import MAX_FILES, body_stream, keep, spooled
 from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
@@ -249,15 +249,13 @@ def _read(
     stream = body_stream(request)
     if coding in {"", "identity"}:
         if isinstance(stream, Upload):
-            uploads().append(stream)
-            return _view(stream), stream
+            return _view(keep(stream)), stream
         # To its end, which tells that it is not over the limit.
         pieces = list(iter(stream.read, b""))
         return memoryview(b"".join(pieces)), None
     if coding not in _CODINGS:
         raise UnsupportedEncoding
-    upload = spool.open()
-    uploads().append(upload)
+    upload = keep(spool.open())
     unpacker, left = zlib.decompressobj(_ANY_HEAD), most
     try:
         while piece := stream.read(_READ_BYTES):
@@ -278,14 +276,6 @@ def _read(
 def _view(upload: Upload) -> memoryview:
     data = upload.data()
     return memoryview(data) if isinstance(data, mmap.mmap) else data
-
-
-def spooled(spool: Spool, data: bytes | memoryview) -> Upload:
-    """Return data in a file of the upload folder, which goes with the request."""
-    upload = spool.open()
-    uploads().append(upload)
-    upload.write(data)
-    return upload
 
 
 def _unsized(given: GivenInput) -> None:

@@ -36,7 +36,7 @@ from modelserver.web.dialects.evaluations import (
     task_of,
 )
 from modelserver.web.dialects.tensor_answers import packed, table
-from modelserver.web.forms import MAX_FILES
+from modelserver.web.forms import MAX_FILES, spooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -406,7 +406,7 @@ def _files(values: Sequence[Any]) -> list[Upload]:
     if len(values) > MAX_FILES:
         raise UploadTooLarge(f"A request may have {MAX_FILES} images.")
     spool = backend().spool
-    return [tensor_bodies.spooled(spool, _decoded(value)) for value in values]
+    return [spooled(spool, _decoded(value)) for value in values]
 
 
 def _decoded(value: Any) -> bytes:
@@ -492,7 +492,7 @@ def _feed(model: str, task: Task[Any], given: Given) -> tuple[Arrays, list[Seen]
             '{"b64": "its file in base64"}.'
         )
     array = tensor_bodies.numbers(given.value, dtype)
-    upload = tensor_bodies.spooled(backend().spool, array.tobytes())
+    upload = spooled(backend().spool, array.tobytes())
     tensor = Tensor(dtype, array.shape, 0, given.name)
     outputs, seen = feed(task, upload, model, tensor)
     return outputs, [seen]
