@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from modelserver.core import logs
 from modelserver.engine import startup_screen
-from modelserver.engine.catalogue import State
 from modelserver.tasks import by_kind
 
 if TYPE_CHECKING:
@@ -60,8 +59,11 @@ def greet(
 
 def _serving(registry: Registry[Any]) -> list[tuple[str, str]]:
     """Return name and kind of the models that serve, or will once asked for."""
-    able = (State.READY, State.UNLOADED)
-    return [(one.name, one.files.kind) for one in registry if one.state in able]
+    return [
+        (one.name, one.files.kind)
+        for one in registry
+        if one.state in startup_screen.ABLE
+    ]
 
 
 def command(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
-_ABLE = (State.READY, State.UNLOADED)
+ABLE = (State.READY, State.UNLOADED)
+"""States of models that serve, or will once asked for."""
 
 
 def show(
@@ -55,7 +56,7 @@ def show(
         logs.show("")
         told.removeFilter(_is_odd)
     entries = list(registry)
-    able = [entry for entry in entries if entry.state in _ABLE]
+    able = [entry for entry in entries if entry.state in ABLE]
     if able and not registry.closed:
         log.info("%s", _sum_up(able, len(entries), clock() - since), extra=logs.BARE)
 

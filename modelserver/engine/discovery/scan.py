@@ -111,15 +111,12 @@ def discover(folder: Path, *tasks: Task[Any]) -> Discovery:
     """
     try:
         paths = sorted(folder.iterdir())
-    except FileNotFoundError as err:
-        warning = (
-            f"The model folder {str(folder)!r} is not there ({err.strerror}). It is"
-            f" waited for: make it, and {hint(*tasks)}."
-        )
-        return Discovery((), (warning,), readable=False, hint=hint(*tasks))
     except OSError as err:
-        why = f"The model folder {str(folder)!r} cannot be read ({err.strerror})"
-        warning = f"{why}; {hint(*tasks)}."
+        what, end = f"The model folder {str(folder)!r}", f"{hint(*tasks)}."
+        warning = f"{what} cannot be read ({err.strerror}); {end}"
+        if isinstance(err, FileNotFoundError):
+            why = f"is not there ({err.strerror}). It is waited for: make it, and"
+            warning = f"{what} {why} {end}"
         return Discovery((), (warning,), readable=False, hint=hint(*tasks))
     scans = [_Scan(folder, task, paths) for task in tasks]
     models = sorted(
