@@ -57,10 +57,14 @@ def answer_one(seen: Seen, picture: PictureFormat | None = None) -> Response:
     return response
 
 
-def describe(response: Response, seen: Seen) -> None:
-    """Add to an answer the headers that tell of its evaluation, and note that."""
+def describe(response: Response, seen: Seen, *others: Seen) -> None:
+    """Add to an answer the headers that tell of its evaluation, and note that.
+
+    Args:
+        others: evaluations of more photos by the same model, which are noted, too.
+    """
     logs.bind(model=seen.title)
-    note_evaluations(seen)
+    note_evaluations(seen, *others)
     response.headers.extend(_headers(seen))
 
 

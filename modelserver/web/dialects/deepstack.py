@@ -346,23 +346,21 @@ DEEPSTACK = Dialect(
         ),
         *(
             Route(
-                path=f"{root}/updateavailable",
+                path=f"{root}/{word}",
                 verb="GET",
-                view=update_available,
+                view=view,
                 is_open=True,
-                summary="That there is no update, as CodeProject.AI says it",
-                answer=Update,
+                summary=f"{summary}, as CodeProject.AI says it",
+                answer=kind,
             )
-            for root in ("/v1/status", "/v1/server/status")
-        ),
-        *(
-            Route(
-                path=f"{root}/ping",
-                verb="GET",
-                view=ping,
-                is_open=True,
-                summary="Whether the server lives, as CodeProject.AI says it",
-                answer=Pong,
+            for word, view, summary, kind in (
+                (
+                    "updateavailable",
+                    update_available,
+                    "That there is no update",
+                    Update,
+                ),
+                ("ping", ping, "Whether the server lives", Pong),
             )
             for root in ("/v1/status", "/v1/server/status")
         ),

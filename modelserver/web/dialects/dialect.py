@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import g
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,6 +89,17 @@ class Dialect:
     def has_key_in_form(self, route: Route | None) -> bool:
         """Tell whether a route's form may have the token."""
         return bool(self.key_fields) and route is not None and route.form is not None
+
+
+class Refusal(Struct, frozen=True):
+    """Why there is no answer, and nothing else."""
+
+    error: str
+
+
+def refuse_plainly(problem: Problem) -> tuple[int, Refusal]:
+    """Return an error for the dialects whose clients read one member of it."""
+    return problem.status, Refusal(problem.detail)
 
 
 def current() -> Dialect | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from flask import Response, g
-from werkzeug.exceptions import Forbidden
+from flask import Response, g, request
+from werkzeug.exceptions import Forbidden, NotFound
 
 from modelserver.core import contract
-from modelserver.core.errors import BadRequest, RequestError
+from modelserver.core.errors import BadRequest, ModelNotReady, RequestError
 from modelserver.core.messages import Array
 from modelserver.core.messages.questions import ModelTensors
 from modelserver.tasks import by_kind
@@ -17,6 +17,7 @@ from modelserver.tasks.options import Options
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
 from modelserver.web.callers import caller, own_limit
+from modelserver.web.dialects import tensor_bodies
 from modelserver.web.photo_requests import PhotoRequest
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 # What clients of other servers call the one model that they know of.
 _DEFAULT = "default"
+
+VERSION = "1"
+"""The only version of every model, to clients that ask for one."""
 
 
 class Evaluation(NamedTuple):
@@ -68,7 +72,46 @@ def task_of(model: str) -> Task[Any]:
     tasks = backend().tasks
     if len(tasks) == 1:
         return tasks[0]
-    return by_kind(backend().ask("tensors", ModelTensors, name=model).kind)
+    return by_kind(tensors_of(model).kind)
+
+
+def tensors_of(model: str) -> ModelTensors:
+    """Return a model's state, and its graph's inputs and outputs if it is in memory.
+
+    Raises:
+        AmbiguousModel, ModelNotFound: as ``Registry.entry``.
+    """
+    return backend().ask("tensors", ModelTensors, name=model)
+
+
+def graph_of(model: str) -> ModelTensors:
+    """Return a model's inputs and outputs.
+
+    Raises:
+        AmbiguousModel, ModelNotFound: as :func:`tensors_of`.
+        ModelNotReady: it is not in memory.
+    """
+    found = tensors_of(model)
+    if not found.inputs:
+        raise ModelNotReady(model, found.state.lower())
+    return found
+
+
+def check_version(model: str, version: str) -> None:
+    """Refuse any version but the one that each model has.
+
+    Raises:
+        NotFound: it is another.
+    """
+    if version != VERSION:
+        raise NotFound(f"The model {model} has no version {version[:50]}, only 1.")
+
+
+def read_whole_body() -> memoryview:
+    """Return the present request's body, unpacked; see ``tensor_bodies.body_of``."""
+    server = backend()
+    most = server.settings.max_upload_mb << 20
+    return tensor_bodies.body_of(request, server.spool, most)[0]
 
 
 def names_of(task: Task[Any]) -> list[str]:
@@ -192,6 +235,6 @@ def answer_picture(content: bytes, kind: str, *seen: Seen) -> Response:
 
 def _answer(content: bytes, kind: str, seen: Sequence[Seen]) -> Response:
     response = Response(content, content_type=kind)
-    for each in seen:
-        describe(response, each)
+    if seen:
+        describe(response, *seen)
     return response

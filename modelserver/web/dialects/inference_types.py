@@ -134,9 +134,3 @@ class AllStatistics(msgspec.Struct, frozen=True):
 
 class Done(msgspec.Struct, frozen=True):
     """It was done."""
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why there is no answer."""
-
-    error: str

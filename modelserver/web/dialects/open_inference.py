@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 from flask import Response, request
-from werkzeug.exceptions import NotFound
 
 from modelserver import __version__
 from modelserver.core import contract
@@ -27,22 +26,26 @@ from modelserver.core.errors import (
 )
 from modelserver.core.messages.questions import (
     ModelStatistics,
-    ModelTensors,
     Readiness,
 )
 from modelserver.tasks import by_kind
 from modelserver.tasks.options import read_options
-from modelserver.web.access import check_loopback, note_evaluations
+from modelserver.web.access import check_loopback
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
 from modelserver.web.dialects import tensor_answers, tensor_bodies
-from modelserver.web.dialects.dialect import Dialect, Route
+from modelserver.web.dialects.dialect import Dialect, Route, refuse_plainly
 from modelserver.web.dialects.evaluations import (
+    VERSION,
     answer,
+    check_version,
     evaluate_all,
     feed,
+    graph_of,
     labels_of,
+    read_whole_body,
     task_of,
+    tensors_of,
 )
 from modelserver.web.dialects.inference_types import (
     AllStatistics,
@@ -58,7 +61,6 @@ from modelserver.web.dialects.inference_types import (
     ModelMetadata,
     ModelReady,
     Ready,
-    Refusal,
     ServerMetadata,
     Statistics,
     TensorMetadata,
@@ -70,14 +72,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from modelserver.core.contract import Problem
     from modelserver.core.messages import TensorSpec
     from modelserver.core.messages.requests import Seen
     from modelserver.tasks import Finding, Task
     from modelserver.web.backend import Backend
     from modelserver.web.dialects.tensor_bodies import Inference, InferRequest
 
-VERSION = "1"
 _EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -95,11 +95,6 @@ _LOOK_S = 0.05
 _STATES = {"READY": "READY", "LOADING": "LOADING", "DRAINING": "UNLOADING"}
 _OPTIONS = ("min_confidence", "labels", "max_results", "top_k")
 _CONFIG_TYPES = {"FP16": "TYPE_FP16", "BYTES": "TYPE_STRING"}
-
-
-def refuse(problem: Problem) -> tuple[int, Refusal]:
-    """Return an error as the protocol has it."""
-    return problem.status, Refusal(problem.detail)
 
 
 def live() -> Response:
@@ -123,7 +118,8 @@ def server() -> Response:
 
 def model_ready(model: str, version: str = VERSION) -> Response:
     """``GET /v2/models/<model>/ready``: whether it answers now."""
-    is_ready = _tensors(model, version).state == _READY
+    check_version(model, version)
+    is_ready = tensors_of(model).state == _READY
     response = answer(ModelReady(model, is_ready))
     if not is_ready:
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
@@ -132,7 +128,8 @@ def model_ready(model: str, version: str = VERSION) -> Response:
 
 def metadata(model: str, version: str = VERSION) -> Response:
     """``GET /v2/models/<model>``: its inputs and outputs."""
-    found = _loaded(model, version)
+    check_version(model, version)
+    found = graph_of(model)
     body = ModelMetadata(
         model,
         (VERSION,),
@@ -146,7 +143,8 @@ def metadata(model: str, version: str = VERSION) -> Response:
 
 def config(model: str, version: str = VERSION) -> Response:
     """``GET /v2/models/<model>/config``: the same as Triton's configuration."""
-    found = _loaded(model, version)
+    check_version(model, version)
+    found = graph_of(model)
     batched = all(one.shape[:1] == (-1,) for one in found.inputs)
     body = ModelConfig(
         model,
@@ -161,16 +159,14 @@ def config(model: str, version: str = VERSION) -> Response:
 
 def index() -> Response:
     """``POST /v2/repository/index``: the models of the folder."""
-    server_ = backend()
-    most = server_.settings.max_upload_mb << 20
-    given, _ = tensor_bodies.body_of(request, server_.spool, most)
+    given = bytes(read_whole_body())
     try:
-        wanted = msgspec.json.decode(bytes(given) or b"{}", type=IndexRequest)
+        wanted = msgspec.json.decode(given or b"{}", type=IndexRequest)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"The JSON is not a request: {error}.") from error
     entries = [
         IndexEntry(one.name, VERSION, _STATES.get(one.state, "UNAVAILABLE"), one.reason)
-        for one in server_.ask("models", contract.Models).models
+        for one in backend().ask("models", contract.Models).models
         if one.state == _READY or not wanted.ready
     ]
     return answer(entries)
@@ -185,7 +181,7 @@ def load(model: str) -> Response:
     server_ = _own_client()
     server_.ask("load", type(None), name=model)
     until = time.perf_counter() + server_.settings.request_timeout_s
-    while (state := _tensors(model, VERSION).state) != _READY:
+    while (state := tensors_of(model).state) != _READY:
         if state == "FAILED":
             raise ModelFailed(model)
         if time.perf_counter() >= until:
@@ -210,9 +206,8 @@ def _own_client() -> Backend:
         LoopbackOnly, CrossSite: the server has no token, and the client is on another
             machine, or a page of another site.
     """
+    read_whole_body()
     server_ = backend()
-    most = server_.settings.max_upload_mb << 20
-    tensor_bodies.body_of(request, server_.spool, most)
     if not server_.settings.api_token:
         forwarded = request.headers.get("X-Forwarded-For", "")
         check_loopback(request.remote_addr, forwarded)
@@ -224,14 +219,14 @@ def _own_client() -> Backend:
 
 def statistics(model: str = "", version: str = VERSION) -> Response:
     """``GET /v2/models/<model>/stats``, or of all models: what was counted."""
-    _check(model, version)
+    check_version(model, version)
     found = backend().ask("statistics", list[ModelStatistics], name=model)
     return answer(AllStatistics(tuple(map(_statistics, found))))
 
 
 def infer(model: str, version: str = VERSION) -> Response:
     """``POST /v2/models/<model>/infer``: ask a model, with images or with numbers."""
-    _check(model, version)
+    check_version(model, version)
     server_ = backend()
     most = server_.settings.max_upload_mb << 20
     asked = tensor_bodies.read(request, server_.spool, most)
@@ -240,31 +235,8 @@ def infer(model: str, version: str = VERSION) -> Response:
     else:
         columns, seen = _feed(model, asked)
     response = tensor_answers.write(model, asked.head, columns)
-    describe(response, seen[0])
-    note_evaluations(*seen)
+    describe(response, *seen)
     return response
-
-
-def _check(model: str, version: str) -> None:
-    if version != VERSION:
-        raise NotFound(f"The model {model} has no version {version[:50]}, only 1.")
-
-
-def _tensors(model: str, version: str) -> ModelTensors:
-    _check(model, version)
-    return backend().ask("tensors", ModelTensors, name=model)
-
-
-def _loaded(model: str, version: str) -> ModelTensors:
-    """Return what is known of a model's graph.
-
-    Raises:
-        ModelNotReady: it is not in memory.
-    """
-    found = _tensors(model, version)
-    if not found.inputs:
-        raise ModelNotReady(model, found.state.lower())
-    return found
 
 
 def _look(model: str, asked: Inference) -> tuple[list[Column], list[Seen]]:
@@ -428,7 +400,7 @@ def _get(path: str, view: Any, summary: str, kind: Any, **more: Any) -> Route:
 OPEN_INFERENCE = Dialect(
     name="v2",
     prefixes=("/v2",),
-    refuse=refuse,
+    refuse=refuse_plainly,
     routes=(
         _get("/v2", server, "The server and what it can do", ServerMetadata),
         _get("/v2/health/live", live, "That the server lives", Live, is_open=True),

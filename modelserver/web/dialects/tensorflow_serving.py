@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
-from flask import Response, request
+from flask import Response
 from msgspec import UNSET, Struct, UnsetType
-from werkzeug.exceptions import NotFound
 
-from modelserver.core.errors import BadRequest, ModelNotReady, UploadTooLarge
-from modelserver.core.messages.questions import ModelTensors
+from modelserver.core.errors import BadRequest, UploadTooLarge
 from modelserver.core.messages.requests import Tensor
 from modelserver.tasks.options import MOST, Options
-from modelserver.web.access import note_evaluations
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
 from modelserver.web.dialects import tensor_bodies
-from modelserver.web.dialects.dialect import Dialect, Route
+from modelserver.web.dialects.dialect import Dialect, Route, refuse_plainly
 from modelserver.web.dialects.evaluations import (
+    VERSION,
     answer,
+    check_version,
     evaluate_all,
     feed,
+    graph_of,
     labels_of,
+    read_whole_body,
     task_of,
+    tensors_of,
 )
 from modelserver.web.dialects.tensor_answers import packed, table
 from modelserver.web.forms import MAX_FILES, spooled
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from modelserver.core.contract import Problem
     from modelserver.core.messages import TensorSpec
     from modelserver.core.messages.requests import Seen
     from modelserver.engine.uploads import Upload
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
-_VERSION, _LABEL = "1", "stable"
+_LABEL = "stable"
 _SIGNATURE = "serving_default"
 _METHOD = "tensorflow/serving/predict"
 _BASE64 = "b64"
@@ -78,12 +79,6 @@ _DTYPES = {
     "<f4": "DT_FLOAT",
     "<f8": "DT_DOUBLE",
 }
-
-
-class Refusal(Struct, frozen=True):
-    """Why there is no answer."""
-
-    error: str
 
 
 class Status(Struct, frozen=True):
@@ -154,7 +149,7 @@ class ModelSpec(Struct, frozen=True):
 
     name: str
     signature_name: str = ""
-    version: str = _VERSION
+    version: str = VERSION
 
 
 class Metadata(Struct, frozen=True):
@@ -212,29 +207,24 @@ class Given(NamedTuple):
     rows: bool = True
 
 
-def refuse(problem: Problem) -> tuple[int, Refusal]:
-    """Return an error as the protocol has it."""
-    return problem.status, Refusal(problem.detail)
-
-
-def status(model: str, version: str = _VERSION, label: str = _LABEL) -> Response:
+def status(model: str, version: str = VERSION, label: str = _LABEL) -> Response:
     """``GET /v1/models/<model>``: the state of its only version."""
-    found = _tensors(model, version, label)
+    _check(model, version, label)
+    found = tensors_of(model)
     state = _STATES.get(found.state, "END")
     failed = found.state == "FAILED"
     told = Status("INTERNAL", found.reason) if failed else Status()
-    return answer(ModelStatus((VersionStatus(_VERSION, state, told),)))
+    return answer(ModelStatus((VersionStatus(VERSION, state, told),)))
 
 
-def metadata(model: str, version: str = _VERSION, label: str = _LABEL) -> Response:
+def metadata(model: str, version: str = VERSION, label: str = _LABEL) -> Response:
     """``GET /v1/models/<model>/metadata``: inputs and outputs of its graph.
 
     Raises:
         ModelNotReady: it is not in memory.
     """
-    found = _tensors(model, version, label)
-    if not found.inputs:
-        raise ModelNotReady(model, found.state.lower())
+    _check(model, version, label)
+    found = graph_of(model)
     signature = Signature(
         {one.name: _info(one) for one in found.inputs},
         {one.name: _info(one) for one in found.outputs},
@@ -243,7 +233,7 @@ def metadata(model: str, version: str = _VERSION, label: str = _LABEL) -> Respon
     return answer(Metadata(ModelSpec(model), definitions))
 
 
-def predict(model: str, version: str = _VERSION, label: str = _LABEL) -> Response:
+def predict(model: str, version: str = VERSION, label: str = _LABEL) -> Response:
     """``POST /v1/models/<model>:predict``: ask a model with numbers or images."""
     _check(model, version, label)
     given = _given(_body(PredictRequest))
@@ -260,7 +250,7 @@ def predict(model: str, version: str = _VERSION, label: str = _LABEL) -> Respons
     return _answer(body, seen)
 
 
-def classify(model: str, version: str = _VERSION, label: str = _LABEL) -> Response:
+def classify(model: str, version: str = VERSION, label: str = _LABEL) -> Response:
     """``POST /v1/models/<model>:classify``: the labels of images, or of numbers.
 
     Raises:
@@ -285,17 +275,11 @@ def classify(model: str, version: str = _VERSION, label: str = _LABEL) -> Respon
 
 
 def _check(model: str, version: str, label: str) -> None:
-    if version != _VERSION:
-        raise NotFound(f"The model {model} has no version {version[:50]}, only 1.")
+    check_version(model, version)
     if label != _LABEL:
         raise BadRequest(
             f"The model {model} has no label {label[:50]!r}, only {_LABEL!r}."
         )
-
-
-def _tensors(model: str, version: str, label: str) -> ModelTensors:
-    _check(model, version, label)
-    return backend().ask("tensors", ModelTensors, name=model)
 
 
 def _info(spec: TensorSpec) -> TensorInfo:
@@ -310,10 +294,7 @@ def _body(kind: type[Any]) -> Any:
     Raises:
         BadRequest: it is no such JSON.
     """
-    server = backend()
-    most = server.settings.max_upload_mb << 20
-    content, _ = tensor_bodies.body_of(request, server.spool, most)
-    data = bytes(content)
+    data = bytes(read_whole_body())
     try:
         try:
             return msgspec.json.decode(data, type=kind)
@@ -466,7 +447,7 @@ def _y_first(found: Finding) -> tuple[float, ...]:
 
 def _scores(model: str, task: Task[Any], found: Sequence[Sequence[Finding]]) -> Arrays:
     """Return the score of each class, in the order of the graph's, under its name."""
-    outputs = backend().ask("tensors", ModelTensors, name=model).outputs
+    outputs = tensors_of(model).outputs
     name = outputs[0].name if outputs else "scores"
     ((first, _),) = labels_of(task, model, 1)
     count = 1 + max((one.class_id for row in found for one in row), default=first)
@@ -483,7 +464,7 @@ def _feed(model: str, task: Task[Any], given: Given) -> tuple[Arrays, list[Seen]
     Raises:
         BadRequest: they are not of its input's type.
     """
-    inputs = backend().ask("tensors", ModelTensors, name=model).inputs
+    inputs = tensors_of(model).inputs
     # Of a model that is not there the engine says why, and has it loaded if it may.
     dtype = inputs[0].dtype if inputs else "<f8"
     if not dtype:
@@ -547,8 +528,7 @@ def _answer(body: Struct, seen: Sequence[Seen]) -> Response:
     if b"null" in content:
         content = json.dumps(msgspec.to_builtins(body)).encode()
     response = packed(Response(content, content_type="application/json"))
-    describe(response, seen[0])
-    note_evaluations(*seen)
+    describe(response, *seen)
     return response
 
 
@@ -575,5 +555,5 @@ def _routes() -> tuple[Route, ...]:
 
 
 TENSORFLOW_SERVING = Dialect(
-    name="tfserving", prefixes=("/v1/models",), refuse=refuse, routes=_routes()
+    name="tfserving", prefixes=("/v1/models",), refuse=refuse_plainly, routes=_routes()
 )
