@@ -22,11 +22,12 @@ from PIL import Image
 
 from benchmarks.support import inputs, open_loop, results
 from benchmarks.support.open_loop import Request, get, post
-from benchmarks.support.servers import Server, started
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+
+    from benchmarks.support.servers import Server
 
 MAX_GROWTH_MB = 3.0
 """Of a kind of process, in the last half of a kind of requests."""
@@ -207,13 +208,7 @@ def main() -> None:
     parser = results.options(__doc__)
     parser.add_argument("--cheap", type=int, default=10_000, help="of each cheap kind")
     parser.add_argument("--dear", type=int, default=500, help="of each other kind")
-    given = parser.parse_args()
-    with (
-        results.subject(given) as (files, photo),
-        started(files.graph.parent) as server,
-    ):
-        result = run(server, files.name, photo, given)
-    results.write(result | {"broken": broken(result)}, given.out)
+    results.judge(parser.parse_args(), run, broken)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import inputs, open_loop, results
 from benchmarks.support.open_loop import Request, Sent
-from benchmarks.support.servers import Server, started
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
+
+    from benchmarks.support.servers import Server
 
 MAX_SLOPE_MB = 1.0
 """A minute, of the whole server's memory."""
@@ -131,13 +132,7 @@ def main() -> None:
     """Soak, and write."""
     parser = results.options(__doc__)
     open_loop.add_load(parser)
-    given = parser.parse_args()
-    with (
-        results.subject(given) as (files, photo),
-        started(files.graph.parent) as server,
-    ):
-        result = run(server, files.name, photo, given)
-    results.write(result | {"broken": broken(result)}, given.out)
+    results.judge(parser.parse_args(), run, broken)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.support import inputs
+from benchmarks.support.servers import started
 from modelserver.engine.discovery import discover
 from modelserver.tasks import by_kind
 from modelserver.tools import bench
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from benchmarks.support.servers import Server
     from modelserver.core.signatures import Kind
     from modelserver.engine.discovery import ModelFiles
+
+    Run = Callable[[Server, str, bytes, argparse.Namespace], dict[str, Any]]
+    Broken = Callable[[dict[str, Any]], list[str]]
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
@@ -51,6 +56,21 @@ def subject(
         files = find(given.folder or Path(made), kind, given.model)
         photo = given.photo
         yield files, bench.read_photo(photo) if photo else inputs.photo()
+
+
+def judge(given: argparse.Namespace, run: Run, broken: Broken) -> None:
+    """Run a driver against a server of its own; write what it found, and is wrong.
+
+    Args:
+        run: is given the server, the model's name, the photo and the arguments.
+        broken: returns sentences about what must not be in a result.
+    """
+    with (
+        subject(given) as (files, photo),
+        started(files.graph.parent) as server,
+    ):
+        result = run(server, files.name, photo, given)
+    write(result | {"broken": broken(result)}, given.out)
 
 
 def find(folder: Path, kind: Kind, name: str | None = None) -> ModelFiles:

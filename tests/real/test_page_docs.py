@@ -8,7 +8,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import served, watching
 from support.tiny_graphs import write
 
 pytestmark = pytest.mark.real
@@ -47,18 +47,14 @@ def urls(tmp_path_factory):
 @pytest.fixture
 def opened(browser, urls):
     """A function that opens the API page; nothing goes wrong there."""
-    every = []
+    with watching(browser) as watch:
 
-    def open_(token="", **look):
-        watched = Watched(browser.new_context(**look), urls[token])
-        watched.open("/docs")
-        every.append(watched)
-        return watched
+        def open_(token="", **look):
+            watched = watch(urls[token], **look)
+            watched.open("/docs")
+            return watched
 
-    yield open_
-    for watched in every:
-        watched.page.context.close()
-        assert watched.wrongs == []
+        yield open_
 
 
 def tried(watched, title):

@@ -13,7 +13,7 @@ from PIL import Image
 from modelserver.decoder.drawing import colour
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import Watched, served, watching
 from support.servers import started, wait_for
 from support.tiny_graphs import write
 
@@ -48,18 +48,14 @@ def url(tmp_path_factory):
 @pytest.fixture
 def opened(browser, url):
     """A function that opens a page as somebody sees it; nothing goes wrong there."""
-    every = []
+    with watching(browser) as watch:
 
-    def open_(path="/", **look):
-        watched = Watched(browser.new_context(**look), url)
-        watched.open(path)
-        every.append(watched)
-        return watched
+        def open_(path="/", **look):
+            watched = watch(url, **look)
+            watched.open(path)
+            return watched
 
-    yield open_
-    for watched in every:
-        watched.page.context.close()
-        assert watched.wrongs == []
+        yield open_
 
 
 def state_of(watched, state, reason=""):
@@ -370,6 +366,7 @@ def test_the_camera_is_answered_live(opened):
     page.locator("#camera-close").click()
     page.locator("#camera").wait_for(state="hidden")
     assert page.locator("#camera-rate").text_content() == ""
+    page.wait_for_timeout(200)  # word of a request that was sent before comes late
     sent = watched.posts()
     page.wait_for_timeout(500)
     assert watched.posts() == sent

@@ -6,7 +6,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import Watched, served, watching
 from support.servers import wait_for
 from support.tiny_graphs import write
 
@@ -71,19 +71,15 @@ def url(tmp_path_factory):
 @pytest.fixture
 def opened(browser, url):
     """A function that opens the page as somebody sees it; nothing goes wrong there."""
-    every = []
+    with watching(browser) as watch:
 
-    def open_(**look):
-        watched = Watched(browser.new_context(**look), url)
-        watched.open()
-        watched.page.select_option("#model", "m")
-        every.append(watched)
-        return watched
+        def open_(**look):
+            watched = watch(url, **look)
+            watched.open()
+            watched.page.select_option("#model", "m")
+            return watched
 
-    yield open_
-    for watched in every:
-        watched.page.context.close()
-        assert watched.wrongs == []
+        yield open_
 
 
 def show_everything(watched):

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 import pytest
 from werkzeug.serving import make_server
 
-from modelserver.engine.catalogue import State
-from modelserver.tasks import by_kind
-from modelserver.web.factory import create_app
-from support.app_client import SECONDS, left_in, make_settings
+from support import apps
+from support.app_client import SECONDS, left_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # A camera that shows a pattern, and a sandbox only where there can be one: in a
@@ -26,25 +24,16 @@ ARGUMENTS = (
 @contextmanager
 def served(kinds, folder, uploads, **environ):
     """Serve models over HTTP from this process, once none loads any more; gives a URL."""
-    settings = make_settings(
-        MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads, ISOLATION="inline", **environ
-    )
-    app = create_app([by_kind(kind) for kind in kinds.split()], settings)
-    backend = app.extensions["modelserver"]
-    backend.start()
-    assert backend.engine.registry.wait(
-        lambda registry: all(e.state is not State.LOADING for e in registry), SECONDS
-    )
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, name="page")
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        backend.close()
+    with apps.loaded(kinds.split(), folder, uploads, **environ) as app:
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, name="page")
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
     assert left_in(uploads) == []
 
 
@@ -64,6 +53,21 @@ def chromium(*arguments):
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def watching(browser):
+    """Give a function that opens a window on a server; nothing goes wrong in any."""
+    every = []
+
+    def watch(url, **look):
+        every.append(Watched(browser.new_context(**look), url))
+        return every[-1]
+
+    yield watch
+    for watched in every:
+        watched.page.context.close()
+        assert watched.wrongs == []
 
 
 class Watched:

@@ -3,7 +3,7 @@
 import ast
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from modelserver.core.contract import Problem
 from modelserver.core.settings.table import DIALECTS as WORDS
 from modelserver.engine.catalogue import State
-from modelserver.tasks import by_kind
 from modelserver.web import dialects as package
 from modelserver.web.dialects.table import DIALECTS
-from modelserver.web.factory import create_app
-from support.app_client import SECONDS, left_in, make_settings, photo, post
+from support import apps
+from support.app_client import SECONDS, left_in, photo, post
 from support.dialect_requests import KINDS, NAMES, RED, ROUTES, SAMPLES, write_models
 
 OF_ROUTES = pytest.mark.parametrize(("dialect", "route", "sample"), ROUTES, ids=NAMES)
@@ -41,34 +40,28 @@ def speaking(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("models")
     write_models(folder)
-    apps = {}
-
-    def make(settings):
-        uploads = tmp_path_factory.mktemp("uploads")
-        given = {"MODEL_FOLDER": folder, "UPLOAD_FOLDER": uploads, **settings}
-        tasks = [by_kind(kind) for kind in KINDS]
-        app = create_app(tasks, make_settings(ISOLATION="inline", **given))
-        app.extensions["modelserver"].start()
-        return app
+    made = {}
 
     def serve(**settings):
         key = tuple(settings.items())
-        if key not in apps:
-            apps[key] = make(settings)
-        registry = apps[key].extensions["modelserver"].engine.registry
+        if key not in made:
+            uploads = tmp_path_factory.mktemp("uploads")
+            opened = apps.loaded(KINDS, folder, uploads, **settings)
+            made[key] = stack.enter_context(opened)
+        registry = made[key].extensions["modelserver"].engine.registry
         for kind, name in [entry.key for entry in registry]:
             registry.load(name, kind)  # another test may have unloaded it
         assert registry.wait(
             lambda entries: all(entry.state is State.READY for entry in entries),
             SECONDS,
         )
-        return apps[key].test_client()
+        return made[key].test_client()
 
-    yield serve
-    for app in apps.values():
-        backend = app.extensions["modelserver"]
-        backend.close()
-        assert left_in(backend.settings.upload_folder) == []
+    with ExitStack() as stack:
+        yield serve
+    for app in made.values():
+        settings = app.extensions["modelserver"].settings
+        assert left_in(settings.upload_folder) == []
 
 
 def is_refusal(dialect, response, status=None):

@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelserver.engine.catalogue import State
-from modelserver.tasks import by_kind
-from modelserver.web.factory import create_app
-from support.app_client import SECONDS, left_in, make_settings, photo, post
+from support import apps
+from support.app_client import SECONDS, left_in, photo, post
 from support.dialect_requests import KINDS, RED, write_models
 from support.graph_runs import run
 
@@ -30,23 +29,11 @@ def world(tmp_path_factory):
     """Give a client of an app with a detector ``m`` and a classifier ``c``."""
     folder, uploads = (tmp_path_factory.mktemp(name) for name in ("models", "pics"))
     write_models(folder)
-    app = create_app(
-        [by_kind(kind) for kind in KINDS],
-        make_settings(
-            MODEL_FOLDER=folder,
-            UPLOAD_FOLDER=uploads,
-            ISOLATION="inline",
-            MAX_TENSOR_MB=1,
-            MAX_UPLOAD_MB=4,
-        ),
-    )
-    backend = app.extensions["modelserver"]
-    backend.start()
-    assert backend.engine.registry.wait(lambda found: found.ready, SECONDS)
-    client = app.test_client()
-    client.folder, client.uploads = folder, uploads
-    yield client
-    backend.close()
+    limits = {"MAX_TENSOR_MB": 1, "MAX_UPLOAD_MB": 4}
+    with apps.loaded(KINDS, folder, uploads, **limits) as app:
+        client = app.test_client()
+        client.folder, client.uploads = folder, uploads
+        yield client
 
 
 def of_images(*files, **more):

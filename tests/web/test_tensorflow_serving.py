@@ -13,10 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelserver.tasks import by_kind
-from modelserver.web.factory import create_app
-from support import tiny_graphs
-from support.app_client import SECONDS, make_settings, photo, post
+from support import apps, tiny_graphs
+from support.app_client import photo, post
 from support.dialect_requests import KINDS, RED, ROW, write_models
 from support.graph_runs import run
 
@@ -40,23 +38,11 @@ def world(tmp_path_factory):
     (folder / "file.labels.txt").write_text("red\ngreen\nblue\n")
     (folder / "broken.pb").write_bytes(tiny_graphs.random_bytes())
     (folder / "broken.labels.txt").write_text("red\n")
-    app = create_app(
-        [by_kind(kind) for kind in KINDS],
-        make_settings(
-            MODEL_FOLDER=folder,
-            UPLOAD_FOLDER=uploads,
-            ISOLATION="inline",
-            MAX_TENSOR_MB=1,
-            MAX_UPLOAD_MB=4,
-        ),
-    )
-    backend = app.extensions["modelserver"]
-    backend.start()
-    assert backend.engine.registry.wait(lambda found: found.ready, SECONDS)
-    client = app.test_client()
-    client.folder = folder
-    yield client
-    backend.close()
+    limits = {"MAX_TENSOR_MB": 1, "MAX_UPLOAD_MB": 4}
+    with apps.loaded(KINDS, folder, uploads, **limits) as app:
+        client = app.test_client()
+        client.folder = folder
+        yield client
 
 
 def ask(client, body, path="m:predict", **headers):
