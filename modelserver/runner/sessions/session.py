@@ -6,7 +6,6 @@ import ctypes
 import gc
 import logging
 import os
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.core.errors import GraphError, RequestError, RunFailed
+from modelserver.core.errors import GraphError, RequestError
 from modelserver.core.findings import found
 from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
@@ -29,6 +28,7 @@ from modelserver.runner.sessions.devices import (
 from modelserver.runner.sessions.reference import Reference
 from modelserver.runner.sessions.runs import GraphRun, fill, run_sizes
 from modelserver.runner.sessions.warm_up import MOST_SPREAD, draws_numbers, score_spread
+from modelserver.runner.sessions.written import WrittenGraph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,11 +84,8 @@ class ModelSession:
         self._seen_shapes: set[tuple[int, ...]] = set()
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
-        self._written: Signature
-        self._file = -1
         self._as_written = True
-        self._raw: GraphRun | None = None
-        self._raw_lock = threading.Lock()
+        self._written = WrittenGraph(job, self._start_written)
 
     def open(self, chosen: Callable[[bool], None] | None = None) -> None:
         """Read and check the graph, find its inputs and outputs, and run it once.
@@ -131,7 +128,9 @@ class ModelSession:
             graph, job.kind, sidecar, export=job.export, finder=job.finder
         )
         self._note_repairs(repairs)
-        self._keep_written(graph)
+        self.inputs = specs.inputs_of(graph, self.signature)
+        self.outputs = specs.outputs_of(graph, self.signature)
+        self._written.keep(self.signature)
         if self.signature.fill:
             graph_def, graph = self._with_any_batch(graph_def, graph, sidecar)
         self.notes = (*self.signature.guesses, *self.notes)
@@ -148,15 +147,6 @@ class ModelSession:
         self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
         give_memory_back()
-
-    def _keep_written(self, graph: Any) -> None:
-        """Keep what it takes to run the graph as it was written."""
-        self._written = self.signature
-        self.inputs = specs.inputs_of(graph, self.signature)
-        self.outputs = specs.outputs_of(graph, self.signature)
-        if "graph" in self._job.held:
-            # Whoever opened it closes it after the load.
-            self._file = os.dup(self._job.held["graph"])
 
     def _choose_device(self) -> None:
         """Choose slots and batch size, which differ between GPU and CPU."""
@@ -242,6 +232,9 @@ class ModelSession:
             callers_thread=not on_gpu,
             faults=Faults() if on_gpu else None,
         )
+
+    def _start_written(self, graph: Any, signature: Signature) -> GraphRun:
+        return self._start(graph, self._device.config(), signature)
 
     def _cpu_config(self) -> Any:
         """Configure a session that computes on the CPU, in full precision."""
@@ -517,29 +510,10 @@ class ModelSession:
         Raises:
             OutOfMemory, RunFailed: see ``GraphRun``.
         """
-        run = self._run if self._as_written else self._load_raw()
+        run = self._run if self._as_written else self._written.run()
         if run is None:
             raise RuntimeError("the session is not open")
         return run.feed(tensors)
-
-    def _load_raw(self) -> GraphRun:
-        """Load the graph as it was written, once."""
-        with self._raw_lock:
-            if self._raw is None:
-                job, name = self._job, self._job.name
-                log.info("%s is loaded once more, as it was written, for tensors", name)
-                path = Path(job.graph)
-                if self._file >= 0:
-                    path = Held.of(path, self._file)
-                try:
-                    graph_def, _ = graphs.read_repaired_graph(path, job.trusted)
-                    graph = graphs.import_graph(graph_def)
-                except GraphError as error:
-                    raise RunFailed from error
-                config = self._device.config()
-                self._raw = self._start(graph, config, self._written)
-                log.info("%s answers tensors from now on", name)
-            return self._raw
 
     def _remember(self, shape: tuple[int, ...]) -> None:
         if len(self._seen_shapes) >= _MOST_SHAPES:
@@ -549,12 +523,7 @@ class ModelSession:
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
         self._close_run()
-        if self._raw is not None:
-            self._raw.close()
-            self._raw = None
-        file, self._file = self._file, -1
-        if file >= 0:
-            os.close(file)
+        self._written.close()
 
     def _close_run(self) -> None:
         if self._run is not None:
