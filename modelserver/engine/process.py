@@ -69,8 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGHUP, lambda _signal, _frame: engine.rescan())
     # Objects made by now stay: the collector need not look at them again and again.
     gc.freeze()
-    # What a photo makes is freed at once; a look at all of many photos delays others.
-    gc.set_threshold(20_000)
     with control:
         _obey(control, engine)
     empty = threading.Event()
