@@ -38,6 +38,26 @@ def test_a_fault_is_found_and_its_input_kept(tmp_path):
     assert b"!" in found.read_bytes()
 
 
+def test_who_traces_already_goes_on_after_a_check():
+    """Else all that tests run afterwards would count as not covered."""
+    calls = []
+
+    def measurement(frame, *_event):
+        calls.append(frame.f_code.co_name)
+
+    def later():
+        pass
+
+    before = sys.gettrace()
+    sys.settrace(measurement)
+    try:
+        fuzzing.traced(lambda _data: None, b"")
+        later()
+    finally:
+        sys.settrace(before)
+    assert "later" in calls
+
+
 @pytest.mark.real
 def test_a_parser_is_fuzzed_for_some_time(tmp_path):
     """By the loop, if there is no atheris; findings are told."""
