@@ -117,7 +117,7 @@ WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
 # when a model was asked last.
 TELLS_DATES = {
     "client/retries.py",
-    "web/dialects/open_inference.py",
+    "web/dialects/inference.py",
     "web/traces.py",
 }
 

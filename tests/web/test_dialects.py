@@ -25,6 +25,7 @@ MODULES = sorted(Path(package.__file__).parent.glob("*.py"))
 SHARED = {
     "dialect",
     "evaluations",
+    "inference",
     "table",
     "inference_types",
     "tensor_answers",

@@ -52,6 +52,13 @@ class Column(NamedTuple):
         """The protocol's type."""
         return DATATYPES.get(self.values.dtype.str, _BYTES)
 
+    def raw(self) -> bytes:
+        """Return the values' bytes; each text is behind its length."""
+        if self.datatype != _BYTES:
+            return self.values.tobytes()
+        texts = [text.encode() for text in self.values.reshape(-1)]
+        return b"".join(_LENGTH.pack(len(each)) + each for each in texts)
+
 
 class WrittenOutput(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One output in JSON."""
@@ -72,26 +79,42 @@ class InferResponse(msgspec.Struct, omit_defaults=True, kw_only=True):
     outputs: list[WrittenOutput]
 
 
-def write(model: str, asked: InferRequest, columns: Sequence[Column]) -> Response:
-    """Return an answer, in JSON or in bytes as each output is asked for.
+def chosen(
+    asked: InferRequest, columns: Sequence[Column]
+) -> list[tuple[Column, Mapping[str, Any]]]:
+    """Return the outputs that are asked for, each with its parameters.
+
+    With the classification extension an output is texts instead.
 
     Raises:
         BadRequest: an output is asked for that there is not, or in a form that it
             does not have.
     """
     by_name = {column.name: column for column in columns}
-    default = asked.parameters.get("binary_data_output", False) is True
     wanted: list[tuple[str, Mapping[str, Any]]] = [
         (one.name.removesuffix(":0"), one.parameters) for one in asked.outputs
     ]
-    outputs: list[WrittenOutput] = []
-    tail: list[bytes] = []
+    found = []
     for name, parameters in wanted or [(name, {}) for name in by_name]:
         if name not in by_name:
             raise BadRequest(f"The outputs are {', '.join(by_name)}.")
         if any(each.startswith("shared_memory") for each in parameters):
             raise BadRequest("Shared memory is not supported.")
         column = _classified(by_name[name], parameters.get("classification", 0))
+        found.append((column, parameters))
+    return found
+
+
+def write(model: str, asked: InferRequest, columns: Sequence[Column]) -> Response:
+    """Return an answer, in JSON or in bytes as each output is asked for.
+
+    Raises:
+        BadRequest: as :func:`chosen`.
+    """
+    default = asked.parameters.get("binary_data_output", False) is True
+    outputs: list[WrittenOutput] = []
+    tail: list[bytes] = []
+    for column, parameters in chosen(asked, columns):
         binary = parameters.get("binary_data", default) is True
         outputs.append(_written(column, tail if binary else None))
     body = InferResponse(
@@ -116,10 +139,7 @@ def _written(column: Column, tail: list[bytes] | None) -> WrittenOutput:
     if tail is None:
         written.data = values.reshape(-1).tolist()
     else:
-        data = values.tobytes()
-        if column.datatype == _BYTES:
-            files = [text.encode() for text in values.reshape(-1)]
-            data = b"".join(_LENGTH.pack(len(each)) + each for each in files)
+        data = column.raw()
         tail.append(data)
         written.parameters = {"binary_data_size": len(data)}
     return written
