@@ -18,7 +18,7 @@ from modelserver.core.errors import ModelNotReady
 from modelserver.core.messages.requests import Ask, Welcome
 from modelserver.core.packets import PacketSocket
 from modelserver.engine.questions import Rendered
-from modelserver.web.server.engine_keeper import make_environ
+from modelserver.web.server.process_keeper import make_environ
 from support import tiny_graphs
 from support.app_client import photo
 from support.engine_processes import SECONDS, arbiter, evaluate, eventually, states

@@ -12,7 +12,7 @@ import pytest
 
 from modelserver.core.errors import START_FAILED, ModelNotReady, RunnerDied
 from modelserver.core.messages.control import RESCAN
-from modelserver.web.server.engine_keeper import make_environ
+from modelserver.web.server.process_keeper import make_environ
 from support import tiny_graphs
 from support.engine_processes import (
     SECONDS,

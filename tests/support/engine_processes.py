@@ -15,7 +15,7 @@ from modelserver.core.messages.control import READY
 from modelserver.core.messages.requests import Wish
 from modelserver.core.refusals import make_page
 from modelserver.web.callers import Caller
-from modelserver.web.server.engine_keeper import make_environ
+from modelserver.web.server.process_keeper import make_environ
 from modelserver.web.socket_link import SocketLink
 from support.app_client import photo
 from support.transports import listen

@@ -19,7 +19,8 @@ from modelserver.core.errors import START_FAILED
 from modelserver.core.messages.control import READY, RESCAN
 from modelserver.core.refusals import Reader, Writer
 from modelserver.web.server import engine_keeper
-from modelserver.web.server.engine_keeper import Backoff, EngineKeeper
+from modelserver.web.server.engine_keeper import EngineKeeper
+from modelserver.web.server.process_keeper import Backoff
 
 
 class Clock:
