@@ -117,7 +117,7 @@ def test_what_is_refused_before_any_app_is_counted(detector, monkeypatch):
     backend = detector.application.extensions["modelserver"]
     monkeypatch.setattr(backend, "refusal", lambda _handled: Overloaded())
     worker = Worker.__new__(Worker)
-    worker._lingering = SimpleNamespace(take=lambda _sock: None)
+    worker._lingering = SimpleNamespace(take=lambda _sock, *, watch: None)
     worker.wsgi = detector.application
     ours, theirs = socket.socketpair()
     with ours, theirs:

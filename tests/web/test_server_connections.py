@@ -78,6 +78,43 @@ def test_a_lingering_client_reads_its_answer_and_then_its_end(loop, pair):
     assert server.fileno() < 0
 
 
+def test_one_that_is_not_watched_is_closed_at_the_next_look(loop, pair):
+    """A client that closes soon costs the poller nothing."""
+    server, client = pair
+    client.sendall(b"x" * 100_000)
+    loop.lingering.take(server, watch=False)
+    assert (loop.count, len(loop.lingering), loop.watched) == (1, 1, 0)
+    assert client.recv(10) == b""
+    client.close()
+    loop.lingering.look()
+    assert server.fileno() < 0
+
+
+def test_one_that_has_not_ended_at_the_next_look_is_watched(loop, pair):
+    """A client that is slower is waited for like any other."""
+    server, client = pair
+    loop.lingering.take(server, watch=False)
+    loop.lingering.look()
+    assert (loop.count, len(loop.lingering), loop.watched) == (1, 1, 1)
+    client.close()
+    loop.turn()
+    assert server.fileno() < 0
+
+
+@pytest.mark.parametrize("how", ["expired", "evicted"])
+def test_one_that_left_before_the_next_look_is_not_touched_again(loop, pair, how):
+    """A look passes over a connection that made room, or whose time was over."""
+    server, _ = pair
+    loop.lingering.take(server, watch=False)
+    if how == "evicted":
+        assert loop.lingering.evict()
+    loop.now += 2 * LINGER_S
+    loop.lingering.expire()
+    assert server.fileno() < 0
+    loop.lingering.look()
+    assert loop.watched == 0
+
+
 def test_a_client_that_has_closed_already_does_not_linger(loop, pair):
     """A client that has closed is not waited for."""
     server, client = pair

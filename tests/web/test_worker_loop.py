@@ -153,10 +153,10 @@ def test_what_is_refused_in_one_turn_is_asked_for_once(make):
 
 
 def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
-    """It waits neither for the first refusal nor without one."""
-    waits = []
+    """It waits neither for the first refusal nor a while after the last one."""
+    waits, now = [], [100.0]
     monkeypatch.setattr(module.time, "sleep", waits.append)
-    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     loop = make()
     loop.come(LIVE)
     loop.turn()
@@ -166,8 +166,12 @@ def test_the_loop_waits_for_more_to_refuse_while_it_refuses(make, monkeypatch):
         loop.come(PHOTO)
         loop.turn()
     assert waits == [0.0, pytest.approx(module._GATHER_S)]
+    # Other doors are told of each connection, too: most turns find nothing.
     loop.turn()
-    assert len(waits) == 2
+    assert len(waits) == 3
+    now[0] += module._REFUSING_S
+    loop.turn()
+    assert len(waits) == 3
 
 
 def test_a_photo_on_a_kept_connection_is_refused_without_a_thread(make):

@@ -77,13 +77,20 @@ class Lingering:
         self._clock = clock
         self._guests: deque[_Guest] = deque()
         self._left: dict[socket.socket, int] = {}
+        self._unwatched: list[socket.socket] = []
         self._waste = bytearray(256 * 1024)
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def take(self, sock: socket.socket) -> None:
-        """Close our side of a connection, and the rest when its client has too."""
+    def take(self, sock: socket.socket, *, watch: bool = True) -> None:
+        """Close our side of a connection, and the rest when its client has too.
+
+        Args:
+            watch: have the poller tell of it; else ``look`` is called some milliseconds
+                later. Most clients have closed by then, and a turn of the main loop for
+                each of them would cost more than all the rest of a refusal.
+        """
         try:
             sock.shutdown(socket.SHUT_WR)
             if sock.gettimeout():  # it would wait in spite of recv's flag
@@ -93,10 +100,23 @@ class Lingering:
             return
         self._left[sock] = LINGER_BYTES
         self._count(1)
+        self._guests.append(_Guest(sock, self._clock() + LINGER_S))
+        if watch:
+            self._watch(sock)
+        else:
+            self._unwatched.append(sock)
+
+    def look(self) -> None:
+        """Close those that were taken unwatched and have ended; watch the others."""
+        unwatched, self._unwatched = self._unwatched, []
+        for sock in unwatched:
+            if sock in self._left:  # not evicted since
+                self._watch(sock)
+
+    def _watch(self, sock: socket.socket) -> None:
         if not self._read(sock):
             self._drop(sock)
             return
-        self._guests.append(_Guest(sock, self._clock() + LINGER_S))
         try:
             self._poller().register(sock, selectors.EVENT_READ, self._readable)
         except OSError:  # the system has no memory for one more

@@ -50,8 +50,10 @@ log = logging.getLogger(__name__)
 _STAY_REQUESTS = 64
 # A burst of connections is taken at once, without looking at others in between.
 _ACCEPTS = 64
-# How long the main loop waits for more to refuse while it refuses photos.
-_GATHER_S = 0.006
+# How long the main loop waits for more to refuse while it refuses photos, and how long
+# it does so after the last one: other doors are told of each connection, too.
+_GATHER_S = 0.01
+_REFUSING_S = 0.05
 # How long a new connection may be silent.
 _SILENT_S = 5.0
 # Bytes of a body in memory, and of all of them, before they go to the upload folder.
@@ -123,8 +125,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     # Connections that threads have, or wait for one; the main loop's.
     _handled = 0
     _lingering: Lingering
-    # Why photos are refused in this turn of the main loop, and when it looked last.
+    # Why photos are refused in this turn of the main loop, when one was last, and when
+    # the loop looked last while it refused some.
     _refusal: RequestError | None = None
+    _refused = -math.inf
     _looked = 0.0
     # When to look next for requests that come too slowly.
     _expire_at = 0.0
@@ -192,10 +196,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         To wake for each costs as much as to refuse it, and each time the threads that
         decode lose the interpreter's lock.
         """
-        if self._refusal is not None:
-            self._refusal = None
-            time.sleep(max(0.0, self._looked + _GATHER_S - time.monotonic()))
+        self._refusal = None
+        now = time.monotonic()
+        if now < self._refused + _REFUSING_S:
+            time.sleep(max(0.0, self._looked + _GATHER_S - now))
             self._looked = time.monotonic()
+        self._lingering.look()
         self._tell()
         if self.nr_conns >= self.worker_connections:
             timeout = min(timeout, _FULL_S)
@@ -460,9 +466,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if refusal is None:
             return False
         self._refusal = refusal
+        self._refused = time.monotonic()
         backend.count_refusal(refusal, start)
         self._answer(sock, plain_problem(refusal, backend.unread_headers))
-        self._lingering.take(sock)
+        self._lingering.take(sock, watch=False)
         return True
 
     def _coming(self) -> int:
