@@ -128,6 +128,10 @@ class Model(Strict, kw_only=True, frozen=True):
     kind: str
     state: State
     reason: Annotated[str, Meta(description="Why it is not READY; may be empty.")]
+    raw: Annotated[
+        bool,
+        Meta(description="FAILED for its task, and takes tensors all the same."),
+    ]
     reload_error: Annotated[
         str | None, Meta(description="Why the files that lie there now do not serve.")
     ]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from modelserver.core.tensor_specs import Tensors
+
 # Characters of a model's reason.
 _MAX_REASON = 1000
 
@@ -113,6 +115,18 @@ class SidecarError(ModelError):
 
 class GraphError(ModelError):
     """A graph cannot be served; the message says what is missing and what to do."""
+
+
+class OtherTask(GraphError):
+    """A sound graph does a task that no app serves, so numbers alone can be fed to it.
+
+    Attributes:
+        tensors: what it takes and gives.
+    """
+
+    def __init__(self, reason: str, tensors: Tensors) -> None:
+        super().__init__(reason)
+        self.tensors = tensors
 
 
 class DeviceFailed(ModelError):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = str
 """A task's name; see ``tasks.TASKS``."""
+RAW: Kind = "raw"
+"""The kind of a graph that no task serves, and that is fed numbers alone."""
 Layout = Literal[
     "NHWC",
     "HWC",

@@ -10,6 +10,7 @@ from modelserver.core import findings
 from modelserver.core.errors import DeviceFailed
 from modelserver.core.messages import AssignedCard, Job
 from modelserver.core.opened_files import Held
+from modelserver.core.signatures import RAW
 from modelserver.engine.decoders import InlineDecoders, limits_of
 from modelserver.engine.models import Model
 from modelserver.engine.runners import environment
@@ -149,7 +150,7 @@ class Loader:
         job = Job(
             name=files.name,
             kind=files.kind,
-            finder=by_kind(files.kind).finder,
+            finder="" if files.kind == RAW else by_kind(files.kind).finder,
             graph=str(files.graph.absolute()),
             sidecar=str(files.sidecar.absolute()) if files.sidecar else None,
             slots=settings.slots,

@@ -111,18 +111,24 @@ def _labels(engine: Answerer, asked: Ask) -> contract.Labels:
 
 def _tensors(engine: Answerer, asked: Ask) -> ModelTensors:
     entry = engine.registry.entry(asked.name, asked.kind or None)
-    kind, state = entry.files.kind, entry.state.value
+    kind = entry.files.kind
+    if (tensors := entry.tensors) is not None and entry.raw:
+        raw = engine.registry.asked(entry)
+        return ModelTensors(
+            entry.name,
+            kind,
+            raw.state.value,
+            raw.reason,
+            tensors.inputs,
+            tensors.outputs,
+            raw=True,
+        )
+    told = ModelTensors(entry.name, kind, entry.state.value, entry.reason)
     if entry.loaded is None:
-        return ModelTensors(entry.name, kind, state, entry.reason)
+        return told
     facts = entry.loaded.facts
-    return ModelTensors(
-        entry.name,
-        kind,
-        state,
-        entry.reason,
-        facts.inputs,
-        facts.outputs,
-        facts.max_batch,
+    return msgspec.structs.replace(
+        told, inputs=facts.inputs, outputs=facts.outputs, max_batch=facts.max_batch
     )
 
 
@@ -199,6 +205,7 @@ def _summary(entry: Entry[Model]) -> dict[str, Any]:
         "kind": entry.files.kind,
         "state": entry.state.value,
         "reason": entry.reason,
+        "raw": entry.raw,
         "reload_error": entry.reload_error or None,
         "device": facts.device if facts else None,
         "device_reason": (facts.device_reason or None) if facts else None,

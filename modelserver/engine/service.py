@@ -268,7 +268,8 @@ class Service:
         kind, title, entered = request.task.kind, "", False
         try:
             # In this order: a name that nobody serves must not count as one that is.
-            title, version = self._registry.take(name, kind)
+            raw = request.message.tensor is not None
+            title, version = self._registry.take(name, kind, raw=raw)
             try:
                 if request.message.tensor is not None:
                     version.loaded.check(request.message.tensor)

@@ -34,6 +34,7 @@ from modelserver.core.channels import MAX_BYTES, Channel
 from modelserver.core.errors import (
     DeviceFailed,
     ModelError,
+    OtherTask,
     OutOfMemory,
     RequestError,
     RunnerDied,
@@ -242,6 +243,8 @@ def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadErr
         return LoadError(reason=reason)
     if isinstance(error, MemoryError):
         return LoadError(reason="There is not enough main memory to load it.")
+    if isinstance(error, OtherTask):
+        return LoadError(reason=str(error), tensors=error.tensors)
     device = isinstance(error, DeviceFailed)
     return LoadError(reason=str(error), kind="device" if device else "files")
 

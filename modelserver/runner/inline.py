@@ -19,6 +19,7 @@ from modelserver.core import cuda
 from modelserver.core.errors import RequestError, RunnerDied
 from modelserver.core.frames import Arena, Frame
 from modelserver.core.messages import Facts, ImageResult, Job
+from modelserver.core.signatures import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,13 +188,14 @@ def open_session(
 
     Raises:
         GraphError, SidecarError: the files are at fault.
+        OtherTask: no task of the server's has such a graph.
         DeviceFailed: the card cannot be used now.
     """
     import_tensorflow(job.card.gpu)
     # TensorFlow must come into a process only when a session is opened in it.
-    from modelserver.runner.sessions import ModelSession  # noqa: PLC0415
+    from modelserver.runner.sessions import ModelSession, RawSession  # noqa: PLC0415
 
-    session = ModelSession(job)
+    session = RawSession(job) if job.kind == RAW else ModelSession(job)
     try:
         session.open(chosen)
     except BaseException:

@@ -142,7 +142,7 @@ class FakeRegistry(dict):
     def title(self, name, _kind):
         return name if name in self else ""
 
-    def take(self, name, _kind):
+    def take(self, name, _kind, *, raw=False):
         if name not in self:
             raise ModelNotFound(name, self)
         self.leases += 1

@@ -110,6 +110,13 @@ def test_a_bad_graph_is_refused_with_its_reason(isolation, opened):
         opened(isolation, tiny_graphs.saved_model())
 
 
+def test_a_graph_of_another_task_is_refused_with_what_it_takes(isolation, opened):
+    """The same tensors from a process as from here."""
+    with pytest.raises(errors.OtherTask, match="keypoints") as refused:
+        opened(isolation, tiny_graphs.pose())
+    assert [one.name for one in refused.value.tensors.inputs] == ["image"]
+
+
 def test_a_run_that_fails_fails_alone(isolation, opened):
     """The runner serves on."""
     runner = opened(isolation, tiny_graphs.echo_detector())

@@ -28,6 +28,8 @@ from modelserver.core.messages import (
     Run,
     RunError,
     RunResult,
+    Tensors,
+    TensorSpec,
     Unmap,
 )
 from modelserver.runner import child
@@ -137,6 +139,24 @@ def test_a_child_says_why_a_model_cannot_be_served(front, tmp_path):
     reply = answer(ours)
     assert isinstance(reply, LoadError)
     assert "SavedModel" in reply.reason
+
+
+def test_a_child_tells_what_a_graph_of_another_task_takes(
+    front, monkeypatch, no_limits
+):
+    """So that clients can be told, and it can be loaded for them."""
+    ours, _, inside = front
+    one = TensorSpec("image", "<f4", (-1, 8, 8, 3))
+    tensors = Tensors((one,), (one,))
+
+    def refuse(_job, _chosen):
+        raise errors.OtherTask("it finds keypoints", tensors)
+
+    monkeypatch.setattr(child, "open_session", refuse)
+    job = Job(name="m", kind="detection", graph="x")
+    ours.send(msgspec.msgpack.encode(job))
+    assert inside.load() is None
+    assert answer(ours) == LoadError(reason="it finds keypoints", tensors=tensors)
 
 
 @pytest.mark.parametrize(

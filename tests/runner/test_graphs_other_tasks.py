@@ -4,7 +4,12 @@ import pytest
 import tensorflow as tf
 
 from modelserver.core.errors import GraphError
-from modelserver.runner.graphs import find_signature, import_graph
+from modelserver.runner.graphs import (
+    find_raw_signature,
+    find_signature,
+    import_graph,
+    is_served,
+)
 from support import tiny_graphs
 
 v1 = tf.compat.v1
@@ -230,6 +235,65 @@ def test_another_task_is_refused_in_its_own_words(task, kind):
     if kind == "classification":
         assert any(word in str(caught.value) for word in words.split("|"))
     assert "rename" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ends", [*RAW, *(ends for ends, _ in TASKS.values())])
+def test_a_graph_of_another_task_can_be_fed_numbers(ends):
+    """Its one input and all outputs of it are found; no task here would serve it."""
+    graph = graph_of(ends)
+    assert not is_served(graph)
+    signature = find_raw_signature(graph)
+    assert (signature.kind, signature.input) == ("raw", "input:0")
+    assert signature.outputs
+    for name in signature.outputs.values():
+        assert not graph.get_tensor_by_name(name).consumers()
+
+
+def test_all_outputs_of_a_graph_of_another_task_are_there_but_no_constants():
+    """Whole numbers too; a switch for training is off, and told."""
+    graph = import_graph(v1.GraphDef.FromString(tiny_graphs.pose()))
+    assert list(find_raw_signature(graph).outputs) == ["heatmap:0", "offsets:0"]
+    graph = import_graph(v1.GraphDef.FromString(tiny_graphs.segmentation()))
+    signature = find_raw_signature(graph)
+    assert list(signature.outputs) == ["SemanticPredictions:0"]
+    assert signature.feeds == {"is_training:0": False}
+    assert any("is_training" in guess for guess in signature.guesses)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiny_graphs.echo_detector(),
+        tiny_graphs.classifier(),
+        tiny_graphs.encoded_detector(),
+    ],
+)
+def test_a_graph_that_some_app_serves_is_none_of_another_task(data):
+    """Under whichever name it lies there."""
+    assert is_served(import_graph(v1.GraphDef.FromString(data)))
+
+
+def test_a_graph_that_takes_no_single_tensor_of_numbers_cannot_be_fed():
+    """Two inputs, files, or nothing that comes of the input."""
+    for data in (tiny_graphs.two_inputs(), tiny_graphs.encoded_detector()):
+        graph = import_graph(v1.GraphDef.FromString(data))
+        with pytest.raises(GraphError, match="one of numbers"):
+            find_raw_signature(graph)
+    with tiny_graphs.building() as graph:
+        v1.placeholder(tf.float32, [1, 8, 8, 3], "input")
+        tf.constant(1.0, name="heatmap")
+    with pytest.raises(GraphError, match="makes no numbers"):
+        find_raw_signature(graph)
+
+
+def test_a_graph_of_another_task_that_is_not_frozen_cannot_be_fed():
+    """Its variables have no values."""
+    with tiny_graphs.building() as graph:
+        image = v1.placeholder(tf.float32, [1, 8, 8, 3], "input")
+        weight = v1.get_variable("w", [3], use_resource=False)
+        tf.multiply(image, weight, name="heatmap")
+    with pytest.raises(GraphError, match="not frozen"):
+        find_raw_signature(graph)
 
 
 def test_a_classifier_that_shows_where_it_looks_is_one():

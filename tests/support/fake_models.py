@@ -2,7 +2,7 @@
 
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SECONDS = 20
 
@@ -27,6 +27,9 @@ class FakeFiles:
     @property
     def stamp(self):
         return self.version, self.touched
+
+    def raw(self):
+        return replace(self, kind="raw")
 
     def digest(self):
         return f"digest of {self.name} {self.version}"

@@ -26,9 +26,9 @@ from modelserver.core.messages.runs import (
     RunError,
     Runner,
     RunResult,
-    TensorSpec,
     Unmap,
 )
+from modelserver.core.tensor_specs import Tensors, TensorSpec
 
 __all__ = [
     "Array",
@@ -52,5 +52,6 @@ __all__ = [
     "RunResult",
     "Runner",
     "TensorSpec",
+    "Tensors",
     "Unmap",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from modelserver.core.contract import State
-from modelserver.core.messages.runs import TensorSpec
+from modelserver.core.tensor_specs import TensorSpec
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -52,6 +52,8 @@ class ModelTensors(msgspec.Struct, frozen=True):
     Attributes:
         inputs, outputs: of its graph as it was written; none while it is not loaded.
         max_batch: images that a run takes at most.
+        raw: no task serves it, so it takes numbers alone; the state is that of the
+            graph that they are fed to.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelTensors(msgspec.Struct, frozen=True):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     max_batch: int = 1
+    raw: bool = False
 
 
 class ModelStatistics(msgspec.Struct, frozen=True):

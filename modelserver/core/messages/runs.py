@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from modelserver.core.exports import Export
 from modelserver.core.findings import Finding
 from modelserver.core.signatures import Kind, Sampling, Signature
+from modelserver.core.tensor_specs import Tensors, TensorSpec
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -120,20 +121,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     export: Export | None = None
     held: dict[str, int] = {}
     finder: str = ""
-
-
-class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
-    """An input or output of a graph, as it was written.
-
-    Attributes:
-        name: without ``:0``.
-        dtype: as NumPy writes it; empty for strings, and others that do not cross.
-        shape: -1 for an axis of any length.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -351,10 +338,12 @@ class LoadError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     Attributes:
         kind: ``files``, at fault until they change; or the ``device``, which may
             recover.
+        tensors: of a graph that does another task, and can be asked raw.
     """
 
     reason: str
     kind: Literal["files", "device"] = "files"
+    tensors: Tensors | None = None
 
 
 Reply: TypeAlias = (

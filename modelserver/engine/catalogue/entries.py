@@ -8,12 +8,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
+from modelserver.core.signatures import RAW
 from modelserver.engine.catalogue.recovery import Recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from modelserver.core.tensor_specs import Tensors
     from modelserver.engine.discovery import Key, ModelFiles
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,8 @@ class Entry(Generic[L]):
         removed: its files are gone.
         gone: it was removed; its thread ends.
         busy: its thread is at work, or has not looked at the latest change yet.
+        tensors: of a graph that is FAILED because it does another task: it can be
+            loaded raw, as an entry of its own of the kind ``RAW``. Else ``None``.
     """
 
     files: ModelFiles
@@ -164,6 +168,7 @@ class Entry(Generic[L]):
     removed: bool = False
     gone: bool = False
     busy: bool = True
+    tensors: Tensors | None = None
     thread: threading.Thread | None = None
 
     @property
@@ -180,6 +185,11 @@ class Entry(Generic[L]):
     def loaded(self) -> L | None:
         """The model that serves, ``None`` if none does."""
         return self.version.loaded if self.version is not None else None
+
+    @property
+    def raw(self) -> bool:
+        """Whether it is FAILED for its task and can be fed numbers all the same."""
+        return self.tensors is not None and self.state is State.FAILED
 
     def retire(self, drain_until: float) -> None:
         """Have the version that serves only finish the requests it has begun."""
@@ -240,6 +250,25 @@ class Entries(dict["Key", Entry[L]]):
         if not self.closing.is_set() and not entry.removed:
             entry.state = state
         self.lock.notify_all()
+
+    def raw_of(self, entry: Entry[L]) -> Entry[L] | None:
+        """Return a model's entry for raw requests; ``None`` if there was none yet."""
+        return self.get((RAW, entry.name))
+
+    def remove(self, entry: Entry[L]) -> None:
+        """Have a model finish the requests it has begun, and be forgotten."""
+        entry.removed, entry.pending, entry.first = True, None, False
+        entry.retire(self.clock() + self.drain_s)
+        entry.state, entry.busy = State.DRAINING, True
+        self.lock.notify_all()
+
+    def set_tensors(self, entry: Entry[L], tensors: Tensors | None) -> None:
+        """Note what a graph of another task takes; one that was loaded raw goes."""
+        if tensors != entry.tensors:
+            entry.tensors = tensors
+            raw = self.raw_of(entry)
+            if raw is not None and not raw.removed:
+                self.remove(raw)
 
     def ready_in(self, entry: Entry[L], now: float) -> float:
         """Estimate the seconds, 1 at least, until a model that is to load serves.

@@ -18,6 +18,7 @@ from modelserver.core.errors import (
     ModelNotFound,
     ModelNotReady,
 )
+from modelserver.core.signatures import RAW
 from modelserver.engine.catalogue.entries import (
     Entries,
     Entry,
@@ -122,20 +123,27 @@ class Registry(Generic[L]):
             entry: Entry[L] = Entry(files, title, first=first, retry_at=now, used=now)
             if not self._entries.make_resident(entry):
                 entry.unload()
-            self._entries[entry.key] = entry
-            # A daemon: atexit, which closes the registry, runs only when all others
-            # have ended.
-            entry.thread = threading.Thread(
-                target=self._supervisor.supervise,
-                args=(entry,),
-                name=f"supervise-{title}",
-                daemon=True,
-            )
+            self._supervise(entry)
+
+    def _supervise(self, entry: Entry[L]) -> None:
+        """Take an entry, and give it its thread.
+
+        Raises:
+            RuntimeError: there are no more threads; it was not taken.
+        """
+        self._entries[entry.key] = entry
+        # A daemon: atexit, which closes the registry, runs only when all others have
+        # ended.
+        entry.thread = threading.Thread(
+            target=self._supervisor.supervise,
+            args=(entry,),
+            name=f"supervise-{entry.title}",
+            daemon=True,
+        )
         try:
             entry.thread.start()
-        except RuntimeError:  # no more threads; the folder is looked at again
-            with self._lock:
-                del self._entries[entry.key]
+        except RuntimeError:  # the folder is looked at again, or somebody asks again
+            del self._entries[entry.key]
             raise
 
     def _title(self, files: ModelFiles) -> str:
@@ -143,7 +151,7 @@ class Registry(Generic[L]):
 
         If the name is taken, both models are called by their kinds from now on.
         """
-        namesakes = [e for e in self._entries.values() if e.name == files.name]
+        namesakes = [e for e in self if e.name == files.name]
         for entry in namesakes:
             entry.title = "/".join(entry.key)
         return "/".join(files.key) if namesakes else files.name
@@ -193,10 +201,8 @@ class Registry(Generic[L]):
             entry = self._find(name, kind)
             if entry is None or self._closing.is_set():
                 return
-            entry.removed, entry.pending, entry.first = True, None, False
-            entry.retire(self._clock() + self._entries.drain_s)
-            entry.state, entry.busy = State.DRAINING, True
-            self._lock.notify_all()
+            self._entries.set_tensors(entry, None)
+            self._entries.remove(entry)
 
     def unload(self, name: str, kind: Kind | None = None) -> None:
         """Have a model finish the requests it has begun, and leave memory.
@@ -208,7 +214,7 @@ class Registry(Generic[L]):
             ModelNotReady: it is loading.
         """
         with self._lock:
-            entry = self.entry(name, kind)
+            entry = self.asked(self.entry(name, kind))
             if entry.state is State.DRAINING:  # it is on its way, and stays away now
                 entry.dismissed, entry.asked = True, False
                 return
@@ -229,7 +235,7 @@ class Registry(Generic[L]):
             AmbiguousModel, ModelNotFound: as :meth:`entry`.
         """
         with self._lock:
-            entry = self.entry(name, kind)
+            entry = self.asked(self.entry(name, kind))
             entry.dismissed = False
             if entry.state is State.DRAINING and not entry.removed:
                 # It comes back as soon as it is away.
@@ -253,11 +259,16 @@ class Registry(Generic[L]):
         finally:
             self.give_back(version)
 
-    def take(self, name: str, kind: Kind | None = None) -> tuple[str, Version[L]]:
+    def take(
+        self, name: str, kind: Kind | None = None, *, raw: bool = False
+    ) -> tuple[str, Version[L]]:
         """Return a model's title and the version that serves, to be given back.
 
         A version that is replaced while it is in use is closed once the last of its
         users has left, or after ``drain_s``.
+
+        Args:
+            raw: it is to be fed numbers, which a graph that no task serves takes too.
 
         Raises:
             AmbiguousModel, ModelNotFound: as :meth:`entry`.
@@ -267,7 +278,7 @@ class Registry(Generic[L]):
         """
         with self._lock:
             entry = self.entry(name, kind)
-            version = self._serving_version(entry)
+            version = self._serving_version(self.asked(entry) if raw else entry)
             version.users += 1
             return entry.title, version
 
@@ -292,6 +303,22 @@ class Registry(Generic[L]):
                 raise ModelNotFound(name, known, self._hint())
             return entry
 
+    def asked(self, entry: Entry[L]) -> Entry[L]:
+        """Return the entry that is fed numbers: another for a graph of another task.
+
+        That is made when it is first asked for, and not loaded yet.
+        """
+        with self._lock:
+            if not entry.raw or self._closing.is_set():
+                return entry
+            raw = self._entries.raw_of(entry)
+            if raw is None:
+                now = self._clock()
+                raw = Entry(entry.files.raw(), entry.title, first=False, used=now)
+                raw.unload()
+                self._supervise(raw)
+            return raw
+
     def title(self, name: str, kind: Kind | None = None) -> str:
         """Return a model's title; empty if there is no such model.
 
@@ -309,7 +336,7 @@ class Registry(Generic[L]):
     def _find(self, name: str, kind: Kind | None) -> Entry[L] | None:
         if kind is not None:
             return self._entries.get((kind, name))
-        found = [entry for entry in self._entries.values() if entry.name == name]
+        found = [entry for entry in self if entry.name == name]
         if len(found) > 1:
             raise AmbiguousModel(name, sorted(entry.files.kind for entry in found))
         return found[0] if found else None
@@ -337,11 +364,12 @@ class Registry(Generic[L]):
             self._lock.notify_all()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(kind != RAW for kind, _ in list(self._entries))
 
     def __iter__(self) -> Iterator[Entry[L]]:
+        """Give the models of the folder, by name; none of those loaded raw."""
         with self._lock:
-            entries = list(self._entries.values())
+            entries = [e for e in self._entries.values() if e.files.kind != RAW]
         return iter(sorted(entries, key=lambda entry: (entry.name, entry.key)))
 
     @property

@@ -12,7 +12,12 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
 
-from modelserver.core.errors import DeviceFailed, ModelCrashed, ModelError
+from modelserver.core.errors import (
+    DeviceFailed,
+    ModelCrashed,
+    ModelError,
+    OtherTask,
+)
 from modelserver.engine.catalogue.entries import (
     Entries,
     Entry,
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from modelserver.core.tensor_specs import Tensors
     from modelserver.engine.discovery import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -167,7 +173,8 @@ class Supervisor(Generic[L]):
             with self._lock:
                 entry.digest = snapshot.digest
             if snapshot.identity == entry.rejected:
-                self._fail(entry, entry.reload_error or entry.reason, snapshot)
+                reason = entry.reload_error or entry.reason
+                self._fail(entry, reason, snapshot, entry.tensors)
                 return
             loaded = self._open(snapshot)
         except (ModelError, OSError) as error:
@@ -175,7 +182,8 @@ class Supervisor(Generic[L]):
                 self._recover(entry, f"It could not be loaded: {error}")
             else:
                 log.error("%s cannot be served: %s", entry.name, error)  # noqa: TRY400 - the reason says it all
-                self._fail(entry, str(error), snapshot)
+                tensors = error.tensors if isinstance(error, OtherTask) else None
+                self._fail(entry, str(error), snapshot, tensors)
         except Exception:  # a thread's edge: a bug here must not hide the model's state
             log.exception("loading %s failed", entry.name)
             if _served_before(entry, snapshot):
@@ -248,6 +256,7 @@ class Supervisor(Generic[L]):
                 entry.hindered = 0
                 entry.first, entry.resident = False, True
                 entry.dismissed = False
+                self._entries.set_tensors(entry, None)
                 self._entries.enter(entry, State.READY)
         if not wanted:
             close_logged(entry.name, loaded)
@@ -257,9 +266,16 @@ class Supervisor(Generic[L]):
         with self._lock:
             self._lock.notify_all()
 
-    def _fail(self, entry: Entry[L], reason: str, snapshot: Snapshot | None) -> None:
+    def _fail(
+        self,
+        entry: Entry[L],
+        reason: str,
+        snapshot: Snapshot | None,
+        tensors: Tensors | None = None,
+    ) -> None:
         """Leave a model that cannot be loaded alone until its files change."""
         with self._lock:
+            self._entries.set_tensors(entry, tensors)
             entry.reason, entry.reload_error = reason, ""
             entry.retry_at, entry.first, entry.resident = None, False, False
             entry.rejected = snapshot.identity if snapshot else None

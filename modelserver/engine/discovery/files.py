@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from modelserver.core import exports
 from modelserver.core.errors import ModelError
 from modelserver.core.opened_files import Held, open_at_once
+from modelserver.core.signatures import RAW
 from modelserver.engine.discovery.links import NotFollowed, open_file
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ class ModelFiles:
     def key(self) -> Key:
         """Kind and name, which no other model has together."""
         return self.kind, self.name
+
+    def raw(self) -> ModelFiles:
+        """Return the graph alone, as a model that is fed numbers alone."""
+        return replace(
+            self,
+            kind=RAW,
+            labels=None,
+            sidecar=None,
+            image=None,
+            expected=None,
+            facts=(),
+        )
 
     @property
     def root(self) -> Path:

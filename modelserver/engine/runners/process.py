@@ -25,6 +25,7 @@ from modelserver.core.errors import (
     GraphError,
     ModelCrashed,
     ModelError,
+    OtherTask,
     OutOfMemory,
     RequestError,
     RunFailed,
@@ -195,6 +196,8 @@ class ProcessRunner:
 
     def _refusal(self, reply: LoadError) -> ModelError:
         """Return the error of a child that could not load its model."""
+        if reply.tensors is not None:
+            return OtherTask(reply.reason, reply.tensors)
         if reply.kind == "files":
             return GraphError(reply.reason)
         # It ends by itself; all that TensorFlow printed is there once it has.

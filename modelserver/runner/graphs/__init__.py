@@ -18,19 +18,23 @@ classifiers       the tensor of class scores
 activations       whether values are probabilities, logits or features
 detectors         the tensors of boxes, scores, classes and count
 other_tasks       what other networks do, for the sentence that refuses them
+raw_signatures    what such a network takes and gives, for clients with tensors
 constants         subgraphs and training switches that have one value
 array_ops         the ops that constants are computed with, in NumPy
 traversal         walks through a graph, and names and shapes for sentences
 """
 
 from modelserver.runner.graphs.checks import read_checked_graph, read_repaired_graph
+from modelserver.runner.graphs.raw_signatures import find_raw_signature, is_served
 from modelserver.runner.graphs.reader import import_graph, read_graph_def
 from modelserver.runner.graphs.signature_finder import find_signature
 from modelserver.runner.graphs.sizes import sampling_of
 
 __all__ = [
+    "find_raw_signature",
     "find_signature",
     "import_graph",
+    "is_served",
     "read_checked_graph",
     "read_graph_def",
     "read_repaired_graph",

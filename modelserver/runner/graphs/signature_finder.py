@@ -179,7 +179,7 @@ def find_common(
         habits: those of the task.
         lone: each output has one value an image.
     """
-    feeds, fed = _find_feeds(image, _collect_needed(image, outputs.values()))
+    feeds, fed = find_feeds(image, collect_needed(image, outputs.values()))
     ends = follow_pixels(image)
     described = describe_image(image, ends, sidecar)
     clues = ScalingClues(described, ends, sidecar, export, habits)
@@ -230,13 +230,13 @@ def _is_classifier(graph: Any) -> bool:
     return scores.shape.rank in _CLASSIFIER_RANKS
 
 
-def _find_feeds(
+def find_feeds(
     image: Any, needed: set[Any]
 ) -> tuple[dict[str, bool | float], tuple[str, ...]]:
     """Find the other tensors to feed: ``is_training``, ``keep_prob`` and their like.
 
     Args:
-        image: the image's tensor.
+        image: the tensor that takes the image.
         needed: the ops that the outputs need.
 
     Returns:
@@ -277,7 +277,7 @@ def _feed_default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
         op: a placeholder with a constant default.
 
     Returns:
-        As ``_find_feeds``; nothing for a default that is inference's, or no switch's.
+        As ``find_feeds``; nothing for a default that is inference's, or no switch's.
     """
     default, tensor = constant(op.inputs[0]), op.outputs[0]
     if default is None or default.ndim or default.dtype.kind not in "biuf":
@@ -292,8 +292,12 @@ def _feed_default(op: Any) -> tuple[dict[str, bool | float], tuple[str, ...]]:
     return {tensor.name: value}, (f"{tensor.name} is fed with {value}: {why}",)
 
 
-def _collect_needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
-    """Collect the ops that a run needs, and refuse those that no run can compute."""
+def collect_needed(image: Any, outputs: Iterable[Any]) -> set[Any]:
+    """Collect the ops that a run needs, and refuse those that no run can compute.
+
+    Raises:
+        GraphError: the outputs do not depend on the image, or on variables.
+    """
     needed = ancestors(outputs, fed=image)
     if image.op not in needed:
         raise GraphError(

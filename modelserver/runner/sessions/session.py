@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from modelserver.core.errors import GraphError, RequestError
+from modelserver.core.errors import GraphError, OtherTask, RequestError
 from modelserver.core.findings import found
 from modelserver.core.opened_files import Held
 from modelserver.core.signatures import Signature, read_sidecar
@@ -119,14 +119,12 @@ class ModelSession:
         job = self._job
         sidecar = None
         if job.sidecar:
-            sidecar = read_sidecar(_path(job, "sidecar", job.sidecar))
-        path = _path(job, "graph", job.graph)
+            sidecar = read_sidecar(path_of(job, "sidecar", job.sidecar))
+        path = path_of(job, "graph", job.graph)
         graph_def, repairs = graphs.read_repaired_graph(path, job.trusted)
         kept = self._keep_suppression(graph_def)
         graph = graphs.import_graph(graph_def)
-        self.signature = graphs.find_signature(
-            graph, job.kind, sidecar, export=job.export, finder=job.finder
-        )
+        self.signature = self._find_signature(graph, sidecar)
         self._note_repairs(repairs)
         self.inputs = specs.inputs_of(graph, self.signature)
         self.outputs = specs.outputs_of(graph, self.signature)
@@ -147,6 +145,24 @@ class ModelSession:
         self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
         give_memory_back()
+
+    def _find_signature(self, graph: Any, sidecar: Sidecar | None) -> Signature:
+        """Find the signature by the job's task.
+
+        Raises:
+            OtherTask: it is none of the task's, nor another's that is served here.
+            GraphError: with the fault and a remedy.
+        """
+        job = self._job
+        try:
+            return graphs.find_signature(
+                graph, job.kind, sidecar, export=job.export, finder=job.finder
+            )
+        except GraphError as error:
+            tensors = None if graphs.is_served(graph) else specs.raw_tensors(graph)
+            if tensors is None:
+                raise
+            raise OtherTask(str(error), tensors) from error
 
     def _choose_device(self) -> None:
         """Choose slots and batch size, which differ between GPU and CPU."""
@@ -531,7 +547,7 @@ class ModelSession:
             self._run = None
 
 
-def _path(job: Job, role: str, name: str) -> Path:
+def path_of(job: Job, role: str, name: str) -> Path:
     """Return a path that reads the file that was opened for the job, if one was."""
     path = Path(name)
     return Held.of(path, job.held[role]) if role in job.held else path

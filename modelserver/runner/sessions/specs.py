@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from modelserver.core.messages import TensorSpec
+from modelserver.core.errors import GraphError
+from modelserver.core.messages import Tensors, TensorSpec
+from modelserver.runner.graphs.raw_signatures import dtype_of, find_raw_signature
 
 if TYPE_CHECKING:
     from modelserver.core.signatures import Signature
 
-# Those that cross between processes; bfloat16 and strings do not.
-_CROSSES = re.compile(r"[|<][biuf][1248]")
 # The rank of a graph's input that does not tell it.
 _RANKS = {"HWC": 3, "CHW": 3, "NHW": 3, "HW": 2, "flat": 2, "flat_CHW": 2}
 _USUAL_RANK = 4
@@ -37,10 +34,22 @@ def outputs_of(graph: Any, signature: Signature) -> tuple[TensorSpec, ...]:
     return tuple(_spec(graph, one, (-1,)) for one in signature.outputs.values())
 
 
+def raw_tensors(graph: Any) -> Tensors | None:
+    """Return what a graph takes and gives that no task serves.
+
+    Returns:
+        ``None`` if it cannot be asked with one tensor of numbers.
+    """
+    try:
+        signature = find_raw_signature(graph)
+    except GraphError:
+        return None
+    return Tensors(inputs_of(graph, signature), outputs_of(graph, signature))
+
+
 def _spec(graph: Any, name: str, unknown: tuple[int, ...]) -> TensorSpec:
     tensor = graph.get_tensor_by_name(name)
-    dtype = np.dtype(tensor.dtype.as_numpy_dtype).str
     shape = unknown
     if tensor.shape.rank is not None:
         shape = tuple(-1 if side is None else side for side in tensor.shape.as_list())
-    return TensorSpec(name_of(name), dtype if _CROSSES.fullmatch(dtype) else "", shape)
+    return TensorSpec(name_of(name), dtype_of(tensor), shape)

@@ -75,13 +75,13 @@ def task_of(model: str) -> Task[Any]:
     return by_kind(tensors_of(model).kind)
 
 
-def tensors_of(model: str) -> ModelTensors:
-    """Return a model's state, and its graph's inputs and outputs if it is in memory.
+def tensors_of(model: str, kind: str = "") -> ModelTensors:
+    """Return a model's state, and its graph's inputs and outputs if they are known.
 
     Raises:
         AmbiguousModel, ModelNotFound: as ``Registry.entry``.
     """
-    return backend().ask("tensors", ModelTensors, name=model)
+    return backend().ask("tensors", ModelTensors, name=model, of=kind)
 
 
 def graph_of(model: str) -> ModelTensors:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from modelserver import __version__
@@ -106,13 +107,14 @@ def metadata(model: str, version: str) -> ModelMetadata:
     """
     check_version(model, version)
     found = graph_of(model)
+    images = Images("BYTES", (-1,), _image_outputs(by_kind(found.kind)))
     return ModelMetadata(
         model,
         (VERSION,),
         _PLATFORM,
         tuple(map(_metadata, found.inputs)),
         tuple(map(_metadata, found.outputs)),
-        Images("BYTES", (-1,), _image_outputs(by_kind(found.kind))),
+        msgspec.UNSET if found.raw else images,
     )
 
 
@@ -142,10 +144,16 @@ def index(*, ready: bool) -> list[IndexEntry]:
         ready: those alone that answer now.
     """
     return [
-        IndexEntry(one.name, VERSION, _STATES.get(one.state, "UNAVAILABLE"), one.reason)
+        IndexEntry(one.name, VERSION, _STATES.get(state, "UNAVAILABLE"), one.reason)
         for one in backend().ask("models", contract.Models).models
-        if one.state == _READY or not ready
+        for state in [_state_of(one)]
+        if state == _READY or not ready
     ]
+
+
+def _state_of(one: contract.Model) -> str:
+    """Return a model's state to those who ask by this protocol."""
+    return tensors_of(one.name, one.kind).state if one.raw else one.state
 
 
 def load(model: str) -> None:
@@ -279,7 +287,7 @@ def _labels(
     model: str, task: Task[Any], found: Mapping[str, NDArray[Any]]
 ) -> list[tuple[int, str]]:
     """Return the class of each score of a classifier; none of another model."""
-    if task.finds != "classes" or len(found) != 1:
+    if task.finds != "classes" or len(found) != 1 or tensors_of(model).raw:
         return []
     (array,) = found.values()
     return labels_of(task, model, array.shape[-1] if array.shape else 0)

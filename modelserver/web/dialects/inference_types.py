@@ -49,14 +49,17 @@ class Images(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """A model's inputs and outputs, as its graph has them, and those of images."""
+    """A model's inputs and outputs, as its graph has them, and those of images.
+
+    There is no ``images`` where the graph takes tensors alone.
+    """
 
     name: str
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
-    images: Images
+    images: Images | msgspec.UnsetType = msgspec.UNSET
 
 
 class ConfigTensor(msgspec.Struct, frozen=True):

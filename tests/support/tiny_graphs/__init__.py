@@ -73,6 +73,13 @@ from support.tiny_graphs.hungry import (
     hangs_when_white,
 )
 from support.tiny_graphs.leftovers import LEFTOVERS, on_device, with_mean
+from support.tiny_graphs.other_tasks import (
+    embedding,
+    pose,
+    segmentation,
+    two_inputs,
+    unrunnable_pose,
+)
 
 __all__ = [
     "COLOURS",
@@ -95,6 +102,7 @@ __all__ = [
     "eats_when_white",
     "echo_detector",
     "echoed",
+    "embedding",
     "empty",
     "encoded_detector",
     "file_classifier",
@@ -123,12 +131,14 @@ __all__ = [
     "percent_classifier",
     "percent_detector",
     "png",
+    "pose",
     "random_bytes",
     "rank_4_classifier",
     "raw_heads",
     "resizing_detector",
     "saved_model",
     "scoped_detector",
+    "segmentation",
     "slow_detector",
     "squeezed_classifier",
     "switched_classifier",
@@ -136,8 +146,10 @@ __all__ = [
     "text_form",
     "trusted",
     "two_images",
+    "two_inputs",
     "unknown_op",
     "unknown_shape_classifier",
+    "unrunnable_pose",
     "with_mean",
     "write",
 ]
