@@ -5,12 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import served, watching
 from support.servers import ROOT, wait_for
 from support.tiny_graphs import write
 
@@ -40,21 +41,16 @@ def models(tmp_path_factory):
 @pytest.fixture
 def opened(browser, models, uploads):
     """A function that serves an app and opens its page; nothing goes wrong there."""
-    stack = []
+    with ExitStack() as stack:
 
-    def open_(kind="detection", look=None, **environ):
-        serving = served(kind, models, uploads, **environ)
-        url = serving.__enter__()
-        watched = Watched(browser.new_context(**(look or {})), url)
-        stack.append((serving, watched))
-        watched.open()
-        return watched
+        def open_(kind="detection", look=None, **environ):
+            url = stack.enter_context(served(kind, models, uploads, **environ))
+            watch = stack.enter_context(watching(browser))
+            watched = watch(url, **(look or {}))
+            watched.open()
+            return watched
 
-    yield open_
-    for serving, watched in stack:
-        watched.page.context.close()
-        serving.__exit__(None, None, None)
-        assert watched.wrongs == []
+        yield open_
 
 
 def test_a_classifier_says_what_is_in_the_photo(opened):

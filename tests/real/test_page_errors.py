@@ -6,7 +6,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import served, watching
 from support.tiny_graphs import write
 
 pytestmark = pytest.mark.real
@@ -30,12 +30,10 @@ def url(tmp_path_factory):
 @pytest.fixture
 def watched(browser, url):
     """A fresh page of the server's, on which nothing goes wrong."""
-    context = browser.new_context()
-    watched = Watched(context, url)
-    watched.open()
-    yield watched
-    context.close()
-    assert watched.wrongs == []
+    with watching(browser) as watch:
+        watched = watch(url)
+        watched.open()
+        yield watched
 
 
 def answer(page, status, body="", times=1, **headers):

@@ -122,10 +122,10 @@ def test_models_that_come_fail_and_come_back_are_noticed(
         page.locator("tbody th").first.wait_for()
         assert page.locator("#no-models").is_hidden()
         write(folder / "broken.frozen.pb", tiny_graphs.FAULTS["html"]())
-        page.locator("#troubles li").wait_for(timeout=60_000)
+        page.locator("#troubles li").wait_for()
         words = page.locator("#troubles").text_content()
         assert words.strip().startswith("broken cannot be served: ")
-    page.get_by_text("The server does not answer.").wait_for(timeout=60_000)
+    page.get_by_text("The server does not answer.").wait_for()
     page.context.close()
 
 
@@ -366,10 +366,7 @@ def test_the_camera_is_answered_live(opened):
     page.locator("#camera-close").click()
     page.locator("#camera").wait_for(state="hidden")
     assert page.locator("#camera-rate").text_content() == ""
-    page.wait_for_timeout(200)  # word of a request that was sent before comes late
-    sent = watched.posts()
-    page.wait_for_timeout(500)
-    assert watched.posts() == sent
+    wait_for(lambda: still(watched), "nothing is asked")
     assert page.locator(".thumb").count() == 0
 
 

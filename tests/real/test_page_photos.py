@@ -10,7 +10,7 @@ from PIL import Image
 from modelserver.decoder.drawing import colour
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served
+from support.browser import served, watching
 from support.servers import wait_for
 from support.tiny_graphs import write
 
@@ -42,13 +42,11 @@ def url(tmp_path_factory):
 @pytest.fixture
 def watched(browser, url):
     """A fresh page of the server's, on which nothing goes wrong."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    watched = Watched(context, url)
-    watched.open()
-    watched.page.select_option("#model", "m")
-    yield watched
-    context.close()
-    assert watched.wrongs == []
+    with watching(browser) as watch:
+        watched = watch(url, viewport={"width": 1100, "height": 900})
+        watched.open()
+        watched.page.select_option("#model", "m")
+        yield watched
 
 
 def shown_boxes(page):

@@ -25,5 +25,4 @@ def test_the_page_works_on_the_real_server(folder, uploads, tmp_path):
         assert watched.page.locator("tbody th").first.text_content() == "red"
         stages = watched.page.locator(".timings dt").all_text_contents()
         assert stages == ["wait", "decode", "queue", "run", "post", "other", "network"]
-        watched.page.context.close()
-    assert watched.wrongs == []
+        watched.close()

@@ -31,7 +31,7 @@ def noise(size=(48, 64), seed=0):
 
 def left_in(folder):
     """What stays in a folder once the requests under way have been answered."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + SECONDS
     while (left := list(folder.iterdir())) and time.monotonic() < until:
         time.sleep(0.02)
     return left

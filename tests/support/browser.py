@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 from werkzeug.serving import make_server
@@ -12,10 +12,12 @@ from support.app_client import SECONDS, left_in
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # A camera that shows a pattern, and a sandbox only where there can be one: in a
-# container the user is root, for whom Chromium has none.
+# container the user is root, for whom Chromium has none. On a slow machine a watchdog
+# would end the process that draws, and in the end the browser.
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-dev-shm-usage",
+    "--disable-gpu-watchdog",
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
@@ -37,37 +39,75 @@ def served(kinds, folder, uploads, **environ):
     assert left_in(uploads) == []
 
 
+class Browser:
+    """Chromium and its driver, started again for the next window if they have died.
+
+    The test in which they die fails, and only that one.
+    """
+
+    def __init__(self, *arguments):
+        self._arguments = [*ARGUMENTS, *arguments]
+        self._ends = ExitStack()
+        self._chromium = None
+
+    def new_context(self, **look):
+        """Open a profile of its own, in which waits last as long as on a slow machine."""
+        api = pytest.importorskip(
+            "playwright.sync_api", reason="playwright is not here"
+        )
+        if CHROMIUM is None:
+            pytest.skip("chromium is not here")
+        try:
+            context = self._started(api).new_context(**look)
+        except api.Error:  # only now it is noticed
+            self.close()
+            context = self._started(api).new_context(**look)
+        context.set_default_timeout(SECONDS * 1000)
+        return context
+
+    def _started(self, api):
+        if self._chromium is not None:
+            return self._chromium
+        with ExitStack() as ends:
+            playwright = ends.enter_context(api.sync_playwright())
+            self._chromium = playwright.chromium.launch(
+                executable_path=CHROMIUM,
+                args=self._arguments,
+                timeout=SECONDS * 1000,
+            )
+            ends.callback(_close, api, self._chromium)
+            self._ends = ends.pop_all()
+        return self._chromium
+
+    def close(self):
+        """End both, alive or not."""
+        self._chromium = None
+        self._ends.close()
+
+
+def _close(api, browser):
+    with suppress(api.Error):  # it is dead
+        browser.close()
+
+
 @contextmanager
 def chromium(*arguments):
-    """Start the browser with more arguments; skips where it or its driver is not installed."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not here")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not here")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[*ARGUMENTS, *arguments],
-            timeout=SECONDS * 1000,
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
+    """Give a browser with more arguments; skips where it or its driver is not installed."""
+    with closing(Browser(*arguments)) as browser:
+        yield browser
 
 
 @contextmanager
 def watching(browser):
     """Give a function that opens a window on a server; nothing goes wrong in any."""
-    every = []
+    with ExitStack() as windows:
 
-    def watch(url, **look):
-        every.append(Watched(browser.new_context(**look), url))
-        return every[-1]
+        def watch(url, **look):
+            watched = Watched(browser.new_context(**look), url)
+            windows.callback(watched.close)
+            return watched
 
-    yield watch
-    for watched in every:
-        watched.page.context.close()
-        assert watched.wrongs == []
+        yield watch
 
 
 class Watched:
@@ -116,6 +156,15 @@ class Watched:
         """Go to a page of the server."""
         self.page.goto(self.url + path)
         return self.page
+
+    def close(self):
+        """Close the window; nothing had gone wrong in it until then."""
+        try:
+            self.page.evaluate("0")  # word of what went wrong comes before the answer
+            wrongs = [*self.wrongs]
+        finally:
+            self.page.context.close()
+        assert wrongs == [], wrongs
 
     def choose(self, *files):
         """Choose photos, each a name and bytes, and wait for the shown one's answer."""
