@@ -23,7 +23,8 @@ def commands(page):
 
 def outcome(arguments):
     """Call the command line, which must be content."""
-    result = CliRunner().invoke(main, arguments, env={"ISOLATION": "inline"})
+    environ = {"ISOLATION": "inline", "XDG_CACHE_HOME": str(Path("cache").absolute())}
+    result = CliRunner().invoke(main, arguments, env=environ)
     assert result.exit_code == 0, result.output
     return result.output
 

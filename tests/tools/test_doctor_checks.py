@@ -177,8 +177,9 @@ def test_a_model_that_crashes_is_a_finding_and_no_more(folder):
 
 
 def call(folder, *arguments):
-    """Call the command line."""
+    """Call the command line; results are kept beside the folder."""
     environ = {"ISOLATION": "inline", "MODEL_FOLDER": str(folder)}
+    environ["XDG_CACHE_HOME"] = str(folder.parent / "cache")
     return CliRunner().invoke(main, ["check", *map(str, arguments)], env=environ)
 
 
@@ -193,6 +194,16 @@ def test_exit_codes_are_for_ci(folder, tmp_path):
     assert "red.png" in result.output
     assert call(folder, folder, "--strict").exit_code == 1
     assert call(folder, tmp_path / "no").exit_code == 1
+
+
+def test_a_label_steers_no_terminal(folder):
+    """What a folder's files hold is printed as text, whatever it is."""
+    put(folder, "boxes", tiny_graphs.echo_detector, ids=())
+    text = "".join(LABELS % (number, r"\033[31mred") for number in range(1, 28))
+    (folder / "boxes.label_map.pbtxt").write_text(text)
+    result = call(folder)
+    assert "\x1b" not in result.output
+    assert r"\x1b[31mred" in result.output
 
 
 def test_json_is_the_report(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from modelserver.core import logs
 from modelserver.core.errors import ModelServerError
 from modelserver.core.settings import Settings
 from modelserver.engine.runners import cards
@@ -27,13 +29,14 @@ from modelserver.tools.doctor.gpu import gpu_lines, gpu_report
 from modelserver.tools.doctor.reports import Photo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.table import Table
 
     from modelserver.engine.runners.cards import Survey
     from modelserver.tasks import Task
-    from modelserver.tools.doctor import ModelTries
+    from modelserver.tools.doctor import FolderReport, ModelTries
+    from modelserver.tools.zoo.installation import Progress
 
 # Wide enough that no line of a table is broken for a program that reads it.
 _PIPE_WIDTH = 200
@@ -106,6 +109,12 @@ def inspect_graph(
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings too.")
 @click.option("--gpu", is_flag=True, help="Run them on a GPU; on the CPU otherwise.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Look again at what has not changed since it was checked.",
+)
+@click.option("--all", "full", is_flag=True, help="Show every model and every note.")
 @_json
 @click.pass_context
 def check_folder(
@@ -116,12 +125,15 @@ def check_folder(
     label: str | None,
     strict: bool,
     gpu: bool,
+    fresh: bool,
+    full: bool,
     as_json: bool,
 ) -> None:
     """Load and run every model in FOLDER (MODEL_FOLDER, else ./models).
 
     The server's own settings hold, and with --gpu its choice of cards. Exits with 1
-    when a finding keeps a model from serving.
+    when a finding keeps a model from serving. A result is kept in your cache folder
+    until a file of the model, a setting or a version changes.
 
     With --photo and --label, every model that knows the label is run under every
     scaling, and the sidecar that says each is printed. Exits with 1 when none sees it.
@@ -132,27 +144,45 @@ def check_folder(
         settings = Settings.from_environ(os.environ)
         if folder is not None:
             settings = replace(settings, model_folder=folder)
-        survey = _cards() if gpu else NO_CARDS
         settings = replace(settings, require_gpu=gpu)
         given = _photo(photo)
-        sample = _photo(SAMPLE if SAMPLE.is_file() else None)
-        with (
-            show_progress(Console(), quiet=True) as report_progress,
-            quiet_tensorflow(warnings=gpu),
-        ):
-            if given is not None and label is not None:
+        if given is not None and label is not None:
+            with _progress() as report_progress:
                 tries = doctor.try_scalings(settings, given, label, report_progress)
-            else:
-                report = doctor.check_folder(
-                    settings, given, sample, report_progress, survey=survey
-                )
+            ctx.exit(_show_tries(tries, settings, as_json=as_json))
+        report = _check(settings, given, gpu=gpu, fresh=fresh)
     except ModelServerError as err:
         raise CliError(str(err)) from err
-    if label is not None:
-        ctx.exit(_show_tries(tries, settings, as_json=as_json))
-    _show(report, doctor.folder_tables(report), as_json=as_json)
+    if as_json:
+        _print_json(report)
+    else:
+        for line in doctor.folder_lines(report, full=full):
+            _print_line(line)
     failing = {"error", "warning"} if strict else {"error"}
     ctx.exit(any(finding.level in failing for finding in report.findings))
+
+
+def _check(
+    settings: Settings, photo: Photo | None, *, gpu: bool, fresh: bool
+) -> FolderReport:
+    """Check a folder, on its cards or without any."""
+    survey = _cards() if gpu else NO_CARDS
+    sample = _photo(SAMPLE if SAMPLE.is_file() else None)
+    with _progress(warnings=gpu) as report:
+        kept = doctor.KeptChecks(doctor.cache_folder(), settings, survey, fresh=fresh)
+        return doctor.check_folder(
+            settings, photo, sample, report, survey=survey, kept=kept
+        )
+
+
+@contextmanager
+def _progress(*, warnings: bool = False) -> Iterator[Progress]:
+    """Yield what shows progress, with TensorFlow quiet."""
+    with (
+        show_progress(Console(), quiet=True) as report,
+        quiet_tensorflow(warnings=warnings),
+    ):
+        yield report
 
 
 def _show_tries(
@@ -199,13 +229,25 @@ def _photo(path: Path | None) -> Photo | None:
 def _show(report: Any, tables: Iterable[Table], *, as_json: bool) -> None:
     """Print a report for people or for programs."""
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        _print_json(report)
         return
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     for table in tables:
         console.print(table)
+
+
+def _print_json(report: Any) -> None:
+    """Print a report for programs."""
+    click.echo(msgspec.json.format(msgspec.json.encode(report)))
+
+
+def _print_line(line: str) -> None:
+    """Print a line of a report: never wrapped, so that what it names can be copied."""
+    word = line.partition(" ")[0]
+    colour = {"error": "red", "warning": "yellow", "notes:": "bright_black"}.get(word)
+    click.secho(logs.escape(line), fg=colour)
 
 
 @click.group("doctor")
@@ -224,7 +266,7 @@ def doctor_gpu(ctx: click.Context, *, as_json: bool) -> None:
     """
     report = gpu_report()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)))
+        _print_json(report)
     else:
         for line in gpu_lines(report):
             click.echo(line)

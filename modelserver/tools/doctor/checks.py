@@ -5,6 +5,7 @@ Each model runs in a process of its own, so a crash is a finding and no more.
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from modelserver.engine.discovery import ModelFiles
     from modelserver.engine.models import Model
     from modelserver.engine.runners.cards import Survey
+    from modelserver.tools.doctor.kept_checks import KeptChecks
 
 ROUNDS = 3
 _TOP = 5
@@ -70,6 +72,7 @@ def check_folder(
     progress: Callable[[int, int, str], None] | None = None,
     *,
     survey: Survey = NO_CARDS,
+    kept: KeptChecks | None = None,
 ) -> FolderReport:
     """Load and run every model of ``MODEL_FOLDER`` and report the findings.
 
@@ -79,6 +82,7 @@ def check_folder(
         sample: for the models without one; noise by default.
         progress: called before each model and at the end.
         survey: the cards to run them on; on the CPU without any.
+        kept: results of earlier checks, and where to keep these.
     """
     folder = Path(settings.model_folder)
     models, findings = _discover(folder)
@@ -87,7 +91,7 @@ def check_folder(
         if progress:
             progress(done, len(models), f"checking {files.name}")
         shown = photo or _golden_image(files) or sample or noise()
-        report, more = _check(files, settings, shown, survey)
+        report, more = _look(files, settings, shown, survey, kept)
         reports.append(report)
         findings += more
     if progress:
@@ -121,6 +125,26 @@ def _discover(folder: Path) -> tuple[list[ModelFiles], list[Finding]]:
     return models, findings
 
 
+def _look(
+    files: ModelFiles,
+    settings: Settings,
+    photo: Photo,
+    survey: Survey,
+    kept: KeptChecks | None,
+) -> tuple[ModelReport, Sequence[Finding]]:
+    """Return a model's kept result; check it if there is none, and keep that."""
+    if kept is None:
+        return _check(files, settings, photo, survey)
+    key = kept.key(files, photo)
+    result = kept.find(key)
+    if result is None:
+        result = _check(files, settings, photo, survey)
+        # A file that changed meanwhile may have been read before or after.
+        if kept.key(files, photo) == key:
+            kept.keep(key, *result)
+    return result
+
+
 def _check(
     files: ModelFiles, settings: Settings, photo: Photo, survey: Survey
 ) -> tuple[ModelReport, list[Finding]]:
@@ -130,7 +154,7 @@ def _check(
         label_map = labels.read_labels(files.labels)
         model = Loader(settings, survey)(files)
     except ModelError as err:
-        return report, [_failure(files.name, err)]
+        return report, [_failure(files, err)]
     try:
         signature = model.facts.signature
         classes = signature.classes or _classes(files)
@@ -152,9 +176,9 @@ def _check(
     return report, [*model.facts.findings, *findings, *failed]
 
 
-def _failure(name: str, err: ModelError) -> Finding:
+def _failure(files: ModelFiles, err: ModelError) -> Finding:
     """Return the finding for a model that cannot be loaded, with its remedy."""
-    sentence = str(err)
+    name, sentence = files.name, str(err)
     if isinstance(err, LabelMapError):
         return found(
             "labels-unreadable", name, sentence, "docs/models.md says what to do"
@@ -171,7 +195,10 @@ def _failure(name: str, err: ModelError) -> Finding:
         )
     if "it uses the op" in sentence:
         return found("op-refused", name, sentence, "export it for inference")
-    fix = "python -m modelserver inspect shows what it holds"
+    graph = shlex.quote(str(files.graph))
+    fix = (
+        f"see what it holds: python -m modelserver inspect {graph} --kind {files.kind}"
+    )
     if "SavedModel" in sentence or "Keras" in sentence:
         fix = "python -m modelserver import makes a frozen graph of it"
     return found("graph-refused", name, sentence, fix)

@@ -1,7 +1,8 @@
-"""The doctor's reports: values that become JSON as they are, and tables for people."""
+"""The doctor's reports: values that become JSON as they are, and for people."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -106,6 +107,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
         labels: how many names its label map has.
         classes: of the graph, if it shows them.
         timing: of a run; ``None`` if there was none.
+        kept: when it was checked, in UTC, if that was an earlier time and nothing has
+            changed since; else empty.
     """
 
     name: str
@@ -117,6 +120,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     labels: int = 0
     classes: int | None = None
     timing: Timing | None = None
+    kept: str = ""
 
 
 class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +169,7 @@ class ModelTries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _MOST_OPS = 20
+_MOST_SOUND = 4
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -234,19 +239,58 @@ def _image(signature: Signature) -> str:
     return f"any size, {channels}"
 
 
-def folder_tables(report: FolderReport) -> Iterator[Table]:
-    """Yield the tables of a folder: its models, and the findings."""
-    columns = ("model", "task", "serves", "device", "run", "answers")
-    models = _table(report.folder, *columns)
+def folder_lines(report: FolderReport, *, full: bool = False) -> Iterator[str]:
+    """Yield what matters of a folder: models, errors, warnings; a line is never cut.
+
+    Args:
+        full: every model and every note, too.
+    """
+    serving = sum(model.serves for model in report.models)
+    levels: Counter[str] = Counter(finding.level for finding in report.findings)
+    counts = [f"{n} {level}{'s'[: n > 1]}" for level in _STYLES if (n := levels[level])]
+    found = ", ".join(counts) or "nothing found"
+    yield f"{serving} of {len(report.models)} models in {report.folder} serve; {found}"
+    sound = [model for model in report.models if model.serves]
+    left = [] if full else sound[_MOST_SOUND:]
     for model in report.models:
-        models.add_row(*map(Text, _row(model)))
-    yield models
-    if report.findings:
-        found = _table("findings", "level", "code", "model", "what", "what to do")
-        for line in report.findings:
-            cells = (line.code, line.model, line.message, line.fix)
-            found.add_row(Text(line.level, _STYLES[line.level]), *map(Text, cells))
-        yield found
+        if model not in left:
+            yield f"  {_model_line(model)}"
+    if left:
+        yield f"  and {len(left)} more that serve (--all)"
+    for finding in report.findings:
+        if full or finding.level != "note":
+            yield from _finding_lines(finding)
+    if levels["note"] and not full:
+        codes = Counter(one.code for one in report.findings if one.level == "note")
+        notes = ", ".join(f"{code} ({n})" for code, n in codes.items())
+        yield f"notes: {notes}; --all shows them"
+    kept = [model.kept for model in report.models if model.kept]
+    if kept:
+        since = f"{min(kept)[:16].replace('T', ' ')} UTC"
+        yield (
+            f"kept from {since}, nothing has changed since: {len(kept)} of "
+            f"{len(report.models)} models; --fresh looks again"
+        )
+
+
+def _model_line(model: ModelReport) -> str:
+    """Return a model's state, and what it answered."""
+    state = "yes" if model.serves else "NO "
+    where = f", {model.device}" if model.device else ""
+    line = f"{state} {model.name} ({model.kind}{where})"
+    if model.timing is None:
+        return line
+    timing = model.timing
+    answers = ", ".join(f"{name} {sure:.2f}" for name, sure in timing.answers[:3])
+    return f"{line}: {timing.run_ms:.1f} ms, {answers or 'nothing'} in {timing.photo}"
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    """Yield a finding, and its remedy on a line of its own."""
+    of = f" {finding.model}" if finding.model else ""
+    yield f"{finding.level} {finding.code}{of}: {finding.message}"
+    if finding.fix:
+        yield f"  fix: {finding.fix}"
 
 
 def tries_tables(reports: Iterable[ModelTries]) -> Iterator[Table]:
@@ -262,15 +306,6 @@ def tries_tables(reports: Iterable[ModelTries]) -> Iterator[Table]:
             sees = "yes" if trial.sees else "no"
             table.add_row(*map(Text, (trial.scaling, sees, sure, best, trial.sidecar)))
         yield table
-
-
-def _row(model: ModelReport) -> tuple[str, ...]:
-    serves = "yes" if model.serves else "NO"
-    if model.timing is None:
-        return model.name, model.kind, serves, model.device, "", ""
-    answers = ", ".join(f"{name} {sure:.2f}" for name, sure in model.timing.answers[:3])
-    run = f"{model.timing.run_ms:.1f} ms ({model.timing.photo})"
-    return model.name, model.kind, serves, model.device, run, answers
 
 
 def _table(title: str, *columns: str) -> Table:
