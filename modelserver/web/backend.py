@@ -139,17 +139,21 @@ class Backend:
         """Leave some of so many threads to requests that never wait for a model."""
         self.link.most = admission.room_of(total)
 
-    def count_refusal(self, error: RequestError, start: bytes) -> None:
-        """Count a photo that was answered without the app.
+    def count_refusal(
+        self, error: RequestError, path: str, status: int, dialect: Dialect | None
+    ) -> None:
+        """Count a request with a body that was answered without the app.
 
         Args:
-            start: of its request: verb and route.
+            status: that its client was given.
+            dialect: that its client speaks.
         """
-        routes = [task.endpoint.route for task in self.tasks]
-        matches = (
-            route for route in routes if start.startswith(f"POST {route}".encode())
-        )
-        self.link.count(next(matches, routes[0]), "", error.status)
+        if dialect is None:
+            routes = [task.endpoint.route for task in self.tasks]
+            route = next((one for one in routes if path.startswith(one)), routes[0])
+            self.link.count(route, "", status)
+        else:
+            self.link.count(dialect.rule_of("POST", path), "", status, dialect.name)
         self.link.count_refusal(error.slug)
 
     def count_unreadable(self, status: int) -> None:

@@ -93,17 +93,6 @@ def request_id() -> str:
     return f"{_RANDOM}{os.getpid():08x}{next(_COUNT):08x}"
 
 
-def problem_body(
-    status: int, title: str, detail: str, slug: str | None = None
-) -> bytes:
-    """Return a problem as JSON.
-
-    Args:
-        slug: names the type; a problem without one is of type ``about:blank``.
-    """
-    return msgspec.json.encode(_problem(status, title, detail, slug))
-
-
 def problem_of(error: RequestError) -> Problem:
     """Return an error of ours as a problem."""
     return _problem(error.status, error.title, str(error), error.slug)
@@ -116,6 +105,11 @@ def _problem(status: int, title: str, detail: str, slug: str | None) -> Problem:
     )
 
 
+def status_of(error: RequestError, dialect: Dialect | None) -> int:
+    """Return the status by which an error of ours is answered in a dialect."""
+    return error.status if dialect is None else dialect.refuse(problem_of(error))[0]
+
+
 def plain_problem(
     error: RequestError, headers: str = "", dialect: Dialect | None = None
 ) -> bytes:
@@ -126,22 +120,31 @@ def plain_problem(
     """
     if error.retry_after_s is not None:
         headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
-    told = problem_of(error)
-    if dialect is None:
-        return _answer(error.status, msgspec.json.encode(told), headers)
-    status, body = dialect.refuse(told)
-    return _answer(HTTPStatus(status), msgspec.json.encode(body), headers, _JSON)
+    return _told(problem_of(error), headers, dialect)
 
 
-def plain_answer(status: HTTPStatus, detail: str, headers: str = "") -> bytes:
+def plain_answer(
+    status: HTTPStatus,
+    detail: str,
+    headers: str = "",
+    dialect: Dialect | None = None,
+) -> bytes:
     """Return a problem as a whole HTTP answer, if no app makes one.
 
     Close the connection after it: the request was not read to its end.
 
     Args:
         headers: more of them, a line each.
+        dialect: of the request, which words it.
     """
-    return _answer(status, problem_body(status, status.phrase, detail), headers)
+    return _told(_problem(status, status.phrase, detail, None), headers, dialect)
+
+
+def _told(told: Problem, headers: str, dialect: Dialect | None) -> bytes:
+    if dialect is None:
+        return _answer(HTTPStatus(told.status), msgspec.json.encode(told), headers)
+    status, body = dialect.refuse(told)
+    return _answer(HTTPStatus(status), msgspec.json.encode(body), headers, _JSON)
 
 
 def _answer(

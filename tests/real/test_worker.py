@@ -88,6 +88,33 @@ def test_what_gunicorn_refuses_is_a_problem_too(sent, status, server):
     assert b"nonsense" not in body
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "members"),
+    [
+        ("/v2/models/m/infer", "application/octet-stream", ["error"]),
+        ("/v1/models/m:predict", "application/json", ["error"]),
+        ("/detect", "application/json", ["error", "detections"]),
+        (
+            "/v1/vision/detection",
+            "multipart/form-data; boundary=x",
+            ["success", "error", "code", "duration"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("refusal", [("999999999", b"413"), ("nonsense", b"400")])
+def test_what_the_worker_refuses_is_said_in_each_protocols_form(
+    path, kind, members, refusal, server
+):
+    """Bodies that are too large, and heads that cannot be read."""
+    length, status = refusal
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+    answer = talk(server, f"{head}Content-Length: {length}\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == status
+    assert b"Content-Type: application/json\r\n" in head
+    assert list(json.loads(body)) == members
+
+
 @pytest.mark.parametrize("size", [b"0x5", b"-5", b"g", b"5\r\nhello"])
 def test_a_chunk_of_no_size_is_a_bad_request(size, server):
     """Not an error of the server's."""

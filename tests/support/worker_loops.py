@@ -34,13 +34,15 @@ class App:
         self.unreadable = []
         self.handled = []
         self.counted = []
+        self.answered = []
 
     def refusal(self, handled):
         self.handled.append(handled)
         return self.refuses
 
-    def count_refusal(self, error, _start):
+    def count_refusal(self, error, path, status, dialect):
         self.counted.append(error)
+        self.answered.append((path, status, dialect.name if dialect else ""))
 
     def count_unreadable(self, status):
         self.unreadable.append(status)

@@ -12,7 +12,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flask import Request, Response
+    from flask import Response
     from werkzeug.datastructures import Headers
 
     from modelserver.core.contract import Problem
@@ -38,8 +38,8 @@ class Route:
         form: how its form is read; ``None`` if it takes none.
         reads_body: it reads a body that is no form.
         is_open: it takes no token, as it shows nothing and costs nothing.
-        when: tells whether a request is meant, where an own route has the same verb
-            and path.
+        content_type: of the bodies that are meant, where an own route has the same verb
+            and path; else empty.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Route:
     form: FormShape | None = None
     reads_body: bool = False
     is_open: bool = False
-    when: Callable[[Request], bool] | None = None
+    content_type: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -86,6 +86,16 @@ class Dialect:
         """Return the token that is in its own header; empty if there is none."""
         return headers.get(self.key_header, "") if self.key_header else ""
 
+    def rule_of(self, verb: str, path: str) -> str:
+        """Return the route that a request is for, as it is defined; empty for none."""
+        found = [
+            route.path
+            for route in self.routes
+            if route.verb == verb and re.fullmatch(_pattern(route.path), path)
+        ]
+        # A route of one path goes before one with parameters, as Flask has it.
+        return min(found, key=lambda rule: rule.count("<"), default="")
+
     def has_key_in_form(self, route: Route | None) -> bool:
         """Tell whether a route's form may have the token."""
         return bool(self.key_fields) and route is not None and route.form is not None
@@ -119,6 +129,27 @@ def by_path(dialects: Iterable[Dialect], path: str) -> Dialect | None:
             if path == prefix or path.startswith(prefix + "/"):
                 return dialect
     return None
+
+
+def by_request(
+    dialects: Iterable[Dialect], verb: str, path: str, content_type: str
+) -> Dialect | None:
+    """Return the dialect of a request that no app has seen; ``None`` if it is our own.
+
+    Args:
+        content_type: of its body, with its parameters.
+    """
+    spoken = tuple(dialects)
+    kind = content_type.partition(";")[0].strip().lower()
+    for dialect in spoken:
+        for route in dialect.routes:
+            if route.content_type and (verb, path, kind) == (
+                route.verb,
+                route.path,
+                route.content_type,
+            ):
+                return dialect
+    return by_path(spoken, path)
 
 
 def body_routes(

@@ -40,8 +40,6 @@ from modelserver.web.forms import read_body, spooled
 if TYPE_CHECKING:
     from typing import Any
 
-    from flask import Request
-
     from modelserver.core.contract import Problem
     from modelserver.core.messages import PictureFormat
     from modelserver.engine.uploads import Upload
@@ -299,10 +297,6 @@ def _reaches(table: dict[str, float], label: str, confidence: float) -> bool:
     return least is not None and confidence >= least
 
 
-def _is_json(request: Request) -> bool:
-    return request.mimetype == "application/json"
-
-
 DOODS = Dialect(
     name="doods",
     prefixes=("/detectors", "/image"),
@@ -321,7 +315,7 @@ DOODS = Dialect(
             path="/detect",
             view=detect,
             reads_body=True,
-            when=_is_json,
+            content_type="application/json",
             summary="Find objects, as DOODS does",
             answer=Detections,
         ),

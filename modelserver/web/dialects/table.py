@@ -80,7 +80,7 @@ class Routing:
                 )
             app.register_blueprint(blueprint)
         for endpoint, (_, route) in self._routes.items():
-            if route.when is not None:
+            if route.content_type:
                 self._share(app, endpoint, route)
 
     def _share(self, app: Flask, endpoint: str, route: Route) -> None:
@@ -97,7 +97,7 @@ class Routing:
         Flask finds the first of two rules; the view of ``request.url_rule`` is called.
         """
         for other in self._others.get(request.endpoint or "", ()):
-            if other.route.when is not None and other.route.when(request):
+            if other.route.content_type == request.mimetype:
                 request.url_rule = other.rule
         found = self._routes.get(request.endpoint or "")
         if found is not None:

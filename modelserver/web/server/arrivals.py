@@ -16,6 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from modelserver.core.errors import RequestError
 from modelserver.web.server.bodies import Body, Broken, Chunks, NotYet, Source
+from modelserver.web.server.request_heads import HEAD_BYTES
 from modelserver.web.server.upload_pace import BODY_S, Pace
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class Arrival:
     def begun(self) -> bool:
         """Whether some of a request is there."""
         return self.request is not None or bool(self._unread)
+
+    @property
+    def start(self) -> bytes:
+        """What came of a request whose head is not read."""
+        return bytes(self._unread[:HEAD_BYTES])
 
     def take(self, data: bytes) -> bool:
         """Take bytes that came, nothing at the client's end.

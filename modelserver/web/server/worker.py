@@ -25,7 +25,7 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 from modelserver.core.errors import BodyTooSlow
 from modelserver.tasks import TASKS
 from modelserver.web.access import BodyCheck
-from modelserver.web.problems import plain_answer, plain_problem
+from modelserver.web.problems import plain_answer, plain_problem, status_of
 from modelserver.web.server.arrivals import Rules
 from modelserver.web.server.connections import (
     AnswerSocket,
@@ -35,6 +35,7 @@ from modelserver.web.server.connections import (
     has_data,
     peek,
 )
+from modelserver.web.server.request_heads import HEAD_BYTES, Head
 from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
@@ -145,6 +146,12 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     def _head_bytes(self) -> int:
         """How many of a request's bytes are needed for that."""
         return max(map(len, self._photos))
+
+    @cached_property
+    def _shares_paths(self) -> bool:
+        """Whether photos for the same paths come in a dialect too."""
+        dialects = self.wsgi.extensions["modelserver"].dialects
+        return any(route.content_type for each in dialects for route in each.routes)
 
     @cached_property
     def _arriving(self) -> dict[Connection, None]:
@@ -384,10 +391,18 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             self.enqueue_req(conn)
             return
         # Without a thread: there may be a thousand of them.
-        error = BodyTooSlow()
-        backend.count_refusal(error, f"{request.method} {request.path}".encode())
-        self._answer(conn.sock, plain_problem(error, backend.unread_headers))
+        self._answer_unread(conn.sock, BodyTooSlow(), Head.of(request))
         self._drop(conn, graceful=True)
+
+    def _answer_unread(
+        self, sock: socket.socket, error: RequestError, head: Head
+    ) -> None:
+        """Answer, and count, a request that no thread is given, in its dialect."""
+        backend = self.wsgi.extensions["modelserver"]
+        dialect = head.dialect(backend.dialects)
+        status = status_of(error, dialect)
+        backend.count_refusal(error, head.path, status, dialect)
+        self._answer(sock, plain_problem(error, backend.unread_headers, dialect))
 
     @staticmethod
     def _answer(sock: socket.socket, answer: bytes) -> None:
@@ -402,7 +417,10 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             super().enqueue_req(conn)
             return
         is_said = not isinstance(error, (StopIteration, OSError))
-        if is_said:
+        if isinstance(error, errors.ParseException):
+            head = Head.of_bytes(conn.parser.start)
+            self._refuse_unreadable(conn.sock, conn.client, error, head)
+        elif is_said:
             self.handle_error(None, conn.sock, conn.client, error)
         self._drop(conn, graceful=is_said)
 
@@ -467,8 +485,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             return False
         self._refusal = refusal
         self._refused = time.monotonic()
-        backend.count_refusal(refusal, start)
-        self._answer(sock, plain_problem(refusal, backend.unread_headers))
+        if self._shares_paths:
+            start = peek(sock, HEAD_BYTES) or start
+        self._answer_unread(sock, refusal, Head.of_bytes(start))
         self._lingering.take(sock, watch=False)
         return True
 
@@ -533,6 +552,13 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         if isinstance(exc, of_the_app) or not isinstance(exc, errors.ParseException):
             super().handle_error(req, client, addr, exc)
             return
+        head = Head() if req is None else Head.of(req)
+        self._refuse_unreadable(client, addr, exc, head)
+
+    def _refuse_unreadable(
+        self, sock: socket.socket, addr: Any, exc: Exception, head: Head
+    ) -> None:
+        """Answer a request that cannot be read, in its dialect if that can be told."""
         status = _STATUSES.get(type(exc), http.HTTPStatus.BAD_REQUEST)
         backend = self.wsgi.extensions["modelserver"]
         backend.count_unreadable(status)
@@ -541,7 +567,9 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         reason = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
         detail = f"The request cannot be read: {status.phrase} ({reason})."
         try:
-            answer = plain_answer(status, detail, backend.unread_headers or "")
-            util.write_nonblock(client, answer)
+            headers = backend.unread_headers or ""
+            dialect = head.dialect(backend.dialects)
+            answer = plain_answer(status, detail, headers, dialect)
+            util.write_nonblock(sock, answer)
         except OSError:
             self.log.debug("The client did not wait for the answer.")
