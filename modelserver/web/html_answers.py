@@ -19,6 +19,16 @@ def wants_page() -> bool:
     return request.accept_mimetypes.best_match((_JSON, _PAGE), _JSON) == _PAGE
 
 
+def opens_page() -> bool:
+    """Return whether a browser is about to show the answer, whatever it may be.
+
+    A program may ask for HTML without a thought, as Java's does by default; when it
+    sends a photo, its errors stay JSON.
+    """
+    navigates = request.headers.get("Sec-Fetch-Mode") == "navigate"
+    return wants_page() and (navigates or request.method in {"GET", "HEAD"})
+
+
 def page(template: str, **facts: Any) -> Response:
     """Return a page made of a template."""
     text = render_template(template, root=request.script_root, **facts)

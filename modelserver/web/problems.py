@@ -33,7 +33,7 @@ from modelserver.core.errors import (
 )
 from modelserver.tasks import TASKS
 from modelserver.web.dialects.dialect import current
-from modelserver.web.html_answers import page, wants_page
+from modelserver.web.html_answers import opens_page, page, wants_page
 from modelserver.web.remedies import REMEDIES
 
 if TYPE_CHECKING:
@@ -168,9 +168,16 @@ def _answer(
 
 
 def problem(status: int, title: str, detail: str, slug: str | None = None) -> Response:
-    """Return a problem as a response, in the form of the request's dialect."""
+    """Return a problem as a response, in the form of the request's dialect.
+
+    Who opens an address in a browser gets a page.
+    """
     told = _problem(status, title, detail, slug)
     dialect = current()
+    if dialect is None and opens_page():
+        response = page("error.html", told=told)
+        response.status_code = status
+        return response
     if dialect is None:
         return Response(msgspec.json.encode(told), status, content_type=PROBLEM)
     status, body = dialect.refuse(told)

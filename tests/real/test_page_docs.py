@@ -8,7 +8,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import served, watching
+from support.browser import UNREACHED, served, watching
 from support.tiny_graphs import write
 
 pytestmark = pytest.mark.real
@@ -230,3 +230,4 @@ def test_all_is_done_by_keyboard_and_on_a_phone(opened):
         tried(watched, title)
     assert page.evaluate(SMALL) == []
     assert page.evaluate(WIDE) == []
+    assert page.evaluate(UNREACHED) == []

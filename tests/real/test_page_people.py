@@ -6,7 +6,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
-from support.browser import Watched, served, watching
+from support.browser import UNREACHED, Watched, served, watching
 from support.servers import wait_for
 from support.tiny_graphs import write
 
@@ -148,6 +148,7 @@ def test_a_phone_scrolls_one_way_only(opened):
         "() => [document.documentElement.scrollWidth, window.innerWidth]"
     )
     assert wide == [360, 360]
+    assert watched.page.evaluate(UNREACHED) == []
 
 
 def test_a_finger_hits_what_it_means(opened):

@@ -23,6 +23,15 @@ ARGUMENTS = (
 )
 
 
+# What scrolls, and no key can reach to scroll it.
+UNREACHED = """() => [...document.querySelectorAll("body *")]
+  .filter((one) => one.checkVisibility() && one.tabIndex < 0)
+  .filter((one) => /auto|scroll/.test(getComputedStyle(one).overflow))
+  .filter((one) => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight)
+  .filter((one) => !one.querySelector("a[href], button, input, select, summary, [tabindex]"))
+  .map((one) => one.outerHTML.slice(0, 80))"""
+
+
 @contextmanager
 def served(kinds, folder, uploads, **environ):
     """Serve models over HTTP from this process, once none loads any more; gives a URL."""

@@ -1,5 +1,6 @@
 """What browsers get that open an address of the API: pages, not JSON."""
 
+import html
 import re
 from pathlib import Path
 
@@ -49,6 +50,52 @@ def test_programs_get_json_as_ever(browsed, accept):
     for path in ("/models", "/models/m", "/problems/overloaded"):
         response = browsed.get(path, headers={"Accept": accept})
         assert response.content_type == "application/json"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/models/<b>none", "/problems/none"])
+def test_a_browser_gets_an_error_as_a_page(browsed, path):
+    """With its status and its words as text; a program gets a problem."""
+    response = browsed.get(path, headers=BROWSER)
+    problem = browsed.get(path)
+    assert response.status_code == problem.status_code == 404
+    assert response.content_type == "text/html; charset=utf-8"
+    assert response.headers["Vary"] == "Accept"
+    assert f"<h1>{problem.json['title']}</h1>" in response.text
+    assert problem.json["detail"] in html.unescape(response.text)
+    assert "<b>" not in response.text
+    assert problem.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/docs", "/models", "/models/m", "/problems/overloaded", "/nothing"],
+)
+def test_every_page_has_what_finding_ones_way_takes(browsed, path):
+    """A title, a language, one main part with one heading, and no table without cells."""
+    text = browsed.get(path, headers=BROWSER).text
+    assert '<html lang="en">' in text
+    assert re.search(r"<title>\S.*</title>", text)
+    assert len(re.findall(r"<main\b", text)) == len(re.findall(r"<h1\b", text)) == 1
+    assert not re.search(r"<thead>.*</thead>\s*<tbody>\s*</tbody>", text)
+
+
+def test_a_page_of_an_error_says_what_to_do_and_keeps_its_headers(folder, serving):
+    """The link leads to the problem's page; the token is asked for as ever."""
+    client = serving(API_TOKEN="secret-token")
+    response = client.get("/models", headers=BROWSER)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    assert 'href="/problems/unauthorized"' in response.text
+    assert client.get("/models", headers={"Accept": "*/*"}).json["status"] == 401
+
+
+def test_what_sends_a_photo_gets_json_unless_it_is_a_browsers_form(browsed):
+    """Java's programs accept HTML by default; a form without scripts is shown."""
+    java = {"Accept": "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"}
+    sent = browsed.post("/detect", headers=java)
+    assert sent.content_type == "application/problem+json"
+    form = browsed.post("/detect", headers={**BROWSER, "Sec-Fetch-Mode": "navigate"})
+    assert (form.status_code, form.mimetype) == (400, "text/html")
 
 
 def test_a_browser_is_told_what_a_problem_means(browsed):
