@@ -12,6 +12,7 @@ from importlib import metadata
 _FILES = {
     "cpu": "requirements-cpu.txt",
     "gpu": "requirements.txt",
+    "grpc": "requirements-grpc.txt",
     "otel": "requirements-otel.txt",
 }
 

@@ -18,35 +18,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib
 import os
-import resource
 import signal
 import socket
-import struct
-import sys
 import threading
 from typing import TYPE_CHECKING
 
-from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY, RESCAN
 from modelserver.core.metrics import ProcessMetrics
-from modelserver.core.process_limits import end_with_parent
-from modelserver.core.settings import Settings
 from modelserver.engine.doors import Doors
 from modelserver.engine.engine import Engine
+from modelserver.engine.kept_process import (
+    add_tasks,
+    end_with_starter,
+    ignore_signals,
+    prepare,
+    raise_limit_of_files,
+    say,
+    tasks_of,
+)
 from modelserver.engine.refusal_page import RefusalPage
-from modelserver.tasks import by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MESSAGE_BYTES = 64
-# Each photo that is with the engine takes a descriptor, and each process some.
-_FILES = 65536
-# struct ucred of sys/socket.h: process, user, group.
-_CREDENTIALS = struct.Struct("3i")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,15 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with code 3 and a sentence on stderr if it cannot start.
     """
     given = _parse(arguments)
-    _ignore_signals()
+    ignore_signals()
     listener = socket.socket(fileno=given.listener)
-    _end_with_starter(listener)
-    _raise_limit_of_files()
+    end_with_starter(listener)
+    raise_limit_of_files()
     control = socket.socket(fileno=given.control)
     try:
         engine, doors = _start(given, listener)
     except StartError as error:
-        _say(error)
+        say(error)
         raise SystemExit(START_FAILED) from None
     signal.signal(signal.SIGHUP, lambda _signal, _frame: engine.rescan())
     # Objects made by now stay: the collector need not look at them again and again.
@@ -81,34 +78,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="modelserver.engine.process")
     for name in ("listener", "page", "control"):
         parser.add_argument(name, type=int, help="an inherited descriptor")
-    parser.add_argument("kinds", nargs="+", help="of tasks, in the app's order")
-    parser.add_argument(
-        "--import", action="append", default=[], dest="modules", metavar="MODULE"
-    )
+    add_tasks(parser)
     return parser.parse_args(arguments)
-
-
-def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _end_with_starter(listener: socket.socket) -> None:
-    """Have the kernel end this process with the one that listened on the socket."""
-    end_with_parent()
-    starter, _, _ = _CREDENTIALS.unpack(
-        listener.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    if os.getppid() != starter:  # too late
-        raise SystemExit(0)
-
-
-def _raise_limit_of_files() -> None:
-    """Take as many descriptors as there may be; nothing here uses ``select``."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
-    if resource.RLIM_INFINITY != soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _start(given: argparse.Namespace, listener: socket.socket) -> tuple[Engine, Doors]:
@@ -117,16 +88,8 @@ def _start(given: argparse.Namespace, listener: socket.socket) -> tuple[Engine, 
     Raises:
         StartError: see ``Engine.start``; a setting is wrong; or a task is unknown.
     """
-    for module in given.modules:
-        importlib.import_module(module)
-    try:
-        tasks = [by_kind(kind) for kind in given.kinds]
-    except ValueError as error:
-        raise StartError(f"The engine cannot start: {error}.") from error
-    settings = Settings.from_environ(port=tasks[0].endpoint.port)
-    background_stream.replace_standard_streams()
-    logs.configure(settings.log_format)
-    engine = Engine(tasks, settings)
+    tasks = tasks_of(given, "engine")
+    engine = Engine(tasks, prepare(tasks))
     return engine, serve_doors(engine, listener, given.page)
 
 
@@ -150,12 +113,6 @@ def serve_doors(engine: Engine, listener: socket.socket, page: int) -> Doors:
     engine.loop.call(refusals.open)
     engine.loop.call(doors.open)
     return doors
-
-
-def _say(error: StartError) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr closed
-        sys.stderr.write(f"modelserver: {logs.escape(str(error))}\n")
-        sys.stderr.flush()
 
 
 def _obey(control: socket.socket, engine: Engine) -> None:

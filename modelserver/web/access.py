@@ -69,8 +69,7 @@ def install(app: Flask, backend: Backend) -> None:
         # Under our worker the body was read meanwhile.
         connection = request.environ.get("gunicorn.socket")
         g.started = getattr(connection, "head_at", None) or time.perf_counter()
-        given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else request_id()
+        g.request_id = given_id(request.headers.get("X-Request-Id", ""))
         logs.bind(request_id=g.request_id)
         backend.start()
         environ = request.environ
@@ -235,18 +234,27 @@ def note_evaluations(*seen: Seen) -> None:
     g.seen = seen
 
 
-def add_headers(response: Response) -> Response:
-    """Add the headers that every answer has."""
+def given_id(given: str) -> str:
+    """Return a request's id: the client's own if it is a plain word, or a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else request_id()
+
+
+def timing() -> str:
+    """Return how long the present request took, as ``Server-Timing`` has it."""
     entries = []
     if seen := g.get("seen"):
         for name in STAGES:
             milliseconds = sum(getattr(each, name) for each in seen)
             entries.append(f"{name};dur={milliseconds:.2f}")
     total_ms = (time.perf_counter() - g.started) * 1000
-    entries.append(f"total;dur={total_ms:.2f}")
+    return ", ".join([*entries, f"total;dur={total_ms:.2f}"])
+
+
+def add_headers(response: Response) -> Response:
+    """Add the headers that every answer has."""
     response.headers.extend(
         (
-            ("Server-Timing", ", ".join(entries)),
+            ("Server-Timing", timing()),
             ("X-Request-Id", g.request_id),
             *_HEADERS,
         )

@@ -33,11 +33,13 @@ class Caller:
         seconds: how long the caller waits in all.
         until: when that ends, in seconds of ``time.perf_counter``.
         connection: the client's, if it can be asked whether it is still there.
+        has_left: the door saw that the client has gone.
     """
 
     seconds: float
     until: float
     connection: socket.socket | None = None
+    has_left: bool = False
 
 
 def own_limit() -> float | None:
@@ -52,6 +54,19 @@ def own_limit() -> float | None:
     if not _MILLISECONDS.fullmatch(given):
         raise BadRequest(f"{_HEADER} must be a whole number of milliseconds.")
     return int(given) / 1000
+
+
+def present_caller(limit_s: float) -> Caller:
+    """Return who waits for the present request: its door noted it, or HTTP tells.
+
+    Args:
+        limit_s: the server's ``REQUEST_TIMEOUT_S``.
+
+    Raises:
+        BadRequest: as ``own_limit``.
+    """
+    noted: Caller | None = g.get("caller")
+    return noted or caller(limit_s, own_limit())
 
 
 def caller(limit_s: float, own_s: float | None = None) -> Caller:

@@ -53,6 +53,7 @@ class Waiting:
         number: the request's, at this door.
         caller: who waits.
         answers: those that have come.
+        is_told: the engine knows that the caller has gone.
     """
 
     def __init__(self, link: Link, number: int, caller: Caller) -> None:
@@ -60,6 +61,7 @@ class Waiting:
         self.number = number
         self.caller = caller
         self.answers: queue.SimpleQueue[ToDoor] = queue.SimpleQueue()
+        self.is_told = False
 
     def __enter__(self) -> Self:
         return self
@@ -242,12 +244,16 @@ class Link(ABC):
 
         Their threads are answered by the engine.
         """
-        waiting = [one for one in list(self._waiting.values()) if one.caller.connection]
+        waiting = list(self._waiting.values())
         for connection in closed(one.caller.connection for one in waiting):
             for one in waiting:
                 if one.caller.connection is connection:
                     one.caller.connection = None
-                    self._tell_gone(one.number)
+                    one.caller.has_left = True
+        for one in waiting:
+            if one.caller.has_left and not one.is_told:
+                one.is_told = True
+                self._tell_gone(one.number)
 
     def _tell_gone(self, number: int) -> None:
         with contextlib.suppress(RequestError):  # the engine has gone, too

@@ -150,7 +150,9 @@ class Traces:
         self._ender.start()
         return self
 
-    def begin(self, method: str, route: str, headers: Headers) -> OpenSpan:
+    def begin(
+        self, method: str, route: str, headers: Headers | Mapping[str, str]
+    ) -> OpenSpan:
         """Begin a request's span, within the caller's trace if it names one."""
         parents = {name: headers[name] for name in _HEADERS if name in headers}
         span = self._tracer.start_span(

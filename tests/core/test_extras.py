@@ -22,7 +22,7 @@ def installed(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu", "otel"])
+@pytest.mark.parametrize("extra", ["cpu", "gpu", "grpc", "otel"])
 def test_the_projects_folder_names_a_file_that_is_there(installed, extra):
     """Pip would look for an extra of a package that nobody installed."""
     installed(yes=False)

@@ -184,7 +184,7 @@ def test_changed_requirements_are_installed(project, name):
     assert len(project.calls("-m venv")) == 1
 
 
-@pytest.mark.parametrize("name", ["dev", "otel", "heif"])
+@pytest.mark.parametrize("name", ["dev", "otel", "heif", "grpc"])
 def test_changed_test_tools_are_installed(project, name):
     """Another pin of theirs is installed into the environment that is there."""
     project.run("script/bootstrap", "--dev")

@@ -1,10 +1,12 @@
-"""Messages between gunicorn's arbiter and the engine, on a socket of their own.
+"""Messages between gunicorn's arbiter and a process that it keeps, on their own socket.
 
-The arbiter's end, once closed, tells the engine to go as soon as no door is connected.
+The arbiter's end, once closed, tells the process to go: the engine as soon as no door
+is connected, the door for gRPC once it has answered.
 """
 
 READY = b"ready"
-"""Engine to arbiter, once: it takes doors."""
+"""To the arbiter: the engine takes doors (once), the door for gRPC lives (each second).
+"""
 
 RESCAN = b"rescan"
 """Arbiter to engine: look at the model folder."""

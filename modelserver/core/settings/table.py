@@ -97,6 +97,9 @@ SETTINGS: tuple[Setting, ...] = (
         " this server's own page."),
     Setting("DIALECTS", "all", Choices(DIALECTS), "",
         "Other servers' protocols that are spoken as well, on the same port."),
+    Setting("GRPC_PORT", "0", _count(0, 65535), "",
+        "The port on which the Open Inference Protocol is spoken over gRPC as well;"
+        " 0: on none."),
     Setting("ISOLATION", "process", Choice(("process", "inline")), "",
         "`process`: each model in a process of its own; `inline`: in the server's."),
     Setting("SLOTS", "0", _count(0, 256), "runs",

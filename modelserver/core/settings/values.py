@@ -38,6 +38,7 @@ class Settings:
     trusted_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
     dialects: tuple[str, ...]
+    grpc_port: int
     isolation: Isolation
     slots: int
     max_batch: int
@@ -100,6 +101,14 @@ class Settings:
                 "MAX_PIXELS_IN_FLIGHT",
                 str(self.max_pixels_in_flight),
                 f"at least MAX_IMAGE_PIXELS, which is {self.max_image_pixels}",
+            )
+        if self.grpc_port and self.grpc_port == self.port:
+            raise SettingError("GRPC_PORT", str(self.port), "another port than PORT's")
+        if self.grpc_port and self.isolation == "inline":
+            raise SettingError(
+                "GRPC_PORT",
+                str(self.grpc_port),
+                "with ISOLATION=process alone; unset one of them",
             )
         if self.api_token and self.allow_anonymous:
             raise SettingError(

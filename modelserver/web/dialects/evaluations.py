@@ -16,7 +16,7 @@ from modelserver.tasks import by_kind
 from modelserver.tasks.options import Options
 from modelserver.web.answers import describe
 from modelserver.web.backend import backend
-from modelserver.web.callers import caller, own_limit
+from modelserver.web.callers import present_caller
 from modelserver.web.dialects import tensor_bodies
 from modelserver.web.photo_requests import PhotoRequest
 
@@ -215,7 +215,7 @@ def labels_of(task: Task[Any], model: str, count: int) -> list[tuple[int, str]]:
 
 def _request(task: Task[Any], options: Options) -> PhotoRequest:
     server = backend()
-    who = caller(server.settings.request_timeout_s, own_limit())
+    who = present_caller(server.settings.request_timeout_s)
     return PhotoRequest(server.link, task, who, options, g.request_id)
 
 

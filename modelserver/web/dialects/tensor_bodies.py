@@ -353,7 +353,19 @@ def numbers(value: Any, dtype: str) -> NDArray[Any]:
     given = np.array(value, dtype=object)
     if not _NUMBERS.issuperset(map(type, given.flat)):
         raise BadRequest("The data is of no even shape, or not of numbers alone.")
-    found, wanted = np.array(value), np.dtype(dtype)
+    return fit(np.array(value), dtype)
+
+
+def fit(found: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return numbers in another type.
+
+    Args:
+        dtype: wanted, as NumPy writes it.
+
+    Raises:
+        BadRequest: they do not fit into it.
+    """
+    wanted = np.dtype(dtype)
     if not found.size or not _holds(wanted, found):
         raise BadRequest(f"The data does not fit into {wanted.name}.")
     with np.errstate(over="ignore"):

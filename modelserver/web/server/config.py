@@ -36,6 +36,7 @@ from modelserver.engine import admission, startup_hint
 from modelserver.tasks import DETECTION, TASKS
 from modelserver.web.server import engine_keeper, served_tasks
 from modelserver.web.server.engine_keeper import EngineKeeper
+from modelserver.web.server.grpc_keeper import GrpcKeeper, check_packages
 from modelserver.web.server.spread import Board
 
 if TYPE_CHECKING:
@@ -348,6 +349,10 @@ def _prepare(
     _check_addresses_are_free(arbiter)
     with start_errors():
         settings.check_model_folder()
+        if settings.grpc_port:
+            check_packages()
+            settings.check_bind([settings.host])
+            _try_to_bind(settings.host, settings.grpc_port, "GRPC_PORT")
     for given, name in near_misses(os.environ):
         arbiter.log.warning("%s is set, and is no setting: %s is one", given, name)
     # gunicorn looks the handler up by this name when the signal comes, both for
@@ -365,13 +370,9 @@ def _start_engine(
     arbiter: Arbiter,
 ) -> None:
     """Start the engine's process, or have one worker hold the models itself."""
-    cfg = arbiter.cfg
-    ours = (os.geteuid(), os.getegid())
     words = tasks() if tasks else served_tasks.of_gunicorn(arbiter.app)
     environ = {"PORT": str(settings.port), **os.environ}
-    keeper = EngineKeeper(
-        words or (), environ, None if ours == (cfg.uid, cfg.gid) else (cfg.uid, cfg.gid)
-    )
+    keeper = EngineKeeper(words or (), environ, _other_owner(arbiter.cfg))
     try:
         if words is None:
             raise OSError("the app does not tell its tasks")  # noqa: TRY301
@@ -380,14 +381,45 @@ def _start_engine(
         arbiter.log.warning(
             "One worker holds the models itself, as there can be no engine: %s", error
         )
+        if settings.grpc_port:
+            arbiter.log.warning("GRPC_PORT is of no effect: gRPC takes an engine.")
         arbiter.num_workers = 1
         return
     try:
         keeper.start()
     except OSError as error:
         _stop(f"The engine cannot be started: {error.strerror or error}.")
+    if settings.grpc_port:
+        _start_grpc(settings, keeper, words or (), arbiter)
+    # Behind the door for gRPC: the engine goes last.
     keeper.attach(arbiter)
     arbiter.app.engine = keeper
+
+
+def _start_grpc(
+    settings: Settings, engine: EngineKeeper, words: Sequence[str], arbiter: Arbiter
+) -> None:
+    """Start the process that speaks gRPC."""
+    cfg = arbiter.cfg
+    keeper = GrpcKeeper(
+        engine,
+        words,
+        {"PORT": str(settings.port), **os.environ},
+        cfg.graceful_timeout,
+        owner=_other_owner(cfg),
+    )
+    try:
+        keeper.start()
+    except OSError as error:
+        _stop(f"The door for gRPC cannot be started: {error.strerror or error}.")
+    keeper.attach(arbiter)
+    arbiter.app.grpc = keeper
+
+
+def _other_owner(cfg: Config) -> tuple[int, int] | None:
+    """Return the user and group of gunicorn's workers, if they are not ours."""
+    owner = (cfg.uid, cfg.gid)
+    return None if owner == (os.geteuid(), os.getegid()) else owner
 
 
 def _rescan_models(arbiter: Arbiter) -> None:
@@ -414,7 +446,7 @@ def _check_addresses_are_free(arbiter: Arbiter) -> None:
             _try_to_bind(*address)
 
 
-def _try_to_bind(host: str, port: int) -> None:
+def _try_to_bind(host: str, port: int, name: str = "PORT") -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -423,7 +455,8 @@ def _try_to_bind(host: str, port: int) -> None:
     except OSError as error:
         why = error.strerror or error
         _stop(
-            f"Cannot listen on {host}, port {port}: {why}. PORT and HOST choose others."
+            f"Cannot listen on {host}, port {port}: {why}. {name} and HOST choose"
+            " others."
         )
 
 
@@ -463,6 +496,9 @@ def _start_models(worker: Worker) -> None:
     engine = getattr(worker.app, "engine", None)
     if engine is not None:
         engine.leave()
+        grpc = getattr(worker.app, "grpc", None)
+        if grpc is not None:
+            grpc.leave()
         _end_with_arbiter(worker)
         backend.join(engine.address, engine.page)
     signal.signal(signal.SIGHUP, lambda _signal, _frame: backend.rescan())

@@ -10,7 +10,6 @@ goes as soon as no door is connected.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import tempfile
@@ -24,12 +23,9 @@ from modelserver.core.refusals import Reader, make_page
 from modelserver.web.server.process_keeper import ProcessKeeper
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Mapping, Sequence
 
     from gunicorn.arbiter import Arbiter
-
-log = logging.getLogger(__name__)
 
 ENGINE_PROCESS = True
 """Whether models are served from a process of their own, behind any number of doors."""
@@ -39,9 +35,8 @@ MODULE = "modelserver.engine.process"
 
 # Connections that wait for an engine, which may be away for as long as it starts.
 _BACKLOG = 128
-# An engine hangs that shows no life for so long, nor for so long after that was seen:
-# the whole machine may have been stopped meanwhile.
-_SILENT_S, _SURE_S = 10.0, 3.0
+# An engine hangs that shows no life for so long.
+_SILENT_S = 10.0
 # What the engine is given to close its models in once the doors have gone.
 _CLOSE_S = 5.0
 # In memory, and there in every container; else wherever temporary files go.
@@ -72,8 +67,6 @@ class EngineKeeper(ProcessKeeper):
     ) -> None:
         super().__init__("engine", environ, owner, clock)
         self._tasks = tuple(tasks)
-        # Since when the present engine was silent.
-        self._silent_at: float | None = None
         self._pulse: Reader | None = None
         self._listener: socket.socket | None = None
         self.connectable = -1
@@ -120,23 +113,8 @@ class EngineKeeper(ProcessKeeper):
             raise ValueError("the keeper was not opened, or is closed")
         self._start(MODULE, (self._listener.fileno(), self.page), self._tasks)
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill an engine that hangs."""
-        if not self._is_ready or self._pulse is None:
-            return
-        now = self._clock()
-        if self._pulse.age_s < _SILENT_S:
-            self._silent_at = None
-        elif self._silent_at is None:
-            self._silent_at = now
-        elif now - self._silent_at >= _SURE_S:
-            log.error("the engine (process %d) hangs and is killed", process.pid)
-            self._is_ready = False
-            process.kill()
-
-    def _drop(self) -> None:
-        super()._drop()
-        self._silent_at = None
+    def _is_silent(self) -> bool:
+        return self._pulse is not None and self._pulse.age_s >= _SILENT_S
 
     def rescan(self) -> None:
         """Have the engine look at the model folder; one that starts does so anyway."""

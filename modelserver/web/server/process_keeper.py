@@ -1,8 +1,7 @@
 """A process that gunicorn's arbiter keeps beside its workers: started and brought back.
 
-A socket between the two has three uses: the process says once that it is ready, the
-arbiter may tell it things, and the arbiter's end of it, once closed, tells the process
-to go.
+A socket between the two has three uses: the process says that it is ready, the arbiter
+may tell it things, and the arbiter's end of it, once closed, tells the process to go.
 """
 
 from __future__ import annotations
@@ -36,6 +35,9 @@ log = logging.getLogger(__name__)
 # So many deaths within this time, and the next process waits: 1, 2, 4 ... 10 s.
 _DEATHS, _WITHIN_S, _MOST_S = 3, 60.0, 10.0
 _MESSAGE_BYTES = 64
+# A process hangs that shows no life, nor for so long after that was seen: the whole
+# machine may have been stopped meanwhile.
+_SURE_S = 3.0
 
 
 class Backoff:
@@ -87,6 +89,9 @@ class ProcessKeeper:
         self._ending = False
         # Whether the present process is ready, and whether any ever was.
         self._is_ready = self._was_ready = False
+        # When the present one was last heard, and since when it was silent.
+        self._heard_at = clock()
+        self._silent_at: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
@@ -144,14 +149,28 @@ class ProcessKeeper:
             self._take_messages()
             code = self._process.poll()
             if code is None:
-                self._watch(self._process)
+                self._kill_if_it_hangs(self._process)
                 return
             self._note_death(self._process.pid, code)
         if self._clock() >= self._due:
             self._start_again()
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Look at a process that lives."""
+    def _kill_if_it_hangs(self, process: subprocess.Popen[bytes]) -> None:
+        now = self._clock()
+        if not self._is_ready or not self._is_silent():
+            self._silent_at = None
+        elif self._silent_at is None:
+            self._silent_at = now
+        elif now - self._silent_at >= _SURE_S:
+            log.error(
+                "the %s (process %d) hangs and is killed", self._name, process.pid
+            )
+            self._is_ready = False
+            process.kill()
+
+    def _is_silent(self) -> bool:
+        """Return whether a process that is ready shows no life."""
+        raise NotImplementedError
 
     def _start_again(self) -> None:
         try:
@@ -184,7 +203,7 @@ class ProcessKeeper:
         return delay
 
     def _drop(self) -> None:
-        self._process = None
+        self._process = self._silent_at = None
         self._is_ready = False
         self._close_control()
 
@@ -197,6 +216,7 @@ class ProcessKeeper:
         with contextlib.suppress(BlockingIOError, OSError):
             while self._control is not None:
                 message = self._control.recv(_MESSAGE_BYTES)
+                self._heard_at = self._clock()
                 self._is_ready |= message == READY
                 self._was_ready |= message == READY
                 if not message:
