@@ -4,6 +4,8 @@ chaos         every fault in turn, at 70 % load
 soak          ten minutes of everything that clients do; memory before and after
 overload      two and ten times the load that can be answered
 throughput    answers a second, against the same work without a server
+client        a folder of photos through the Python client, against the best rate
+page          how soon the page is painted, and what it costs to load
 engine_alone  photos a second of the engine's process, between stand-ins
 scaling       answers a second over the number of doors, each process on its cores
 leaks         many requests of each kind; memory, descriptors and threads after each

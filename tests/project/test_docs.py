@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from support.servers import started
 
@@ -26,6 +27,16 @@ def test_the_readme_is_short_and_starts_with_a_command():
     """At most 150 lines; something that works stands before line 25."""
     assert len(README.splitlines()) <= 150
     assert README[: README.index("script/server")].count("\n") < 25
+
+
+def test_the_pictures_are_shown_and_small():
+    """Each is in a document; the moving one of the page has less than 1 MB."""
+    text = "".join(path.read_text() for path in DOCS)
+    for path in (ROOT / "docs" / "img").iterdir():
+        assert f"img/{path.name}" in text
+        assert path.stat().st_size < 1_000_000
+    with Image.open(ROOT / "docs" / "img" / "page.webp") as film:
+        assert film.n_frames > 10
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -122,6 +122,91 @@ def knowing_detector():
     return file_of(graph), text
 
 
+class Film:
+    """The page in use, frame by frame, with a pointer.
+
+    Attributes:
+        frames: pictures of one size.
+        durations: of each, in milliseconds.
+    """
+
+    WIDTH = 720
+
+    def __init__(self, page):
+        self._page = page
+        self._at = (0, 0)
+        self.frames = []
+        self.durations = []
+
+    def shoot(self, milliseconds):
+        """Add a frame."""
+        picture = Image.open(io.BytesIO(self._page.screenshot())).convert("RGB")
+        x, y = self._at
+        arrow = ((0, 0), (0, 30), (7, 24), (12, 35), (17, 33), (12, 22), (21, 22))
+        draw = ImageDraw.Draw(picture)
+        draw.polygon([(x + a, y + b) for a, b in arrow], "black", "white", width=2)
+        height = round(self.WIDTH * picture.height / picture.width)
+        self.frames.append(
+            picture.resize((self.WIDTH, height), Image.Resampling.LANCZOS)
+        )
+        self.durations.append(milliseconds)
+
+    def point(self, locator, part=0.5):
+        """Move the pointer onto an element, some part of its width from the left."""
+        box = locator.bounding_box()
+        x, y = box["x"] + part * box["width"], box["y"] + box["height"] / 2
+        self._page.mouse.move(x, y)
+        self._at = (x, y)
+
+    def save(self, path):
+        """Write all frames as one animated picture."""
+        first, *others = self.frames
+        first.save(
+            path,
+            save_all=True,
+            append_images=others,
+            duration=self.durations,
+            loop=0,
+            quality=75,
+            method=6,
+        )
+
+
+def use(page, file):
+    """Choose a photo, and look at what was found in some ways; gives the film."""
+    film = Film(page)
+    film.point(page.locator("#drop"), 0.4)
+    film.shoot(1200)
+    page.locator("#file").set_input_files(file)
+    page.locator(".count").wait_for()
+    page.locator("#strip").evaluate("() => document.activeElement.blur()")
+    film.shoot(1600)
+    slider = page.locator("#confidence")
+    for sure in (0.36, 0.3, 0.24, 0.4, 0.6, 0.8, 0.9, 0.4):
+        slider.fill(str(sure))
+        film.point(slider, sure)
+        film.shoot(900 if sure in {0.24, 0.9} else 250)
+    for row in (0, 2, 3):
+        film.point(page.locator("tbody tr").nth(row), 0.2)
+        film.shoot(800)
+    birds = page.locator(".label-chip", has_text="bird")
+    film.point(birds)
+    for _ in range(2):
+        birds.click()
+        film.shoot(900)
+    zoom = page.get_by_role("button", name="Zoom in")
+    zoom.scroll_into_view_if_needed()
+    for _ in range(2):
+        film.point(zoom)
+        zoom.click()
+        film.shoot(700)
+    page.get_by_role("button", name="Fit").click()
+    page.evaluate("() => window.scrollTo(0, 0)")
+    film.point(page.locator("#drop"), 0.4)
+    film.shoot(1200)
+    return film
+
+
 def main():
     """Write the pictures."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "img"
@@ -151,6 +236,12 @@ def main():
                 page.locator(".count").wait_for()
                 page.locator("#strip").evaluate("() => document.activeElement.blur()")
                 page.screenshot(path=out / f"{name}.png", full_page=False)
+            page = browser.new_context(**LOOKS["page-light"]).new_page()
+            page.goto(server.url)
+            page.locator("#samples").evaluate_all(
+                "(all) => all.forEach((one) => one.remove())"
+            )
+            use(page, file).save(out / "page.webp")
 
 
 if __name__ == "__main__":
