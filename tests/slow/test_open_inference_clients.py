@@ -4,16 +4,19 @@ They want a protobuf that is older than the server's.
 """
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
 from support.dialect_requests import RED, write_models
 from support.rewritable_models import fast_detector
-from support.servers import ROOT, started
+from support.servers import ROOT, SECONDS, started
 
 pytestmark = pytest.mark.slow
 
@@ -49,3 +52,45 @@ def test_the_clients_of_triton_and_kserve_are_served(python, folder, uploads, tm
         )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["labels"] == [["red"]]
+
+
+@pytest.mark.skipif(
+    not shutil.which("perf_analyzer"), reason="perf_analyzer is not installed"
+)
+def test_tritons_perf_analyzer_measures_every_kind_of_model(folder, uploads, tmp_path):
+    """It reads metadata, configuration and statistics, and feeds tensors."""
+    write_models(folder)
+    tiny_graphs.write(folder / "pose.frozen.pb", tiny_graphs.pose())
+    server = started(
+        *("-m", "modelserver", "serve", "all"),
+        folder=folder,
+        uploads=uploads,
+        tmp_path=tmp_path,
+    )
+    with server as here:
+        here.wait()
+        # It asks whether a model is ready, and never waits for one.
+        load = f"{here.url}/v2/repository/models/pose/load"
+        assert httpx.post(load, timeout=SECONDS).status_code == 200
+        for name, *more in (
+            ("m", "--shape", "image_tensor:300,300,3"),
+            ("m", "--shape", "image_tensor:30,30,3", "--input-tensor-format", "json"),
+            ("c",),
+            ("pose",),
+        ):
+            done = subprocess.run(
+                [
+                    *("perf_analyzer", "-u", here.url.removeprefix("http://")),
+                    # Any spread is stable enough: what is measured does not matter.
+                    *("-m", name, "-p", "1000", "--max-trials", "3", "-s", "99"),
+                    *more,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            assert "throughput: " in done.stdout, done.stdout + done.stderr
+            counted = re.search(r"Successful request count: (\d+)", done.stdout)
+            assert counted, done.stdout
+            assert int(counted[1]) > 0

@@ -12,6 +12,7 @@ MAY_BE_SKIPPED = {
     "no bubblewrap for this user": "a sandbox takes user namespaces of the kernel",
     "no user namespaces for this user": "being PID 1 takes namespaces of the kernel",
     "the clients of other servers cannot be fetched": "there is no way to the packages",
+    "perf_analyzer is not installed": "it comes with Triton, and needs CUDA's libraries",
     "no real graphs are there": "they lie beside the checkout, or nowhere",
     "the folder of graphs is not there": "it lies beside the checkout, or nowhere",
     "got empty parameter set for (path)": "the files lie beside the checkout, or nowhere",
