@@ -6,7 +6,9 @@ and no ``app.py``, and pip does not know the extras of a folder.
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
+from pathlib import Path
 
 # Each extra's file, for those who use the project from its folder.
 _FILES = {
@@ -34,6 +36,18 @@ def packages(extra: str) -> str:
 def install_command(extra: str) -> str:
     """Return the command line that installs an extra's packages."""
     return f"pip install {'' if is_installed() else '-r '}{packages(extra)}"
+
+
+def made_python(root: Path = Path(__file__).parents[2]) -> str:
+    """Return the Python of the project's own environment, which has all packages.
+
+    Empty if that is the one that runs, or if there is none.
+    """
+    environment = root / ".venv"
+    python = environment / "bin" / "python"
+    if not python.is_file() or Path(sys.prefix).resolve() == environment.resolve():
+        return ""
+    return str(python.relative_to(Path.cwd()) if root == Path.cwd() else python)
 
 
 def serve_command(word: str, app: str) -> str:

@@ -129,6 +129,13 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
         yield found(code, name, guess, fix)
 
 
+def other_scaling(guess: str) -> str:
+    """Return the likeliest scaling beside one that was merely guessed; else empty."""
+    if _UNTOLD not in guess or "is fed with (" not in guess:
+        return ""
+    return "-1..1" if "take 0..1" in guess else "0..1"
+
+
 def _remedy(name: str, signature: Signature) -> str:
     """Return the remedy for a scaling that is a mere guess."""
     now = sidecar_line(signature)

@@ -37,3 +37,16 @@ def test_an_installed_package_names_its_extra(installed):
     assert extras.packages("gpu") == "'modelserver[gpu]'"
     assert extras.install_command("gpu") == "pip install 'modelserver[gpu]'"
     assert extras.serve_command("detect", "app.py") == "modelserver serve detect"
+
+
+def test_the_projects_own_python_is_named_to_another(tmp_path, monkeypatch):
+    """As one types it: by a short name in the project's folder."""
+    assert extras.made_python(tmp_path) == ""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert extras.made_python(tmp_path) == str(python)
+    monkeypatch.chdir(tmp_path)
+    assert extras.made_python(tmp_path) == ".venv/bin/python"
+    monkeypatch.setattr(extras.sys, "prefix", str(tmp_path / ".venv"))
+    assert extras.made_python(tmp_path) == ""

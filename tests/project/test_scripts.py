@@ -47,7 +47,7 @@ case "$*" in
     rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
     echo "#!$4/bin/python" >"$4/bin/tool"; echo "prompt = $6" >"$4/pyvenv.cfg" ;;
   "-m modelserver models install"*) mkdir -p "$MODEL_FOLDER"; touch "$MODEL_FOLDER/d.pb" ;;
-  "-m modelserver serve "* | *app*.py) echo "serving $* from $PWD with $MODEL_FOLDER and $UPLOAD_FOLDER" ;;
+  "-m modelserver serve "* | *app*.py) echo "serving $* from $PWD with ${MODEL_FOLDER:-its own} and ${UPLOAD_FOLDER:-its own}" ;;
   "-m pytest"*) echo "1 passed"; exit "${TESTS:-0}" ;;
 esac
 """
@@ -486,6 +486,12 @@ def test_the_server_script_starts_an_app(project, tmp_path, arguments, app):
     assert out == (
         f"serving {root}/{app} from {tmp_path} with {root}/models and {root}/pics\n"
     )
+
+
+def test_the_server_script_sets_no_folder_in_its_own(project):
+    """There they are the defaults, and MODELS_FOLDER is still seen to be a slip."""
+    _, out, _ = project.run("script/server")
+    assert out.endswith(f" from {project.root} with its own and its own\n")
 
 
 def test_the_server_script_starts_both_tasks(project, tmp_path):

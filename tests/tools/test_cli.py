@@ -10,7 +10,7 @@ from rich.console import Console
 
 from modelserver.core.errors import InstallError
 from modelserver.tools import zoo
-from modelserver.tools.cli import main
+from modelserver.tools.cli import commands, main
 from modelserver.tools.cli.shared import show_progress
 
 
@@ -150,3 +150,12 @@ def test_the_command_line_imports_no_tensorflow():
     )
     assert "Usage: python -m modelserver" in done.stdout
     assert done.stdout.endswith("False\n")
+
+
+def test_a_command_without_its_packages_names_the_python_that_has_them(monkeypatch):
+    """Where script/server made one."""
+    monkeypatch.setattr(commands, "made_python", lambda: ".venv/bin/python")
+    monkeypatch.setattr(commands, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 2
+    assert "is not installed: .venv/bin/python has them; else pip" in result.stderr

@@ -1,5 +1,6 @@
 """``python -m modelserver import`` and ``labels``."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,32 @@ def test_a_model_is_imported_and_said_so(here):
     ]
     assert lines[-1] == ("wrote models/ants.pbtxt, models/ants.json, models/ants.pb")
     assert any(line.startswith("note: the label map has an id 0") for line in lines)
+
+
+@pytest.mark.real
+def test_a_guessed_scaling_comes_with_the_command_that_says_another(here):
+    """As it was given, to be copied; another one is not asked for then."""
+    made.classifier(here / "the source")
+    arguments = ["the source", "--name", "a b", "--output", "scores=probs"]
+    result = call("import", *arguments, "--first-id", 0)
+    assert result.exit_code == 0, result.output
+    (line,) = (x for x in result.output.splitlines() if "trained otherwise: " in x)
+    words = shlex.split(line.partition("otherwise: ")[2])
+    assert words[:4] == ["python", "-m", "modelserver", "import"]
+    assert sorted(words[4:]) == sorted(
+        [*arguments, "--first-id", "0", "--scaling", "-1..1", "--force"]
+    )
+    again = call(*words[3:])
+    assert again.exit_code == 0, again.output
+    assert "otherwise: " not in again.output
+
+
+def test_what_is_not_there_is_said_at_once(here):
+    """Before TensorFlow is started."""
+    result = call("import", "no_model", "--name", "x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: no_model is not there; what can be")
+    assert "TensorFlow" not in result.stdout
 
 
 @pytest.mark.real

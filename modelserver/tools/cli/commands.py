@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from modelserver.core.extras import install_command
+from modelserver.core.extras import install_command, made_python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,10 +100,12 @@ def _incomplete(entry: Entry, package: str) -> click.Command:
 
     def fail(**_parameters: object) -> NoReturn:
         ctx = click.get_current_context()
+        python = made_python()
+        there = f"{python} has them; else " if python else ""
         raise Incomplete(
             f"{ctx.command_path} needs the server's packages, and {package} is not "
-            f"installed: {install_command('cpu')} brings them, or with an NVIDIA GPU "
-            f"{install_command('gpu')}."
+            f"installed: {there}{install_command('cpu')} brings them, or with an "
+            f"NVIDIA GPU {install_command('gpu')}."
         )
 
     return click.Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 from rich.console import Console
 
 from modelserver.core.errors import ModelServerError
+from modelserver.core.findings import other_scaling
 from modelserver.tasks import TASKS
 from modelserver.tools.cli.shared import (
     SAMPLE,
@@ -73,7 +75,10 @@ class Output(click.ParamType[tuple[str, str]]):
     "--photo", type=_file, help=f"To compare on; {SAMPLE} otherwise, if it is there."
 )
 @click.option("--force", is_flag=True, help="Overwrite a model of that name.")
+@click.pass_context
 def import_model(
+    ctx: click.Context,
+    /,
     *,
     source: Path,
     name: str,
@@ -92,6 +97,7 @@ def import_model(
     if photo is None and SAMPLE.is_file():
         photo = SAMPLE
     try:
+        model_files.refuse_missing(source)
         with show_progress(Console()) as report, quiet_tensorflow():
             report(0, 1, "starting TensorFlow")
             # It must not come into the process of any other command.
@@ -107,7 +113,28 @@ def import_model(
         raise CliError(str(err)) from err
     for note in made.notes:
         click.echo(f"note: {note}")
+        if scaling := other_scaling(note):
+            again = _command(ctx, scaling=scaling, force=True)
+            click.echo(f"  if it was trained otherwise: {again}")
     click.echo(f"wrote {', '.join(str(path) for path in made.paths)}")
+
+
+def _command(ctx: click.Context, **changes: Any) -> str:
+    """Return the command line of a context with some other options, to be copied."""
+    words = ["python", "-m", "modelserver", str(ctx.info_name)]
+    given = {**ctx.params, **changes}
+    for parameter in ctx.command.params:
+        value = given[str(parameter.name)]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words += parameter.opts[:value]
+        elif parameter.multiple:
+            for each in value:
+                words += [parameter.opts[0], "=".join(each)]
+        elif value not in (None, parameter.default):
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 @click.command("labels")

@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+FORMATS = (
+    "what can be imported: a SavedModel's folder, a .keras or .h5 file, a "
+    "TensorFlow.js model's .json file or folder, a graph in text form (.pbtxt), a .zip "
+    "of one of these"
+)
+
+
+def refuse_missing(source: Path) -> None:
+    """Refuse a model that is not there.
+
+    Raises:
+        ConversionError: it is not.
+    """
+    if not source.exists():
+        raise ConversionError(f"{source} is not there; {FORMATS}")
+
 
 def read_labels(path: Path, first_id: int = 0) -> dict[int, str]:
     """Read a label file of any known format, as the server itself does.

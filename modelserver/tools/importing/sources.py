@@ -16,6 +16,7 @@ from modelserver.tools.importing import (
     saved_models,
     tfjs,
 )
+from modelserver.tools.importing.model_files import FORMATS, refuse_missing
 from modelserver.tools.importing.source_models import refuse_pointer
 
 if TYPE_CHECKING:
@@ -51,12 +52,6 @@ _NOT_THESE: dict[str, str] = {
         "the model as a SavedModel",
     ),
 }
-_FORMATS = (
-    "what can be imported: a SavedModel's folder, a .keras or .h5 file, a "
-    "TensorFlow.js model's .json file or folder, a graph in text form (.pbtxt), a .zip "
-    "of one of these"
-)
-
 _POINTER_BYTES = 200
 _MAX_MEMBERS = 2000
 _MAX_UNPACKED_BYTES = 2000 << 20
@@ -79,8 +74,7 @@ def open_source(
     Raises:
         ConversionError: it is something else, or not whole.
     """
-    if not source.exists():
-        raise ConversionError(f"{source} is not there; {_FORMATS}")
+    refuse_missing(source)
     with tempfile.TemporaryDirectory(prefix="modelserver-import-") as scratch:
         if source.is_file() and source.suffix.lower() == ".zip":
             # Two folders deep, because labels are looked for next to a model and above
@@ -107,7 +101,7 @@ def _find(source: Path) -> Path:
         raise ConversionError(f"{source.name} holds several models: {two}; name one")
     if not found:
         raise ConversionError(
-            f"{source.name} holds no model that can be imported; {_FORMATS}"
+            f"{source.name} holds no model that can be imported; {FORMATS}"
         )
     return found[0]
 
@@ -154,7 +148,7 @@ def _opener(source: Path, signature: str | None) -> AbstractContextManager[Sourc
             "import the SavedModel or Keras file that it was made of"
         )
     instead = _NOT_THESE.get(ending, "no model that can be imported")
-    raise ConversionError(f"{source.name} is {instead}; {_FORMATS}")
+    raise ConversionError(f"{source.name} is {instead}; {FORMATS}")
 
 
 def _opener_of_json(source: Path) -> AbstractContextManager[SourceModel]:
