@@ -15,6 +15,7 @@ import pytest
 from support import tiny_graphs
 from support.app_client import photo
 from support.dialect_requests import RED, write_models
+from support.grpc_calls import free_port
 from support.rewritable_models import fast_detector
 from support.servers import ROOT, SECONDS, started
 
@@ -36,22 +37,32 @@ def python(tmp_path_factory):
 
 
 def test_the_clients_of_triton_and_kserve_are_served(python, folder, uploads, tmp_path):
-    """Health, metadata, statistics, images, tensors, at once, packed, and errors."""
+    """Health, metadata, statistics, images, tensors, at once, packed, and errors.
+
+    Over REST and over gRPC.
+    """
     write_models(folder)
     tiny_graphs.write(folder / "fast.frozen.pb", fast_detector())
     (folder / "fast.label_map.pbtxt").write_text('item { id: 1 name: "one" }')
     image = tmp_path / "red.png"
     image.write_bytes(photo(RED))
-    with started("app.py", folder=folder, uploads=uploads, tmp_path=tmp_path) as server:
+    port = free_port()
+    served = started(
+        "app.py", folder=folder, uploads=uploads, tmp_path=tmp_path, GRPC_PORT=port
+    )
+    with served as server:
         server.wait()
-        found = subprocess.run(
-            [python, PROGRAM, server.url, image],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["labels"] == [["red"]]
+        said = []
+        for whose in ("triton", "kserve"):
+            found = subprocess.run(
+                [python, PROGRAM, whose, server.url, f"127.0.0.1:{port}", image],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert found.returncode == 0, found.stderr
+            said.append(found.stdout)
+    assert json.loads(said[0]) == [[["red"]], [["red"]]]
 
 
 @pytest.mark.skipif(

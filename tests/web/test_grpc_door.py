@@ -4,6 +4,7 @@ import asyncio
 import base64
 import threading
 import time
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import grpc
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from flask import g
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
 from modelserver.core.errors import (
+    BadRequest,
     LoopbackOnly,
     ModelNotReady,
     Overloaded,
@@ -29,6 +32,7 @@ from modelserver.web.grpc_door import server as door
 from modelserver.web.grpc_door import tensors
 from modelserver.web.grpc_door.calls import Call, Calls
 from modelserver.web.grpc_door.methods import METHODS, SERVICE, Method
+from modelserver.web.grpc_door.parts import check_parts
 from support import apps
 from support.app_client import SECONDS, left_in, photo
 from support.dialect_requests import KINDS, RED, write_models
@@ -219,9 +223,11 @@ def test_a_model_leaves_and_comes_back(world):
     assert (
         int(trailing["grpc-retry-pushback-ms"]) == int(trailing["retry-after"]) * 1000
     )
-    world.call(
-        "RepositoryModelLoad", messages.RepositoryModelLoadRequest(model_name="c")
+    # As KServe's messages name a model.
+    told = world.call(
+        "RepositoryModelLoad", messages.RepositoryModelLoadRequest(repository_name="c")
     )
+    assert (told.model_name, told.isLoaded) == ("c", True)
     assert world.call("ModelReady", named).ready
 
 
@@ -262,7 +268,7 @@ def changed(**facts):
 
 WRONG = {
     "no input": (b"", CODES.INVALID_ARGUMENT, "inputs"),
-    "no message": (b"\xff\xff", CODES.INVALID_ARGUMENT, "no ModelInferRequest"),
+    "no message": (b"\xff\xff", CODES.INVALID_ARGUMENT, "is malformed"),
     "two inputs": (
         changed(inputs=1, raw=[b"", b""]),
         CODES.INVALID_ARGUMENT,
@@ -293,6 +299,37 @@ WRONG = {
         changed(raw=[], contents=("uint_contents", [256] * 144)),
         CODES.INVALID_ARGUMENT,
         "does not fit into uint8",
+    ),
+    "fewer numbers than the shape says": (
+        changed(raw=[], contents=("uint_contents", [1] * 143)),
+        CODES.INVALID_ARGUMENT,
+        "has 143 values in uint_contents, and 144 by its shape",
+    ),
+    "more images than there may be": (
+        changed(
+            datatype="BYTES",
+            shape=[40],
+            raw=[],
+            contents=("bytes_contents", [b"a"] * 40),
+        ),
+        CODES.RESOURCE_EXHAUSTED,
+        "32 images",
+    ),
+    "too many axes": (changed(shape=[1] * 40), CODES.INVALID_ARGUMENT, "shape"),
+    "too many parameters": (
+        infer_request([b"a"], **{f"p{i}": 1 for i in range(65)}),
+        CODES.INVALID_ARGUMENT,
+        "64 parameters",
+    ),
+    "a thousand empty inputs": (
+        b"\x2a\x00" * 1000,
+        CODES.INVALID_ARGUMENT,
+        "more than 256 parts",
+    ),
+    "a text that is none": (
+        b"\x0a\x01\xff",
+        CODES.INVALID_ARGUMENT,
+        "no ModelInferRequest",
     ),
     "half floats in contents": (
         changed(datatype="FP16", raw=[], contents=("fp32_contents", [1.0])),
@@ -562,6 +599,39 @@ def test_numbers_in_fields_are_those_in_bytes(data):
     found = tensors.inference_of(request, None)
     assert found.content == np.array(values, dtype).tobytes()
     assert found.head.inputs[0].parameters == {"binary_data_size": len(found.content)}
+
+
+@given(st.binary(max_size=20))
+def test_parts_are_counted_in_whatever_comes(data):
+    """What is refused is refused by a sentence; what protobuf can read is not."""
+    try:
+        messages.ModelInferRequest.FromString(data)
+    except DecodeError:
+        with suppress(BadRequest):
+            check_parts(data)
+    else:
+        groups = any(byte & 7 in {3, 4} for byte in data)
+        with suppress(BadRequest) if groups else nullcontext():
+            check_parts(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x0b", "malformed"),  # a group
+        (b"\x0a\x05ab", "malformed"),  # a length that lies
+        (b"\x09abc", "malformed"),  # fewer than eight bytes
+        (b"\x08\x80", "malformed"),  # a number without an end
+        (b"\x08" + b"\xff" * 11, "malformed"),
+        (b"\x08\x01" * 257, "more than 256"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(data, words):
+    """And as many as are allowed are not."""
+    check_parts(b"\x08\x01" * 200 + b"\x0dabcd" + b"\x09abcdefgh" + b"\x0a\x01a")
+    check_parts(b"\x08\x01" * 256)
+    with pytest.raises(BadRequest, match=words):
+        check_parts(data)
 
 
 def test_a_port_that_another_has_is_an_error(world):

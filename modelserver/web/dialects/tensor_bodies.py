@@ -61,8 +61,8 @@ _CODINGS = {"gzip", "deflate"}
 _LENGTH = struct.Struct("<I")
 _MOST_DIGITS = 10
 _NUMBERS = {bool, int, float}
-# Axes of a tensor; TensorFlow has no more of an image's.
-_MOST_AXES = 16
+MOST_AXES = 16
+"""Axes of a tensor; TensorFlow has no more of an image's."""
 
 Side = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 
@@ -71,7 +71,7 @@ class GivenInput(msgspec.Struct, frozen=True):
     """One tensor of a request."""
 
     name: str
-    shape: Annotated[tuple[Side, ...], msgspec.Meta(max_length=_MOST_AXES)]
+    shape: Annotated[tuple[Side, ...], msgspec.Meta(max_length=MOST_AXES)]
     datatype: str
     parameters: dict[str, Any] = {}
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -320,7 +320,7 @@ def _flat(value: Any) -> Iterator[Any]:
         one, depth = todo.pop()
         if not isinstance(one, list):
             yield one
-        elif depth > _MOST_AXES:
+        elif depth > MOST_AXES:
             raise BadRequest("The data lies too deep.")
         else:
             todo.extend((each, depth + 1) for each in reversed(one))

@@ -18,6 +18,7 @@ from modelserver.web.backend import backend
 from modelserver.web.dialects import inference
 from modelserver.web.dialects.evaluations import VERSION, check_version
 from modelserver.web.grpc_door import _open_inference_pb2, tensors
+from modelserver.web.grpc_door.parts import check_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class Method(NamedTuple):
             RequestError, HTTPException: it cannot be answered.
         """
         kind = getattr(_MESSAGES, f"{self.name}Request")
+        check_parts(request)
         try:
             message = kind.FromString(request)
         except DecodeError as error:
@@ -113,13 +115,21 @@ def _repository_index(asked: Any) -> Any:
 
 
 def _load(asked: Any) -> Any:
-    inference.load(asked.model_name)
-    return _MESSAGES.RepositoryModelLoadResponse()
+    model = _model_of(asked)
+    inference.load(model)
+    return _MESSAGES.RepositoryModelLoadResponse(model_name=model, isLoaded=True)
 
 
 def _unload(asked: Any) -> Any:
-    inference.unload(asked.model_name)
-    return _MESSAGES.RepositoryModelUnloadResponse()
+    model = _model_of(asked)
+    inference.unload(model)
+    return _MESSAGES.RepositoryModelUnloadResponse(model_name=model, isUnloaded=True)
+
+
+def _model_of(asked: Any) -> str:
+    """Return the model to load or unload; KServe's is Triton's name of a repository."""
+    model: str = asked.model_name or asked.repository_name
+    return model
 
 
 def _members(told: msgspec.Struct, *left_out: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from modelserver.core.errors import BadRequest
 from modelserver.web.dialects import tensor_answers, tensor_bodies
 from modelserver.web.dialects.evaluations import VERSION
 from modelserver.web.dialects.tensor_bodies import Inference, InferRequest
+from modelserver.web.forms import MAX_FILES
 from modelserver.web.grpc_door import _open_inference_pb2
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ _TYPES: dict[str, Any] = {
     "fp32_contents": np.float32,
     "fp64_contents": np.float64,
 }
+_MOST_PARAMETERS = 64
 _LENGTH = struct.Struct("<I")
 
 
@@ -86,7 +89,8 @@ def inference_of(message: Any, spool: Spool) -> Inference:
 def _described(given: Any) -> dict[str, Any]:
     return {
         "name": given.name,
-        "shape": list(given.shape),
+        # One more than there may be tells that there are too many.
+        "shape": list(given.shape[: tensor_bodies.MOST_AXES + 1]),
         "datatype": given.datatype,
         "parameters": _values(given.parameters),
     }
@@ -94,6 +98,8 @@ def _described(given: Any) -> dict[str, Any]:
 
 def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters as JSON has them, less those without a value."""
+    if len(parameters) > _MOST_PARAMETERS:
+        raise BadRequest(f"There may be {_MOST_PARAMETERS} parameters.")
     found = {}
     for name, value in parameters.items():
         kind = value.WhichOneof("parameter_choice")
@@ -126,8 +132,16 @@ def _contents(given: Any) -> bytes:
             f"{given.datatype[:50]!r}, belongs in {where}, and is in {there}."
         )
     values: Sequence[Any] = getattr(given.contents, place)
+    count = math.prod(given.shape)
+    if len(values) != count:
+        raise BadRequest(
+            f"The input {given.name!r} has {len(values)} values in {place}, and {count}"
+            " by its shape."
+        )
     if place == _BYTES:
-        return b"".join(_LENGTH.pack(len(each)) + each for each in values)
+        # More are refused; they need not be copied for that.
+        files = values[: MAX_FILES + 1]
+        return b"".join(_LENGTH.pack(len(each)) + each for each in files)
     found: NDArray[Any] = np.fromiter(values, _TYPES[place], len(values))
     return tensor_bodies.fit(found, tensor_bodies.DTYPES[given.datatype]).tobytes()
 
