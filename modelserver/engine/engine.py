@@ -353,7 +353,7 @@ def sample(
 def _sample_one(
     entry: Entry[Model], on_gpus: Mapping[int, int], *, signs: bool
 ) -> ModelMetrics:
-    model = entry.loaded
+    model = entry.in_memory
     fallback = None
     if signs and model is not None:
         fallback = int(bool(model.facts.device_reason))

@@ -73,6 +73,7 @@ def test_it_is_failed_for_its_task_and_loaded_when_tensors_ask_for_it(
     version = loaded_raw(registry, pose)
     assert version.loaded is world.models["pose"]
     assert version.loaded.files.kind == "raw"
+    assert (pose.loaded, pose.in_memory) == (None, version.loaded)
     with pytest.raises(ModelFailed):
         get(registry, "pose")
     assert states(registry) == {"pose": State.FAILED}
@@ -156,6 +157,7 @@ def test_files_that_serve_take_its_place(registry, world, pose):
     assert registry.wait(lambda _: version.loaded.closes == 1, SECONDS)
     _, serving = registry.take("pose", raw=True)
     assert serving.loaded.files.version == 2
+    assert pose.in_memory is serving.loaded
     registry.give_back(serving)
 
 

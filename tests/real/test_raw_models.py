@@ -1,5 +1,7 @@
 """A graph of another task in real processes, asked with tensors over real HTTP."""
 
+import re
+
 import httpx
 import numpy as np
 import pytest
@@ -57,6 +59,12 @@ def test_a_pose_network_answers_tensors_in_the_room_of_a_detector(uploads, tmp_p
         assert server.post("/detect", "pose", photo()).status_code == 503
         assert _state(server, "pose") == "FAILED"
         assert len(server.runners()) == 1
+        metrics = httpx.get(f"{server.url}/metrics", timeout=SECONDS).text
+        assert re.search(
+            r'^modelserver_runner_resident_bytes\{model="pose"\} [1-9]',
+            metrics,
+            re.MULTILINE,
+        )
 
 
 def _report(server, name):

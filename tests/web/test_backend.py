@@ -1,12 +1,15 @@
 """The objects behind an app, where it serves the models itself and where it does not."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
+from modelserver.core.errors import Overloaded
 from modelserver.core.refusals import make_page
 from modelserver.tasks import DETECTION
 from modelserver.web.backend import Backend
+from modelserver.web.dialects.table import DIALECTS
 from support.app_client import make_settings
 
 
@@ -30,3 +33,31 @@ def test_who_serves_without_an_engine_of_its_own_is_warned(
     backend.start()
     backend.close()
     assert ("would hold every model" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "counted"),
+    [
+        ("/detect", None, ("/detect", "", 503)),
+        ("/detect/more", None, ("/detect", "", 503)),
+        ("/v2/models/x/infer", "v2", ("/v2/models/<model>/infer", "", 503, "v2")),
+        ("/v1/vision/custom/list", "deepstack", None),
+        ("/v2/none", "v2", ("", "", 503, "v2")),
+    ],
+)
+def test_what_no_app_answered_is_counted_under_its_route(
+    path, dialect, counted, folder, monkeypatch
+):
+    """As it is defined, so that text from clients makes no series."""
+    settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=folder / "pics")
+    backend = Backend([DETECTION], settings)
+    told, refused = [], []
+    link = SimpleNamespace(
+        count=lambda *facts: told.append(facts), count_refusal=refused.append
+    )
+    monkeypatch.setattr(backend, "_link", link)
+    error = Overloaded()
+    backend.count_refusal(error, path, 503, DIALECTS[dialect] if dialect else None)
+    assert told == [counted or (path, "", 503, dialect)]
+    assert refused == [error.slug]
+    monkeypatch.undo()

@@ -139,6 +139,7 @@ class Entry(Generic[L]):
         busy: its thread is at work, or has not looked at the latest change yet.
         tensors: of a graph that is FAILED because it does another task: it can be
             loaded raw, as an entry of its own of the kind ``RAW``. Else ``None``.
+        beside: that entry, once somebody asked for it.
     """
 
     files: ModelFiles
@@ -169,6 +170,7 @@ class Entry(Generic[L]):
     gone: bool = False
     busy: bool = True
     tensors: Tensors | None = None
+    beside: Entry[L] | None = field(default=None, repr=False)
     thread: threading.Thread | None = None
 
     @property
@@ -185,6 +187,13 @@ class Entry(Generic[L]):
     def loaded(self) -> L | None:
         """The model that serves, ``None`` if none does."""
         return self.version.loaded if self.version is not None else None
+
+    @property
+    def in_memory(self) -> L | None:
+        """The model that serves, or that takes numbers alone; ``None`` if none does."""
+        if self.loaded is None and self.beside is not None:
+            return self.beside.loaded
+        return self.loaded
 
     @property
     def raw(self) -> bool:

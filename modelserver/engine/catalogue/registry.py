@@ -317,6 +317,7 @@ class Registry(Generic[L]):
                 raw = Entry(entry.files.raw(), entry.title, first=False, used=now)
                 raw.unload()
                 self._supervise(raw)
+                entry.beside = raw
             return raw
 
     def title(self, name: str, kind: Kind | None = None) -> str:
