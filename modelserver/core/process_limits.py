@@ -9,6 +9,7 @@ looks at the memory in use.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+# malloc.h
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 1 << 20
 # Many times the need of TensorFlow and a small graph; a graph is held about three times
 # while it is read, compared and started.
 _BASE_MB, _COPIES = 4096, 3
@@ -142,3 +146,13 @@ def _set_soft(what: int, value: int) -> None:
     soft, hard = resource.getrlimit(what)
     if soft == resource.RLIM_INFINITY or value < soft:
         resource.setrlimit(what, (value, hard))
+
+
+def give_freed_memory_back() -> None:
+    """Have malloc give large blocks back to the system when they are freed.
+
+    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps
+    smaller ones: after a burst of large photos some gigabytes, for good.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

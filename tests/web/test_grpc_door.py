@@ -32,7 +32,7 @@ from modelserver.web.grpc_door import server as door
 from modelserver.web.grpc_door import tensors
 from modelserver.web.grpc_door.calls import Call, Calls
 from modelserver.web.grpc_door.methods import METHODS, SERVICE, Method
-from modelserver.web.grpc_door.parts import check_parts
+from modelserver.web.grpc_door.parts import split
 from support import apps
 from support.app_client import SECONDS, left_in, photo
 from support.dialect_requests import KINDS, RED, write_models
@@ -596,23 +596,27 @@ def test_numbers_in_fields_are_those_in_bytes(data):
     request = messages.ModelInferRequest(model_name="m")
     told = request.inputs.add(name="x", datatype=datatype, shape=[len(values)])
     getattr(told.contents, tensors._PLACES[datatype]).extend(values)
-    found = tensors.inference_of(request, None)
+    found = tensors.inference_of(request, [], None)
     assert found.content == np.array(values, dtype).tobytes()
     assert found.head.inputs[0].parameters == {"binary_data_size": len(found.content)}
 
 
 @given(st.binary(max_size=20))
-def test_parts_are_counted_in_whatever_comes(data):
+def test_parts_are_told_apart_in_whatever_comes(data):
     """What is refused is refused by a sentence; what protobuf can read is not."""
     try:
-        messages.ModelInferRequest.FromString(data)
+        whole = messages.ModelInferRequest.FromString(data)
     except DecodeError:
         with suppress(BadRequest):
-            check_parts(data)
-    else:
-        groups = any(byte & 7 in {3, 4} for byte in data)
-        with suppress(BadRequest) if groups else nullcontext():
-            check_parts(data)
+            split(data, 7)
+        return
+    groups = any(byte & 7 in {3, 4} for byte in data)
+    with suppress(BadRequest) if groups else nullcontext():
+        rest, raw = split(data, 7)
+        assert list(whole.raw_input_contents) == [bytes(each) for each in raw]
+        less = messages.ModelInferRequest.FromString(rest)
+        del whole.raw_input_contents[:]
+        assert less == whole
 
 
 @pytest.mark.parametrize(
@@ -628,10 +632,11 @@ def test_parts_are_counted_in_whatever_comes(data):
 )
 def test_parts_that_cannot_be_are_refused(data, words):
     """And as many as are allowed are not."""
-    check_parts(b"\x08\x01" * 200 + b"\x0dabcd" + b"\x09abcdefgh" + b"\x0a\x01a")
-    check_parts(b"\x08\x01" * 256)
+    several = b"\x08\x01" * 200 + b"\x0dabcd" + b"\x09abcdefgh" + b"\x0a\x01a"
+    assert split(several, 0) == (several, [])
+    assert split(b"\x08\x01" * 256, 0)
     with pytest.raises(BadRequest, match=words):
-        check_parts(data)
+        split(data, 0)
 
 
 def test_a_port_that_another_has_is_an_error(world):

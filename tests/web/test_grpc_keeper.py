@@ -245,7 +245,8 @@ def test_a_process_that_cannot_start_says_why(monkeypatch, capsys):
     """In one sentence, with the exit code that ends the server."""
     monkeypatch.setattr(process, "ignore_signals", lambda: None)
     monkeypatch.setattr(process, "end_with_starter", lambda made: None)
-    monkeypatch.setattr(process, "raise_limit_of_files", lambda: None)
+    for name in ("raise_limit_of_files", "give_freed_memory_back"):
+        monkeypatch.setattr(process, name, lambda: None)
     monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
     ours, theirs = socket.socketpair()
     arguments = ["5", "6", str(theirs.detach()), "nonsense"]

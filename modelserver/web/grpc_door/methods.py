@@ -18,13 +18,15 @@ from modelserver.web.backend import backend
 from modelserver.web.dialects import inference
 from modelserver.web.dialects.evaluations import VERSION, check_version
 from modelserver.web.grpc_door import _open_inference_pb2, tensors
-from modelserver.web.grpc_door.parts import check_parts
+from modelserver.web.grpc_door.parts import split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _MESSAGES: Any = _open_inference_pb2
 SERVICE: str = _MESSAGES.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+_RAW_FIELD: int = _MESSAGES.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 
 
 class Method(NamedTuple):
@@ -32,17 +34,20 @@ class Method(NamedTuple):
 
     Attributes:
         name: within the service.
-        view: returns the answer to its request.
+        view: returns the answer to its request; gets what is in ``raw_field`` besides.
         is_open: it takes no token, and its request is not read: it is empty.
         is_own: without a token only this machine may call it, whatever is allowed.
         evaluates: it is refused like a photo where no model would take one.
+        raw_field: number of the request's field that holds large values, which are not
+            parsed; 0 if there is none.
     """
 
     name: str
-    view: Callable[[Any], Any]
+    view: Callable[..., Any]
     is_open: bool = False
     is_own: bool = False
     evaluates: bool = False
+    raw_field: int = 0
 
     @property
     def route(self) -> str:
@@ -57,12 +62,13 @@ class Method(NamedTuple):
             RequestError, HTTPException: it cannot be answered.
         """
         kind = getattr(_MESSAGES, f"{self.name}Request")
-        check_parts(request)
+        rest, raw = split(request, self.raw_field)
         try:
-            message = kind.FromString(request)
+            message = kind.FromString(rest)
         except DecodeError as error:
             raise BadRequest(f"The message is no {kind.__name__}.") from error
-        answer: bytes = self.view(message).SerializeToString()
+        told = self.view(message, raw) if self.raw_field else self.view(message)
+        answer: bytes = told.SerializeToString()
         return answer
 
 
@@ -100,9 +106,9 @@ def _model_statistics(asked: Any) -> Any:
     return _MESSAGES.ModelStatisticsResponse(model_stats=told)
 
 
-def _model_infer(asked: Any) -> Any:
+def _model_infer(asked: Any, raw: Sequence[memoryview]) -> Any:
     check_version(asked.model_name, asked.model_version or VERSION)
-    given = tensors.inference_of(asked, backend().spool)
+    given = tensors.inference_of(asked, raw, backend().spool)
     columns, seen = inference.infer(asked.model_name, given)
     logs.bind(model=seen[0].title)
     note_evaluations(*seen)
@@ -146,7 +152,7 @@ METHODS = (
     Method("ModelMetadata", _model_metadata),
     Method("ModelConfig", _model_config),
     Method("ModelStatistics", _model_statistics),
-    Method("ModelInfer", _model_infer, evaluates=True),
+    Method("ModelInfer", _model_infer, evaluates=True, raw_field=_RAW_FIELD),
     Method("RepositoryIndex", _repository_index),
     Method("RepositoryModelLoad", _load, is_own=True),
     Method("RepositoryModelUnload", _unload, is_own=True),

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from modelserver.core import logs
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY
+from modelserver.core.process_limits import give_freed_memory_back
 from modelserver.engine.kept_process import (
     add_tasks,
     end_with_starter,
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with socket.socket(fileno=given.control) as control:
         end_with_starter(control)
         raise_limit_of_files()
+        give_freed_memory_back()
         try:
             tasks = tasks_of(given, "door for gRPC")
             settings = prepare(tasks)

@@ -44,7 +44,7 @@ _REFLECTION_SERVICE = _REFLECTION.DESCRIPTOR.services_by_name[
 # Requests up to this are free again once they were read; of larger ones there may be so
 # many bytes in memory until they are answered.
 _SMALL_BYTES = 1 << 20
-_LARGE_BYTES = 1 << 30
+_LARGE_BYTES = 512 << 20
 _LEAST_LARGE = 4
 # How long a request waits for room to be read.
 _ROOM_S = 5.0

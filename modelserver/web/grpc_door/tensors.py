@@ -55,16 +55,18 @@ _MOST_PARAMETERS = 64
 _LENGTH = struct.Struct("<I")
 
 
-def inference_of(message: Any, spool: Spool) -> Inference:
+def inference_of(message: Any, raw: Sequence[memoryview], spool: Spool) -> Inference:
     """Return a ``ModelInferRequest`` as if it had come in REST's binary form.
+
+    Args:
+        raw: its ``raw_input_contents``, which the message lacks.
 
     Raises:
         BadRequest: it contradicts itself.
     """
-    raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise BadRequest("raw_input_contents must be as many as there are inputs.")
-    content = b""
+    content: bytes | memoryview = b""
     inputs = [_described(given) for given in message.inputs]
     if len(inputs) == 1:  # several are refused
         (given,) = message.inputs
@@ -108,7 +110,7 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _raw(given: Any, data: bytes) -> bytes:
+def _raw(given: Any, data: memoryview) -> memoryview:
     if given.HasField("contents"):
         raise BadRequest(
             f"The input {given.name!r} has both contents and raw_input_contents."

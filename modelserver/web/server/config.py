@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import logging
 import math
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from modelserver import __version__
 from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, SettingError, StartError
-from modelserver.core.process_limits import end_with_parent
+from modelserver.core.process_limits import end_with_parent, give_freed_memory_back
 from modelserver.core.settings import Settings, near_misses
 from modelserver.engine import admission, startup_hint
 from modelserver.tasks import DETECTION, TASKS
@@ -53,8 +52,6 @@ _MIN_CONNECTIONS = 1000
 _MOST_WORKERS = 4
 _FILES = 4096
 _STDERR = 2
-_M_MMAP_THRESHOLD = -3  # from malloc.h
-_LARGE_BYTES = 1 << 20
 # Lines of gunicorn's, by its own words, about what nobody asked for.
 _ROUTINE = frozenset(
     {
@@ -491,7 +488,7 @@ def _start_models(worker: Worker) -> None:
     # Ctrl-C reaches every process of the terminal, and the arbiter then sends SIGQUIT:
     # gunicorn's handler, interrupted by itself, waits for its own lock for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _give_freed_memory_back()
+    give_freed_memory_back()
     backend = worker.wsgi.extensions["modelserver"]
     engine = getattr(worker.app, "engine", None)
     if engine is not None:
@@ -519,16 +516,6 @@ def _end_with_arbiter(worker: Worker) -> None:
     end_with_parent()
     if os.getppid() != worker.ppid:  # too late
         raise SystemExit(0)
-
-
-def _give_freed_memory_back() -> None:
-    """Have malloc give large blocks back to the system when they are freed.
-
-    glibc raises its limit for that with each one it frees, up to 32 MB, and keeps
-    smaller ones: after a burst of large photos some gigabytes, for good.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _close_on_demand(worker: Worker) -> None:
