@@ -65,6 +65,31 @@ def test_the_clients_of_triton_and_kserve_are_served(python, folder, uploads, tm
     assert json.loads(said[0]) == [[["red"]], [["red"]]]
 
 
+def test_the_python_of_the_page_works(python, zoo_folder, uploads, tmp_path):
+    """Each example of ``docs/dialects.md`` finds the cat of the sample photo."""
+    page = (ROOT / "docs" / "dialects.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 2
+    port = free_port()
+    shutil.copy(zoo_folder / "samples" / "chelsea.png", tmp_path / "photo.jpg")
+    served = started(
+        "app.py", folder=zoo_folder, uploads=uploads, tmp_path=tmp_path, GRPC_PORT=port
+    )
+    with served as server:
+        server.wait()
+        for example in examples:
+            asked = example.replace("127.0.0.1:5000", f"127.0.0.1:{server.port}")
+            found = subprocess.run(
+                [python, "-c", asked.replace("127.0.0.1:8001", f"127.0.0.1:{port}")],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert found.returncode == 0, found.stderr
+            assert "cat" in found.stdout, found.stdout
+
+
 @pytest.mark.skipif(
     not shutil.which("perf_analyzer"), reason="perf_analyzer is not installed"
 )
