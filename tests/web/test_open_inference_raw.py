@@ -92,6 +92,9 @@ def test_it_stays_failed_for_its_task_and_says_that_it_can_be_asked_raw(world):
         "pose": ("FAILED", True),
         "wrong": ("FAILED", False),
     }
+    html = {"Accept": "text/html"}
+    assert "Tensors can ask it" in world.get("/models/pose", headers=html).text
+    assert "Tensors can ask it" not in world.get("/models/wrong", headers=html).text
 
 
 def test_an_image_is_refused_with_its_tasks_fault(world):
