@@ -117,7 +117,7 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
     for guess in signature.guesses:
         keys = override(guess)
         code = "guessed"
-        if _UNTOLD in guess and "is fed with (" in guess:
+        if _is_of_scaling(guess):
             code = "scaling-guessed"
         if _UNTOLD in guess and _SIZE_UNTOLD.search(guess):
             code = "size-guessed"
@@ -131,9 +131,14 @@ def of_guesses(name: str, signature: Signature) -> Iterator[Finding]:
 
 def other_scaling(guess: str) -> str:
     """Return the likeliest scaling beside one that was merely guessed; else empty."""
-    if _UNTOLD not in guess or "is fed with (" not in guess:
+    if not _is_of_scaling(guess):
         return ""
     return "-1..1" if "take 0..1" in guess else "0..1"
+
+
+def _is_of_scaling(guess: str) -> bool:
+    """Return whether a scaling was merely guessed."""
+    return _UNTOLD in guess and "is fed with (" in guess
 
 
 def _remedy(name: str, signature: Signature) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
@@ -19,8 +20,7 @@ from modelserver.core.settings import Settings
 from modelserver.tasks import by_kind
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from modelserver.tasks import Task
 
@@ -30,12 +30,25 @@ _FILES = 65536
 _CREDENTIALS = struct.Struct("3i")
 
 
-def add_tasks(parser: argparse.ArgumentParser) -> None:
-    """Add the words for tasks to a command line; see ``served_tasks.describe``."""
+def read_words(
+    program: str, descriptors: Iterable[str], arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read a command line: inherited descriptors, then words for tasks.
+
+    Args:
+        program: the module that is run.
+        descriptors: what each of them is called; the first arguments are their numbers.
+        arguments: this process's own if not given; as ``served_tasks.describe`` words
+            the tasks.
+    """
+    parser = argparse.ArgumentParser(prog=program)
+    for name in descriptors:
+        parser.add_argument(name, type=int, help="an inherited descriptor")
     parser.add_argument("kinds", nargs="+", help="of tasks, in the app's order")
     parser.add_argument(
         "--import", action="append", default=[], dest="modules", metavar="MODULE"
     )
+    return parser.parse_args(arguments)
 
 
 def tasks_of(given: argparse.Namespace, process: str) -> list[Task[Any]]:

@@ -15,7 +15,6 @@ It reads no bytes of a client: neither image libraries nor a web framework are i
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import os
@@ -30,17 +29,18 @@ from modelserver.core.metrics import ProcessMetrics
 from modelserver.engine.doors import Doors
 from modelserver.engine.engine import Engine
 from modelserver.engine.kept_process import (
-    add_tasks,
     end_with_starter,
     ignore_signals,
     prepare,
     raise_limit_of_files,
+    read_words,
     say,
     tasks_of,
 )
 from modelserver.engine.refusal_page import RefusalPage
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 _MESSAGE_BYTES = 64
@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 3 and a sentence on stderr if it cannot start.
     """
-    given = _parse(arguments)
+    given = read_words(
+        "modelserver.engine.process", ("listener", "page", "control"), arguments
+    )
     ignore_signals()
     listener = socket.socket(fileno=given.listener)
     end_with_starter(listener)
@@ -72,14 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine.loop.call(doors.when_empty, empty.set)
     empty.wait()
     engine.close()
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="modelserver.engine.process")
-    for name in ("listener", "page", "control"):
-        parser.add_argument(name, type=int, help="an inherited descriptor")
-    add_tasks(parser)
-    return parser.parse_args(arguments)
 
 
 def _start(given: argparse.Namespace, listener: socket.socket) -> tuple[Engine, Doors]:

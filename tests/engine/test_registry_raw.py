@@ -4,7 +4,7 @@ import pytest
 
 from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady, OtherTask
 from modelserver.core.messages import Tensors, TensorSpec
-from modelserver.engine.catalogue import Registry, State
+from modelserver.engine.catalogue import State
 from support.fake_models import (
     SECONDS,
     FakeFiles,
@@ -12,6 +12,7 @@ from support.fake_models import (
     entry,
     get,
     idle,
+    registry_of,
     state,
     states,
 )
@@ -30,19 +31,8 @@ def world():
 
 @pytest.fixture
 def registry(world):
-    registry = Registry(
-        world.load,
-        loads=2,
-        max_models=2,
-        clock=lambda: world.now,
-        poll_s=0.001,
-        drain_s=30,
-        stay_s=10,
-    )
-    yield registry
-    world.gate.set()
-    registry.close()
-    assert all(model.closes == 1 for model in world.all)
+    with registry_of(world, max_models=2, stay_s=10) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from modelserver.core.errors import (
     ModelNotFound,
     ModelNotReady,
 )
-from modelserver.engine.catalogue import Registry, State
+from modelserver.engine.catalogue import State
 from support.fake_models import (
     SECONDS,
     ChangingFiles,
@@ -20,6 +20,7 @@ from support.fake_models import (
     entry,
     get,
     idle,
+    registry_of,
     state,
     states,
 )
@@ -32,13 +33,8 @@ def world():
 
 @pytest.fixture
 def registry(world):
-    registry = Registry(
-        world.load, loads=2, clock=lambda: world.now, poll_s=0.001, drain_s=30
-    )
-    yield registry
-    world.gate.set()
-    registry.close()
-    assert all(model.closes == 1 for model in world.all)
+    with registry_of(world) as registry:
+        yield registry
 
 
 @pytest.fixture

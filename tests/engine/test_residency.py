@@ -3,8 +3,17 @@
 import pytest
 
 from modelserver.core.errors import GraphError, ModelFailed, ModelNotReady
-from modelserver.engine.catalogue import Registry, State
-from support.fake_models import SECONDS, FakeFiles, World, entry, get, state, states
+from modelserver.engine.catalogue import State
+from support.fake_models import (
+    SECONDS,
+    FakeFiles,
+    World,
+    entry,
+    get,
+    registry_of,
+    state,
+    states,
+)
 
 
 @pytest.fixture
@@ -14,19 +23,8 @@ def world():
 
 @pytest.fixture
 def registry(world):
-    registry = Registry(
-        world.load,
-        loads=2,
-        max_models=2,
-        clock=lambda: world.now,
-        poll_s=0.001,
-        drain_s=30,
-        stay_s=10,
-    )
-    yield registry
-    world.gate.set()
-    registry.close()
-    assert all(model.closes == 1 for model in world.all)
+    with registry_of(world, max_models=2, stay_s=10) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from support import tiny_graphs
 from support.app_client import photo
 from support.camera_requests import LISTS, UPDATES, photos
-from support.servers import SECONDS, started
+from support.echo_servers import echoing
+from support.servers import SECONDS
 
 pytestmark = pytest.mark.real
 
@@ -36,16 +36,8 @@ MEMBERS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with one detector, for this machine alone, and so without a token."""
-    folder = tmp_path_factory.mktemp("models")
-    tiny_graphs.write(folder / f"{MODEL}.frozen.pb", tiny_graphs.echo_detector())
-    (folder / f"{MODEL}.label_map.pbtxt").write_text('item { id: 21 name: "dog" }\n')
-    with started(
-        "app.py",
-        folder=folder,
-        uploads=tmp_path_factory.mktemp("pics"),
-        tmp_path=tmp_path_factory.mktemp("server"),
-    ) as running:
-        running.wait()
+    labels = 'item { id: 21 name: "dog" }\n'
+    with echoing(tmp_path_factory, MODEL, labels) as running:
         yield running
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from support import hostile_requests, tiny_graphs
 from support.app_client import EDGE, SECONDS, form, photo
-from support.servers import children, started
+from support.echo_servers import echoing
+from support.servers import children
 
 pytestmark = pytest.mark.real
 
@@ -21,18 +22,7 @@ GOOD = form({"modelname": "m"}, photo())
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with one echoing detector, and the folder of its uploads."""
-    folder = tmp_path_factory.mktemp("models")
-    uploads = tmp_path_factory.mktemp("pics")
-    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
-    with started(
-        "app.py",
-        folder=folder,
-        uploads=uploads,
-        tmp_path=tmp_path_factory.mktemp("server"),
-        MAX_UPLOAD_MB=12,
-    ) as running:
-        running.wait()
-        running.uploads = uploads
+    with echoing(tmp_path_factory, MAX_UPLOAD_MB=12) as running:
         yield running
 
 

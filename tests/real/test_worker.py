@@ -9,7 +9,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import SECONDS, form, photo
-from support.servers import started
+from support.echo_servers import echoing
 
 pytestmark = pytest.mark.real
 
@@ -17,15 +17,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with one echoing detector."""
-    folder = tmp_path_factory.mktemp("models")
-    tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
-    with started(
-        "app.py",
-        folder=folder,
-        uploads=tmp_path_factory.mktemp("pics"),
-        tmp_path=tmp_path_factory.mktemp("server"),
-    ) as running:
-        running.wait()
+    with echoing(tmp_path_factory) as running:
         yield running
 
 

@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.support import open_loop
-from support import slow_clients, tiny_graphs
+from support import slow_clients
 from support.app_client import EDGE, form, noise, photo
+from support.echo_servers import echoing
 from support.nginx import NGINX, nginx
-from support.servers import SECONDS, children, started, wait_for
+from support.servers import SECONDS, children, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,15 +35,7 @@ PAIRED = "multipart/form-data; boundary=B"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with an echoing detector."""
-    folder = tmp_path_factory.mktemp("models")
-    tiny_graphs.write(folder / "echo.frozen.pb", tiny_graphs.echo_detector())
-    with started(
-        "app.py",
-        folder=folder,
-        uploads=tmp_path_factory.mktemp("pics"),
-        tmp_path=tmp_path_factory.mktemp("server"),
-    ) as running:
-        running.wait()
+    with echoing(tmp_path_factory, "echo") as running:
         yield running
 
 

@@ -2,7 +2,10 @@
 
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+from modelserver.engine.catalogue import Registry
 
 SECONDS = 20
 
@@ -113,6 +116,23 @@ class World:
         model = self.models[files.name] = FakeModel(files, self.closed)
         self.all.append(model)
         return model
+
+
+@contextmanager
+def registry_of(world, **how):
+    """Give a registry of a world's models; each is closed once in the end."""
+    registry = Registry(
+        world.load,
+        loads=2,
+        clock=lambda: world.now,
+        poll_s=0.001,
+        drain_s=30,
+        **how,
+    )
+    yield registry
+    world.gate.set()
+    registry.close()
+    assert all(model.closes == 1 for model in world.all)
 
 
 def state(name, wanted):

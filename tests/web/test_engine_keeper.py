@@ -1,6 +1,5 @@
 """The engine's process as the arbiter keeps it, with a process that does nothing."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -21,52 +20,7 @@ from modelserver.core.refusals import Reader, Writer
 from modelserver.web.server import engine_keeper
 from modelserver.web.server.engine_keeper import EngineKeeper
 from modelserver.web.server.process_keeper import Backoff
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-class Process:
-    """Stands for a started engine; knows what it was given."""
-
-    started = ()
-
-    def __init__(self, command, pass_fds, **options):
-        self.command, self.options = command, options
-        self.pid, self.returncode, self.killed = 77, None, False
-        # As a child does, it has descriptors of its own.
-        self.control = socket.socket(fileno=os.dup(pass_fds[2]))
-        self.control.settimeout(10)
-        Process.started.append(self)
-
-    def poll(self):
-        """Return how it ended."""
-        return self.returncode
-
-    def die(self, code):
-        """End."""
-        self.returncode = code
-        self.control.close()
-
-    def wait(self, timeout=None):
-        """End as soon as the arbiter has gone, unless it hangs."""
-        if self.returncode is None:
-            if timeout is not None and self.options["env"].get("HANGS"):
-                raise subprocess.TimeoutExpired(self.command, timeout)
-            assert self.killed or self.control.recv(10) == b""
-            self.die(0)
-        return self.returncode
-
-    def kill(self):
-        """Note the kill."""
-        self.killed = True
+from support.kept_processes import Clock, Process
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import os
 import signal
 import socket
 import subprocess
@@ -18,51 +17,7 @@ from modelserver.web.grpc_door import process
 from modelserver.web.server import config
 from modelserver.web.server.grpc_keeper import GrpcKeeper, check_packages
 from support.app_client import SECONDS, make_settings
-
-
-class Door:
-    """Stands for a started door; knows what it was given."""
-
-    started = ()
-
-    def __init__(self, command, pass_fds, **options):
-        self.command, self.options = command, options
-        self.pid, self.returncode, self.killed = 77, None, False
-        self.waited = []
-        # As a child does, it has a descriptor of its own.
-        self.control = socket.socket(fileno=os.dup(pass_fds[2]))
-        Door.started.append(self)
-
-    def poll(self):
-        """How it ended."""
-        return self.returncode
-
-    def die(self, code):
-        """End."""
-        self.returncode = code
-        self.control.close()
-
-    def wait(self, timeout=None):
-        """End once the arbiter has closed its end, unless it hangs."""
-        self.waited.append(timeout)
-        if self.options["env"].get("HANGS") and not self.killed:
-            raise subprocess.TimeoutExpired(self.command, timeout)
-        assert self.killed or self.control.recv(10) == b""
-        self.die(0)
-        return 0
-
-    def kill(self):
-        """Note the kill."""
-        self.killed = True
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
+from support.kept_processes import Clock, Process
 
 
 @pytest.fixture
@@ -75,8 +30,8 @@ def clock():
 def make(monkeypatch, clock):
     """A function that makes keepers whose doors are stand-ins."""
     keepers = []
-    monkeypatch.setattr(subprocess, "Popen", Door)
-    monkeypatch.setattr(Door, "started", [])
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(Process, "started", [])
 
     def make(**environ):
         engine = SimpleNamespace(connectable=5, page=6)
@@ -93,7 +48,7 @@ def make(monkeypatch, clock):
 def test_the_door_is_a_fresh_interpreter_that_knows_the_engine(make):
     """Its command line names descriptors and tasks."""
     make(COLOUR="red")
-    (door,) = Door.started
+    (door,) = Process.started
     assert door.command[1:5] == ["-m", "modelserver.web.grpc_door.process", "5", "6"]
     assert door.command[6:] == ["detection"]
     assert door.options["env"]["COLOUR"] == "red"
@@ -103,14 +58,14 @@ def test_the_door_is_a_fresh_interpreter_that_knows_the_engine(make):
 def test_a_door_that_died_comes_back(make, caplog):
     """At once; one that could not start ends the server."""
     keeper = make()
-    Door.started[0].control.send(READY)
+    Process.started[0].control.send(READY)
     keeper.look()
-    Door.started[0].die(-signal.SIGKILL)
+    Process.started[0].die(-signal.SIGKILL)
     keeper.look()
-    assert len(Door.started) == 2
+    assert len(Process.started) == 2
     assert "the door for gRPC (process 77) ended by SIGKILL" in caplog.text
     other = make()
-    Door.started[2].die(START_FAILED)
+    Process.started[2].die(START_FAILED)
     with pytest.raises(HaltServer, match="door for gRPC could not start"):
         other.look()
 
@@ -118,7 +73,7 @@ def test_a_door_that_died_comes_back(make, caplog):
 def test_a_door_that_says_nothing_any_more_is_killed(make, clock, caplog):
     """Once that is certain; one that starts may take its time."""
     keeper = make()
-    (door,) = Door.started
+    (door,) = Process.started
 
     def look_often():
         for _ in range(5):
@@ -143,7 +98,7 @@ def test_a_door_that_says_nothing_any_more_is_killed(make, clock, caplog):
 def test_a_door_ends_beside_the_workers(make, clock, graceful, seconds):
     """It is told first, and has what is left of their time; none is started then."""
     keeper = make()
-    (door,) = Door.started
+    (door,) = Process.started
 
     def stop(_graceful):
         assert door.control.recv(10) == b""
@@ -156,14 +111,14 @@ def test_a_door_ends_beside_the_workers(make, clock, graceful, seconds):
     keeper.attach(arbiter)
     arbiter.stop(graceful)
     assert (door.returncode, door.waited) == (0, [seconds])
-    assert len(Door.started) == 1
+    assert len(Process.started) == 1
 
 
 def test_a_door_that_does_not_end_is_killed(make, caplog):
     """It does not keep the server."""
     keeper = make(HANGS="1")
     keeper.close(0)
-    assert Door.started[0].killed
+    assert Process.started[0].killed
     assert "is killed" in caplog.text
 
 
@@ -198,11 +153,11 @@ def test_a_door_that_the_system_cannot_start_ends_the_server(monkeypatch, capsys
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(config, "GrpcKeeper", Keeper)
-    engine, settings = SimpleNamespace(), make_settings(GRPC_PORT=7000)
-    config._start_grpc(settings, engine, ["detection"], arbiter)
+    engine, environ = SimpleNamespace(), {"GRPC_PORT": "7000"}
+    config._start_grpc(engine, ["detection"], environ, arbiter)
     assert isinstance(arbiter.app.grpc, Keeper)
     with pytest.raises(SystemExit):
-        config._start_grpc(settings, engine, ["detection"], arbiter)
+        config._start_grpc(engine, ["detection"], environ, arbiter)
     assert "door for gRPC cannot be started: Resource" in capsys.readouterr().err
 
 

@@ -13,7 +13,6 @@ next engine is connected to.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -26,11 +25,11 @@ from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY
 from modelserver.core.process_limits import give_freed_memory_back
 from modelserver.engine.kept_process import (
-    add_tasks,
     end_with_starter,
     ignore_signals,
     prepare,
     raise_limit_of_files,
+    read_words,
     say,
     tasks_of,
 )
@@ -56,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 3 and a sentence on stderr if it cannot start.
     """
-    given = _parse(arguments)
+    given = read_words(
+        "modelserver.web.grpc_door.process", ("engine", "page", "control"), arguments
+    )
     ignore_signals()
     # gRPC's library writes to stderr by itself otherwise.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -75,14 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except StartError as error:
             say(error)
             raise SystemExit(START_FAILED) from None
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="modelserver.web.grpc_door.process")
-    for name in ("engine", "page", "control"):
-        parser.add_argument(name, type=int, help="an inherited descriptor")
-    add_tasks(parser)
-    return parser.parse_args(arguments)
 
 
 async def serve(backend: Backend, settings: Settings, control: socket.socket) -> None:

@@ -387,21 +387,24 @@ def _start_engine(
     except OSError as error:
         _stop(f"The engine cannot be started: {error.strerror or error}.")
     if settings.grpc_port:
-        _start_grpc(settings, keeper, words or (), arbiter)
+        _start_grpc(keeper, words or (), environ, arbiter)
     # Behind the door for gRPC: the engine goes last.
     keeper.attach(arbiter)
     arbiter.app.engine = keeper
 
 
 def _start_grpc(
-    settings: Settings, engine: EngineKeeper, words: Sequence[str], arbiter: Arbiter
+    engine: EngineKeeper,
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    arbiter: Arbiter,
 ) -> None:
     """Start the process that speaks gRPC."""
     cfg = arbiter.cfg
     keeper = GrpcKeeper(
         engine,
         words,
-        {"PORT": str(settings.port), **os.environ},
+        environ,
         cfg.graceful_timeout,
         owner=_other_owner(cfg),
     )
