@@ -1,9 +1,11 @@
 """Doors' connections to the engine: whoever breaks the rules loses its own only."""
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -319,7 +321,8 @@ def test_a_real_process_of_another_user_is_no_door(engine):
     """The kernel says who connects, not the one who does."""
     path = Path(engine.path)
     path.chmod(0o777)
-    for folder in path.parents[:3]:
+    # Where tests run side by side their folders lie one deeper.
+    for folder in itertools.takewhile(Path(tempfile.gettempdir()).__ne__, path.parents):
         folder.chmod(0o711)
     child = os.fork()
     if child == 0:
