@@ -13,7 +13,10 @@ from typing import TextIO
 # So many characters are kept for a reader that is slow or stopped.
 _MOST_CHARS = 1 << 20
 # Lines of this time are written together.
-_PAUSE_S = 0.01
+_PAUSE_S = 0.025
+# The thread looks so often for more before it waits to be woken: to wake it for each
+# line takes the interpreter's lock from who writes, in the middle of its work.
+_LOOKS = 40
 _CLOSE_S = 1.0
 
 
@@ -35,6 +38,8 @@ class BackgroundStream(io.TextIOBase):
         self._chars = self._lost = 0
         self._lock = threading.Lock()
         self._some = threading.Event()
+        # Whether the thread waits for that; with the lock held.
+        self._asleep = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         atexit.register(self.end)
@@ -72,7 +77,9 @@ class BackgroundStream(io.TextIOBase):
                     target=self._run, name="background-stream", daemon=True
                 )
                 self._thread.start()
-        self._some.set()
+            wake, self._asleep = self._asleep, False
+        if wake:
+            self._some.set()
         return len(text)
 
     def flush(self) -> None:
@@ -87,20 +94,36 @@ class BackgroundStream(io.TextIOBase):
             thread.join(_CLOSE_S)
 
     def _run(self) -> None:
+        looks = 0
         while not (self._closing.is_set() and not self._texts):
-            self._some.wait()
-            self._some.clear()
             self._closing.wait(_PAUSE_S)
-            with self._lock:
-                text, lost = "".join(self._texts), self._lost
-                self._texts.clear()
-                self._lost = 0
-            if lost:
-                self._put(f"{text}({lost} characters were dropped here)\n")
-            else:
-                self._put(text)
-            with self._lock:
-                self._chars -= len(text)
+            looks = 0 if self._write_some() else looks + 1
+            if looks >= _LOOKS:
+                self._sleep()
+
+    def _sleep(self) -> None:
+        """Wait for a text, or the end."""
+        with self._lock:
+            if self._texts or self._lost:
+                return
+            self._some.clear()
+            self._asleep = True
+        if not self._closing.is_set():
+            self._some.wait()
+
+    def _write_some(self) -> bool:
+        """Write what there is; return whether there was anything."""
+        with self._lock:
+            text, lost = "".join(self._texts), self._lost
+            self._texts.clear()
+            self._lost = 0
+        if lost:
+            self._put(f"{text}({lost} characters were dropped here)\n")
+        elif text:
+            self._put(text)
+        with self._lock:
+            self._chars -= len(text)
+        return bool(text or lost)
 
     def _put(self, text: str) -> None:
         # Closed, gone, or on a full disk: the text is lost and nothing else.

@@ -11,8 +11,11 @@ from modelserver.engine.catalogue import State
 if TYPE_CHECKING:
     from modelserver.engine.engine import Engine
 
-# The page is written so long after a change, with all others of this time.
-_DELAY_S = 0.002
+# The page is written so long after a change, with all others of this time. While each
+# model would take many more photos no door can refuse any, so there is time: to wake
+# for it twice a photo costs one client alone as much as its queue does.
+_DELAY_S, _CALM_DELAY_S = 0.002, 0.025
+_CALM_ROOM = 32
 # And at least so often, so that doors believe it.
 _BEAT_S = 0.25
 
@@ -29,6 +32,7 @@ class RefusalPage:
         self._engine = engine
         self._page = Writer(descriptor)
         self._due = False
+        self._delay_s = _DELAY_S
         self._started = time.perf_counter()
         self._loaded = False
 
@@ -41,7 +45,7 @@ class RefusalPage:
         """Have the page written soon."""
         if not self._due:
             self._due = True
-            self._engine.loop.after(_DELAY_S, self._write)
+            self._engine.loop.after(self._delay_s, self._write)
 
     def _beat(self) -> None:
         # First, so that an error in the other would not look like an engine's death.
@@ -57,7 +61,10 @@ class RefusalPage:
             self._page.write(None)
             return
         models = [entry.loaded for entry in entries if entry.loaded is not None]
-        self._page.write([model.queue.line() for model in models])
+        lines = [model.queue.line() for model in models]
+        self._page.write(lines)
+        is_calm = all(line.room >= _CALM_ROOM for line in lines)
+        self._delay_s = _CALM_DELAY_S if is_calm else _DELAY_S
 
     def _note_load(self, states: list[State]) -> None:
         """Note how long it took until none of the models was being loaded."""

@@ -16,7 +16,7 @@ from modelserver.web.dialects import table
 from modelserver.web.openapi import document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 
@@ -26,6 +26,13 @@ class _App(Flask):
     default_config = ImmutableDict(
         {**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False}
     )
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function as it is: none here is a coroutine's.
+
+        Flask looks at each hook anew for each request.
+        """
+        return func
 
 
 def create_app(

@@ -1,6 +1,7 @@
 """A stream whose reader may stop: whoever writes never waits, and nothing is lost."""
 
 import io
+import queue
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 
 from modelserver.core import background_stream
 from modelserver.core.background_stream import BackgroundStream
+from tests.support.engine_processes import eventually
 
 SECONDS = 60
 
@@ -26,6 +28,18 @@ class Stopped(io.StringIO):
         self.asked.set()
         assert self.goes_on.wait(SECONDS)
         return super().write(text)
+
+
+class Heard(io.StringIO):
+    """Hands on what is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = queue.SimpleQueue()
+
+    def write(self, text):
+        self.heard.put(text)
+        return len(text)
 
 
 def test_everything_is_written_in_its_order():
@@ -76,6 +90,19 @@ def test_a_reader_that_stays_away_costs_no_memory(monkeypatch):
     assert inner.getvalue() == (
         "x" * 60 + "\n" + "y" * 30 + "\n(61000 characters were dropped here)\n"
     )
+
+
+def test_a_line_after_a_long_rest_comes_as_well(monkeypatch):
+    """The thread that writes has gone to sleep by then, and is woken."""
+    monkeypatch.setattr(background_stream, "_LOOKS", 1)
+    monkeypatch.setattr(background_stream, "_PAUSE_S", 0.001)
+    inner = Heard()
+    stream = BackgroundStream(inner)
+    for number in range(3):
+        stream.write(f"{number}\n")
+        assert inner.heard.get(timeout=SECONDS) == f"{number}\n"
+        eventually(lambda: stream._asleep)
+    stream.end()
 
 
 def test_a_broken_stream_stops_nothing():
