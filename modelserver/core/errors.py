@@ -72,7 +72,14 @@ class InstallError(ModelServerError):
 
 
 class ConversionError(ModelServerError):
-    """A model of another format cannot be turned into a frozen graph."""
+    """A model of another format cannot be turned into a frozen graph.
+
+    It may be anyone's, and so may be words that are quoted from it: the message is one
+    line, as a ``ModelError``'s is.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(_one_line(reason))
 
 
 class ModelError(ModelServerError):

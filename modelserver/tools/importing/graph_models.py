@@ -16,6 +16,8 @@ from google.protobuf import text_format
 from tensorflow.core.framework import graph_pb2
 
 from modelserver.core.errors import ConversionError
+from modelserver.runner.graphs.checks import check_structure
+from modelserver.runner.graphs.ops import ALLOWED
 from modelserver.tools.importing import graphdefs, ssdlite, tfjs
 from modelserver.tools.importing.source_models import (
     SourceModel,
@@ -78,7 +80,10 @@ def open_graph(
 
     Raises:
         ConversionError: TensorFlow refuses it, or it takes more than an image.
+        GraphError: it is not whole, or would fill the memory.
     """
+    # Before TensorFlow sees it, as some graphs end the process that imports them.
+    check_structure(definition, definition.ByteSize())
     inputs = signature[0] or _placeholders(definition)
     outputs = signature[1] or _ends(definition)
     if len(inputs) != 1 or not outputs:
@@ -109,17 +114,42 @@ def _source_model(
     names = {key: output.name for key, output in outputs.items()}
     tensors = {key: _tensor(graph, name) for key, name in names.items()}
     _tensor(graph, image)
+    definition = graph.as_graph_def()
+    # An output of no role may do anything: the server refuses no graph for it.
+    reaching = _reach_out(definition)
+    harmless = {
+        key: name
+        for key, name in names.items()
+        if name.partition(":")[0] not in reaching
+    }
     return SourceModel(
         format=form,
-        graph_def=graph.as_graph_def(),
+        graph_def=definition,
         input=image,
         outputs=names,
-        run=session_run(session, image, names),
+        run=session_run(session, image, harmless),
         ranks={
             key: tensors[key].shape.rank if output.rank is None else output.rank
             for key, output in outputs.items()
         },
     )
+
+
+def _reach_out(definition: Any) -> set[str]:
+    """Return the nodes with an op that the server refuses, and all that need them."""
+    users: dict[str, list[str]] = {}
+    for node in definition.node:
+        for source in node.input:
+            name = source.removeprefix("^").partition(":")[0]
+            users.setdefault(name, []).append(node.name)
+    known = ALLOWED | {one.signature.name for one in definition.library.function}
+    fresh = [node.name for node in definition.node if node.op not in known]
+    found = set(fresh)
+    while fresh:
+        more = [user for user in users.get(fresh.pop(), ()) if user not in found]
+        found.update(more)
+        fresh += more
+    return found
 
 
 def _tensor(graph: Any, name: str) -> Any:

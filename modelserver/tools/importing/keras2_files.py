@@ -9,6 +9,8 @@ description is checked first, and only Keras's own building blocks pass.
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -19,12 +21,15 @@ from modelserver.core.extras import is_installed
 from modelserver.tools.importing.source_models import conversion_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
 # Their code, or the name of a function of TensorFlow's, stands in the file.
-_BRING_CODE = {"Lambda", "TFOpLambda", "SlicingOpLambda", "ClassMethod"}
+_BRING_CODE = {
+    *("Lambda", "TFOpLambda", "SlicingOpLambda", "ClassMethod"),
+    *("JaxLayer", "FlaxLayer", "TorchModuleWrapper"),
+}
 # Their vocabulary may be the name of a file, which they read.
 # That of a TFSMLayer is a SavedModel's, whose graph it would run.
 _READ_FILES = {
@@ -46,7 +51,7 @@ def is_keras_2_file(path: Path) -> bool:
     """
     try:
         with h5py.File(path) as file:
-            version = _text(file.attrs.get("keras_version", b"2"))
+            version = text_of(file.attrs.get("keras_version", b"2"))
             return "model_config" in file.attrs and int(version.split(".")[0]) <= 2  # noqa: PLR2004 - its name
     except (OSError, ValueError):
         return False
@@ -91,9 +96,9 @@ def load(path: Path) -> Any:
     keras = import_keras_2(path.name)
     errors = (OSError, ValueError, KeyError, RecursionError)
     with conversion_errors(f"{path.name} is broken", errors), h5py.File(path) as file:
-        described = json.loads(_text(file.attrs["model_config"]))
+        described = json.loads(text_of(file.attrs["model_config"]))
     check(described, keras, path.name)
-    _measure(described, keras, path.name)
+    measure(partial(_build, described, keras, path.name), keras, path.name)
     with keras_errors(f"Keras {keras.__version__} does not load {path.name}"):
         return keras.models.load_model(path, compile=False)
 
@@ -122,9 +127,9 @@ def build(described: dict[str, Any], keras: Any, name: str) -> Any:
     keys = ("class_name", "config", "module", "registered_name", "build_config")
     described = {key: described[key] for key in keys if key in described}
     check(described, keras, name)
-    if int(keras.__version__.partition(".")[0]) <= 2:  # noqa: PLR2004 - its name
-        _measure(described, keras, name)
-    return _build(described, keras, name)
+    made = partial(_build, described, keras, name)
+    measure(made, keras, name)
+    return made()
 
 
 def _build(described: dict[str, Any], keras: Any, name: str) -> Any:
@@ -139,19 +144,72 @@ def check(described: object, keras: Any, name: str) -> None:
     except RecursionError as err:
         raise ConversionError(f"{name} is nested too deep") from err
     if strange:
-        raise ConversionError(
-            f"{name} uses {strange!r}, which is not one of Keras's own layers; "
-            "code from a file is never run. Import its SavedModel"
-        )
+        raise _foreign(f"{name} uses", strange)
 
 
-def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
+def refuse_code(described: object, refusal: str) -> None:
+    """Refuse a description of Keras 3 that names a layer of code or of other files.
+
+    Keras 3 itself refuses all that is not its own; its operations are layers to it.
+
+    Args:
+        refusal: goes before the reason.
+    """
+    try:
+        names = _class_names(described)
+        strange = next((one for one in names if one in _BRING_CODE | _READ_FILES), None)
+    except RecursionError as err:
+        raise ConversionError(f"{refusal}: it is nested too deep") from err
+    if strange:
+        raise _foreign(f"{refusal}: it uses", strange)
+
+
+def _class_names(described: object) -> Iterator[str]:
+    """Yield the names of classes in a description."""
+    parts: object = described
+    if isinstance(described, dict):
+        yield str(described.get("class_name"))
+        parts = list(described.values())
+    if isinstance(parts, list):
+        for part in parts:
+            yield from _class_names(part)
+
+
+def _foreign(who: str, strange: str) -> ConversionError:
+    return ConversionError(
+        f"{who} {strange!r}, which is not one of Keras's own layers; "
+        "code from a file is never run. Import its SavedModel"
+    )
+
+
+@contextmanager
+def _shapes_only(keras: Any) -> Iterator[None]:
+    """Let variables have shapes and no values yet."""
+    if int(keras.__version__.partition(".")[0]) <= 2:  # noqa: PLR2004 - its name
+        with tf.Graph().as_default():
+            yield
+        return
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Else the next model would give the variables of this one values.
+        keras.utils.clear_session()
+
+
+def measure(make: Callable[[], Any], keras: Any, name: str) -> None:
     """Refuse a model too large to be served, before any memory is asked for.
 
-    In a graph of TensorFlow 1 a variable has a shape and no values yet.
+    Args:
+        make: makes the model.
+        keras: the package that it makes it with.
+        name: of the file, for sentences.
+
+    Raises:
+        ConversionError: it is, or it is no model.
     """
-    with tf.Graph().as_default():
-        model = _build(described, keras, name)
+    with _shapes_only(keras):
+        model = make()
         # Some other object of Keras's, or a model that no input was ever given to.
         lacking = f"{name} describes no model, or one without its input's shape"
         with conversion_errors(lacking, (AttributeError, ValueError)):
@@ -163,7 +221,7 @@ def _measure(described: dict[str, Any], keras: Any, name: str) -> None:
         )
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Return a file's attribute, which may be of any type, as text.
 
     Raises:

@@ -20,7 +20,13 @@ import tensorflow as tf
 from modelserver.core import exports
 from modelserver.core.errors import ConversionError
 from modelserver.core.exports import Export
-from modelserver.tools.importing import keras2_files, saved_models, tfjs
+from modelserver.tools.importing import (
+    hdf5_files,
+    keras2_files,
+    keras3_files,
+    saved_models,
+    tfjs,
+)
 from modelserver.tools.importing.source_models import SourceModel, conversion_errors
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ def open_keras_parts(
     if described is None:
         raise ConversionError(f"{description.name} describes no layers of Keras")
     weights = weights or _find_weights(description)
+    hdf5_files.check(weights)
     keras = keras2_files.choose_keras(described, description.name)
     model = keras2_files.build(described, keras, description.name)
     with keras2_files.keras_errors(
@@ -192,17 +199,13 @@ def _refuse_shapeless(model: Any, name: str) -> None:
 
 def _load(path: Path) -> Any:
     """Load a model without running anything that the file brings."""
+    if h5py.is_hdf5(path):
+        hdf5_files.check(path)
     return (
         keras2_files.load(path)
         if keras2_files.is_keras_2_file(path)
-        else _load_by_keras_3(path)
+        else keras3_files.load(path)
     )
-
-
-def _load_by_keras_3(path: Path) -> Any:
-    refusal = f"Keras {tf.keras.__version__} does not load {path.name}"
-    with keras2_files.keras_errors(refusal):
-        return tf.keras.models.load_model(path, compile=False, safe_mode=True)
 
 
 # In front of these nothing but preprocessing stands.

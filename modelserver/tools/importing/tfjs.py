@@ -38,6 +38,8 @@ _MAX_DESCRIPTION_BYTES = 64 << 20
 # As much as a frozen graph may hold.
 _MAX_WEIGHT_BYTES = 2000 << 20
 _MAX_LOOKED_INTO = 64
+# NumPy has no more axes; and no more than the shards' bytes lie along one.
+_MAX_RANK, _MAX_SIDE = 64, 1 << 31
 # The endings of a lone shard that was renamed with its description.
 _RENAMED = (".bin", ".weights.bin")
 # A name may be the address of a download: weights.bin?alt=media&token=...
@@ -178,7 +180,8 @@ def _group(specs: list[dict[str, Any]], data: bytes) -> Iterator[tuple[str, Any]
     start = 0
     for spec in specs:
         shape = spec["shape"]
-        if not all(type(side) is int and side >= 0 for side in shape):
+        # Whole numbers in JSON may have thousands of digits, whose product takes hours.
+        if len(shape) > _MAX_RANK or not all(map(_is_side, shape)):
             raise ConversionError(f"the weight {spec['name']!r} has no shape: {shape}")
         stored = _stored_dtype(spec)
         end = start + stored.itemsize * math.prod(shape)
@@ -189,6 +192,10 @@ def _group(specs: list[dict[str, Any]], data: bytes) -> Iterator[tuple[str, Any]
         raise ConversionError(
             f"the shards hold {len(data)} bytes, the manifest says {start}"
         )
+
+
+def _is_side(side: object) -> bool:
+    return type(side) is int and 0 <= side < _MAX_SIDE
 
 
 def _find_shard(description: Path, name: str, *, alone: bool) -> Path:
