@@ -29,8 +29,8 @@ v1 = tf.compat.v1
 Item = TypeVar("Item")
 
 # Each op runs in the caller's own thread. With one intra-op thread and as many runs
-# side by side as there are cores this is the fastest setting measured on a CPU
-# (docs/benchmarks.md), for one client as for many.
+# side by side as there are cores this is the fastest setting measured on a CPU for many
+# clients; for one alone, too, unless the graph's ops are large (docs/benchmarks.md).
 _CALLERS_THREAD = -1
 
 
