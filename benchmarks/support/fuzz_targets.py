@@ -135,7 +135,9 @@ def _check_jpeg(data: bytes) -> None:
     with contextlib.suppress(TooManyParts):
         scan = jpeg_markers.first_scan(data)
         _hold(0 <= scan <= len(data))
-        _hold(bytes(jpeg_markers.with_end(data, scan)).startswith(data))
+        ended = bytes(jpeg_markers.with_end(data, scan))
+        _hold(ended.startswith(data.rstrip(b"\0")))
+        jpeg_markers.without_tail(ended, ended=False)
         _hold(len(jpeg_markers.clean(data)) <= len(data))
         jpeg_markers.has_all_scans(data, 3)
         jpeg_markers.frame_of(data)
@@ -143,8 +145,8 @@ def _check_jpeg(data: bytes) -> None:
         jpeg_markers.is_harmless(message, data, scan, ended=True)
         with contextlib.suppress(ValueError):
             before = scan
-            for one in jpeg_markers.stretches(data):
-                _hold(before <= one.start <= one.least_end <= one.end)
+            for one in jpeg_markers.stretches(data, ended=True):
+                _hold(before <= one.start <= one.least_end <= one.most_end <= one.end)
                 before = one.end
     _decode(data)
 

@@ -392,6 +392,8 @@ class _Jpeg:
             simplejpeg.decode_jpeg(self.data, colours, buffer=stored, **self._scaling())
         except ValueError as err:
             message = str(err)
+            if self._drop_tail(message):
+                return self._decode_coded(stored, colours)
             if not jpeg_markers.is_warning(message):
                 return None
             if not jpeg_markers.is_harmless(
@@ -402,13 +404,29 @@ class _Jpeg:
                 ) from err
         return stored
 
+    def _drop_tail(self, message: str) -> bool:
+        """Drop what libjpeg stumbled over behind pixels without an end, if so."""
+        if not jpeg_markers.tells_of_tail(message):
+            return False
+        data = jpeg_markers.without_tail(self.data, ended=self.ended)
+        if data is self.data:
+            return False
+        self.data, self.ended = data, False
+        if self._is_buffered():
+            self._count_scans()
+        return True
+
     def _by_pillow(self, allocate: Allocate) -> DecodedImage:
         """Decode an image that simplejpeg refused, at one of Pillow's four scales."""
         height, width = self.smallest
         if height and width:
             self.image.draft(None, (width, height))
         self.image.tile = [
-            tile._replace(codec_name=watched_jpegs.NAME) for tile in self.image.tile
+            tile._replace(
+                codec_name=watched_jpegs.NAME,
+                args=(*cast("tuple[Any, ...]", tile.args), self.ended),
+            )
+            for tile in self.image.tile
         ]
         size = (self.width, self.height)
         return _by_pillow(self.image, "JPEG", self.limits, allocate, size)

@@ -2,7 +2,9 @@
 
 libjpeg decodes damaged data as well as it can and warns. Only a file's first warning is
 reported, so causes of harmless ones are removed before anything is decoded: junk
-between the header's segments, and a missing end. A warning after that is judged here.
+between the header's segments, and a missing end. A warning after that is judged here:
+junk is harmless if it begins where the pixels end, but zeros or words that a full disk
+left in the place of pixels were decoded as such.
 All functions are pure and take any buffer.
 """
 
@@ -25,7 +27,7 @@ _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 # Bytes of 0xFF among the pixels are followed by 0x00, so this is a scan's start there.
 SCAN = re.compile(rb"\xff\xda")
 _END = re.compile(rb"\xff\xd9")
-_EOI, _SOS, _DQT = 0xD9, 0xDA, 0xDB
+_SOI, _EOI, _SOS, _DQT, _DRI = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 # Markers without a length: restarts, the start, the end, and TEM.
 _ALONE = frozenset({*range(0xD0, _SOS), 0x01})
@@ -34,7 +36,11 @@ _RESTARTS = range(0xD0, 0xD8)
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # Needed for decoding: frames, Huffman and arithmetic tables, quantisation, restart
 # intervals, the scan, and the two segments that tell the colours.
-_NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, 0xDD, _APP0, _APP14})
+_NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, _DRI, _APP0, _APP14})
+
+# What may lie between two scans: tables, a comment, whatever programs add.
+_BETWEEN = frozenset({0xC4, 0xCC, _DQT, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 
 # Before the first scan: cameras write some dozens of segments, depth maps and profiles
 # some hundreds. Pillow joins EXIF segments one by one and unpacks each table.
@@ -45,7 +51,15 @@ _MOST_TABLE_BYTES = 1 << 16
 MOST_JUNK_BYTES = 1 << 16
 # Encoders pad the last bits to some bytes.
 _PADDING_BYTES = 4
-_ASCII = 0x80
+# libjpeg reads up to eight bytes ahead (jdhuff.h), and does not count those as junk.
+_AHEAD_BYTES = 8
+# The last coded bytes may look like the junk behind them, in runs up to twice as
+# long as the longest of the bytes before, or as this, if those are too few to tell.
+_SAMPLE_BYTES, _LEAST_SAMPLE_BYTES, _LONGEST_RUN_BYTES = 4096, 64, 32
+_WORDS = rb"[\0-\x7f]"
+_HIGH_BITS = bytes(value >> 7 for value in range(256))
+# Less of them may be chance.
+_SHORT_JUNK_BYTES = 32
 
 # Offsets from a segment's marker (JFIF 1.02; Adobe's technical note 5116).
 _JFIF_MAJOR, _ADOBE_TRANSFORM = 9, 15
@@ -88,13 +102,44 @@ class Stretch(NamedTuple):
         start: of the first byte.
         end: start of the marker behind them.
         least_end: where the pixels end at the earliest, if what follows is harmless.
+        most_end: where they end at the latest.
         restart: the restart that would come next, if another marker does.
     """
 
     start: int
     end: int
     least_end: int
+    most_end: int
     restart: bytes
+
+
+class _Scan(NamedTuple):
+    """A scan, with what is needed to tell whether it is whole.
+
+    Attributes:
+        code: of its frame's marker.
+        frame: the frame's header.
+        header: its own.
+        follows: nothing but whole segments lies before it, behind the scan before.
+        interval: units between two restarts, 0 for none.
+        restarts: how many there are.
+        end: of its data: the start of the next other marker.
+        behind: that marker's code.
+    """
+
+    code: int
+    frame: bytes
+    header: bytes
+    follows: bool
+    interval: int
+    restarts: int
+    end: int
+    behind: int
+
+    @property
+    def is_only(self) -> bool:
+        """Whether there can be no further scan, as this one has all components."""
+        return self.code not in _PROGRESSIVE and self.header[:1] == self.frame[5:6]
 
 
 def _segments(data: Data, at: int = 2) -> Iterator[Segment]:
@@ -138,23 +183,29 @@ def frame_of(data: Data) -> int | None:
     return next((code for code in codes if code in _FRAMES), None)
 
 
-def stretches(data: Data) -> Iterator[Stretch]:
+def stretches(data: Data, *, ended: bool) -> Iterator[Stretch]:
     """Yield the stretches of coded pixels up to the end.
+
+    Args:
+        ended: as for :func:`is_harmless`.
 
     Raises:
         ValueError: there is no end.
     """
     at, restarts = first_scan(data), 0
+    first = at
     while match := _MARKER.search(data, at):
         start, end, code = at, match.start(), match[1][0]
-        least_end = _least_end(data, start, end) if code == _EOI else end
+        bounds = (end, end)
+        if code == _EOI:
+            bounds = _pixels_end(data, first, end, ended=ended)
         restart = _RESTARTS[restarts % len(_RESTARTS)]
         if code == restart:
-            yield Stretch(start, end, least_end, b"")
+            yield Stretch(start, end, *bounds, b"")
             at = match.end()
             restarts += 1
             continue
-        yield Stretch(start, end, least_end, bytes((FILL, restart)))
+        yield Stretch(start, end, *bounds, bytes((FILL, restart)))
         scan = next((s for s in _segments(data, end) if s.code == _SOS), None)
         if scan is None:
             return
@@ -162,23 +213,122 @@ def stretches(data: Data) -> Iterator[Stretch]:
     raise ValueError("there is no end")
 
 
-def _least_end(data: Data, start: int, end: int) -> int:
-    """Return where the last stretch's pixels end if all that may be junk is junk."""
-    tail = bytes(data[max(start, end - MOST_JUNK_BYTES) : end])
-    stripped = len(tail.rstrip(tail[-1:]))
-    coded = max((at + 1 for at, value in enumerate(tail) if value >= _ASCII), default=0)
-    return end - len(tail) + min(stripped, coded)
+def _pixels_end(data: Data, start: int, end: int, *, ended: bool) -> tuple[int, int]:
+    """Return where the last stretch's pixels end at the earliest and at the latest.
+
+    Args:
+        start: of coded pixels, of this stretch or others before it.
+    """
+    tail = bytes(data[start:end])
+    kind, junk = re.escape(tail[-1:]), len(tail) - len(tail.rstrip(tail[-1:]))
+    words = len(tail) - len(tail.translate(_HIGH_BITS).rstrip(b"\0"))
+    if words > junk:
+        kind, junk = _WORDS, words
+    if not ended and junk < _SHORT_JUNK_BYTES:
+        # It may be anything, but coded pixels have a zero behind each 0xFF.
+        tail = tail[-MOST_JUNK_BYTES:]
+        return end - len(tail) + tail.rfind(b"\xff\0") + 2, end
+    sample = bytes(data[max(start, end - junk - _SAMPLE_BYTES) : end - junk])
+    longest = max(map(len, re.findall(kind + b"+", sample)), default=1)
+    if len(sample) < _LEAST_SAMPLE_BYTES:
+        longest = _LONGEST_RUN_BYTES
+    return end - junk, min(end, end - junk + 2 * longest + _AHEAD_BYTES)
 
 
 def with_end(data: Data, scan: int) -> Data:
     """Return the data with an end after its pixels: itself if there is one.
+
+    Of zeros that fill a file up no more are kept than junk may have.
 
     Args:
         scan: start of the first scan's data.
     """
     if data[-2:] == b"\xff\xd9" or _END.search(data, scan):
         return data
-    return bytes(data) + b"\xff\xd9"
+    content = bytes(data)
+    kept = len(content.rstrip(b"\0")) + MOST_JUNK_BYTES
+    return content[:kept] + b"\xff\xd9"
+
+
+def without_tail(data: Data, *, ended: bool) -> Data:
+    """Return a photo that lacks its end, with one in the place of what follows.
+
+    Only restarts lie among the pixels, and only whole segments between two scans. So
+    the pixels end at the first other marker: the start of a further picture, or bytes
+    of a film.
+
+    Args:
+        ended: as for :func:`is_harmless`.
+
+    Returns:
+        The data itself if it has an end behind its pixels, or at its own end, where
+        no picture follows: then the odd marker lies in a hole.
+    """
+    last = None
+    for scan in _scans(data):
+        if last is None or scan.follows:
+            last = scan
+        if last is not scan or last.is_only:
+            break
+    if last is None or last.behind == _EOI:
+        return data
+    if last.behind != _SOI and ended and data[-2:] == b"\xff\xd9":
+        return data
+    return bytes(data[: last.end]) + b"\xff\xd9"
+
+
+def has_all_restarts(data: Data) -> bool:
+    """Return whether each scan has the restarts that its size asks for.
+
+    Where there are fewer, libjpeg warns of the junk at the end only.
+    """
+    return all(scan.restarts == _count_restarts(scan) for scan in _scans(data))
+
+
+def _scans(data: Data) -> Iterator[_Scan]:
+    """Yield the scans, at least up to the end."""
+    at, interval, frame = 2, 0, (0, b"")
+    while True:
+        found = list(_segments(data, at))
+        for code, _, start, end in found:
+            if code == _DRI:
+                interval = int.from_bytes(data[start + 4 : end], "big")
+            if code in _FRAMES:
+                frame = (code, bytes(data[start + 4 : end]))
+        if not found or found[-1].code != _SOS:
+            return
+        _, _, start, at = found[-1]
+        restarts, behind, header = 0, 0, bytes(data[start + 4 : at])
+        for match in _MARKER.finditer(data, at):
+            at, behind = match.start(), match[1][0]
+            if behind not in _RESTARTS or not interval:
+                break
+            restarts += 1
+        follows = all(s.code in _BETWEEN and not s.junk for s in found)
+        yield _Scan(*frame, header, follows, interval, restarts, at, behind)
+
+
+def _count_restarts(scan: _Scan) -> int:
+    """Return how many restarts a scan should have."""
+    if not scan.interval:
+        return 0
+    height, width = (int.from_bytes(scan.frame[at : at + 2], "big") for at in (1, 3))
+    factors = {
+        name: (both & 0xF, both >> 4)
+        for name, both in zip(scan.frame[6::3], scan.frame[7::3], strict=False)
+    }
+    most = [max((both[n] for both in factors.values()), default=1) for n in (0, 1)]
+    # A scan of one component has its blocks alone, others have units of all.
+    unit = [8 * factor for factor in most]
+    sides = [height, width]
+    if scan.header[0] == 1:
+        own = factors.get(scan.header[1], (1, 1))
+        sides = [-(-side * own[n] // (most[n] or 1)) for n, side in enumerate(sides)]
+        unit = [8, 8]
+    rows, columns = (
+        -(-side // (one or 1)) for side, one in zip(sides, unit, strict=True)
+    )
+    return max(0, rows * columns - 1) // scan.interval
 
 
 def clean(data: Data) -> Data:
@@ -213,7 +363,9 @@ def has_all_scans(data: Data, components: int) -> bool:
     """
     done: dict[int, set[int]] = {}
     start = next((s.start for s in _segments(data) if s.code == _SOS), len(data))
-    for match in SCAN.finditer(data, start):
+    # Behind it lie other pictures.
+    end = _END.search(data, start)
+    for match in SCAN.finditer(data, start, end.start() if end else len(data)):
         count = data[match.end() + 2 : match.end() + 3]
         header = bytes(
             data[match.end() + 3 : match.end() + 6 + 2 * (count or b"\0")[0]]
@@ -231,6 +383,15 @@ def is_warning(message: str) -> bool:
     return message.startswith(_WARNINGS)
 
 
+def tells_of_tail(message: str) -> bool:
+    """Return whether libjpeg got past the pixels, and found no end there.
+
+    Its errors come from a marker that means nothing there.
+    """
+    match = _EXTRANEOUS.search(message)
+    return int(match[2], 16) != _EOI if match else not is_warning(message)
+
+
 def is_harmless(message: str, data: Data, scan: int, *, ended: bool) -> bool:
     """Return whether the pixels are whole though libjpeg warned.
 
@@ -246,10 +407,14 @@ def is_harmless(message: str, data: Data, scan: int, *, ended: bool) -> bool:
     end = _END.search(data, scan)
     if match is None:
         return message.startswith(("Invalid SOS", "Unknown Adobe", "Warning:"))
-    if end is None or int(match[2], 16) != _EOI or int(match[1]) > MOST_JUNK_BYTES:
+    count = int(match[1])
+    if end is None or int(match[2], 16) != _EOI or count > MOST_JUNK_BYTES:
         return False
-    left = bytes(data[max(scan, end.start() - int(match[1])) : end.start()])
-    if len(left) <= _PADDING_BYTES or len(set(left)) == 1:
-        return True
-    # Coded pixels have a zero behind each 0xFF, and bytes of every value.
-    return b"\xff\0" not in left and (not ended or max(left) < _ASCII)
+    before = bytes(data[max(scan, end.start() - MOST_JUNK_BYTES) : end.start()])
+    # The end's own fill does not count.
+    stop = end.start() - len(before) + len(before.rstrip(b"\xff"))
+    earliest, latest = _pixels_end(data, scan, stop, ended=ended)
+    begins = stop - count
+    if begins > latest or (begins < earliest and count > _PADDING_BYTES):
+        return False
+    return has_all_restarts(data)

@@ -48,16 +48,19 @@ class _WatchedDecoder(ImageFile.PyDecoder):
         if self.fd is None or self.im is None:
             raise ValueError("there is no file or no image")
         self._left, self._complete = b"", False
+        layout, colours, ended, *scaling = self.args
         self._inner: Any = Image.core.jpeg_decoder(  # type: ignore[attr-defined]
-            self.mode, *self.args
+            self.mode, layout, colours, *scaling
         )
         self._inner.setimage(self.im, self.state.extents())
         data = self.fd.read()
+        content = jpeg_markers.without_tail(data, ended=ended)
+        ended, data = ended and content is data, bytes(content)
         if jpeg_markers.frame_of(data) in _ARITHMETIC:
             _, error = self._inner.decode(data)
             return -1, error
         at = 0
-        for stretch in jpeg_markers.stretches(data):
+        for stretch in jpeg_markers.stretches(data, ended=ended):
             self._take(data, at, stretch)
             at = stretch.end
         self._give(data[at:])
@@ -74,11 +77,22 @@ class _WatchedDecoder(ImageFile.PyDecoder):
         end = min(early + 1 + (data[early] == jpeg_markers.FILL), stretch.end)
         if self._is_done(data[at:early], data[early:end]):
             raise _Damaged
-        if not self._is_done(data[end : stretch.end] + _REFILL, b"\0"):
+        if not self._has_all(data, end, stretch):
             raise _Damaged
         # Who waits for a restart is not done; others pass over it, too.
         if stretch.restart and not self._is_done(stretch.restart, b"\0"):
             raise _Damaged
+
+    def _has_all(self, data: bytes, at: int, stretch: Stretch) -> bool:
+        """Return whether the pixels end before what is surely junk, or with it."""
+        latest, end = stretch.most_end, stretch.end
+        if at < latest < end:
+            if self._is_done(data[at : latest - 1], data[latest - 1 : latest]):
+                return True
+            at = max(latest, end - _REFILL_BYTES)
+            if self._is_done(data[latest:at], b""):
+                return False
+        return self._is_done(data[at:end] + _REFILL, b"\0")
 
     def _is_done(self, piece: bytes, more: bytes) -> bool:
         """Give a piece and a byte more, and return whether both were passed over.

@@ -43,6 +43,7 @@ JPEGS = {
     "progressive": jpeg(progressive=True),
     "gray": jpeg(scene().convert("L")),
     "restarts": jpeg(restart_marker_rows=2),
+    "own codes": jpeg(optimize=True),
     "four inks": jpeg(scene().convert("CMYK")),
     "progressive inks": jpeg(scene().convert("CMYK"), progressive=True),
     "small": jpeg(scene((24, 16))),
@@ -74,6 +75,93 @@ def test_pixels_that_end_early_are_refused(name, share, end):
     else:  # the last byte may be padding alone
         assert share > 0.9
         assert np.array_equal(decode(cut + end, limits=LIMITS).pixels, WHOLE[name])
+
+
+FILLS = {
+    "zeros": bytes(9000),
+    "many zeros": bytes(90_000),
+    "ones": b"\xff" * 9000,
+    "words": b"the last log line, " * 500,
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(JPEGS) - {"small"}))
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("end", [END, b""], ids=["an end", "no end"])
+def test_a_fill_in_the_place_of_pixels_is_no_junk(name, fill, end):
+    """What a full disk leaves is decoded as pixels, which come out flat."""
+    data = JPEGS[name]
+    scan = jpeg_markers.first_scan(data)
+    for share in (0.0, 0.2, 0.5, 0.8):
+        odd = data[: scan + int(share * (len(data) - scan - 2))] + FILLS[fill] + end
+        assert refused(odd)
+        assert refused(odd, at_least=(20, 20))
+    for share in (0.3, 0.6):
+        cut = scan + int(share * (len(data) - scan - 2))
+        assert refused(data[:cut] + FILLS[fill][: len(data) - cut - 2] + END)
+
+
+def test_flat_pixels_are_no_fill():
+    """Pixels of one colour may be coded as zeros, too, also the last ones."""
+    pixels = np.asarray(scene((320, 240))).copy()
+    pixels[16:] = 128
+    data = jpeg(Image.fromarray(pixels), optimize=True)
+    assert data.count(b"\0" * 50)
+    wanted = decode(data, limits=LIMITS).pixels
+    for end in (b"", END, END + bytes(9000)):
+        assert np.array_equal(decode(data[:-2] + end, limits=LIMITS).pixels, wanted)
+
+
+@any_jpeg
+@pytest.mark.parametrize("end", [b"", END], ids=["no end", "an end"])
+def test_restarts_that_are_missing_are_counted(name, end):
+    """Of rows that are missing behind a restart libjpeg warns as of junk."""
+    data = JPEGS["restarts"]
+    at = data.index(b"\xff\xd2")
+    assert refused(data[:at] + end)
+    assert refused(data[:at] + b" " * 500 + end)
+    assert jpeg_markers.has_all_restarts(JPEGS[name])
+
+
+@any_jpeg
+def test_a_further_picture_stands_in_for_nothing(name):
+    """Scans of a picture behind the end are no scans of the photo."""
+    data = JPEGS[name]
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for at in scans[1:]:
+        assert refused(data[:at] + END + data)
+        assert refused(data[:at] + data)
+
+
+def film():
+    """Return a film's start, with bytes of every value."""
+    return b"\0\0\0\x18ftypmp42" + np.random.default_rng(2).bytes(40_000)
+
+
+@any_jpeg
+@pytest.mark.parametrize(
+    "tail",
+    [
+        JPEGS["baseline"],
+        JPEGS["progressive"],
+        film(),
+        b"\xff\xe5\0\4ab",
+        bytes(200_000),
+    ],
+    ids=["picture", "progressive picture", "film", "segment", "zeros"],
+)
+def test_without_an_end_anything_may_follow(name, tail):
+    """The pixels end at a marker that cannot be theirs."""
+    odd = JPEGS[name][:-2] + tail
+    assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
+    assert decode(odd, limits=LIMITS, at_least=(9, 9)).pixels.shape[2] == 3
+
+
+def test_an_odd_marker_before_the_end_is_a_hole():
+    """Where a file has its end, other markers among the pixels are damage."""
+    data = JPEGS["baseline"]
+    assert refused(data[:-40] + b"\xff\x3a" + data[-38:])
+    assert refused(data[:-400] + film()[:398] + END)
 
 
 @any_jpeg
@@ -171,6 +259,8 @@ def test_any_bytes_can_be_looked_at(data):
     scan = jpeg_markers.first_scan(data)
     assert 0 <= scan <= len(data)
     jpeg_markers.clean(data)
+    jpeg_markers.has_all_restarts(data)
+    jpeg_markers.without_tail(data, ended=False)
     jpeg_markers.has_all_scans(data, 3)
     message = "Corrupt JPEG data: 7 extraneous bytes before marker 0xd9"
     jpeg_markers.is_harmless(message, data, scan, ended=True)

@@ -92,11 +92,32 @@ def test_pixels_that_end_early_are_refused(key, share, end):
 
 
 @any_file
+@pytest.mark.parametrize("end", [END, b""], ids=["an end", "no end"])
+def test_zeros_in_the_place_of_pixels_are_no_junk(key, end):
+    """What a full disk leaves is decoded as pixels, which come out flat."""
+    data = FILES[key]
+    scan = jpeg_markers.first_scan(data)
+    for share in (0.1, 0.5, 0.9):
+        odd = data[: scan + int(share * (len(data) - 2 - scan))] + bytes(20_000) + end
+        assert pixels_of(odd) is None
+        assert pixels_of(odd, at_least=(11, 20)) is None
+
+
+@any_file
+def test_without_an_end_anything_may_follow(key):
+    """The pixels end at a marker that cannot be theirs."""
+    data = FILES[key]
+    film = b"\0\0\0\x18ftypmp42" + np.random.default_rng(2).bytes(40_000)
+    for tail in (data, film, bytes(200_000)):
+        assert np.array_equal(pixels_of(data[:-2] + tail), by_pillow(data))
+
+
+@any_file
 def test_a_scan_or_restart_that_is_missing_is_noticed(key):
     """A file that was cut at a marker is refused, and so is one with a marker less."""
     data = FILES[key]
     start = jpeg_markers.first_scan(data)
-    stretches = list(jpeg_markers.stretches(data))
+    stretches = list(jpeg_markers.stretches(data, ended=True))
     for stretch in stretches[:-1][::7]:
         assert pixels_of(data[: stretch.end] + END) is None
     for before, after in list(itertools.pairwise(stretches))[::11]:
