@@ -52,6 +52,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "white-on-black": ("warning", "a network for small gray images, such as digits"),
     "scores-guessed": ("warning", "what the graph's scores mean is a guess"),
     "scores-outside": ("warning", "scores are not from 0 to 1, or no numbers"),
+    "outputs-odd": ("warning", "the outputs do not fit together or say nothing"),
     "golden-failed": ("error", "the golden image does not come out as expected"),
     "golden-none": ("note", "there is no golden image"),
     "gpu-failed": ("error", "the card that the model was given cannot be used now"),

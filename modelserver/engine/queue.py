@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from modelserver.core.errors import (
+    BadModelOutput,
     ClientGone,
     DeadlinePassed,
     OutOfMemory,
@@ -537,7 +538,7 @@ class Batcher(Generic[Item, Result]):
         if isinstance(error, OutOfMemory):
             # Another run may have lowered it meanwhile.
             self._max_batch = min(self._max_batch, max(1, len(batch) // 2))
-        elif isinstance(error, RunFailed):
+        elif isinstance(error, (RunFailed, BadModelOutput)):
             for slot in batch:
                 slot.alone = True
         else:

@@ -184,6 +184,7 @@ class Child:
             if len(data) <= limit:
                 return data
             reason = f"its outputs have {len(data)} bytes, more than {limit}"
+            return msgspec.msgpack.encode(_bad_output(message.number, reason))
         reason = reason[:_MAX_LINE_CHARS]
         error = RunError(number=message.number, reason=reason, out_of_memory=full)
         return msgspec.msgpack.encode(error)
@@ -208,10 +209,13 @@ class Child:
                 out_of_memory=isinstance(error, OutOfMemory),
                 lost=lost,
             )
-        packed = [
-            {role: Array.pack(array) for role, array in result.outputs.items()}
-            for result in results
-        ]
+        try:
+            packed = [
+                {role: Array.pack(array) for role, array in result.outputs.items()}
+                for result in results
+            ]
+        except TypeError as error:
+            return _bad_output(message.number, str(error))
         return RunResult(
             number=message.number,
             outputs=packed,
@@ -230,6 +234,10 @@ class Child:
             while not poll.poll(_BEAT_S * 1000):
                 self.send(Heartbeat())
         os._exit(0)
+
+
+def _bad_output(number: int, reason: str) -> RunError:
+    return RunError(number=number, reason=reason, out_of_memory=False, bad_output=True)
 
 
 def _load_error(error: ModelError | MemoryError, allowed: int | None) -> LoadError:

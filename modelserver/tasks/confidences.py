@@ -30,4 +30,5 @@ def confidences(scores: NDArray[F]) -> NDArray[F]:
     if not within.all():
         which = "its one score" if scores.size == 1 else "one of its scores"
         raise ValueError(f"{which}, {scores[~within][0]:g}, is no probability")
-    return np.clip(scores, 0, 1)
+    # Zero has a sign, which an answer would show.
+    return np.clip(scores, 0, 1) + scores.dtype.type(0)

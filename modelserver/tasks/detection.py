@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,11 +13,11 @@ from modelserver.core.contract import Detection
 from modelserver.core.messages import Mark
 from modelserver.tasks import export_files, matching
 from modelserver.tasks.confidences import ROUNDING, confidences
-from modelserver.tasks.options import MOST
+from modelserver.tasks.options import MOST, Options
 from modelserver.tasks.task import WHOLE, Box, Finding, Metadata, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from modelserver.core.signatures import Signature
     from modelserver.tasks.export_files import Ranks
     from modelserver.tasks.labels import LabelMap
-    from modelserver.tasks.options import Options
 
 
 # Label ids are int32 in a label map; a class beyond is no number of any label.
@@ -37,6 +35,7 @@ _ROW_BYTES = 6 * 8
 # Boxes of 0..1 may stick out of the photo, but not so far, and not most of the sure.
 _BEYOND = 4.0
 _SURE = 0.3
+_ALL = Options()
 
 
 def parse(
@@ -44,6 +43,7 @@ def parse(
     labels: LabelMap,
     least: float = 0.0,
     window: Box = WHOLE,
+    options: Options = _ALL,
 ) -> list[Detection]:
     """Turn one image's arrays into its best 10,000 detections, best first.
 
@@ -55,13 +55,68 @@ def parse(
         window: ymin xmin ymax xmax of the part that the graph saw, in the photo's
             normalised coordinates; other than all of it where the photo was cropped or
             padded for the graph.
+        options: of these detections only those are made that they want.
 
     Raises:
         ValueError: the arrays' shapes do not fit together; or a row's score is a NaN,
             or at least ``least`` and more than 1e-3 outside 0..1.
     """
+    rows = _wanted_rows(outputs, labels, least, window, options)
+    sides = [shortest(column) for column in rows.boxes.T]
+    return [
+        Detection(class_id, labels.name(class_id), score, box)
+        for class_id, score, box in zip(
+            rows.ids.tolist(),
+            shortest(rows.scores),
+            zip(*sides, strict=True),
+            strict=True,
+        )
+    ]
+
+
+class _Rows(NamedTuple):
+    """Rows of one image that are detections, best first.
+
+    Attributes:
+        ids: int64 [N], of the label map.
+        scores: float32 [N], 0..1.
+        boxes: float32 [N, 4], x1 y1 x2 y2 in the photo's normalised coordinates.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+    def take(self, places: slice | NDArray[np.intp]) -> _Rows:
+        """Return some of the rows."""
+        return _Rows(self.ids[places], self.scores[places], self.boxes[places])
+
+
+def _wanted_rows(
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: LabelMap,
+    least: float,
+    window: Box,
+    options: Options,
+) -> _Rows:
+    """Return the rows of ``parse``.
+
+    For the thousands that a graph can give, objects would take the engine's time.
+    """
+    rows = _sound_rows(outputs, least, window)
+    if options.labels is not None:
+        known = np.unique(rows.ids).tolist()
+        wanted = [one for one in known if options.wants(labels.name(one))]
+        rows = rows.take(np.flatnonzero(np.isin(rows.ids, wanted)))
+    return rows.take(slice(options.max_results))
+
+
+def _sound_rows(
+    outputs: Mapping[str, NDArray[np.generic]], least: float, window: Box
+) -> _Rows:
+    """Return the best 10,000 rows; arguments and errors are those of ``parse``."""
     scores = np.array(outputs["scores"], np.float32).reshape(-1)
-    boxes = np.asarray(outputs["boxes"], np.float32).reshape(-1, 4)
+    boxes = _boxes(outputs["boxes"])
     classes = np.asarray(outputs["classes"], np.float64).reshape(-1)
     if not len(scores) == len(boxes) == len(classes):
         raise ValueError(
@@ -73,17 +128,26 @@ def parse(
     scores[rows] = confidences(scores[rows])
     sound = np.abs(classes[rows]) < _MAX_CLASS
     rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
-    # For the millions that a graph can give, objects would take the engine's time.
     rows = rows[np.argsort(-scores[rows], kind="stable")[:MOST]]
     corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
-    sides = [shortest(column) for column in corners.T]
-    ids = np.rint(classes[rows]).astype(np.int64).tolist()
-    return [
-        Detection(class_id, labels.name(class_id), score, box)
-        for class_id, score, box in zip(
-            ids, shortest(scores[rows]), zip(*sides, strict=True), strict=True
-        )
-    ]
+    return _Rows(
+        np.rint(classes[rows]).astype(np.int64),
+        scores[rows],
+        # Zero has a sign, which an answer would show.
+        corners + np.float32(0),
+    )
+
+
+def _boxes(output: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return boxes as float32 [N, 4].
+
+    Raises:
+        ValueError: they have no four sides.
+    """
+    boxes = np.asarray(output, np.float32)
+    if boxes.size % 4:
+        raise ValueError(f"boxes of four sides cannot be {boxes.size} numbers")
+    return boxes.reshape(-1, 4)
 
 
 def counted(outputs: Mapping[str, NDArray[np.generic]]) -> int | None:
@@ -139,7 +203,9 @@ def detections_of(
     outputs: Mapping[str, NDArray[np.generic]],
     labels: LabelMap,
     least: float = 0.0,
+    *,
     window: Box = WHOLE,
+    options: Options = _ALL,
 ) -> list[Detection]:
     """Turn one image's arrays into detections as the signature says.
 
@@ -148,8 +214,22 @@ def detections_of(
     Raises:
         ValueError: as ``parse``; or the boxes are in pixels.
     """
+    arrays = _plain_arrays(signature, outputs, labels)
+    return parse(arrays, labels, least, window, options)
+
+
+def _plain_arrays(
+    signature: Signature,
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: LabelMap,
+) -> dict[str, NDArray[np.generic]]:
+    """Return arrays as ``parse`` takes them.
+
+    Raises:
+        ValueError: the boxes are in pixels, or no boxes.
+    """
     arrays = dict(outputs)
-    boxes = np.asarray(outputs["boxes"], np.float32).reshape(-1, 4)
+    boxes = _boxes(outputs["boxes"])
     if signature.box_order == "xyxy":
         boxes = boxes[:, [1, 0, 3, 2]]
     arrays["boxes"] = boxes
@@ -157,7 +237,7 @@ def detections_of(
     if offset:
         arrays["classes"] = np.asarray(outputs["classes"], np.float64) + offset
     _refuse_pixels(boxes, outputs["scores"])
-    return parse(arrays, labels, least, window)
+    return arrays
 
 
 def _offset(signature: Signature, labels: LabelMap) -> int:
@@ -196,14 +276,6 @@ def _in_photo(boxes: NDArray[np.float32], window: Box) -> NDArray[np.float32]:
 def shortest(values: NDArray[np.float32]) -> list[float]:
     """Return float32 values as floats with the fewest digits that read back as them."""
     return [float(str(value)) for value in values]
-
-
-def select(detections: Sequence[Detection], options: Options) -> list[Detection]:
-    """Return those whose labels are wanted, the first so many."""
-    if options.labels is None:
-        return list(detections[: options.max_results])
-    wanted = (one for one in detections if options.wants(one.label))
-    return list(islice(wanted, options.max_results))
 
 
 def _least(options: Options, settings: Settings) -> float:
@@ -274,8 +346,9 @@ class DetectionTask(Task[list[Detection]]):
         """
         least = _least(options, settings)
         signature, labels, _ = metadata
-        found = detections_of(signature, outputs, labels, least, window)
-        return select(found, options)
+        return detections_of(
+            signature, outputs, labels, least, window=window, options=options
+        )
 
     def below(
         self,
@@ -287,9 +360,11 @@ class DetectionTask(Task[list[Detection]]):
     ) -> tuple[int, float]:
         """Count the detections of wanted labels that are too unsure; see ``Task``."""
         floor = min(settings.score_floor, settings.min_confidence)
-        every = replace(options, min_confidence=floor, max_results=None)
-        found = self.parse(outputs, metadata, window, every, settings)
-        return len(found), _least(options, settings)
+        every = replace(options, max_results=None)
+        signature, labels, _ = metadata
+        arrays = _plain_arrays(signature, outputs, labels)
+        rows = _wanted_rows(arrays, labels, floor, window, every)
+        return len(rows.ids), _least(options, settings)
 
     def shorten(self, outputs: Outputs) -> Outputs:
         """Return the best 10,000 rows; see ``Task``."""

@@ -449,6 +449,20 @@ def test_a_process_that_dies_in_a_load_is_the_cards_fault_by_its_words(
     assert ("MODEL_MEMORY_MB" in str(died.value)) is (gpu is None)
 
 
+def test_outputs_of_no_use_are_told_to_the_client():
+    """A run whose outputs fit no message is the model's fault, in words of ours."""
+    reason = "its outputs have 80 bytes, more than 50"
+    bad = RunError(number=0, reason=reason, out_of_memory=False, bad_output=True)
+    with Wire(None) as wire:
+        wire.serve()
+        future = wire.runner.run([])
+        wire.say(framed(msgspec.msgpack.encode(bad)))
+        error = future.exception(SECONDS)
+        assert isinstance(error, errors.BadModelOutput)
+        assert reason in str(error)
+        wire.end()
+
+
 def test_a_lost_card_ends_the_process_with_a_reason(monkeypatch):
     """The run is answered before the process ends, so clients retry."""
     lost = RunError(number=0, reason="CUDA_ERROR_X", out_of_memory=False, lost=True)

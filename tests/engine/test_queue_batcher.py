@@ -5,6 +5,7 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from modelserver.core.errors import (
+    BadModelOutput,
     ModelNotReady,
     OutOfMemory,
     Overloaded,
@@ -115,18 +116,19 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(runs):
     assert refused.value.retry_after_s == 8.0
 
 
-def test_a_failed_batch_is_run_again_one_by_one(runs):
+@pytest.mark.parametrize("error", [RunFailed(), BadModelOutput("m", "no scores")])
+def test_a_failed_batch_is_run_again_one_by_one(error, runs):
     """One bad item fails alone; its neighbours get their results."""
     batcher = make(runs, max_batch=4)
     batcher.submit("a0")
     futures = [batcher.submit(item) for item in ("a1", "a2", "a3")]
     runs.finish()
-    assert runs.fail(RunFailed()) == ["a1", "a2", "a3"]
+    assert runs.fail(error) == ["a1", "a2", "a3"]
     assert runs.finish() == ["a1"]
-    assert runs.fail(RunFailed()) == ["a2"]
+    assert runs.fail(error) == ["a2"]
     assert runs.finish() == ["a3"]
     assert futures[0].result(0).result == "result of a1"
-    assert isinstance(futures[1].exception(0), RunFailed)
+    assert futures[1].exception(0) is error
     assert futures[2].result(0).result == "result of a3"
 
 

@@ -276,6 +276,7 @@ def test_an_output_that_is_no_array_of_numbers_fails_its_run(front):
     reply = decoded(inside.answer(Texts(), Run(5, [])))
     assert isinstance(reply, RunError)
     assert (reply.number, reply.out_of_memory) == (5, False)
+    assert reply.bad_output
     assert "no array of numbers" in reply.reason
 
 
@@ -324,6 +325,7 @@ def test_outputs_that_fit_no_message_fail_their_run(front):
     frame.pixels[:] = 7
     reply = decoded(inside.answer(FakeSession(), Run(5, [ref(frame)])))
     assert isinstance(reply, RunError)
+    assert reply.bad_output
     assert "more than 50" in reply.reason
 
 

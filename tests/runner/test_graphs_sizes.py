@@ -202,3 +202,10 @@ def test_a_detector_for_one_size_is_fed_that():
         imported(tiny_graphs.file_of(graph)), "detection", None
     )
     assert signature.size == (300, 300)
+
+
+def test_an_image_that_nobody_has_is_refused():
+    """Else its first run would ask for all memory."""
+    graph = tiny_graphs.classifier((None, 9000, 8, 3))
+    with pytest.raises(GraphError, match="8 x 9000 pixels; a side may have 8192"):
+        find(graph)

@@ -128,6 +128,38 @@ def test_a_sidecar_is_obeyed(opened):
     assert session.signature.size == (40, 30)
 
 
+def test_numbers_of_tensorflows_own_types_are_read(opened):
+    """A detector of bfloat16 answers as one of float32, to their precision."""
+    import tensorflow as tf
+
+    def short(array):
+        return tf.cast(array, tf.bfloat16)
+
+    roles = ("boxes", "scores", "classes", "count")
+    graph = tiny_graphs.echo_detector(**dict.fromkeys(roles, short))
+    session = opened(graph)
+    assert "outputs-odd" not in {finding.code for finding in session.findings}
+    (outputs,) = session.run([of((100, 0, 0))])
+    assert {array.dtype.name for array in outputs.values()} == {"float32"}
+    class_id, score, _ = tiny_graphs.echoed(100, 0, 0)
+    assert outputs["classes"].reshape(-1)[0] == class_id
+    assert outputs["scores"].reshape(-1)[0] == pytest.approx(score, abs=0.01)
+
+
+def test_outputs_of_no_use_are_found_at_load(opened):
+    """What each photo will be refused for is told before the first one comes."""
+    graph = tiny_graphs.echo_detector(scores=lambda scores: scores[:, :2])
+    (odd,) = [one for one in opened(graph).findings if one.code == "outputs-odd"]
+    assert "3 boxes, 2 scores and 3 classes" in odd.message
+
+
+@pytest.mark.parametrize("count", [float("nan"), -1.0, 1e30])
+def test_any_count_leaves_a_model_loadable(count, opened):
+    """Images of one run are compared by the rows that count."""
+    graph = tiny_graphs.echo_detector(count=lambda some: some * 0 + count)
+    assert opened(graph, max_batch=2).max_batch == 2
+
+
 def test_a_run_that_tensorflow_refuses_fails_with_its_words_inside(opened):
     """The client gets RunFailed, and the log the cause."""
     session = opened(tiny_graphs.echo_detector())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modelserver.core.signatures import Signature
-from modelserver.runner.sessions.warm_up import odd_scores
+from modelserver.runner.sessions.warm_up import odd_outputs
 
 
 def told(scores, kind="detection", count=None, **facts):
@@ -14,10 +14,11 @@ def told(scores, kind="detection", count=None, **facts):
         outputs["count"] = np.array([count], np.float32)
     if kind == "detection":
         outputs["boxes"] = np.zeros((len(scores), 4), np.float32)
+        outputs["classes"] = np.ones(len(scores), np.float32)
     signature = Signature(
         kind=kind, input="i:0", dtype="uint8", layout="NHWC", outputs={}, **facts
     )
-    odd = odd_scores(outputs, signature)
+    odd = odd_outputs(outputs, signature)
     return "" if odd is None else f"{odd.message}. {odd.fix}"
 
 
@@ -46,7 +47,6 @@ def test_scores_that_are_no_probabilities_are_told_with_the_remedy(kind, scores,
         ([0.9, -1, -1, -1], None),
         ([0.9, 0.2, np.nan, 87], 2),
         ([0.9, 0.2], np.nan),
-        ([0.9, 0.2], []),
         ([87], -1),
     ],
 )
@@ -60,3 +60,43 @@ def test_logits_that_are_made_probabilities_may_be_any_number():
     for how in ({"softmax": True}, {"sigmoid": True}):
         assert told([-30, 900], "classification", **how) == ""
         assert "NaN" in told([-30, np.nan], "classification", **how)
+
+
+def found(kind, **outputs):
+    """Give the finding about some arrays."""
+    signature = Signature(
+        kind=kind, input="i:0", dtype="uint8", layout="NHWC", outputs={}
+    )
+    arrays = {role: np.array(each, np.float32) for role, each in outputs.items()}
+    return odd_outputs(arrays, signature)
+
+
+BOX = [0.1, 0.1, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ({"boxes": [BOX] * 3, "classes": [1, 1]}, "3 boxes, 2 scores and 2 classes"),
+        ({"boxes": [BOX] * 2, "classes": [1, 1], "count": []}, "num_detections is emp"),
+        ({"boxes": [[*BOX, 0]], "classes": [1]}, "cannot be 5 numbers"),
+        ({"boxes": [[9, 9, 90, 90]] * 2, "classes": [1, 1]}, "they are in pixels"),
+    ],
+)
+def test_outputs_that_each_photo_is_refused_for_are_told(outputs, said):
+    """A finding says at load what each photo's answer would."""
+    odd = found("detection", scores=[0.9, 0.8], **outputs)
+    assert odd.code == "outputs-odd"
+    assert said in odd.message
+    assert "sidecar" in odd.fix
+
+
+def test_outputs_of_no_or_too_many_classes_are_told():
+    """A classifier gives one score a class, and no more than a message may have."""
+    assert "no scores" in found("classification", scores=[]).message
+    assert "bytes, more than" in found("classification", scores=[0] * 2_100_000).message
+
+
+def test_a_task_that_the_runner_does_not_know_refuses_nothing():
+    """Its arrays are its own business."""
+    assert found("loudness", level=[1e9]) is None

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserver.tasks import CLASSIFICATION
+from modelserver.core.signatures import Signature
+from modelserver.tasks import CLASSIFICATION, Metadata
 from modelserver.tasks.classification import parse
 from modelserver.tasks.labels import LabelMap, numbered
 from modelserver.tasks.options import Options
@@ -179,3 +180,27 @@ def test_independent_logits_get_a_sigmoid_each():
     """Not a softmax: two can be sure at once."""
     found = parse(scores(5, 5, -5), LABELS, 1, sigmoid=True, independent=True)
     assert [round(one.confidence, 3) for one in found] == [0.993, 0.993, 0.007]
+
+
+@pytest.mark.parametrize("top", [1, 3, 5, 7, 9])
+def test_of_equal_scores_the_first_come_first(top):
+    """However few of them are asked for."""
+    best = parse(scores(0.1, 0.3, 0.1, 0.3, 0.1, 0.1, 0.0), LABELS, 0, top=top)
+    assert [one.class_id for one in best] == [1, 3, 0, 2, 4, 5, 6][:top]
+
+
+def test_everything_is_the_best_ten_thousand_classes():
+    """Objects of a million would take seconds."""
+    many = {"scores": np.linspace(0, 1, 20_000, dtype=np.float32)}
+    signature = Signature(
+        kind="classification", input="i:0", dtype="uint8", layout="NHWC", outputs={}
+    )
+    found = CLASSIFICATION.everything(many, Metadata(signature, numbered()))
+    assert len(found) == 10_000
+    assert found[0].class_id == 19_999
+
+
+def test_a_probability_of_zero_has_no_sign():
+    """A graph's -0.0 is answered as 0."""
+    found = parse(scores(-0.0, 1.0), LABELS, 1)
+    assert str(found[1].confidence) == "0.0"

@@ -11,10 +11,12 @@ from hypothesis.extra import numpy as hnp
 
 from modelserver.core.channels import MAX_BYTES
 from modelserver.core.signatures import Signature
-from modelserver.tasks import message_bytes
+from modelserver.tasks import DETECTION, Metadata, message_bytes
 from modelserver.tasks.detection import best_rows, detections_of, parse, shortest
 from modelserver.tasks.labels import LabelMap, numbered
-from modelserver.tasks.options import MOST
+from modelserver.tasks.options import MOST, Options
+from modelserver.tasks.task import WHOLE
+from support.app_client import make_settings
 
 LABELS = LabelMap({1: "cat", 2: "dog", 300: "okapi"})
 
@@ -282,3 +284,44 @@ def test_a_message_has_room_for_what_a_signature_can_give():
     assert message_bytes(unknown, 1000) == MAX_BYTES
     other = msgspec.structs.replace(scores, kind="nobody knows it")
     assert 60_000_000 < message_bytes(other, 1) < MAX_BYTES
+
+
+def test_only_wanted_detections_are_made():
+    """By label and number, best first, as if all had been made."""
+    arrays = outputs([0.5, 0.9, 0.8, 0.7, 0.6], classes=[1, 2, 1, 300, 7])
+    every = parse(arrays, LABELS)
+    assert [one.label for one in every] == ["dog", "cat", "okapi", "unknown:7", "cat"]
+    assert parse(arrays, LABELS, options=Options(max_results=2)) == every[:2]
+    cats = Options(labels=frozenset({"cat", "unknown:7"}))
+    assert parse(arrays, LABELS, options=cats) == [every[1], every[3], every[4]]
+    one = Options(labels=frozenset({"cat"}), max_results=1)
+    assert parse(arrays, LABELS, options=one) == [every[1]]
+    none = Options(labels=frozenset({"bird"}))
+    assert parse(arrays, LABELS, options=none) == []
+
+
+def test_what_is_too_unsure_is_counted_without_being_made(monkeypatch):
+    """An empty answer says how many more there are, of thousands too."""
+    monkeypatch.setattr("modelserver.tasks.detection.Detection", None)
+    arrays = outputs([0.2] * 5000 + [0.04], classes=[1] * 4000 + [2] * 1001)
+    metadata = Metadata(signature(), LABELS)
+    settings = make_settings(MIN_CONFIDENCE="0.3", SCORE_FLOOR="0.05")
+    for options, count in (
+        (Options(), 5000),
+        (Options(labels=frozenset({"cat"}), max_results=1), 4000),
+    ):
+        told = DETECTION.below(arrays, metadata, WHOLE, options, settings)
+        assert told == (count, 0.3)
+
+
+def test_zero_has_no_sign():
+    """A graph's -0.0 is answered as 0, in a box and in a confidence."""
+    (one,) = parse(outputs([-0.0], boxes=[[-0.0, -0.5, 0.5, 0.5]]), LABELS)
+    assert "-" not in msgspec.json.encode(one).decode()
+
+
+def test_boxes_that_have_no_four_sides_are_an_error():
+    """The sentence is for whoever exported the graph."""
+    arrays = outputs([0.9]) | {"boxes": np.zeros((1, 3, 5), np.float32)}
+    with pytest.raises(ValueError, match="cannot be 15 numbers"):
+        parse(arrays, LABELS)

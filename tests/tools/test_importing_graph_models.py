@@ -1,10 +1,13 @@
 """Opening graphs of plain nodes that carry no signature."""
 
+import json
+
 import pytest
 import tensorflow as tf
 
-from modelserver.core.errors import ConversionError
+from modelserver.core.errors import ConversionError, GraphError
 from modelserver.tools.importing import graph_models
+from support import foreign_models, tfjs_models
 
 v1 = tf.compat.v1
 
@@ -34,5 +37,53 @@ def test_two_images_are_still_refused():
     with (
         pytest.raises(ConversionError, match="takes left, right, but"),
         graph_models.open_graph(retrained("left", "right"), "TensorFlow.js model"),
+    ):
+        pass
+
+
+def test_a_node_of_no_known_op_is_refused(tmp_path):
+    """TensorFlow's error for it becomes ours."""
+    source = foreign_models.graph_model(tmp_path)
+    path = source / "model.json"
+    text = path.read_text().replace('"Softmax"', '"Softmux"')
+    path.write_text(text)
+    with (
+        pytest.raises(ConversionError, match="not valid: Op type not registered"),
+        graph_models.open_tfjs_graph(source),
+    ):
+        pass
+
+
+def test_a_type_that_is_no_text_is_refused(tmp_path):
+    """JSON can write half a character, which protobuf stumbles over."""
+    source = foreign_models.graph_model(tmp_path)
+    path = source / "model.json"
+    content = json.loads(path.read_text())
+    softmax = content["modelTopology"]["node"][-1]
+    softmax["attr"]["T"] = {"type": "\ud800"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConversionError), graph_models.open_tfjs_graph(source):
+        pass
+
+
+def test_a_graph_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_path):
+    """A few bytes can stand for a constant of any size."""
+    source = foreign_models.graph_model(tmp_path)
+    path = source / "model.json"
+    content = json.loads(path.read_text())
+    tensor = {
+        "dtype": "DT_FLOAT",
+        "tensorShape": {"dim": [{"size": str(10**10)}]},
+        "floatVal": [0],
+    }
+    content["modelTopology"]["node"].append(
+        tfjs_models.node(
+            "HostConst", "large", dtype={"type": 1}, value={"tensor": tensor}
+        )
+    )
+    path.write_text(json.dumps(content))
+    with (
+        pytest.raises(GraphError, match="fill the memory"),
+        graph_models.open_tfjs_graph(source),
     ):
         pass

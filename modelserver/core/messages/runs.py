@@ -302,6 +302,8 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Child to engine: a run failed; ``reason`` is for the log only.
 
     Attributes:
+        bad_output: the graph ran, and what it gave is of no use; ``reason`` says why in
+            words of ours, for the client.
         lost: the card's context is lost, so the child ends itself after this message.
     """
 
@@ -309,6 +311,7 @@ class RunError(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     reason: str
     out_of_memory: bool
     lost: bool = False
+    bad_output: bool = False
 
 
 class LoadStarted(msgspec.Struct, frozen=True, tag=True):

@@ -21,6 +21,7 @@ import msgspec
 
 from modelserver.core import cuda
 from modelserver.core.errors import (
+    BadModelOutput,
     DeviceFailed,
     GraphError,
     ModelCrashed,
@@ -452,7 +453,7 @@ class ProcessRunner:
     def _take_error(self, reply: RunError) -> None:
         reason = reply.reason[:_REASON_CHARS]
         log.warning("%s: a run failed: %s", self._job.name, reason)
-        self._take(reply.number).set_exception(_run_error(reply))
+        self._take(reply.number).set_exception(_run_error(reply, self._job.name))
         if reply.lost:
             # It ends itself, too, unless even that hangs.
             self._child.kill(f"its GPU's context was lost: {reason[:_LOST_CHARS]}")
@@ -503,10 +504,12 @@ def _results(reply: RunResult) -> list[ImageResult]:
     ]
 
 
-def _run_error(reply: RunError) -> RequestError:
-    """Return the error for the callers of a failed run."""
+def _run_error(reply: RunError, name: str) -> RequestError:
+    """Return the error for the callers of a failed run of a model."""
     if reply.lost:
         return RunnerDied()
+    if reply.bad_output:
+        return BadModelOutput(name, reply.reason[:_REASON_CHARS])
     return OutOfMemory() if reply.out_of_memory else RunFailed()
 
 

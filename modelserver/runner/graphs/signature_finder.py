@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from modelserver.core.errors import GraphError
 from modelserver.core.exports import Export
-from modelserver.core.signatures import Evidence, Sidecar, Signature
+from modelserver.core.signatures import MAX_SIDE, Evidence, Sidecar, Signature
 from modelserver.runner.graphs import classifiers, detectors
 from modelserver.runner.graphs.constants import constant, switch_value
 from modelserver.runner.graphs.evidence import (
@@ -190,7 +190,7 @@ def find_common(
         input=image.name,
         dtype=image.dtype.base_dtype.name,
         layout=described.layout,
-        size=sized.size,
+        size=_bounded(sized.size),
         sizing=sized.sizing,
         inner_size=inner_size(ends),
         batch=_find_batch(described, outputs, lone=lone),
@@ -205,6 +205,16 @@ def find_common(
         label_offset=sidecar.label_offset,
         guesses=fed + described.guesses + chosen.guesses + sized.guesses,
     )
+
+
+def _bounded(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return a size, height and width, or refuse one that no sidecar may say either."""
+    if size is not None and max(size) > MAX_SIDE:
+        raise GraphError(
+            f"the graph takes images of {size[1]} x {size[0]} pixels; a side may have "
+            f"{MAX_SIDE} at most"
+        )
+    return size
 
 
 def _refuse_raw_heads(graph: Any) -> None:

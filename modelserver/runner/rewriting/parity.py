@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modelserver.tasks.detection import counted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -162,9 +164,7 @@ def _read_detections(
     scores = np.asarray(outputs["scores"], np.float64).reshape(-1, 1)
     classes = np.asarray(outputs["classes"], np.float64).reshape(-1, 1)
     boxes = np.asarray(outputs["boxes"], np.float64).reshape(-1, 4)
-    rows = np.concatenate([scores, classes, boxes], axis=1)
-    if "count" in outputs:
-        rows = rows[: int(np.asarray(outputs["count"]).reshape(-1)[0])]
+    rows = np.concatenate([scores, classes, boxes], axis=1)[: counted(outputs)]
     rows = rows[np.isfinite(rows).all(axis=1)]
     rows = rows[rows[:, 0] >= score_floor - margin]
     lowest = score_floor

@@ -85,8 +85,8 @@ class GraphRun:
             BadModelOutput: the outputs do not fit the batch.
         """
         batch = fill(frames, (self._signature.fill,))
-        arrays = self._fetch(prepare(batch, self._signature))
-        outputs = split(arrays, self._signature, len(batch))[: len(frames)]
+        arrays = map(_as_usual, self._fetch(prepare(batch, self._signature)))
+        outputs = split(list(arrays), self._signature, len(batch))[: len(frames)]
         return [self._shorten(one) for one in outputs]
 
     def feed(self, tensors: Sequence[NDArray[Any]]) -> list[Outputs]:
@@ -133,6 +133,12 @@ class GraphRun:
     def close(self) -> None:
         """Close the session. Idempotent; no run may be under way."""
         self._session.close()
+
+
+def _as_usual(array: Any) -> NDArray[np.generic]:
+    """Return numbers of TensorFlow's own types, such as bfloat16, as float32."""
+    plain: NDArray[np.generic] = np.asarray(array)
+    return plain.astype(np.float32) if plain.dtype.kind == "V" else plain
 
 
 def prepare(frames: Sequence[NDArray[np.uint8]], signature: Signature) -> Any:

@@ -140,7 +140,7 @@ class ModelSession:
         faster = self._rewrite(graph_def, graph) if self._job.rewrite else None
         if faster is None or not self._serves(faster):
             self._serve(graph)
-        self._find_odd_scores(draws=draws_numbers(graph_def))
+        self._find_odd_outputs(draws=draws_numbers(graph_def))
         self._check_device()
         self._samples, self._reference.samples = [], []
         del graph_def, graph, faster
@@ -405,8 +405,8 @@ class ModelSession:
         if self.max_batch > 1 and not self._batches():
             self._sizes, self.max_batch = fits.sizes[:1], 1
 
-    def _find_odd_scores(self, *, draws: bool) -> None:
-        """Find scores that differ from run to run, or are no probabilities."""
+    def _find_odd_outputs(self, *, draws: bool) -> None:
+        """Find scores that differ from run to run, and outputs of no use."""
         image = self._photos()[0]
         answers: list[Mapping[str, NDArray[np.generic]]] = []
 
@@ -426,9 +426,9 @@ class ModelSession:
             )
             fix = "export it for inference (training=False), or do not trust its scores"
             self._find("unsteady", sentence, fix)
-        odd = warm_up.odd_scores(answers[0], self.signature)
+        odd = warm_up.odd_outputs(answers[0], self.signature)
         if odd is not None:
-            self._find("scores-outside", odd.message, odd.fix)
+            self._find(*odd)
 
     def _batch_limit(self) -> int:
         """Return the most images that a run may take by settings and shapes."""

@@ -16,8 +16,9 @@ import numpy as np
 from modelserver.core.errors import RequestError
 from modelserver.runner import rewriting
 from modelserver.runner.sessions.runs import fill
-from modelserver.tasks import detection
+from modelserver.tasks import TASKS, Metadata, detection
 from modelserver.tasks.confidences import ROUNDING, confidences
+from modelserver.tasks.labels import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,18 +182,48 @@ def _read_scores(outputs: Outputs, signature: Signature) -> NDArray[np.float64]:
     return scores
 
 
-class OddScores(NamedTuple):
-    """A fault of a graph's scores, and its remedy."""
+class OddOutputs(NamedTuple):
+    """A fault of a graph's outputs as a finding: its code, and a remedy."""
 
+    code: str
     message: str
     fix: str
 
 
 _REFUSED = "a photo whose answer would hold one is refused (bad-model-output)"
+_ALL_REFUSED = "each photo with such an answer is refused (bad-model-output)"
+_AS_EXPORTED = (
+    "see that these are the outputs that are meant; others are named as "
+    '"output" in the sidecar'
+)
 _RENAMED = 'or name the tensor that has probabilities as "output" in the sidecar'
 
 
-def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
+def odd_outputs(outputs: Outputs, signature: Signature) -> OddOutputs | None:
+    """Return why a run's arrays would be refused, if they would.
+
+    Args:
+        outputs: of one image.
+        signature: of the graph. A task that the runner does not know refuses nothing.
+    """
+    odd = _odd_scores(outputs, signature)
+    task = TASKS.get(signature.kind)
+    if odd is not None or task is None:
+        return odd
+    nbytes, most = (
+        sum(array.nbytes for array in outputs.values()),
+        task.output_bytes(signature),
+    )
+    try:
+        if nbytes > most:
+            raise ValueError(f"its outputs have {nbytes} bytes, more than {most}")  # noqa: TRY301 - told as the task's own
+        task.everything(outputs, Metadata(signature, numbered()))
+    except (ValueError, KeyError) as error:
+        return OddOutputs("outputs-odd", f"{error}: {_ALL_REFUSED}", _AS_EXPORTED)
+    return None
+
+
+def _odd_scores(outputs: Outputs, signature: Signature) -> OddOutputs | None:
     """Return whether a run's scores are numbers that are no probabilities.
 
     Args:
@@ -206,7 +237,8 @@ def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
     with contextlib.suppress(ValueError):  # a count of nothing is told for each photo
         scores = scores[: detection.counted(outputs)]
     if np.isnan(scores).any():
-        return OddScores(
+        return OddOutputs(
+            "scores-outside",
             f"some of its scores are no numbers (NaN): {_REFUSED}",
             "see that the graph is whole and is fed as it was trained: mean and scale",
         )
@@ -228,4 +260,4 @@ def odd_scores(outputs: Outputs, signature: Signature) -> OddScores | None:
         )
     else:
         made = f"if they are percent, export it with a division by 100, {_RENAMED}"
-    return OddScores(f"{told}: {_REFUSED}", made)
+    return OddOutputs("scores-outside", f"{told}: {_REFUSED}", made)

@@ -61,6 +61,7 @@ def open_tfjs_graph(source: Path | Described) -> Iterator[SourceModel]:
     else:
         signature = tfjs.signature(model)
     unfuse(writer.graph)
+    _check(writer.graph)
     writer.serialise()
     with open_graph(writer.graph, "TensorFlow.js model", signature) as original:
         yield original
@@ -80,10 +81,7 @@ def open_graph(
 
     Raises:
         ConversionError: TensorFlow refuses it, or it takes more than an image.
-        GraphError: it is not whole, or would fill the memory.
     """
-    # Before TensorFlow sees it, as some graphs end the process that imports them.
-    check_structure(definition, definition.ByteSize())
     inputs = signature[0] or _placeholders(definition)
     outputs = signature[1] or _ends(definition)
     if len(inputs) != 1 or not outputs:
@@ -133,6 +131,15 @@ def _source_model(
             for key, output in outputs.items()
         },
     )
+
+
+def _check(definition: Any) -> None:
+    """Check a graph before TensorFlow sees it: some end the process that imports them.
+
+    Raises:
+        GraphError: it is not whole, or would fill the memory.
+    """
+    check_structure(definition, definition.ByteSize())
 
 
 def _reach_out(definition: Any) -> set[str]:
@@ -229,5 +236,6 @@ def open_text_graph(path: Path) -> Iterator[SourceModel]:
             f"{path.name} is not frozen: it holds variables ({held[0]!r}), whose "
             "values are in a checkpoint; freeze it (convert_variables_to_constants)"
         )
+    _check(graph)
     with open_graph(graph, "text graph") as original:
         yield original

@@ -78,7 +78,7 @@ class GraphWriter:
         try:
             with tf.Graph().as_default():
                 tf.import_graph_def(self.graph, name="")
-        except ValueError as err:
+        except (ValueError, TypeError, tf.errors.OpError) as err:
             raise ConversionError(f"the converted graph is not valid: {err}") from err
         # Attributes are a map, whose order is random unless it is asked for.
         data: bytes = self.graph.SerializeToString(deterministic=True)

@@ -120,6 +120,8 @@ def import_model(
             return replace(made, notes=(*made.notes, *notes))
     except ModelError as err:
         raise ConversionError(f"the converted graph cannot be served: {err}") from err
+    except MemoryError as err:
+        raise ConversionError(f"{source.name} takes more memory than there is") from err
     except OSError as err:
         raise ConversionError(
             f"{err.filename or folder} cannot be read or written: {err.strerror}"

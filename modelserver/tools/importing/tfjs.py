@@ -124,7 +124,8 @@ def tfjs_errors() -> Iterator[None]:
         yield
     except (KeyError, AttributeError, TypeError, IndexError) as err:
         raise ConversionError(f"not a whole TensorFlow.js model: {err}") from err
-    except (ValueError, OverflowError, json_format.ParseError) as err:
+    # A SystemError is what protobuf makes of a name that is no text.
+    except (ValueError, OverflowError, json_format.ParseError, SystemError) as err:
         raise ConversionError(
             f"not a whole TensorFlow.js model: {shorten(err)}"
         ) from err
