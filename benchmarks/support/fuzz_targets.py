@@ -24,7 +24,7 @@ from modelserver.core.messages import decodes
 from modelserver.core.messages.requests import ToDoor, ToEngine
 from modelserver.core.messages.runs import Order, Reply
 from modelserver.decoder import Limits, decode, jpeg_markers, png_chunks
-from modelserver.decoder.formats import TooManyParts
+from modelserver.decoder.memory_files import TooManyParts
 from modelserver.engine.uploads import Spool
 from modelserver.web import forms
 

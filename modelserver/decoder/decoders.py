@@ -27,12 +27,8 @@ from PIL import Image, JpegImagePlugin
 
 from modelserver.core.errors import UndecodableImage
 from modelserver.decoder import jpeg_markers, png_chunks, watched_jpegs
-from modelserver.decoder.formats import (
-    TooManyParts,
-    file_of,
-    format_of,
-    open_image,
-)
+from modelserver.decoder.formats import file_of, format_of, open_image
+from modelserver.decoder.memory_files import TooManyParts
 from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
 
 if TYPE_CHECKING:

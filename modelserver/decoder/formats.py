@@ -15,13 +15,13 @@ from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
-    PngImagePlugin,
     WebPImagePlugin,
     features,
 )
 
 from modelserver.core.errors import NotAnImage
 from modelserver.decoder.memory_files import MemoryFile
+from modelserver.decoder.png_files import PngFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Data = bytes | memoryview | mmap.mmap
 
 OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
-    "PNG": PngImagePlugin.PngImageFile,
+    "PNG": PngFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
@@ -46,10 +46,6 @@ _BRANDS = {
 # of magic: without them any text that starts with "BM" would count as one.
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 _HEAD_BYTES = 64
-
-
-class TooManyParts(Exception):
-    """A file has far more parts than its size explains."""
 
 
 @cache

@@ -14,7 +14,7 @@ import mmap
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelserver.decoder.formats import TooManyParts
+from modelserver.decoder.memory_files import TooManyParts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     import mmap
 
 
+class TooManyParts(Exception):
+    """A file has far more parts than its size explains."""
+
+
 class MemoryFile:
     """The part of a file's interface that Pillow uses. For one thread.
 

@@ -143,6 +143,158 @@ def test_a_plain_png_is_not_copied():
     assert png_chunks.without_extras(PLAIN) is PLAIN
 
 
+SIZES = [(1, 1), (1, 5), (7, 1), (9, 2), (23, 37)]
+TYPES = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 8)]
+TYPES += [(4, 8), (4, 16), (6, 8), (6, 16)]
+PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4)]
+PASSES += [(1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def rows_of(values, depth, *, interlaced):
+    """Return the rows of a PNG [H, W, samples], unfiltered, as they are packed."""
+    passes = PASSES if interlaced else [(0, 0, 1, 1)]
+    rows = []
+    for left, top, across, down in passes:
+        for row in values[top::down, left::across]:
+            bits = "".join(format(value, f"0{depth}b") for value in row.ravel())
+            bits += "0" * (-len(bits) % 8)
+            content = [int(bits[at : at + 8], 2) for at in range(0, len(bits), 8)]
+            rows += [b"\0" + bytes(content)] if bits else []
+    return rows
+
+
+def built(rows, size, depth, colour, *, interlaced=False, extra=b""):
+    """Return a PNG of some rows, with chunks before its pixels."""
+    head = struct.pack(">IIBBBBB", size[1], size[0], depth, colour, 0, 0, interlaced)
+    colours = chunk(b"PLTE", bytes(n % 251 for n in range(3 << min(depth, 8))))
+    parts = [chunk(b"IHDR", head), colours if colour == 3 else b"", extra]
+    packed = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    return b"".join([PLAIN[:8], *parts, packed, chunk(b"IEND", b"")])
+
+
+def values_of(size, depth, colour):
+    """Return random values of a colour type."""
+    shape = (*size, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour])
+    return np.random.default_rng(4).integers(0, 1 << depth, shape)
+
+
+@pytest.mark.parametrize(("colour", "depth"), TYPES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("interlaced", [False, True], ids=["plain", "interlaced"])
+def test_a_row_that_is_missing_is_damage(colour, depth, size, interlaced):
+    """Packed pixels that end early are damage, though all checksums are right."""
+    rows = rows_of(values_of(size, depth, colour), depth, interlaced=interlaced)
+    how = (size, depth, colour)
+    pixels = pixels_of(built(rows, *how, interlaced=interlaced))
+    with Image.open(io.BytesIO(built(rows, *how, interlaced=interlaced))) as image:
+        if colour in {2, 3}:
+            assert np.array_equal(pixels, np.asarray(image.convert("RGB")))
+    for missing in {1, len(rows) // 2, len(rows) - 1} - {0}:
+        with pytest.raises(UndecodableImage, match="damaged"):
+            pixels_of(built(rows[:-missing], *how, interlaced=interlaced))
+
+
+@pytest.mark.parametrize("value", [0, 90, 165, 195, 255])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_plain_last_row_is_there(value, samples):
+    """No colour of the last row is taken for a row that is missing."""
+    values = np.full((6, 5, samples), value)
+    values[..., 1:2] = 90
+    values[..., 2:3] = 195
+    rows = rows_of(values, 8, interlaced=False)
+    pixels = pixels_of(built(rows, (6, 5), 8, 0 if samples == 1 else 2))
+    assert pixels[-1, -1].tolist() == np.broadcast_to(values[0, 0], 3).tolist()
+
+
+@pytest.mark.parametrize(("colour", "depth"), [(0, 1), (0, 2), (0, 4), (0, 8), (2, 8)])
+def test_a_colour_key_is_white_at_any_depth(colour, depth):
+    """The key is compared with the values as they are in the file."""
+    values = values_of((23, 37), depth, colour)
+    rows = rows_of(values, depth, interlaced=False)
+    for key in values[0, :8].tolist():
+        extra = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+        pixels = pixels_of(built(rows, (23, 37), depth, colour, extra=extra))
+        clear = np.all(values == key, axis=2)
+        wanted = values * 255 // ((1 << depth) - 1)
+        wanted = np.where(clear[..., None], 255, wanted)
+        assert np.array_equal(pixels, np.broadcast_to(wanted, pixels.shape))
+
+
+def test_a_colour_key_of_16_bit_colour_is_its_high_bytes():
+    """The low bytes are lost, of the key as of the pixels."""
+    values = np.array([[[5000, 60000, 300], [5001, 60001, 301], [9000, 1, 2]]])
+    extra = chunk(b"tRNS", struct.pack(">3H", *values[0, 0]))
+    rows = rows_of(values, 16, interlaced=False)
+    pixels = pixels_of(built(rows, (1, 3), 16, 2, extra=extra))
+    assert pixels[0].tolist() == [[255] * 3, [255] * 3, [9000 >> 8, 0, 0]]
+
+
+def key_of(pixel):
+    """Return the chunk that makes a pixel's colour transparent."""
+    return chunk(b"tRNS", struct.pack(">3H", *pixel.tolist()))
+
+
+def test_a_transparency_counts_where_it_has_a_meaning():
+    """Before the pixels, once, behind the palette, as long as it has to be."""
+    first, other = key_of(PIXELS[0, 0]), key_of(PIXELS[1, 1])
+    keyed = PIXELS.copy()
+    keyed[np.all(PIXELS[0, 0] == PIXELS, axis=2)] = 255
+    head, end = ends(PLAIN)[0], ends(PLAIN)[-1]
+
+    def put(piece, at=head, data=PLAIN):
+        return pixels_of(data[:at] + piece + data[at:])
+
+    assert np.array_equal(put(first), keyed)
+    assert np.array_equal(put(first + other), keyed)
+    assert np.array_equal(put(chunk(b"tRNS", first[8:-4], good=False) + first), keyed)
+    assert np.array_equal(put(first, end), PIXELS)
+    assert np.array_equal(put(chunk(b"tRNS", first[8:-4] + b"\0\0")), PIXELS)
+    clear = chunk(b"tRNS", bytes(16))
+    plain = pixels_of(PALETTE)
+    assert (put(clear, PALETTE.index(b"IDAT") - 4, PALETTE) == 255).all()
+    for odd in (b"", bytes(17), bytes(300)):
+        at = PALETTE.index(b"IDAT") - 4
+        assert np.array_equal(put(chunk(b"tRNS", odd), at, PALETTE), plain)
+    assert np.array_equal(put(clear, head, PALETTE), plain)
+    alpha = png(Image.fromarray(PIXELS).convert("RGBA"))
+    assert np.array_equal(put(first, head, alpha), PIXELS)
+
+
+def test_what_is_cut_short_behind_the_pixels_is_passed_over():
+    """A whole photo is served, wherever the rest ends."""
+    tail = chunk(b"tEXt", b"Comment\0" + b"x" * 40) + chunk(b"eXIf", b"MM\0*")
+    tail += chunk(b"IEND", b"")
+    pixels = ends(PLAIN)[-1]
+    for cut in range(len(tail)):
+        assert np.array_equal(pixels_of(PLAIN[:pixels] + tail[:cut]), PIXELS)
+    for junk in (bytes(50), b"\xff" * 50, b"\x7f\0\0\0tIME" + bytes(50)):
+        assert np.array_equal(pixels_of(PLAIN[:pixels] + junk), PIXELS)
+    for cut in range(1, 60):
+        with pytest.raises(UndecodableImage, match="damaged"):
+            pixels_of(PLAIN[: pixels - 4 - cut])
+        with pytest.raises(UndecodableImage, match="damaged"):
+            pixels_of(PLAIN[: pixels - 4 - cut] + chunk(b"IEND", b""))
+
+
+def test_chunks_among_the_pixels_are_read_behind_them():
+    """An orientation between two parts of the pixels counts."""
+    packed = PLAIN[PLAIN.index(b"IDAT") + 4 : ends(PLAIN)[-1] - 4]
+    tiff = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    parts = [packed[:99], packed[99:500], b"", packed[500:]]
+    between = chunk(b"eXIf", tiff) + chunk(b"tIME", b"") + chunk(b"prVt", b"")
+    odd = between.join(chunk(b"IDAT", part) for part in parts)
+    data = PLAIN[: ends(PLAIN)[0]] + odd + chunk(b"IEND", b"")
+    assert np.array_equal(pixels_of(data), np.rot90(PIXELS, -1))
+
+
+def test_a_palette_without_colours_is_damage():
+    """Nothing can be shown of it."""
+    start = PALETTE.index(b"PLTE") - 4
+    rest = PALETTE[start + 12 + int.from_bytes(PALETTE[start : start + 4], "big") :]
+    with pytest.raises(UndecodableImage, match="damaged"):
+        pixels_of(PALETTE[:start] + chunk(b"PLTE", b"") + rest)
+
+
 def bmp(alpha, header):
     """Return a 32-bit BMP with masks, of one red line; header 56, 108 or 124 bytes."""
     pixel = struct.pack("<I", alpha << 24 | 0xFF0000)
