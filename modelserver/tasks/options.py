@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,8 +70,12 @@ class Options:
 
 
 def _plain(label: str) -> str:
-    """Return a label in small letters, with one blank behind each comma."""
-    return _COMMA.sub(", ", label.strip().casefold())
+    """Return a label in small letters, with one blank behind each comma.
+
+    A letter and its accent are one character, as macOS does not write them.
+    """
+    composed = unicodedata.normalize("NFC", label.strip().casefold())
+    return _COMMA.sub(", ", composed)
 
 
 def _parts(value: str, names: Mapping[str, str], most: int) -> Iterator[str]:

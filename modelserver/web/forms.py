@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import parse_qs
 
 from flask import g
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import NoMoreData, ParseException
 from multipart import (
     MultipartError,
     MultipartSegment,
     ParserLimitReached,
-    PushMultipartParser,
-    parse_options_header,
 )
+from werkzeug.exceptions import ClientDisconnected
 
 from modelserver.core.errors import (
     BadRequest,
@@ -31,7 +30,14 @@ from modelserver.core.errors import (
 )
 from modelserver.engine.uploads import Upload
 from modelserver.tasks.options import NAMES
-from modelserver.web.server.bodies import MemoryBody
+from modelserver.web.form_parser import (
+    FormParser,
+    boundaries,
+    choose,
+    reason_of,
+    tidied,
+)
+from modelserver.web.server.bodies import MemoryBody, words_of
 from modelserver.web.server.upload_pace import TooSlow
 
 if TYPE_CHECKING:
@@ -53,6 +59,9 @@ MAX_FILES = 32
 MAX_PARTS = 2 * MAX_FILES
 _MAX_TEXT_BYTES = 16 * 1024
 _FORM = "multipart/form-data"
+_PLAIN = frozenset({"identity", ""})
+LEAVE_IT = "leave that header to the library that makes the form"
+"""What to do about the type of a form's body, for the end of a sentence."""
 _TEXT_FORM = "application/x-www-form-urlencoded"
 _FIELDS = frozenset({"modelname", *NAMES})
 # Names for the photo that clients of other servers, and people from memory, use.
@@ -63,10 +72,21 @@ _PHOTO_TYPES = ("image/", "application/octet-stream")
 # So many of a photo's first bytes tell whether it is text.
 _HEAD_BYTES = 64
 _DATA_URL = re.compile(rb"\s*[\"']?data:[\w.+-]*/[\w.+;=-]*,", re.IGNORECASE)
-# The first letters in base64 of JPEG, PNG, GIF, WebP, BMP, and AVIF or HEIC.
+# The first letters in base64 of JPEG, PNG, GIF, WebP, BMP, and AVIF or HEIC; in the
+# kind for addresses, too.
 _BASE64_PHOTO = re.compile(
-    rb"\s*[\"']?(/9j/|iVBOR|R0lGOD|UklGR|Qk[0-3]|AAAA[\w+/]{2}Z0eX)[\w+/=\s-]*$"
+    rb"(?:\xef\xbb\xbf)?\s*[\"']?(?:[/_]9j[/_]|iVBOR|R0lGOD|UklGR|Qk[0-3]|"
+    rb"AAAA[\w+/-]{2}Z0eX)[\w+/=\s-]*$"
 )
+# The first digits of the same in hexadecimal.
+_HEX_PHOTO = re.compile(
+    rb"\s*[\"']?(?:0x|\\x)?(?:ffd8ff|89504e47|47494638|52494646)", re.IGNORECASE
+)
+# How JPEG and PNG begin once their bytes were taken for Latin-1 or UTF-8.
+_MANGLED_PHOTO = re.compile(
+    rb"\xc3\xbf\xc3\x98\xc3\xbf|(?:\xef\xbf\xbd){3}|(?:\xc2\x89|\xef\xbf\xbd)PNG"
+)
+_TEXT = re.compile(rb"[\t\r\n\x20-\x7e]*")
 
 
 class File(NamedTuple):
@@ -134,16 +154,17 @@ def read_form(request: Request, spool: Spool, shape: FormShape = OWN) -> Form:
     """
     environ = request.environ
     encoding = environ.get("HTTP_CONTENT_ENCODING", "identity")
-    if encoding.strip().lower() != "identity":
+    if encoding.strip().lower() not in _PLAIN:
         raise UnsupportedEncoding
     form = Form()
     if environ.get("QUERY_STRING"):
         for name in shape.fields & request.args.keys():
             form.fields[name] = request.args.getlist(name)
-    kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
-    boundary = options.get("boundary")
-    if kind == _FORM and boundary:
-        _read_multipart(request, boundary, _Reader(form, spool, shape))
+    content_type = environ.get("CONTENT_TYPE", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    edges = boundaries(content_type) if kind == _FORM else []
+    if edges:
+        _read_multipart(request, edges, _Reader(form, spool, shape))
     elif not shape.photos:
         _read_fields(request, form, shape)
     elif (
@@ -153,14 +174,16 @@ def read_form(request: Request, spool: Spool, shape: FormShape = OWN) -> Form:
     ):
         _read_raw(request, form, spool)
     else:
-        raise _no_form_error(shape)
+        raise _no_form_error(shape, kind)
     if (key := form_key()) is not None:
         key.check(form.fields)
     return form
 
 
-def _no_form_error(shape: FormShape) -> BadRequest:
+def _no_form_error(shape: FormShape, kind: str) -> BadRequest:
     first = "Send a multipart form (multipart/form-data with its boundary), as "
+    if kind == _FORM:
+        first = f"The Content-Type has no boundary: {LEAVE_IT}. {first}"
     if not shape.is_raw:
         return BadRequest(f"{first}curl -F {min(shape.photos)}=@photo.jpg does.")
     return BadRequest(
@@ -192,24 +215,40 @@ def _reading() -> Iterator[None]:
         raise BodyTooSlow from error
     except ParserLimitReached as error:
         raise UploadTooLarge(f"The form is too large: {error}.") from error
-    except (MultipartError, ParseException) as error:
-        raise _malformed_error(error) from error
+    except MultipartError as error:
+        raise _malformed_error(reason_of(error)) from error
+    except ParseException as error:
+        raise _malformed_error(words_of(error)) from error
+    except (ClientDisconnected, NoMoreData) as error:
+        raise _malformed_error("it ends too early") from error
 
 
-def _read_multipart(request: Request, boundary: str, reader: _Reader) -> None:
-    # Names of files come as the client's system writes them; see _text.
-    with (
-        _reading(),
-        PushMultipartParser(
-            boundary,
-            max_segment_count=MAX_PARTS,
-            header_charset="latin-1",
-            strict=True,
-        ) as parser,
-    ):
-        for piece in _pieces(body_stream(request)):
-            for event in parser.parse(piece):
-                reader.take(event)
+def _malformed_error(reason: str) -> BadRequest:
+    return BadRequest(f"The request's body is malformed: {reason}")
+
+
+def _read_multipart(request: Request, edges: list[bytes], reader: _Reader) -> None:
+    with _reading():
+        pieces = _pieces(body_stream(request))
+        first = next(pieces, b"")
+        if not first:
+            raise _empty_error(request, "send a form with the photo")
+        boundary = choose(edges, first)
+        with FormParser(boundary, MAX_PARTS) as parser:
+            for piece in tidied(pieces, boundary, first):
+                for event in parser.parse(piece):
+                    reader.take(event)
+
+
+def _empty_error(request: Request, wanted: str) -> BadRequest:
+    """Return the error for a body without a byte; old clients forget its length."""
+    environ = request.environ
+    if environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ:
+        return BadRequest(f"The body is empty: {wanted}.")
+    return BadRequest(
+        "The request has neither Content-Length nor chunks, so its body is empty: "
+        f"{wanted}, and its length."
+    )
 
 
 def read_body(request: Request) -> bytes:
@@ -222,7 +261,7 @@ def read_body(request: Request) -> bytes:
         RequestEntityTooLarge: it is over the limit.
     """
     encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
-    if encoding.strip().lower() != "identity":
+    if encoding.strip().lower() not in _PLAIN:
         raise UnsupportedEncoding
     with _reading():
         stream = body_stream(request)
@@ -256,24 +295,18 @@ def head_fields(head: bytes, content_type: str, shape: FormShape) -> Form:
         content_type: of the request.
     """
     form = Form()
-    boundary = parse_options_header(content_type)[1].get("boundary", "")
+    edges = boundaries(content_type) or [b""]
+    boundary = choose(edges, head)
     reader = _Reader(form, None, shape)
     try:
-        parser = PushMultipartParser(
-            boundary, max_segment_count=MAX_PARTS, header_charset="latin-1"
-        )
-        for event in parser.parse(head):
-            reader.take(event)
+        parser = FormParser(boundary, MAX_PARTS, strict=False)
+        for piece in tidied(iter(()), boundary, head):
+            for event in parser.parse(piece):
+                reader.take(event)
     except (MultipartError, ValueError, UploadTooLarge, BadRequest):
         # What is wrong is said by who reads all of it.
         return form
     return form
-
-
-def _malformed_error(error: Exception) -> BadRequest:
-    """Return the error for an unreadable body, with the parser's first words alone."""
-    reason = str(error.args[0]) if error.args else type(error).__name__
-    return BadRequest(f"The request's body is malformed: {reason}")
 
 
 def _text(name: str | None) -> str:
@@ -328,7 +361,12 @@ def _read_raw(request: Request, form: Form, spool: Spool) -> None:
         is_there = stream is upload
         head = upload.read(_HEAD_BYTES) if is_there else _copy(stream, upload)
     if not head:
-        raise BadRequest("The body is empty: send the photo's bytes.")
+        raise _empty_error(request, "send the photo's bytes")
+    if head.startswith(b"--"):  # no photo does
+        raise BadRequest(
+            "The body looks like a multipart form, and Content-Type says otherwise: "
+            f"{LEAVE_IT}."
+        )
     _check_head(head)
     form.files.append(File("", upload))
 
@@ -350,14 +388,20 @@ def _check_head(head: bytes, *, named: bool = True) -> None:
         named: the client gave it a file's name, or it is the whole body.
 
     Raises:
-        BadRequest: it is base64 or a data URL, or a word instead of a file.
+        BadRequest: it is a photo written as text, or a word instead of a file.
     """
-    if _DATA_URL.match(head) or _BASE64_PHOTO.match(head):
+    if any(kind.match(head) for kind in (_DATA_URL, _BASE64_PHOTO, _HEX_PHOTO)):
         raise BadRequest(
-            "The photo is text (base64 or a data URL): send the bytes themselves, as "
-            "curl -F file=@photo.jpg does."
+            "The photo is text (base64, hexadecimal or a data URL): send the bytes "
+            "themselves, as curl -F file=@photo.jpg does."
         )
-    if not named and len(head) < _HEAD_BYTES and head.isascii():
+    if _MANGLED_PHOTO.match(head):
+        raise BadRequest(
+            "The photo was read as text on its way, which damages it: have your "
+            "program read the file as bytes, and send those."
+        )
+    is_short = len(head) < _HEAD_BYTES and head.isascii()
+    if not named and (is_short or _TEXT.fullmatch(head)):
         text = head.decode("ascii")[:_NAME_CHARS]
         raise BadRequest(
             f"The form field 'file' holds the text {text!r}, not a photo's bytes; curl "

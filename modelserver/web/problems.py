@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from werkzeug.exceptions import (
     HTTPException,
     MethodNotAllowed,
@@ -201,23 +201,40 @@ def framework_error(error: HTTPException) -> Response:
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     detail = (error.description or error.name).split("\n")[0]
     if isinstance(error, NotFound):
-        detail = _elsewhere(request.path) or detail
-    response = problem(status, error.name, detail)
+        detail = _elsewhere() or detail
+    allowed = ""
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        allowed = ", ".join(sorted(error.valid_methods))
+        detail = f"{request.method} is not allowed here: use {allowed}."
+    response = problem(status, error.name, detail)
+    if allowed:
+        response.headers["Allow"] = allowed
     return response
 
 
-def _elsewhere(path: str) -> str | None:
-    """Return which app answers a path that is unknown here; ``None`` if none does."""
+def _elsewhere() -> str | None:
+    """Return where what is asked for is, if its address is only written otherwise.
+
+    ``None`` if neither this app nor the other one has it.
+    """
+    path = request.environ.get("PATH_INFO", "")
+    plain = "/" + "/".join(part for part in path.split("/") if part)
+    here = current_app.create_url_adapter(request)
+    for address in dict.fromkeys((plain, plain.lower())):
+        if here is not None and address != path and here.allowed_methods(address):
+            return (
+                f"The address is {address}: in small letters, with one slash before "
+                "each word and none at the end."
+            )
     routes = {task.endpoint.route: task for task in TASKS.values() if task.app}
-    task = routes.get(path.rstrip("/"))
+    task = routes.get(plain.lower())
     if task is None:
         return None
     app, port = task.app.removesuffix(".py"), task.endpoint.port
     return (
-        f"{path} is answered by {app}, the other app here, which listens on port "
-        f"{port} unless PORT says otherwise. GET /models lists what this one has."
+        f"{task.endpoint.route} is answered by {app}, the other app here, which "
+        f"listens on port {port} unless PORT says otherwise. GET /models lists what "
+        "this one has."
     )
 
 

@@ -109,13 +109,15 @@ def test_what_the_worker_refuses_is_said_in_each_protocols_form(
 
 @pytest.mark.parametrize("size", [b"0x5", b"-5", b"g", b"5\r\nhello"])
 def test_a_chunk_of_no_size_is_a_bad_request(size, server):
-    """Not an error of the server's."""
+    """Not an error of the server's; the answer says what it is, and quotes nothing."""
     body = size + b"\r\nhello\r\n"
     answer = talk(
         server, request(body, "Transfer-Encoding: chunked", "Connection: close")
     )
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in answer
+    assert b"is malformed: " in answer
+    assert b"b'" not in answer
 
 
 def test_a_body_in_chunks_is_read_like_any_other(server):

@@ -122,6 +122,15 @@ def test_labels_may_hold_commas(values, wanted):
         assert found.wants(label) == (label.casefold() in wanted)
 
 
+@pytest.mark.parametrize("known", ["Caf\u00e9", "Cafe\u0301"])
+@pytest.mark.parametrize("asked", ["caf\u00e9", "CAFE\u0301"])
+def test_an_accent_may_be_a_character_of_its_own(known, asked):
+    """In the label map as in the request: both look the same."""
+    found = read_options({"labels": [asked]}).among([known, "cafe"])
+    assert found.wants(known)
+    assert not found.wants("cafe")
+
+
 def test_an_unknown_label_is_answered_with_the_nearest():
     """Also where there are very many, or the word is very long."""
     with pytest.raises(UnknownLabel, match=r"'dgo'.*nearest: Dog"):

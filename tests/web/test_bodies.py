@@ -226,3 +226,16 @@ def test_a_broken_body_gives_what_is_there_and_then_its_error():
         broken.read(1)
         with pytest.raises(StorageFull):
             read(broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (InvalidHeaderName(b"a b"), "invalid header name"),
+        (NoMoreData(b"x"), "no more data"),
+        (SmallChunks(), "its chunks are too small"),
+    ],
+)
+def test_an_error_is_put_in_words_that_quote_nothing(error, words):
+    """The class says what was wrong, and its text may be anything."""
+    assert bodies.words_of(error) == words

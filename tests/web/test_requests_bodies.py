@@ -6,14 +6,14 @@ import threading
 import numpy as np
 import pytest
 from flask import request
-from gunicorn.http.errors import ParseException
+from gunicorn.http.errors import InvalidChunkSize, NoMoreData, ParseException
 from PIL import Image
 
 from modelserver.core import errors
 from modelserver.decoder import jobs
 from modelserver.web import forms
 from modelserver.web.forms import read_form
-from modelserver.web.server.upload_pace import TooSlow
+from modelserver.web.server.upload_pace import SmallChunks, TooSlow
 from support import tiny_graphs
 from support.app_client import EDGE, photo, post_form
 from support.request_forms import expect_problem, form_of, send
@@ -259,15 +259,23 @@ class Broken:
 
 @pytest.mark.parametrize(
     ("error", "expected"),
-    [(TooSlow(), errors.BodyTooSlow), (ParseException("x"), errors.BadRequest)],
+    [
+        (TooSlow(), errors.BodyTooSlow),
+        (ParseException("x"), errors.BadRequest),
+        (InvalidChunkSize(b"0x5"), errors.BadRequest),
+        (NoMoreData(b"x"), errors.BadRequest),
+        (SmallChunks(), errors.BadRequest),
+    ],
 )
 def test_a_raw_body_that_breaks_off_is_told_as_a_forms(error, expected, detector):
-    """A slow or malformed raw body leaves no file behind."""
+    """A slow or malformed raw body leaves no file behind, and is not quoted."""
     app = detector.application
     with app.test_request_context("/detect?modelname=m", method="POST"):
         request.stream = Broken(error)
-        with pytest.raises(expected):
+        with pytest.raises(expected) as caught:
             read_form(request, app.extensions["modelserver"].spool)
+    for inside in ("b'", "0x5", "Exception", "Chunk"):
+        assert inside not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "HEIC"])

@@ -1,6 +1,8 @@
 """Forms as clients in the field send them, and their answers."""
 
 import base64
+import io
+import itertools
 import urllib.parse
 
 import httpx
@@ -93,9 +95,13 @@ def test_several_files_are_told_apart_by_the_names_that_were_sent(detector):
         base64.b64encode(photo(form="BMP")),
         base64.b64encode(photo(form="WEBP")),
         b"data:image/jpeg;base64," + base64.b64encode(PHOTO),
+        b"\xef\xbb\xbf" + base64.b64encode(PHOTO),
+        base64.urlsafe_b64encode(b"\xff\xd8\xff\xff" + PHOTO),
+        PHOTO.hex().encode(),
+        b"0x" + photo().hex().upper().encode(),
         b"data:image/svg+xml;charset=utf-8," + urllib.parse.quote("<svg/>").encode(),
     ],
-    ids=lambda text: text[:24].decode(),
+    ids=lambda text: repr(text[:24]),
 )
 def test_a_photo_as_text_is_told_to_be_sent_as_bytes(text, detector):
     """Base64 and data URLs are refused with a hint."""
@@ -104,6 +110,22 @@ def test_a_photo_as_text_is_told_to_be_sent_as_bytes(text, detector):
         assert "base64" in expect_problem(answer, 400, "bad-request")
     raw = detector.post("/detect?modelname=m", data=text)
     assert "base64" in expect_problem(raw, 400, "bad-request")
+
+
+def test_a_photo_that_was_read_as_text_is_told_to_be_read_as_bytes(detector):
+    """Its bytes cannot be had back, and no decoder would say why."""
+    for kind, encoding in itertools.product(("JPEG", "PNG"), ("latin-1", "utf-8")):
+        text = photo(form=kind).decode(encoding, "replace").encode()
+        answer = ask(detector, MODEL, part('name="file"; filename="a.jpg"', text))
+        assert "as bytes" in expect_problem(answer, 400, "bad-request")
+
+
+def test_a_name_instead_of_a_photo_is_quoted(detector):
+    """A path or an address is named as the text that it is, however long."""
+    for text in ("photo.jpg", "https://example.com/" + "a" * 200, "C:/" + "x" * 100):
+        answer = ask(detector, MODEL, part('name="file"', text.encode()))
+        problem = expect_problem(answer, 400, "bad-request")
+        assert f"the text '{text[:50]}'" in problem
 
 
 @pytest.mark.parametrize(
@@ -156,6 +178,71 @@ def test_a_boundary_may_be_written_in_many_ways(kind, detector):
     assert ask(detector, MODEL, fine, kind=kind).status_code == 200
 
 
+def test_a_boundary_may_lack_the_quotes_that_it_needs(detector):
+    """As Java's and mail's libraries leave them out."""
+    fine = part('name="file"; filename="a.jpg"', PHOTO)
+    usual = b"".join([MODEL, fine, b"--%s--\r\n" % EDGE.encode()])
+    for edge in ("----=_Part_1_2.3", "a'()+_,-./:=?b", "{1-2}", "=_Next", "two words"):
+        body = usual.replace(EDGE.encode(), edge.encode())
+        kind = f"multipart/form-data; boundary={edge}"
+        answer = detector.post("/detect", data=body, content_type=kind)
+        assert (answer.status_code, len(answer.json)) == (200, 1)
+
+
+def test_lines_may_end_in_lf_alone_and_heads_go_on_in_the_next(detector):
+    """As forms by hand and by Python's ``email`` are written."""
+    usual = ask(detector, MODEL, part('name="file"; filename="a.jpg"', PHOTO))
+    edge = EDGE.encode()
+    body = (
+        b'--%s\nContent-Disposition: form-data; name="modelname"\n\nm\n--%s\n'
+        b'Content-Disposition: form-data; name="file";\n filename="a.jpg"\n\n%s\n--%s--\n'
+    ) % (edge, edge, PHOTO, edge)
+    answer = post_form(detector, "/detect", body)
+    assert (answer.status_code, answer.json) == (200, usual.json)
+
+
+def test_a_forms_wrong_type_is_told(detector):
+    """A type that was set by hand is named as the reason."""
+    fine = part('name="file"; filename="a.jpg"', PHOTO)
+    look = "looks like a multipart form"
+    for kind, path, words in (
+        ("multipart/form-data", "/detect", "has no boundary: leave that header"),
+        ("multipart/form-data; boundary=x", "/detect", "is not in it; leave that"),
+        ("image/jpeg", "/detect", look),
+        ("text/plain", "/detect?modelname=m", look),
+        ("application/json", "/detect", look),
+    ):
+        answer = ask(detector, MODEL, fine, kind=kind, path=path)
+        assert answer.status_code == 400
+        assert words in answer.json["error"]
+        assert "library" in answer.json["error"]
+
+
+def test_json_without_a_photo_is_told_of_the_form(detector):
+    """Members that are nobody's are passed over, and what is wanted is said."""
+    for name in ("file", "image"):
+        body = {"modelname": "m", name: base64.b64encode(PHOTO).decode()}
+        answer = detector.post("/detect", json=body)
+        assert answer.status_code == 400
+        assert "multipart form" in answer.json["error"]
+
+
+def test_a_body_without_a_byte_is_called_empty(detector):
+    """One whose length was not told says that it is missing."""
+    for path, kind in (
+        ("/detect", f"multipart/form-data; boundary={EDGE}"),
+        ("/detect?modelname=m", "image/jpeg"),
+    ):
+        for length, words in (("0", "is empty"), ("", "neither Content-Length nor")):
+            answer = detector.post(
+                path,
+                input_stream=io.BytesIO(),
+                content_type=kind,
+                environ_overrides={"CONTENT_LENGTH": length},
+            )
+            assert words in expect_problem(answer, 400, "bad-request")
+
+
 def test_no_answer_shows_what_is_inside(detector):
     """A malformed part's answer shows no parser's exception."""
     for odd in (b"Content-Disposition: \xff\xfe", b"\0: x", b"Content-Disposition"):
@@ -184,6 +271,37 @@ def test_the_other_apps_route_says_who_answers_it(kind, path, app, serving):
         port = {"/classify": "5432", "/detect": "5000"}[path]
         assert port in answer.json["detail"]
     assert "answered by" not in client.post("/detected").text
+    assert app in client.post(path + "/").json["detail"]
+
+
+def test_an_address_that_is_written_otherwise_is_told(detector):
+    """Slashes and capitals too many are no other app's, and move no route."""
+    for written, address in (
+        ("/detect/", "/detect"),
+        ("/DETECT", "/detect"),
+        ("/Models/", "/models"),
+        ("/models//m/", "/models/m"),
+        ("/models/M/labels/", "/models/M/labels"),
+        ("/openapi.json/", "/openapi.json"),
+    ):
+        answer = detector.get(written)
+        assert answer.status_code == 404
+        assert f"The address is {address}:" in answer.json["detail"]
+
+
+def test_an_unknown_address_is_not_said_to_be_another(detector):
+    """What is nowhere has no other address."""
+    for path in ("/", "/detect/m/n", "/nowhere/", "/problems/"):
+        assert "The address is" not in detector.post(path).json["detail"]
+
+
+def test_a_method_that_is_not_allowed_names_those_that_are(detector):
+    """As the header does, which few look at."""
+    answer = detector.put("/detect", data=PHOTO)
+    assert answer.status_code == 405
+    detail = "PUT is not allowed here: use GET, HEAD, POST."
+    assert answer.json["detail"] == detail
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.real
@@ -197,3 +315,5 @@ def test_no_header_and_no_second_slash_moves_a_route(folder, uploads, tmp_path):
         for path, status in wanted.items():
             answer = httpx.get(server.url + path, headers=moved)
             assert answer.status_code == status
+        answer = httpx.post(f"{server.url}//detect")
+        assert "The address is /detect:" in answer.json()["detail"]

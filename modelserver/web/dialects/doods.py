@@ -35,7 +35,7 @@ from modelserver.web.dialects.evaluations import (
     evaluate,
     task_that,
 )
-from modelserver.web.forms import read_body, spooled
+from modelserver.web.forms import LEAVE_IT, read_body, spooled
 
 if TYPE_CHECKING:
     from typing import Any
@@ -214,8 +214,14 @@ def _wanted() -> Wanted:
     Raises:
         BadRequest: it is no such JSON, or wants what is not done here.
     """
+    body = read_body(request)
+    if body.startswith(b"--"):
+        raise BadRequest(
+            "could not parse request body: it looks like a multipart form, and "
+            f"Content-Type says JSON: {LEAVE_IT}."
+        )
     try:
-        wanted = msgspec.json.decode(read_body(request), type=Wanted)
+        wanted = msgspec.json.decode(body, type=Wanted)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"could not parse request body: {error}") from error
     if wanted.preprocess:
@@ -229,6 +235,8 @@ def _format(wanted: Wanted) -> PictureFormat | None:
     word = str(wanted.image or "").lower()
     if word in {"", "false"}:
         return None
+    if word not in _FORMATS and not wanted.data:
+        raise _empty_error()
     if word not in _FORMATS:
         raise BadRequest(f"image must be jpeg or png, not {word[:50]!r}.")
     return _FORMATS[word]
@@ -252,8 +260,16 @@ def _photo(data: str) -> Upload:
     except (binascii.Error, ValueError) as error:
         raise BadRequest("data must be a photo in base64.") from error
     if not content:
-        raise BadRequest("data is empty: send a photo in base64.")
+        raise _empty_error()
     return spooled(backend().spool, content)
+
+
+def _empty_error() -> BadRequest:
+    """Return the error for JSON without a photo, which may be meant as a form."""
+    return BadRequest(
+        "data is empty: send a photo in base64; or its bytes in a multipart form, as "
+        "curl -F modelname=NAME -F file=@photo.jpg does."
+    )
 
 
 def _options(wanted: Wanted) -> Options:

@@ -35,6 +35,17 @@ _LINE_END = b"\r\n"
 _SIZE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 
 
+def words_of(error: Exception) -> str:
+    """Return what gunicorn's parsers, or our limits, refuse: words for a client.
+
+    Those of gunicorn's errors quote the request as Python writes bytes. Their names
+    say as much, less the capitals.
+    """
+    if isinstance(error, SmallChunks):
+        return str(error)
+    return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+
+
 class NotYet(Exception):
     """A reader of gunicorn's needs bytes that have yet to come."""
 

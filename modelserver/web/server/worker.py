@@ -9,7 +9,6 @@ import http
 import itertools
 import logging
 import math
-import re
 import selectors
 import signal
 import socket
@@ -27,6 +26,7 @@ from modelserver.tasks import TASKS
 from modelserver.web.access import BodyCheck
 from modelserver.web.problems import plain_answer, plain_problem, status_of
 from modelserver.web.server.arrivals import Rules
+from modelserver.web.server.bodies import words_of
 from modelserver.web.server.connections import (
     AnswerSocket,
     Connection,
@@ -563,8 +563,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         backend = self.wsgi.extensions["modelserver"]
         backend.count_unreadable(status)
         self.log.debug("Refused a request from %s: %s", addr, type(exc).__name__)
-        # InvalidHeaderName says it, less the capitals; its text may be anything.
-        reason = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
+        reason = words_of(exc)
         detail = f"The request cannot be read: {status.phrase} ({reason})."
         try:
             headers = backend.unread_headers or ""
