@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from modelserver.core.messages import Job
 
 MIB = 1 << 20
+# What gunicorn's arbiter obeys, but for SIGQUIT, by which any process can be ended.
+_FOR_THE_ARBITER = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGTTIN, signal.SIGTTOU),
+)
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 # malloc.h
@@ -94,6 +99,15 @@ def end_with_parent() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def ignore_signals() -> None:
+    """Ignore what is meant for the arbiter and is sent to a whole group.
+
+    A terminal and a service manager do so, and an operator by ``systemctl kill``.
+    """
+    for number in _FOR_THE_ARBITER:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def forbid_core_dumps() -> None:

@@ -4,8 +4,8 @@ The engine starts the template, a fresh interpreter that imports and warms all t
 decodes, has one thread, and never sees a photo. At a message it forks a decoder, which
 shuts itself in and does one job at a time, in memory of its own that others may read.
 
-Both end with their socket, and at once with their parent. They ignore SIGINT and
-SIGTERM, which a terminal or a service manager sends to a whole group.
+Both end with their socket, and at once with their parent. They ignore SIGINT,
+SIGTERM and others, which a terminal or a service manager sends to a whole group.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ from modelserver.core.messages.decodes import (
 )
 from modelserver.core.messages.requests import Refused, refused
 from modelserver.core.packets import PacketSocket
-from modelserver.core.process_limits import end_with_parent, forbid_core_dumps
+from modelserver.core.process_limits import (
+    end_with_parent,
+    forbid_core_dumps,
+    ignore_signals,
+)
 from modelserver.decoder import formats, jobs, sandbox, tensors
 
 if TYPE_CHECKING:
@@ -374,8 +378,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 def main(connection: int, prepare: Callable[[], None] = warm) -> None:
     """Be the template until the engine closes the socket."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     end_with_parent()
     forbid_core_dumps()
     logging.disable(logging.CRITICAL)

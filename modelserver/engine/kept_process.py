@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import os
 import resource
-import signal
 import socket
 import struct
 import sys
@@ -78,12 +77,6 @@ def prepare(tasks: Iterable[Task[Any]]) -> Settings:
     background_stream.replace_standard_streams()
     logs.configure(settings.log_format)
     return settings
-
-
-def ignore_signals() -> None:
-    """Ignore what a terminal or a service manager sends to a whole group."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_starter(made: socket.socket) -> None:

@@ -5,10 +5,10 @@ doors, the page on which they see refusals, and a socket to the arbiter; then co
 kinds of the tasks that it serves, and a module for each one from outside. The settings
 are the environment's.
 
-It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
-group: it goes once the arbiter has closed its end of their socket and the last door has
-gone. If the arbiter is killed, the kernel kills it, too. SIGHUP, or the arbiter's word,
-has it look at the model folder.
+It ignores SIGINT, SIGTERM and others, which a terminal or a service manager sends to a
+whole group: it goes once the arbiter has closed its end of their socket and the last
+door has gone. If the arbiter is killed, the kernel kills it, too. SIGHUP, or the
+arbiter's word, has it look at the model folder.
 
 It reads no bytes of a client: neither image libraries nor a web framework are in here.
 """
@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY, RESCAN
 from modelserver.core.metrics import ProcessMetrics
+from modelserver.core.process_limits import ignore_signals
 from modelserver.engine.doors import Doors
 from modelserver.engine.engine import Engine
 from modelserver.engine.kept_process import (
     end_with_starter,
-    ignore_signals,
     prepare,
     raise_limit_of_files,
     read_words,

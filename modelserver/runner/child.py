@@ -5,10 +5,10 @@ loads one model under limits, answers with ``Facts`` or ``LoadError``, then runs
 batch that arrives until the socket's other end is gone. The memories that images lie in
 come over the socket, as descriptors for reading only.
 
-It ignores SIGINT and SIGTERM, which a terminal or a service manager sends to a whole
-group: the engine decides when a runner ends. It obeys the socket at once, also during a
-load or a run, because the thread that watches it ends the process from outside both. If
-the engine is gone the kernel ends it, also one that is stopped.
+It ignores SIGINT, SIGTERM and others, which a terminal or a service manager sends to a
+whole group: the engine decides when a runner ends. It obeys the socket at once, also
+during a load or a run, because the thread that watches it ends the process from outside
+both. If the engine is gone the kernel ends it, also one that is stopped.
 
 Log lines go through the socket, too; stdout and stderr are a pipe to the engine, for
 the output of TensorFlow and of graphs.
@@ -21,7 +21,6 @@ import gc
 import logging
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -278,8 +277,7 @@ class Sender(logging.Handler):
 
 def main(socket_fd: int) -> None:
     """Serve one model until the engine closes the socket."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    process_limits.ignore_signals()
     process_limits.end_with_parent()
     process_limits.forbid_core_dumps()
     channel = Channel(socket.socket(fileno=socket_fd), takes=1)

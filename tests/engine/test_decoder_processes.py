@@ -393,6 +393,19 @@ def test_decoders_that_somebody_kills_or_stops_are_replaced(number, pool):
     assert isinstance(outcome(decoders, picture()), Prepared)
 
 
+def test_what_is_sent_to_a_whole_group_ends_and_stops_no_decoder(pool):
+    """A terminal, a service manager or an operator means the arbiter by it."""
+    decoders = pool()
+    assert isinstance(outcome(decoders, picture()), Prepared)
+    eventually(lambda: there(decoders) == 2)
+    before = decoders.pids
+    for pid in before:
+        for name in ("INT", "TERM", "HUP", "USR1", "USR2", "TTIN", "TTOU"):
+            os.kill(pid, signal.Signals[f"SIG{name}"])
+    assert isinstance(outcome(decoders, picture()), Prepared)
+    assert decoders.pids == before
+
+
 def test_a_decoder_that_was_stopped_is_found_though_others_would_do(pool):
     """One photo at a time: now and then the one that was idle for longest has a turn."""
     decoders = pool()

@@ -209,11 +209,11 @@ def test_a_load_without_end_is_ended(opened):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_runner_ignores_what_a_terminal_sends(number, opened):
-    """The front decides when it ends."""
+def test_a_runner_ignores_what_is_sent_to_a_whole_group(opened):
+    """The front decides when it ends; SIGHUP, say, is for the arbiter."""
     runner = opened("process", tiny_graphs.echo_detector())
-    os.kill(runner.pid, number)
+    for name in ("INT", "TERM", "HUP", "USR1", "USR2", "TTIN", "TTOU"):
+        os.kill(runner.pid, signal.Signals[f"SIG{name}"])
     assert runner.run([frame_of(runner, 1)]).result(SECONDS)
 
 

@@ -479,7 +479,7 @@ def test_the_entry_loads_serves_and_ends(tmp_path, monkeypatch):
             assert not thread.is_alive()
         arena.close()
     assert tied == [True, True]
-    assert {signal.SIGINT, signal.SIGTERM} <= set(handlers)
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= set(handlers)
 
 
 def test_a_machine_where_nothing_can_be_written_is_no_hindrance(monkeypatch):

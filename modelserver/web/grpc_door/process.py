@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING
 from modelserver.core import logs
 from modelserver.core.errors import START_FAILED, StartError
 from modelserver.core.messages.control import READY
-from modelserver.core.process_limits import give_freed_memory_back
+from modelserver.core.process_limits import give_freed_memory_back, ignore_signals
 from modelserver.engine.kept_process import (
     end_with_starter,
-    ignore_signals,
     prepare,
     raise_limit_of_files,
     read_words,
