@@ -18,6 +18,7 @@ from multipart import (
     PushMultipartParser,
     parse_options_header,
 )
+from werkzeug import http
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,23 @@ class FormParser(PushMultipartParser):  # type: ignore[misc] # multipart has no 
             raise ParserError(
                 "Invalid Content-Disposition segment header: Missing name option"
             )
+        if segment.filename is None:
+            segment.filename = _extended_name(segment["Content-Disposition"])
         return segment
+
+
+def _extended_name(disposition: str) -> str | None:
+    """Return a file's name that is written as RFC 2231 has it; ``None`` for none.
+
+    Some clients write so what is not ASCII, and in pieces what is long.
+
+    Returns:
+        The name in UTF-8, read as Latin-1 as the rest of the head is.
+    """
+    if "*" not in disposition:
+        return None
+    name = http.parse_options_header(disposition)[1].get("filename")
+    return None if name is None else name.encode("utf-8", "replace").decode("latin-1")
 
 
 def reason_of(error: Exception) -> str:

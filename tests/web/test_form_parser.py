@@ -148,3 +148,23 @@ def test_a_boundary_is_the_one_that_the_form_has(written, boundary):
 def test_a_boundary_may_be_missing(written):
     """Then there is none to choose."""
     assert boundaries("multipart/form-data" + written) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("; filename*=UTF-8''%E7%8C%AB.jpg", "\N{CJK UNIFIED IDEOGRAPH-732B}.jpg"),
+        ("; filename*=iso-8859-1''caf%E9.jpg", "caf\u00e9.jpg"),
+        ('; filename*0="long"; filename*1=".jpg"', "long.jpg"),
+        ("; filename*=no-such''a.jpg", "a.jpg"),
+        ("; filename=\"a.jpg\"; filename*=utf-8''b.jpg", "a.jpg"),
+        ("; note=*", None),
+    ],
+)
+def test_a_files_name_may_be_written_at_length(written, name):
+    """With its encoding, or in pieces; a plain one goes first."""
+    line = b"Content-Disposition: form-data; name=file" + written.encode()
+    with FormParser(EDGE, 64) as parser:
+        part, *_ = parser.parse(form([b"x"], heads=[line]))
+    found = part.filename and part.filename.encode("latin-1").decode()
+    assert found == name

@@ -75,13 +75,15 @@ def test_the_part_named_file_is_the_photo(disposition, kind, detector):
 
 
 def test_several_files_are_told_apart_by_the_names_that_were_sent(detector):
-    """Results carry the files' names, read as UTF-8."""
+    """Results carry the files' names, read as UTF-8, or as RFC 2231 encodes them."""
     parts = [
         part(f'name="file"; filename="{name}"'.encode(), PHOTO)
         for name in ("\N{CAT FACE}.jpg", "b.jpg")
     ]
+    parts.append(part("name=file; filename*=UTF-8''%F0%9F%90%B1.jpg", PHOTO))
     results = ask(detector, MODEL, *parts).json["results"]
-    assert [result["file"] for result in results] == ["\N{CAT FACE}.jpg", "b.jpg"]
+    cat = "\N{CAT FACE}.jpg"
+    assert [result["file"] for result in results] == [cat, "b.jpg", cat]
 
 
 @pytest.mark.parametrize(
