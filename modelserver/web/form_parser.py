@@ -28,6 +28,10 @@ _BOUNDARY = re.compile(r";\s*boundary\s*=([^;]*)", re.IGNORECASE)
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _LINE_END = re.compile(rb"[ \t]*\r?\n")
 _LONGEST_LINE = 8 * 1024
+# A proxy may repeat one; to look for each in a form takes time.
+_MOST_BOUNDARIES = 4
+# Of a part's disposition; to read very many takes as long as a photo.
+_MOST_PARAMETERS = 64
 # The parser's words that do not tell a user what to do, and ours for them.
 _WORDS = {
     "Boundary not found in first chunk": (
@@ -94,7 +98,7 @@ def _extended_name(disposition: str) -> str | None:
     Returns:
         The name in UTF-8, read as Latin-1 as the rest of the head is.
     """
-    if "*" not in disposition:
+    if "*" not in disposition or disposition.count(";") > _MOST_PARAMETERS:
         return None
     name = http.parse_options_header(disposition)[1].get("filename")
     return None if name is None else name.encode("utf-8", "replace").decode("latin-1")
@@ -115,7 +119,7 @@ def boundaries(content_type: str) -> list[bytes]:
         None if there is no boundary.
     """
     given = parse_options_header(content_type)[1].get("boundary", "")
-    bare = [text.strip() for text in _BOUNDARY.findall(content_type)]
+    bare = [text.strip() for text in _BOUNDARY.findall(content_type)[:_MOST_BOUNDARIES]]
     found = [text for text in bare if not text.startswith('"')]
     found += [text.strip("'") for text in found]
     return [text.encode("latin-1") for text in dict.fromkeys([*found, given]) if text]

@@ -150,6 +150,12 @@ def test_a_boundary_may_be_missing(written):
     assert boundaries("multipart/form-data" + written) == []
 
 
+def test_few_boundaries_of_many_are_looked_for():
+    """Each costs a search, and no client has more than one."""
+    many = "".join(f"; boundary='{number}'" for number in range(300))
+    assert len(boundaries("multipart/form-data" + many)) < 10
+
+
 @pytest.mark.parametrize(
     ("written", "name"),
     [
@@ -159,6 +165,7 @@ def test_a_boundary_may_be_missing(written):
         ("; filename*=no-such''a.jpg", "a.jpg"),
         ("; filename=\"a.jpg\"; filename*=utf-8''b.jpg", "a.jpg"),
         ("; note=*", None),
+        (";" * 3000 + "; filename*=a.jpg", None),
     ],
 )
 def test_a_files_name_may_be_written_at_length(written, name):
