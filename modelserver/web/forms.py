@@ -66,6 +66,8 @@ _TEXT_FORM = "application/x-www-form-urlencoded"
 _FIELDS = frozenset({"modelname", *NAMES})
 # Names for the photo that clients of other servers, and people from memory, use.
 _OTHER_NAMES = frozenset({"image", "images", "photo", "picture", "upload", "img"})
+# The same for the model's name, in small letters and without anything between them.
+_OTHER_MODELS = frozenset({"model", "modelname", "modelid", "models"})
 _NAME_CHARS = 50
 # Types of a body that is taken for a photo though nothing names a model.
 _PHOTO_TYPES = ("image/", "application/octet-stream")
@@ -131,11 +133,19 @@ class Form:
         fields: the values, of at most 16 KiB each, of the fields that mean something:
             ``modelname`` and the options; only those that were sent.
         other: the name of a part that may have been meant as the photo.
+        other_model: that of a field that may have been meant as the model's name.
     """
 
     files: list[File] = field(default_factory=list)
     fields: dict[str, list[str]] = field(default_factory=dict)
     other: str | None = None
+    other_model: str | None = None
+
+    def note(self, name: str) -> None:
+        """Note a field of a name that means nothing, if it nearly does."""
+        plain = re.sub(r"[\W_]", "", name[:_NAME_CHARS].lower())
+        if plain in _OTHER_MODELS:
+            self.other_model = name[:_NAME_CHARS]
 
 
 def read_form(request: Request, spool: Spool, shape: FormShape = OWN) -> Form:
@@ -160,6 +170,8 @@ def read_form(request: Request, spool: Spool, shape: FormShape = OWN) -> Form:
     if environ.get("QUERY_STRING"):
         for name in shape.fields & request.args.keys():
             form.fields[name] = request.args.getlist(name)
+        for name in request.args.keys() - shape.fields:
+            form.note(name)
     content_type = environ.get("CONTENT_TYPE", "")
     kind = content_type.partition(";")[0].strip().lower()
     edges = boundaries(content_type) if kind == _FORM else []
@@ -448,6 +460,8 @@ class _Reader:
             self._text = bytearray()
         elif part.filename or name.lower() in _OTHER_NAMES:
             self._form.other = self._form.other or name[:_NAME_CHARS]
+        else:
+            self._form.note(name)
 
     def _begin_photo(self, part: MultipartSegment) -> None:
         if self._spool is None:
@@ -500,11 +514,17 @@ def require(form: Form, known: Callable[[], list[str]]) -> tuple[list[str], list
         names = known()
         if len(names) != 1:
             there = f"one of {', '.join(names)}" if names else "see GET /models"
-            raise MissingField("modelname", f"send the name of a model, {there}.")
+            instead = _instead("modelname", form.other_model)
+            wanted = f"send the name of a model{instead}, {there}."
+            raise MissingField("modelname", wanted)
     if form.files:
         return names, form.files
-    instead = f" as 'file', not as {form.other!r}" if form.other is not None else ""
+    instead = _instead("file", form.other)
     raise MissingField("file", f"send a photo{instead}, e.g. curl -F file=@photo.jpg.")
+
+
+def _instead(name: str, other: str | None) -> str:
+    return "" if other is None else f" as {name!r}, not as {other!r}"
 
 
 def spooled(spool: Spool, data: bytes | memoryview) -> Upload:

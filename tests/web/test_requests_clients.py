@@ -11,7 +11,7 @@ import pytest
 from support import tiny_graphs
 from support.app_client import EDGE, photo, post_form
 from support.request_forms import expect_problem
-from support.servers import started
+from support.servers import started, wait_for
 from support.transports import TRANSPORTS
 
 OVER = TRANSPORTS
@@ -155,6 +155,22 @@ def test_white_space_around_a_models_name_is_none_of_it(detector):
     fine = part('name="file"; filename="a.jpg"', PHOTO)
     for name in (b" m", b"m\r\n", b"\tm "):
         assert ask(detector, part('name="modelname"', name), fine).status_code == 200
+
+
+def test_a_models_name_in_a_field_of_another_name_is_named(folder, detector):
+    """As other servers call it, in the form or in the query."""
+    for name in ("n", "o"):
+        tiny_graphs.write(folder / f"{name}.frozen.pb", tiny_graphs.echo_detector())
+    wait_for(lambda: len(detector.get("/models").json["models"]) == 3, "three models")
+    fine = part('name="file"; filename="a.jpg"', PHOTO)
+    for name in ("model", "model_name", "modelName", "Model-ID"):
+        sent = ask(detector, part(f'name="{name}"', b"m"), fine)
+        asked = ask(detector, fine, path=f"/detect?{name}=m")
+        for answer in (sent, asked):
+            problem = expect_problem(answer, 400, "missing-field")
+            assert f"as 'modelname', not as '{name}', one of m, n, o." in problem
+    plain = ask(detector, part('name="other"', b"m"), fine)
+    assert "not as" not in expect_problem(plain, 400, "missing-field")
 
 
 def test_an_empty_file_is_called_so(detector):
