@@ -11,7 +11,7 @@ import numpy as np
 from modelserver.core import contract
 from modelserver.core.contract import Class, Classified
 from modelserver.tasks import export_files, matching
-from modelserver.tasks.confidences import confidences
+from modelserver.tasks.confidences import confidences, in_one_row
 from modelserver.tasks.options import MOST, Options
 from modelserver.tasks.task import WHOLE, Box, Finding, Metadata, Task, node_of
 
@@ -74,8 +74,8 @@ def parse(
     Raises:
         ValueError: there is no score, or one that is no probability.
     """
-    scores = np.asarray(outputs["scores"], np.float64).reshape(-1)
-    scores = probabilities(scores, softmax=softmax, sigmoid=sigmoid)
+    raw = in_one_row(np.asarray(outputs["scores"])).astype(np.float64)
+    scores = probabilities(raw, softmax=softmax, sigmoid=sigmoid)
     ids: Sequence[int] = range(offset, offset + len(scores))
     if len(scores) == 1:
         ids, scores = _of_one_value(labels, offset, scores)

@@ -15,6 +15,24 @@ ROUNDING = 1e-3
 """By how much a confidence of low precision, as float16 is, may be outside 0..1."""
 
 
+def is_of_one_image(scores: NDArray[np.generic]) -> bool:
+    """Return whether scores lie along one axis; others may have a length of 1."""
+    return scores.size <= max(scores.shape, default=1)
+
+
+def in_one_row(scores: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return one image's scores along one axis.
+
+    Raises:
+        ValueError: they have several, so they are those of several images, or not one
+            a class or box.
+    """
+    if not is_of_one_image(scores):
+        shape = " x ".join(map(str, scores.shape))
+        raise ValueError(f"its scores for one image are {shape} numbers, not a row")
+    return scores.reshape(-1)
+
+
 def confidences(scores: NDArray[F]) -> NDArray[F]:
     """Return scores as confidences, clipped if rounding took them out of 0..1.
 

@@ -12,7 +12,12 @@ from modelserver.core import contract
 from modelserver.core.contract import Detection
 from modelserver.core.messages import Mark
 from modelserver.tasks import export_files, matching
-from modelserver.tasks.confidences import ROUNDING, confidences
+from modelserver.tasks.confidences import (
+    ROUNDING,
+    confidences,
+    in_one_row,
+    is_of_one_image,
+)
 from modelserver.tasks.options import MOST, Options
 from modelserver.tasks.task import WHOLE, Box, Finding, Metadata, Task
 
@@ -115,7 +120,7 @@ def _sound_rows(
     outputs: Mapping[str, NDArray[np.generic]], least: float, window: Box
 ) -> _Rows:
     """Return the best 10,000 rows; arguments and errors are those of ``parse``."""
-    scores = np.array(outputs["scores"], np.float32).reshape(-1)
+    scores = in_one_row(np.asarray(outputs["scores"])).astype(np.float32)
     boxes = _boxes(outputs["boxes"])
     classes = np.asarray(outputs["classes"], np.float64).reshape(-1)
     if not len(scores) == len(boxes) == len(classes):
@@ -180,6 +185,8 @@ def best_rows(
         np.asarray(outputs[role]).reshape(-1) for role in ("scores", "boxes", "classes")
     )
     rows = len(scores)
+    if not is_of_one_image(np.asarray(outputs["scores"])):
+        return outputs
     if rows <= MOST or boxes.size != 4 * rows or classes.size != rows:
         return outputs
     try:
@@ -250,13 +257,16 @@ def _offset(signature: Signature, labels: LabelMap) -> int:
 
 
 def _refuse_pixels(boxes: NDArray[np.float32], scores: NDArray[np.generic]) -> None:
-    """Refuse boxes in pixels, which would be clipped to the photo's last corner."""
-    if not boxes.size or not boxes.max() > _BEYOND:
+    """Refuse boxes in pixels, which would be clipped to the photo's last corner.
+
+    A row whose box is no number is no detection, and hides no other.
+    """
+    if not (boxes > _BEYOND).any():
         return
     sure = np.asarray(scores, np.float32).reshape(-1) >= _SURE
     if len(sure) != len(boxes):
         return
-    far = boxes[sure].max(axis=1)
+    far = boxes[sure & np.isfinite(boxes).all(axis=1)].max(axis=1)
     if far.size and np.median(far) > _BEYOND:
         raise ValueError(
             f"its boxes reach to {np.median(far):g}: they are in pixels, and must be "

@@ -204,3 +204,9 @@ def test_a_probability_of_zero_has_no_sign():
     """A graph's -0.0 is answered as 0."""
     found = parse(scores(-0.0, 1.0), LABELS, 1)
     assert str(found[1].confidence) == "0.0"
+
+
+def test_scores_of_several_images_are_no_answer_to_one():
+    """Else its classes would be the first image's and the second's."""
+    with pytest.raises(ValueError, match="are 2 x 3 numbers, not a row"):
+        parse(scores(0.1, 0.7, 0.2, 0.1, 0.7, 0.2, shape=(2, 3)), LABELS, 1)

@@ -272,6 +272,17 @@ def test_boxes_in_pixels_are_an_error():
     assert len(detections_of(signature(), unsure, LABELS)) == 2
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_box_that_is_no_number_says_nothing_of_the_others(bad):
+    """Neither does it hide boxes in pixels, nor are others refused for it."""
+    odd = [bad, 0, 1, 1]
+    pixels = outputs([0.9, 0.8, 0.7], boxes=[odd, [10, 20, 200, 300], odd])
+    with pytest.raises(ValueError, match="in pixels"):
+        detections_of(signature(), pixels, LABELS)
+    usual = outputs([0.9, 0.8, 0.7], boxes=[odd, [0.1, 0.2, 0.3, 0.4], odd])
+    assert len(detections_of(signature(), usual, LABELS)) == 1
+
+
 def test_a_message_has_room_for_what_a_signature_can_give():
     """10,000 rows an image or a score a class, and some MiB where nobody knows."""
     cut = best_rows(rows_of(20_000, scores=np.zeros((1, 20_000))))
@@ -312,6 +323,16 @@ def test_what_is_too_unsure_is_counted_without_being_made(monkeypatch):
     ):
         told = DETECTION.below(arrays, metadata, WHOLE, options, settings)
         assert told == (count, 0.3)
+
+
+def test_scores_of_several_images_are_no_answer_to_one():
+    """A graph that gives a batch for one photo is refused, however large it is."""
+    for rows in (3, 9000):
+        one = outputs([0.9] * rows)
+        two = {role: np.concatenate([array] * 2) for role, array in one.items()}
+        assert best_rows(two) is two
+        with pytest.raises(ValueError, match=f"are 2 x {rows} numbers, not a row"):
+            parse(two, LABELS)
 
 
 def test_zero_has_no_sign():
