@@ -26,7 +26,7 @@ import simplejpeg
 from PIL import Image, JpegImagePlugin
 
 from modelserver.core.errors import UndecodableImage
-from modelserver.decoder import jpeg_markers, png_chunks, watched_jpegs
+from modelserver.decoder import bmp_runs, jpeg_markers, png_chunks, watched_jpegs
 from modelserver.decoder.formats import file_of, format_of, open_image
 from modelserver.decoder.memory_files import TooManyParts
 from modelserver.decoder.orientation import UPRIGHT, copy_upright, orientation_of, turns
@@ -50,8 +50,7 @@ log = logging.getLogger(__name__)
 # they are used only if the full size is over the pixel limit.
 FAST_REDUCTION = 2.0
 ANY_REDUCTION = 1.0
-# BI_RLE8 and BI_RLE4 (wingdi.h). A few bytes can end thousands of empty lines, which
-# Pillow fills pixel by pixel, holding the interpreter: a quarter of a second at worst.
+# BI_RLE8 and BI_RLE4 (wingdi.h), of which each run may be one pixel.
 RUN_LENGTH = frozenset({1, 2})
 MOST_RUN_PIXELS = 2_000_000
 # Processor time by the header, of photos: nanoseconds a pixel, measured. A JPEG of
@@ -149,8 +148,9 @@ def _open(data: Data, name: str, limits: Limits) -> ImageFile.ImageFile:
             data = png_chunks.without_extras(data)
         image = open_image(data, name)
     limits.check_header(*image.size)
-    if name == "BMP":
+    if name == "BMP" and image.info.get("compression") in RUN_LENGTH:
         _check_runs(image)
+        image.tile = [tile._replace(codec_name=bmp_runs.NAME) for tile in image.tile]
     return image
 
 
@@ -216,9 +216,9 @@ def _by_pillow(
 
 
 def _check_runs(image: ImageFile.ImageFile) -> None:
-    """Refuse a run-length coded BMP of many pixels: Pillow fills them in Python."""
+    """Refuse a run-length coded BMP of many pixels: they are filled in Python."""
     width, height = image.size
-    if image.info.get("compression") in RUN_LENGTH and width * height > MOST_RUN_PIXELS:
+    if width * height > MOST_RUN_PIXELS:
         raise UndecodableImage(
             f"a run-length coded BMP may have {MOST_RUN_PIXELS:,} pixels at most, and "
             f"it has {width} x {height}; save it as PNG."
@@ -262,14 +262,26 @@ class _Jpeg:
         with _translate_errors("JPEG"):
             self.scan = jpeg_markers.first_scan(data)
             self.data = jpeg_markers.with_end(data, self.scan)
-            self.image = _JpegFile(file_of(self.data))
-        self.ended = self.data is data
+            self.ended = self.data is data
+            self.image = self._open()
         self.width, self.height = self.image.size
         self.orientation = orientation_of(self.image.info)
         self.inks = False
         self.smallest = at_least or (0, 0)
         if turns(self.orientation):
             self.smallest = self.smallest[::-1]
+
+    def _open(self) -> _JpegFile:
+        """Open it by Pillow, without the metadata if that is what Pillow stumbles over.
+
+        A profile that is too short refuses no photo.
+        """
+        try:
+            return _JpegFile(file_of(self.data))
+        except SyntaxError:
+            self.data = jpeg_markers.clean(self.data, keep=jpeg_markers.ORIENTED)
+            self.scan = jpeg_markers.first_scan(self.data)
+            return _JpegFile(file_of(self.data))
 
     def decode(self, allocate: Allocate, expect: Expect) -> DecodedImage:
         """Decode by simplejpeg, or by Pillow if simplejpeg does not take the image."""

@@ -38,6 +38,10 @@ _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 # intervals, the scan, and the two segments that tell the colours.
 _NEEDED = frozenset({*range(0xC0, 0xD0), _SOS, _DQT, _DRI, _APP0, _APP14})
 
+# Less of these tells libjpeg nothing, marker and length counted.
+_LEAST_BYTES = {_APP0: 18, _APP14: 16}
+# Those that may hold an orientation.
+ORIENTED = frozenset({_APP1})
 # What may lie between two scans: tables, a comment, whatever programs add.
 _BETWEEN = frozenset({0xC4, 0xCC, _DQT, 0xDC, _DRI, _SOS, 0xFE, *range(0xE0, 0xF0)})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -331,16 +335,26 @@ def _count_restarts(scan: _Scan) -> int:
     return max(0, rows * columns - 1) // scan.interval
 
 
-def clean(data: Data) -> Data:
+def clean(data: Data, *, keep: frozenset[int] = frozenset()) -> Data:
     """Return the data with only the segments needed for decoding before its scan.
 
-    Junk between segments is left out, and so is all that is no part of the pixels; an
-    unknown JFIF revision or colour transform becomes the one that libjpeg assumes.
+    Junk between segments is left out, and so is all that is no part of the pixels or
+    too short to tell their colours; an unknown JFIF revision or colour transform
+    becomes the one that libjpeg assumes.
+
+    Args:
+        keep: codes of more segments to keep.
     """
     found = list(_segments(data))
     if not found or sum(segment.junk for segment in found) > MOST_JUNK_BYTES:
         return data
-    pieces = [_plain(data, segment) for segment in found if segment.code in _NEEDED]
+    needed = [
+        segment
+        for segment in found
+        if segment.code in _NEEDED | keep
+        and segment.end - segment.start >= _LEAST_BYTES.get(segment.code, 0)
+    ]
+    pieces = [_plain(data, segment) for segment in needed]
     return b"".join([b"\xff\xd8", *pieces, data[found[-1].end :]])
 
 

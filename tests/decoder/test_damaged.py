@@ -224,8 +224,30 @@ def segment(code, body):
         segment(0xE2, b"ICC_PROFILE\0\x05\x01nonsense"),
         segment(0xFE, b"a comment"),
         b"\xff" * 20,
+        segment(0xE0, b"JFIF"),
+        segment(0xE0, b"JFIF\0\1"),
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE2, b"ICC_PROFILE\0\1"),
+        segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed"),
+        segment(0xEE, b"Adobe"),
+        segment(0xEE, b"Adobe\0"),
     ],
-    ids=["junk", "empty EXIF", "JFIF 7", "Adobe 9", "odd ICC", "comment", "fill"],
+    ids=[
+        "junk",
+        "empty EXIF",
+        "JFIF 7",
+        "Adobe 9",
+        "odd ICC",
+        "comment",
+        "fill",
+        "JFIF only",
+        "short JFIF",
+        "empty ICC",
+        "short ICC",
+        "short resource",
+        "Adobe only",
+        "short Adobe",
+    ],
 )
 def test_what_a_header_holds_hides_no_damage(before):
     """Warnings of the header do not hide one of the pixels."""
@@ -234,6 +256,17 @@ def test_what_a_header_holds_hides_no_damage(before):
     odd = data[:at] + before + data[at:]
     assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE["baseline"])
     assert refused(odd[: len(odd) * 2 // 3] + END)
+
+
+def test_a_photo_is_turned_though_other_metadata_is_too_short():
+    """What Pillow stumbles over is left out, and the orientation is not."""
+    tiff = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    odd = segment(0xE1, b"Exif\0\0" + tiff) + segment(0xEE, b"Adobe")
+    for name in ("baseline", "four inks"):
+        data = JPEGS[name]
+        image = decode(data[:2] + odd + data[2:], limits=LIMITS)
+        assert image.orientation == 6
+        assert np.array_equal(image.pixels, np.rot90(WHOLE[name], -1))
 
 
 @pytest.mark.parametrize(
