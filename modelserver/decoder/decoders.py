@@ -404,6 +404,9 @@ class _Jpeg:
                 return self._decode_coded(stored, colours)
             if not jpeg_markers.is_warning(message):
                 return None
+            if jpeg_markers.tells_of_padding(message):
+                # Rare, and Pillow's way looks at each stretch of the pixels.
+                return None
             if not jpeg_markers.is_harmless(
                 message, self.data, self.scan, ended=self.ended
             ):

@@ -200,8 +200,11 @@ def stretches(data: Data, *, ended: bool) -> Iterator[Stretch]:
     first = at
     while match := _MARKER.search(data, at):
         start, end, code = at, match.start(), match[1][0]
-        bounds = (end, end)
-        if code == _EOI:
+        before = bytes(data[max(start, end - MOST_JUNK_BYTES) : end])
+        # Before other markers only zeros are known as padding.
+        zeros = len(before) - len(before.rstrip(b"\0"))
+        bounds = (end - zeros, end)
+        if code == _EOI or zeros >= _SHORT_JUNK_BYTES:
             bounds = _pixels_end(data, first, end, ended=ended)
         restart = _RESTARTS[restarts % len(_RESTARTS)]
         if code == restart:
@@ -404,6 +407,17 @@ def tells_of_tail(message: str) -> bool:
     """
     match = _EXTRANEOUS.search(message)
     return int(match[2], 16) != _EOI if match else not is_warning(message)
+
+
+def tells_of_padding(message: str) -> bool:
+    """Return whether libjpeg found bytes that may be padding before a later scan.
+
+    Or before a restart. It would not tell of damage after that.
+    """
+    match = _EXTRANEOUS.search(message)
+    if match is None or int(match[1]) > MOST_JUNK_BYTES:
+        return False
+    return int(match[2], 16) in _BETWEEN | {*_RESTARTS}
 
 
 def is_harmless(message: str, data: Data, scan: int, *, ended: bool) -> bool:

@@ -165,6 +165,23 @@ def test_an_odd_marker_before_the_end_is_a_hole():
 
 
 @any_jpeg
+@pytest.mark.parametrize("padding", [b"\0", bytes(5), bytes(3000)], ids=len)
+def test_padding_before_any_marker_is_harmless(name, padding):
+    """Zeros before a restart, or between two scans, change nothing, and hide nothing."""
+    data = JPEGS[name]
+    stretches = list(jpeg_markers.stretches(data, ended=True))
+    for at in {one.end for one in stretches[:2]}:
+        odd = data[:at] + padding + data[at:]
+        assert np.array_equal(decode(odd, limits=LIMITS).pixels, WHOLE[name])
+        assert not refused(odd, at_least=(20, 20))
+        if at < len(data) - 200:
+            cut = at + len(padding) + (len(data) - at) // 2
+            assert refused(odd[:cut] + END)
+        if name != "small":
+            assert refused(data[: at - 60] + padding + data[at:])
+
+
+@any_jpeg
 def test_a_scan_that_is_missing_is_noticed(name):
     """A progressive file that was cut between two scans is refused."""
     data = JPEGS[name]
