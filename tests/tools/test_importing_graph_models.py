@@ -87,3 +87,18 @@ def test_a_graph_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_pat
         graph_models.open_tfjs_graph(source),
     ):
         pass
+
+
+def test_a_fused_step_that_is_no_text_is_refused(tmp_path):
+    """It is as unknown as any other step."""
+    source = foreign_models.graph_model(tmp_path)
+    path = source / "model.json"
+    content = json.loads(path.read_text())
+    (fused,) = (n for n in content["modelTopology"]["node"] if n["name"] == "depthwise")
+    fused["attr"]["fused_ops"] = {"list": {"s": [[253, 1]]}}
+    path.write_text(json.dumps(content))
+    with (
+        pytest.raises(ConversionError, match="fused in, which is not known"),
+        graph_models.open_tfjs_graph(source),
+    ):
+        pass

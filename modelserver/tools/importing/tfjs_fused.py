@@ -83,7 +83,8 @@ class _Parts:
             image = self._transpose(image, _TO_NHWC)
         last = self._add(_FUSED[self._node.op], [image, kernel])
         self._copy_attributes(self._nodes[-1])
-        steps = [step.decode() for step in self._node.attr["fused_ops"].list.s]
+        fused = self._node.attr["fused_ops"].list.s
+        steps = [step.decode(errors="replace") for step in fused]
         for step in steps:
             if turned and by_channel and step not in {"BiasAdd", "FusedBatchNorm"}:
                 last, by_channel = self._transpose(last, _TO_NCHW), False
