@@ -179,6 +179,11 @@ def _translate_errors(name: str) -> Iterator[None]:
             f"the {name} header asks for too large an area."
         ) from err
     except Exception as err:
+        if str(err).startswith("Unsupported BMP"):
+            # Whole, but with colour masks or a compression that Pillow does not know.
+            raise UndecodableImage(
+                "it is a rare kind of BMP, which is not supported; save it as PNG."
+            ) from err
         # Broad, because Pillow's plugins name no set of errors for hostile bytes and a
         # new one must not become the client's 500. Only Pillow and the readers of its
         # output run in here.
