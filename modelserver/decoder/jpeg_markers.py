@@ -205,7 +205,7 @@ def stretches(data: Data, *, ended: bool) -> Iterator[Stretch]:
         zeros = len(before) - len(before.rstrip(b"\0"))
         bounds = (end - zeros, end)
         if code == _EOI or zeros >= _SHORT_JUNK_BYTES:
-            bounds = _pixels_end(data, first, end, ended=ended)
+            bounds = _pixels_end(data, first, (start, end), ended=ended)
         restart = _RESTARTS[restarts % len(_RESTARTS)]
         if code == restart:
             yield Stretch(start, end, *bounds, b"")
@@ -220,12 +220,16 @@ def stretches(data: Data, *, ended: bool) -> Iterator[Stretch]:
     raise ValueError("there is no end")
 
 
-def _pixels_end(data: Data, start: int, end: int, *, ended: bool) -> tuple[int, int]:
+def _pixels_end(
+    data: Data, first: int, stretch: tuple[int, int], *, ended: bool
+) -> tuple[int, int]:
     """Return where the last stretch's pixels end at the earliest and at the latest.
 
     Args:
-        start: of coded pixels, of this stretch or others before it.
+        first: start of the pixels, of which those before the stretch count, too.
+        stretch: its start and end.
     """
+    start, end = stretch
     tail = bytes(data[start:end])
     kind, junk = re.escape(tail[-1:]), len(tail) - len(tail.rstrip(tail[-1:]))
     words = len(tail) - len(tail.translate(_HIGH_BITS).rstrip(b"\0"))
@@ -235,7 +239,7 @@ def _pixels_end(data: Data, start: int, end: int, *, ended: bool) -> tuple[int, 
         # It may be anything, but coded pixels have a zero behind each 0xFF.
         tail = tail[-MOST_JUNK_BYTES:]
         return end - len(tail) + tail.rfind(b"\xff\0") + 2, end
-    sample = bytes(data[max(start, end - junk - _SAMPLE_BYTES) : end - junk])
+    sample = bytes(data[max(first, end - junk - _SAMPLE_BYTES) : end - junk])
     longest = max(map(len, re.findall(kind + b"+", sample)), default=1)
     if len(sample) < _LEAST_SAMPLE_BYTES:
         longest = _LONGEST_RUN_BYTES
@@ -441,7 +445,7 @@ def is_harmless(message: str, data: Data, scan: int, *, ended: bool) -> bool:
     before = bytes(data[max(scan, end.start() - MOST_JUNK_BYTES) : end.start()])
     # The end's own fill does not count.
     stop = end.start() - len(before) + len(before.rstrip(b"\xff"))
-    earliest, latest = _pixels_end(data, scan, stop, ended=ended)
+    earliest, latest = _pixels_end(data, scan, (scan, stop), ended=ended)
     begins = stop - count
     if begins > latest or (begins < earliest and count > _PADDING_BYTES):
         return False
