@@ -425,7 +425,7 @@ class _Jpeg:
         if not jpeg_markers.tells_of_tail(message):
             return False
         data = jpeg_markers.without_tail(self.data, ended=self.ended)
-        if data is self.data:
+        if len(data) >= len(self.data):
             return False
         self.data, self.ended = data, False
         if self._is_buffered():

@@ -128,7 +128,7 @@ class _Scan(NamedTuple):
         interval: units between two restarts, 0 for none.
         restarts: how many there are.
         end: of its data: the start of the next other marker.
-        behind: that marker's code.
+        behind: that marker's code, 0 if there is none.
     """
 
     code: int
@@ -281,7 +281,7 @@ def without_tail(data: Data, *, ended: bool) -> Data:
             last = scan
         if last is not scan or last.is_only:
             break
-    if last is None or last.behind == _EOI:
+    if last is None or last.behind in {0, _EOI}:
         return data
     if last.behind != _SOI and ended and data[-2:] == b"\xff\xd9":
         return data

@@ -157,6 +157,17 @@ def test_without_an_end_anything_may_follow(name, tail):
     assert decode(odd, limits=LIMITS, at_least=(9, 9)).pixels.shape[2] == 3
 
 
+def test_a_scan_whose_header_never_ends_is_refused():
+    """There is nothing behind it that could be cut off."""
+    data = JPEGS["progressive"]
+    at = data.rindex(b"\xff\xda")
+    for start in (at, data.index(b"\xff\xda")):
+        odd = data[: start + 2] + b"\xff\xff" + data[start + 4 :]
+        assert refused(odd)
+        assert jpeg_markers.without_tail(odd, ended=False) is odd
+    assert refused(data[: at + 2] + b"\xff\xff\x03" + b"\x3a\xff\x3a" * 9)
+
+
 def test_an_odd_marker_before_the_end_is_a_hole():
     """Where a file has its end, other markers among the pixels are damage."""
     data = JPEGS["baseline"]
