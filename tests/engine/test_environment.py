@@ -41,6 +41,14 @@ def test_a_process_with_a_card_sees_that_one_and_says_why_not(toolkit, monkeypat
     assert environ["LD_LIBRARY_PATH"] == "/mine"
 
 
+def test_keras_leaves_no_settings_behind(monkeypatch):
+    """Unless somebody has said where."""
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    assert not os.path.lexists(environment.make_environ(None)["KERAS_HOME"])
+    monkeypatch.setenv("KERAS_HOME", "/own")
+    assert environment.make_environ(None)["KERAS_HOME"] == "/own"
+
+
 def test_nvidias_own_variables_reach_a_process_with_a_card(monkeypatch):
     """Rounding and the kernels' cache follow them; the cache's size by default."""
     own = {"NVIDIA_TF32_OVERRIDE": "0", "CUDA_CACHE_PATH": "/kept"}

@@ -127,7 +127,8 @@ def unshared():
 def test_it_serves_as_pid_1_of_a_user_without_a_name(tmp_path, folder, uploads):
     """As in containers with a random user: no home, no entry in passwd, nobody above.
 
-    What it starts is reaped, and SIGTERM ends it and its models.
+    What it starts is reaped, SIGTERM ends it and its models, and nothing is left in the
+    folder that it ran in, where such a user's home seems to be.
     """
     words = unshared()
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
@@ -166,3 +167,4 @@ def test_it_serves_as_pid_1_of_a_user_without_a_name(tmp_path, folder, uploads):
         process.kill()
         process.wait()
     assert list(uploads.iterdir()) == []
+    assert not (ROOT / "~").exists()

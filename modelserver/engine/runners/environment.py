@@ -24,6 +24,9 @@ _WARNINGS, _ERRORS = "1", "2"
 # Compiled kernels that the driver keeps, at most: its own default is a quarter of it,
 # which TensorFlow may fill on a card that is newer than its kernels.
 _CACHE_BYTES = str(4 << 30)
+# Keras, which comes with TensorFlow, writes its settings into the user's home or, where
+# there is none, into a folder "~" wherever it runs. Nothing here uses it.
+_NO_HOME = f"{os.devnull}/keras"
 # Cards are counted as nvidia-smi counts them, not by speed.
 _ORDER = "PCI_BUS_ID"
 
@@ -40,6 +43,7 @@ def make_environ(gpu: str | None) -> dict[str, str]:
     path = [package, *filter(None, [environ.get("PYTHONPATH")])]
     environ["PYTHONPATH"] = os.pathsep.join(path)
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", _ERRORS if gpu is None else _WARNINGS)
+    environ.setdefault("KERAS_HOME", _NO_HOME)
     environ.pop("API_TOKEN", None)
     if gpu is not None:
         environ |= card_variables(gpu)
