@@ -154,8 +154,8 @@ REMEDIES = {
         "answered is a NaN or more than 0.001 outside 0..1.",
         "nothing.",
         "the wrong outputs are used (logits, percent), or the graph is "
-        "broken: `/models/<name>` has a finding (`scores-outside`) with the"
-        " remedy; else `inspect` it, and name the outputs in the sidecar.",
+        "broken: `/models/<name>` has a finding (`scores-outside`, `outputs-odd`) "
+        "with the remedy; else `inspect` it, and name the outputs in the sidecar.",
     ),
     "run-failed": Remedy(
         "TensorFlow refused to run the graph on this image.",
