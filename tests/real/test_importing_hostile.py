@@ -200,9 +200,7 @@ def test_a_keras_file_that_unpacks_to_too_much_is_refused(
     tmp_path, folder, monkeypatch, member
 ):
     """By the sizes that the archive gives, beyond which nothing is read of it."""
-    limit = (
-        "_MAX_DESCRIPTION_BYTES" if member == "config.json" else "_MAX_UNPACKED_BYTES"
-    )
+    limit = "MAX_DESCRIPTION_BYTES" if member == "config.json" else "MAX_WEIGHT_BYTES"
     monkeypatch.setattr(keras3_files, limit, 100)
     path = tmp_path / "model.keras"
     foreign_models.keras_model().save(path)

@@ -1,6 +1,7 @@
 """Opening graphs of plain nodes that carry no signature."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import tensorflow as tf
@@ -22,6 +23,15 @@ def retrained(*images):
         )
         tf.nn.softmax(door, name="final_result")
     return graph.as_graph_def()
+
+
+@contextmanager
+def edited(source):
+    """Give a TensorFlow.js model's description, to be changed."""
+    path = source / "model.json"
+    content = json.loads(path.read_text())
+    yield content
+    path.write_text(json.dumps(content))
 
 
 def test_a_door_with_a_default_is_no_second_image():
@@ -57,11 +67,9 @@ def test_a_node_of_no_known_op_is_refused(tmp_path):
 def test_a_type_that_is_no_text_is_refused(tmp_path):
     """JSON can write half a character, which protobuf stumbles over."""
     source = foreign_models.graph_model(tmp_path)
-    path = source / "model.json"
-    content = json.loads(path.read_text())
-    softmax = content["modelTopology"]["node"][-1]
-    softmax["attr"]["T"] = {"type": "\ud800"}
-    path.write_text(json.dumps(content))
+    with edited(source) as content:
+        softmax = content["modelTopology"]["node"][-1]
+        softmax["attr"]["T"] = {"type": "\ud800"}
     with pytest.raises(ConversionError), graph_models.open_tfjs_graph(source):
         pass
 
@@ -69,19 +77,16 @@ def test_a_type_that_is_no_text_is_refused(tmp_path):
 def test_a_graph_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_path):
     """A few bytes can stand for a constant of any size."""
     source = foreign_models.graph_model(tmp_path)
-    path = source / "model.json"
-    content = json.loads(path.read_text())
     tensor = {
         "dtype": "DT_FLOAT",
         "tensorShape": {"dim": [{"size": str(10**10)}]},
         "floatVal": [0],
     }
-    content["modelTopology"]["node"].append(
-        tfjs_models.node(
-            "HostConst", "large", dtype={"type": 1}, value={"tensor": tensor}
-        )
+    large = tfjs_models.node(
+        "HostConst", "large", dtype={"type": 1}, value={"tensor": tensor}
     )
-    path.write_text(json.dumps(content))
+    with edited(source) as content:
+        content["modelTopology"]["node"].append(large)
     with (
         pytest.raises(GraphError, match="fill the memory"),
         graph_models.open_tfjs_graph(source),
@@ -92,11 +97,10 @@ def test_a_graph_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_pat
 def test_a_fused_step_that_is_no_text_is_refused(tmp_path):
     """It is as unknown as any other step."""
     source = foreign_models.graph_model(tmp_path)
-    path = source / "model.json"
-    content = json.loads(path.read_text())
-    (fused,) = (n for n in content["modelTopology"]["node"] if n["name"] == "depthwise")
-    fused["attr"]["fused_ops"] = {"list": {"s": [[253, 1]]}}
-    path.write_text(json.dumps(content))
+    with edited(source) as content:
+        nodes = content["modelTopology"]["node"]
+        (fused,) = (node for node in nodes if node["name"] == "depthwise")
+        fused["attr"]["fused_ops"] = {"list": {"s": [[253, 1]]}}
     with (
         pytest.raises(ConversionError, match="fused in, which is not known"),
         graph_models.open_tfjs_graph(source),

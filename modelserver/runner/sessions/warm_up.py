@@ -210,17 +210,19 @@ def odd_outputs(outputs: Outputs, signature: Signature) -> OddOutputs | None:
     task = TASKS.get(signature.kind)
     if odd is not None or task is None:
         return odd
-    nbytes, most = (
-        sum(array.nbytes for array in outputs.values()),
-        task.output_bytes(signature),
-    )
+    nbytes = sum(array.nbytes for array in outputs.values())
+    most = task.output_bytes(signature)
+    if nbytes > most:
+        return _refused(f"its outputs have {nbytes} bytes, more than {most}")
     try:
-        if nbytes > most:
-            raise ValueError(f"its outputs have {nbytes} bytes, more than {most}")  # noqa: TRY301 - told as the task's own
         task.everything(outputs, Metadata(signature, numbered()))
     except (ValueError, KeyError) as error:
-        return OddOutputs("outputs-odd", f"{error}: {_ALL_REFUSED}", _AS_EXPORTED)
+        return _refused(error)
     return None
+
+
+def _refused(reason: object) -> OddOutputs:
+    return OddOutputs("outputs-odd", f"{reason}: {_ALL_REFUSED}", _AS_EXPORTED)
 
 
 def _odd_scores(outputs: Outputs, signature: Signature) -> OddOutputs | None:

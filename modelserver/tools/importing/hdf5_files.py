@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import h5py
 
 from modelserver.core.errors import ConversionError
-from modelserver.tools.importing.source_models import conversion_errors
+from modelserver.tools.importing.source_models import (
+    MAX_WEIGHT_BYTES,
+    conversion_errors,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# As much as a frozen graph may hold.
-_MAX_BYTES = 2000 << 20
 _MAX_OBJECTS = 100_000
 # h5py's and HDF5's own errors for a file that is damaged.
 _DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -57,8 +58,8 @@ def _find_fault(file: h5py.File) -> str | None:
         if found.external or found.is_virtual:
             return _leads_out(name)
         nbytes += found.nbytes
-        if nbytes > _MAX_BYTES:
-            return f"unpacks to more than {_MAX_BYTES >> 20} MiB"
+        if nbytes > MAX_WEIGHT_BYTES:
+            return f"unpacks to more than {MAX_WEIGHT_BYTES >> 20} MiB"
         return None
 
     # Links first: the second walk is by objects, and knows none of them.

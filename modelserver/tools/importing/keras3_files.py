@@ -18,14 +18,16 @@ import tensorflow as tf
 
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import keras2_files
-from modelserver.tools.importing.source_models import conversion_errors
+from modelserver.tools.importing.source_models import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_WEIGHT_BYTES,
+    conversion_errors,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _DESCRIPTION = "config.json"
-_MAX_DESCRIPTION_BYTES = 64 << 20
-_MAX_UNPACKED_BYTES = 2000 << 20
 _DAMAGED = (
     *(OSError, ValueError, KeyError, RecursionError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, EOFError),
@@ -63,8 +65,8 @@ def _read_archive(path: Path) -> Any:
         sizes = [member.file_size for member in archive.infolist()]
         description = archive.getinfo(_DESCRIPTION)
         if (
-            sum(sizes) > _MAX_UNPACKED_BYTES
-            or description.file_size > _MAX_DESCRIPTION_BYTES
+            sum(sizes) > MAX_WEIGHT_BYTES
+            or description.file_size > MAX_DESCRIPTION_BYTES
         ):
             raise ConversionError(f"{path.name} unpacks to more than a model can have")
         return json.loads(archive.read(description))

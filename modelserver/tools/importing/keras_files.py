@@ -27,7 +27,11 @@ from modelserver.tools.importing import (
     saved_models,
     tfjs,
 )
-from modelserver.tools.importing.source_models import SourceModel, conversion_errors
+from modelserver.tools.importing.source_models import (
+    MAX_DESCRIPTION_BYTES,
+    SourceModel,
+    conversion_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OUTPUT = "scores"
-_MAX_DESCRIPTION_BYTES = 64 << 20
 _MAX_LOOKED_INTO = 64
 _NO_EXPORT = (ValueError, TypeError, RuntimeError, tf.errors.OpError)
 
@@ -83,7 +86,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
     People write that text into a file as it is, or as JSON once more.
     """
     with tfjs.tfjs_errors():
-        content = json.loads(tfjs.read_bounded(path, _MAX_DESCRIPTION_BYTES))
+        content = json.loads(tfjs.read_bounded(path, MAX_DESCRIPTION_BYTES))
         if isinstance(content, str):
             content = json.loads(content)
     if isinstance(content, dict) and content.keys() >= {"class_name", "config"}:

@@ -24,6 +24,10 @@ Run: TypeAlias = Callable[[Any], Mapping[str, NDArray[np.generic]]]
 """Feed the original and return each of its outputs by key."""
 
 MAX_QUOTED = 300
+MAX_DESCRIPTION_BYTES = 64 << 20
+"""Of the JSON that describes a model: ten thousand nodes have some MiB."""
+MAX_WEIGHT_BYTES = 2000 << 20
+"""As much as a frozen graph may hold."""
 _LFS = b"version https://git-lfs"
 
 

@@ -22,7 +22,12 @@ from tensorflow.core.framework import graph_pb2
 
 from modelserver.core.errors import ConversionError
 from modelserver.tools.importing import graphdefs
-from modelserver.tools.importing.source_models import refuse_pointer, shorten
+from modelserver.tools.importing.source_models import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_WEIGHT_BYTES,
+    refuse_pointer,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +38,6 @@ if TYPE_CHECKING:
 DESCRIPTION = "model.json"
 DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|b1"}
 QUANTISED = {"uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
-# A graph of ten thousand nodes has some MiB of description.
-_MAX_DESCRIPTION_BYTES = 64 << 20
-# As much as a frozen graph may hold.
-_MAX_WEIGHT_BYTES = 2000 << 20
 _MAX_LOOKED_INTO = 64
 # NumPy has no more axes; and no more than the shards' bytes lie along one.
 _MAX_RANK, _MAX_SIDE = 64, 1 << 31
@@ -107,7 +108,7 @@ def read_description(source: Path) -> Described:
         source / DESCRIPTION if source.is_dir() else source
     )
     with tfjs_errors():
-        content = json.loads(read_bounded(path, _MAX_DESCRIPTION_BYTES))
+        content = json.loads(read_bounded(path, MAX_DESCRIPTION_BYTES))
         if not isinstance(content, dict) or not isinstance(
             content.get("modelTopology"), dict
         ):
@@ -164,13 +165,13 @@ def read_weights(model: Described) -> dict[str, NDArray[Any]]:
         shards = [
             _find_shard(model.path, name, alone=len(names) == 1) for name in names
         ]
-        if sum(path.stat().st_size for path in shards) > _MAX_WEIGHT_BYTES:
+        if sum(path.stat().st_size for path in shards) > MAX_WEIGHT_BYTES:
             raise ConversionError("the shards are larger than 2000 MiB together")
         paths = iter(shards)
         found: dict[str, NDArray[Any]] = {}
         for group in groups:
             data = b"".join(
-                read_bounded(next(paths), _MAX_WEIGHT_BYTES) for _ in group["paths"]
+                read_bounded(next(paths), MAX_WEIGHT_BYTES) for _ in group["paths"]
             )
             found.update(_group(group["weights"], data))
         return found
