@@ -6,6 +6,7 @@ decoders release the GIL while they work.
     orientation     EXIF and XMP orientation, and the one copy that applies it
     memory_files    Pillow's view of an upload
     png_files       a PNG as Pillow opens it, whose rows are all there
+    bmp_files       a BMP as Pillow opens it, or of a kind that Pillow does not know
     bmp_runs        run lengths of a BMP
     formats         which format an upload has, and its opener
     decoders        which decoder, into whose memory; any mode to RGB

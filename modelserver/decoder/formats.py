@@ -13,13 +13,13 @@ from typing import IO, TYPE_CHECKING, cast
 
 from PIL import (
     AvifImagePlugin,
-    BmpImagePlugin,
     GifImagePlugin,
     WebPImagePlugin,
     features,
 )
 
 from modelserver.core.errors import NotAnImage
+from modelserver.decoder.bmp_files import open_bmp
 from modelserver.decoder.memory_files import MemoryFile
 from modelserver.decoder.png_files import PngFile
 
@@ -34,7 +34,7 @@ OPENERS: dict[str, Callable[[IO[bytes]], ImageFile.ImageFile]] = {
     "PNG": PngFile,
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
+    "BMP": open_bmp,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 # Brands of their files: still images, and sequences that have one too.

@@ -125,18 +125,6 @@ def test_codes_that_go_nowhere_are_damage(bits, body):
         shown(bits, (20, 20), body)
 
 
-@pytest.mark.parametrize("masks", [(0xF00, 0xF0, 0xF), (0xFF, 0xFF00, 0xFF0000)])
-def test_a_kind_of_bmp_that_is_not_read_is_not_called_damaged(masks):
-    """A whole file of four bits a colour, or of another order, gets the remedy."""
-    bits = 16 if masks[0] == 0xF00 else 32
-    info = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, bits, 3, 0, 0, 0, 0, 0)
-    head = b"BM" + struct.pack("<IHHI", 66 + 2 * bits, 0, 0, 66)
-    with pytest.raises(UndecodableImage, match=r"rare kind of BMP.* save it as PNG"):
-        decode(
-            head + info + struct.pack("<3I", *masks) + bytes(2 * bits), limits=LIMITS
-        )
-
-
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_unpacked_or_refused(data, halves):
     """A byte for each pixel comes out, or the declared errors."""

@@ -546,8 +546,8 @@ def test_first_frame_of_an_animation(kind, monkeypatch):
     def no_seek(self, frame):
         raise AssertionError
 
-    for opener in set(formats.OPENERS.values()):
-        monkeypatch.setattr(opener, "seek", no_seek)
+    opener = formats.OPENERS["WebP" if kind == "WEBP" else kind]
+    monkeypatch.setattr(opener, "seek", no_seek)
     assert decode(data, limits=LIMITS).pixels[4, 4].tolist() == [255, 0, 0]
 
 
