@@ -55,6 +55,25 @@ def test_a_connection_that_is_kept_answers_each_request_in_turn(server):
     assert classes == [tiny_graphs.echoed(red, 0, 0)[0] for red in reds]
 
 
+@pytest.mark.parametrize("stray", [b"\r\n", b"\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
+def test_a_stray_line_end_after_a_body_is_no_request(stray, apart, server):
+    """As clients send it that print a line after their form."""
+    body = form({"modelname": "m"}, photo((100, 0, 0)))
+    sent = request(body, f"Content-Length: {len(body)}")
+    last = request(b"", "Content-Length: 0", "Connection: close", path="/livez")
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+        answer = b""
+        for piece in (sent, stray, sent) if apart else (sent + stray + sent,):
+            connection.sendall(piece)
+            if apart and piece == sent:
+                answer += connection.recv(65536)
+        connection.sendall(stray + last)
+        while data := connection.recv(65536):
+            answer += data
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", b"405"]
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

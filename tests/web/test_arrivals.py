@@ -1,6 +1,7 @@
 """Requests that come in any pieces, as gunicorn itself would read them."""
 
 import itertools
+import re
 
 import pytest
 from gunicorn.config import Config
@@ -15,6 +16,7 @@ from modelserver.engine.uploads import Spool
 from modelserver.web.server.arrivals import Arrival, Rules
 
 MOST = 1000
+EMPTY_LINES = re.compile(rb"(\r?\n){,4}")
 CLIENT = ("127.0.0.1", 1)
 
 
@@ -43,13 +45,19 @@ def kind(error):
 
 
 def by_gunicorn(data):
-    """Return the requests that gunicorn reads from a connection, and how it ends."""
+    """Return the requests that gunicorn reads from a connection, and how it ends.
+
+    Without the few empty lines before each of them, which it would refuse.
+    """
     found = []
+    parser = RequestParser(Config(), [EMPTY_LINES.sub(b"", data, 1)], CLIENT)
     try:
-        for request in RequestParser(Config(), [data], CLIENT):
+        for request in parser:
             found.append(drain(request))
             if request.body.failed:
                 break
+            rest = parser.unreader.take_buffered()
+            parser.unreader.unread(EMPTY_LINES.sub(b"", rest, 1))
     except (ParseException, NoMoreData) as error:
         return found, kind(error)
     return found, StopIteration
@@ -82,6 +90,7 @@ def message(line, headers, body):
 LINES = [
     b"GET / HTTP/1.1", b"POST /detect?a=b HTTP/1.1", b"POST /detect HTTP/1.0",
     b"\r\nGET / HTTP/1.1", b"get / HTTP/1.1", b"GET /", b"nonsense", b"",
+    b"\n\r\n\nGET / HTTP/1.1", b"\r\n" * 6 + b"GET / HTTP/1.1", b"\rGET / HTTP/1.1",
 ]  # fmt: skip
 HEADERS = [
     b"Host: a", b"X: " + b"y" * 200, b"Connection: close", b"Connection: keep-alive",
@@ -118,7 +127,8 @@ MESSAGES = st.one_of(
         BODY,
     ),
 )
-STREAM = st.lists(MESSAGES, max_size=4).map(b"".join)
+STRAY = st.sampled_from([b"", b"\r\n", b"\n", b"\r", b"\r\n\r\n\r\n"])
+STREAM = st.lists(st.one_of(MESSAGES, STRAY), max_size=7).map(b"".join)
 CUTS = st.one_of(st.lists(st.integers(0, 900), max_size=12), st.just(range(3000)))
 
 
@@ -154,6 +164,42 @@ def test_nonsense_is_refused_before_its_end(data, early):
                 arrival.take(data[at : at + size])
         assert arrival.ready == early
         assert isinstance(arrival.error, ParseException) == early
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_few_empty_lines_before_a_request_are_none_of_it(size):
+    """A client may end its body with a line end that it has not counted."""
+    arrival, request = make(), b"GET / HTTP/1.1\r\n\r\n"
+    data = b"\r\n\n\r\n" + request + b"\r\n" * 3 + request
+    paths = []
+    for at in range(0, len(data), size):
+        arrival.take(data[at : at + size])
+        while arrival.ready:
+            paths.append(next(arrival).path)
+            arrival.go_on()
+    assert paths == ["/", "/"]
+    assert not arrival.begun
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_a_flood_of_empty_lines_is_refused(size):
+    """After some bytes, in however many packets."""
+    arrival, sent = make(), 0
+    while not arrival.ready and sent < 2000:
+        arrival.take((b"\r\n" * 1000)[sent : sent + size])
+        sent += size
+    assert isinstance(arrival.error, ParseException)
+    assert sent <= max(size, 12)
+
+
+def test_after_empty_lines_alone_nothing_has_begun():
+    """Not half an empty line either; the client's end is then a connection's end."""
+    for data in (b"\r\n", b"\n", b"\r", b"\r\n\r"):
+        arrival = make()
+        arrival.take(data)
+        assert (arrival.ready, arrival.begun) == (False, False)
+        assert arrival.take(b"")
+        assert isinstance(arrival.error, StopIteration | NoMoreData)
 
 
 def test_a_head_in_crumbs_is_not_read_again_and_again(monkeypatch):

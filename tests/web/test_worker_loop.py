@@ -44,6 +44,38 @@ def test_a_connection_that_stays_silent_is_closed(make):
     assert loop.nr_conns == 0
 
 
+@pytest.mark.parametrize("pieces", [(b"\r\n",), (b"\r", b"\n")])
+def test_empty_lines_alone_leave_a_connection_as_silent_as_it_was(pieces, make):
+    """They take no thread and no more time, and what follows is answered."""
+    loop = make()
+    first, kept = loop.come(), loop.come(LIVE)
+    loop.end(loop.with_threads.pop(), keep=True)
+    conns = [*loop.pending_conns, *loop.keepalived_conns]
+    until = [conn.timeout for conn in conns]
+    for client in (first, kept):
+        for piece in pieces:
+            client.sendall(piece)
+            loop.turn()
+    assert [*loop.pending_conns, *loop.keepalived_conns] == conns
+    assert [conn.timeout for conn in conns] == until
+    assert (loop._arriving, loop.with_threads) == ({}, [])
+    for client in (first, kept):
+        client.sendall(LIVE)
+    loop.turn()
+    assert set(loop.with_threads) == set(conns)
+
+
+def test_a_connection_that_begins_with_empty_lines_is_a_silent_one(make):
+    """It is closed like any other, without an answer."""
+    loop = make()
+    client = loop.come(b"\r\n\r\n")
+    (conn,) = loop.pending_conns
+    conn.timeout -= module._SILENT_S
+    loop.turn()
+    assert closed(client)
+    assert (loop.nr_conns, loop.wsgi.unreadable) == (0, [])
+
+
 def test_the_longest_silent_makes_room(make):
     """The longest silent one makes room for each that comes."""
     loop = make(4)

@@ -6,6 +6,7 @@ and now and then before, so that nonsense is refused early.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from modelserver.engine.uploads import Spool
 
 _HEAD_END = b"\r\n\r\n"
+# Some clients end a form's text, or the body, with a line end that its length leaves
+# out. RFC 9112, 2.2, has servers ignore "at least one" such line; a program that prints
+# a line after a text that ends in an empty one sends three.
+_EMPTY_LINE = re.compile(rb"\r?\n")
+_MOST_EMPTY_LINES = 4
 # What gunicorn's readers of a body raise.
 _BROKEN = (ParseException, NoMoreData)
 
@@ -85,14 +91,15 @@ class Arrival:
         # How far no end of a head was found, and when to ask the parser all the same.
         self._searched = 0
         self._ask_at = 0
+        self._empty_lines = 0
         self._body: Body | None = None
         self._chunks: Chunks | None = None
         self._missing = 0
 
     @property
     def begun(self) -> bool:
-        """Whether some of a request is there."""
-        return self.request is not None or bool(self._unread)
+        """Whether some of a request is there; an empty line before it is none of it."""
+        return self.request is not None or self._unread not in (b"", b"\r")
 
     @property
     def start(self) -> bytes:
@@ -126,7 +133,21 @@ class Arrival:
         else:
             self._unread += data
 
+    def _skip_empty_lines(self) -> None:
+        """Drop the empty lines before a request, but for a flood of them."""
+        if not self._count and self._cfg.proxy_protocol != "off":
+            return  # a proxy's binary line begins with two
+        while self._empty_lines < _MOST_EMPTY_LINES:
+            line = _EMPTY_LINE.match(self._unread)
+            if line is None:
+                return
+            self._unread = self._unread[line.end() :]
+            self._empty_lines += 1
+
     def _take_head(self) -> None:
+        self._skip_empty_lines()
+        if not self._unread and not self._ended:
+            return
         end = self._unread.find(_HEAD_END, self._searched)
         while end >= 0:
             if self._parse(end + len(_HEAD_END)):
@@ -154,6 +175,7 @@ class Arrival:
             self._fail(error)
             return True
         self._count += 1
+        self._empty_lines = 0
         self.head_at = time.perf_counter()
         rest = source.rest() + bytes(self._unread[size:])
         self._unread = b""

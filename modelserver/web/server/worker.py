@@ -284,11 +284,11 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             rules=self._rules,
             lingering=self._lingering,
         )
-        if start is not None:
-            self._read(conn)
-            return
         conn.timeout = time.monotonic() + _SILENT_S
-        self._watch(conn, self.pending_conns)
+        if start is None:
+            self._watch(conn, self.pending_conns)
+        else:
+            self._read(conn)
 
     def _watch(self, conn: Connection, waiting: deque[Connection] | None) -> None:
         """Wait for a connection's bytes.
@@ -324,20 +324,27 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             start = peek(conn.sock, self._head_bytes)
             if start is None:
                 return
-            self._unwatch(conn)
-            if self._refuse(conn.sock, start):
-                self.nr_conns -= 1
-                return
+            if start.strip(b"\r\n"):
+                self._unwatch(conn)
+                if self._refuse(conn.sock, start):
+                    self.nr_conns -= 1
+                    return
         self._read(conn)
 
     def _read(self, conn: Connection) -> None:
+        """Take what has come; who sends empty lines alone stays as silent as before."""
+        was_silent = conn not in self._arriving
         # Those from which nothing comes are first in line.
         self._arriving.pop(conn, None)
         if conn.read():
             self._unwatch(conn)
             self.enqueue_req(conn)
-        else:
+        elif conn.parser.begun:
+            if was_silent:
+                self._unwatch(conn)
             self._watch(conn, None)
+        elif not conn.is_watched:
+            self._watch(conn, self.pending_conns)
 
     def _drop(self, conn: Connection, *, graceful: bool = False) -> None:
         self._unwatch(conn)
