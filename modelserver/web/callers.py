@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import socket
@@ -22,7 +23,8 @@ _MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,9}", re.ASCII)
 # The client has closed its side, also if something it sent is still unread. Only Linux
 # shows that; elsewhere a connection must be gone altogether.
 _CLOSED = getattr(select, "POLLRDHUP", 0)
-_GONE = _CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+_INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass
@@ -34,12 +36,28 @@ class Caller:
         until: when that ends, in seconds of ``time.perf_counter``.
         connection: the client's, if it can be asked whether it is still there.
         has_left: the door saw that the client has gone.
+        may_be_asked: what :meth:`ask` sends is no fault of protocol.
+        is_asked: it was sent.
     """
 
     seconds: float
     until: float
     connection: socket.socket | None = None
     has_left: bool = False
+    may_be_asked: bool = False
+    is_asked: bool = False
+
+    def ask(self) -> None:
+        """Send what shows whether a client that has closed its side still listens.
+
+        One that does may be a script that has no more to say. It passes over an interim
+        answer (RFC 9110, 15.2), and the system of one that does not resets the
+        connection. For the request's thread, before its answer.
+        """
+        if self.connection is not None and not self.is_asked:
+            self.is_asked = True
+            with contextlib.suppress(OSError):  # it has gone
+                self.connection.send(_INTERIM, socket.MSG_DONTWAIT)
 
 
 def own_limit() -> float | None:
@@ -82,7 +100,10 @@ def caller(limit_s: float, own_s: float | None = None) -> Caller:
     seconds, until = limit_s, time.perf_counter() + limit_s
     if own_s is not None and g.started + own_s < until:
         seconds, until = own_s, g.started + own_s
-    return Caller(seconds, until, _connection(request.environ.get("gunicorn.socket")))
+    connection = _connection(request.environ.get("gunicorn.socket"))
+    # HTTP/1.0 has no interim answers.
+    is_current = request.environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+    return Caller(seconds, until, connection, may_be_asked=is_current)
 
 
 def _connection(given: Any) -> socket.socket | None:
@@ -96,14 +117,23 @@ def _connection(given: Any) -> socket.socket | None:
     return None
 
 
-def closed(connections: Iterable[socket.socket | None]) -> list[socket.socket]:
-    """Return those that their clients have closed, by one system call."""
+def closed(
+    connections: Iterable[socket.socket | None],
+) -> dict[socket.socket, bool]:
+    """Return those that their clients have closed, by one system call.
+
+    Returns:
+        For each, whether it is closed in both directions; else its client may still
+        listen.
+    """
     known = {one.fileno(): one for one in connections if one is not None}
     gone = known.pop(-1, None)  # closed by us meanwhile
     poll = select.poll()
     for descriptor in known:
         poll.register(descriptor, _CLOSED)
     found = (
-        [known[fd] for fd, events in poll.poll(0) if events & _GONE] if known else []
+        {known[fd]: bool(events & _GONE) for fd, events in poll.poll(0)}
+        if known
+        else {}
     )
-    return found if gone is None else [*found, gone]
+    return found if gone is None else {**found, gone: True}

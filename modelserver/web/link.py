@@ -52,7 +52,8 @@ class Waiting:
     Attributes:
         number: the request's, at this door.
         caller: who waits.
-        answers: those that have come.
+        answers: those that have come; ``None`` is the wish to ask the caller whether it
+            is still there.
         is_told: the engine knows that the caller has gone.
     """
 
@@ -60,7 +61,7 @@ class Waiting:
         self._link = link
         self.number = number
         self.caller = caller
-        self.answers: queue.SimpleQueue[ToDoor] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[ToDoor | None] = queue.SimpleQueue()
         self.is_told = False
 
     def __enter__(self) -> Self:
@@ -87,14 +88,18 @@ class Waiting:
         Raises:
             DeadlinePassed, RequestError: as :meth:`answer`.
         """
-        left_s = self.caller.until - time.perf_counter() + _GRACE_S
-        try:
-            answer = self.answers.get(timeout=max(0.0, left_s))
-        except queue.Empty:
-            raise DeadlinePassed(self.caller.seconds) from None
+        while (answer := self._wait()) is None:
+            self.caller.ask()
         if isinstance(answer, Refused) and not answer.model:
             raise answer.rebuild()
         return answer
+
+    def _wait(self) -> ToDoor | None:
+        left_s = self.caller.until - time.perf_counter() + _GRACE_S
+        try:
+            return self.answers.get(timeout=max(0.0, left_s))
+        except queue.Empty:
+            raise DeadlinePassed(self.caller.seconds) from None
 
 
 class Link(ABC):
@@ -242,14 +247,19 @@ class Link(ABC):
     def look_for_gone(self) -> None:
         """Tell the engine whose clients have gone; to be called each tenth of a second.
 
-        Their threads are answered by the engine.
+        Their threads are answered by the engine. A client that has closed only its side
+        is asked first.
         """
         waiting = list(self._waiting.values())
-        for connection in closed(one.caller.connection for one in waiting):
-            for one in waiting:
-                if one.caller.connection is connection:
-                    one.caller.connection = None
-                    one.caller.has_left = True
+        seen = closed(one.caller.connection for one in waiting)
+        for one in waiting:
+            caller = one.caller
+            is_gone = seen.get(caller.connection) if caller.connection else None
+            if is_gone or (is_gone is False and not caller.may_be_asked):
+                caller.connection = None
+                caller.has_left = True
+            elif is_gone is False and not caller.is_asked:
+                one.answers.put(None)
         for one in waiting:
             if one.caller.has_left and not one.is_told:
                 one.is_told = True

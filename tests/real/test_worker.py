@@ -55,6 +55,19 @@ def test_a_connection_that_is_kept_answers_each_request_in_turn(server):
     assert classes == [tiny_graphs.echoed(red, 0, 0)[0] for red in reds]
 
 
+def test_a_client_that_closes_its_side_after_its_request_is_answered(server):
+    """As ``nc -N`` and some scripts do, also if the photo takes a while."""
+    body = form({"modelname": "m"}, photo((100, 0, 0), (5000, 4000)))
+    sent = request(body, f"Content-Length: {len(body)}", "Connection: close")
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer)[-1] == b"200"
+
+
 @pytest.mark.parametrize("stray", [b"\r\n", b"\n", b"\r\n\r\n"])
 @pytest.mark.parametrize("apart", [True, False], ids=["apart", "together"])
 def test_a_stray_line_end_after_a_body_is_no_request(stray, apart, server):

@@ -8,6 +8,7 @@ from flask import Flask, g
 
 from modelserver.core.errors import BadRequest
 from modelserver.web import callers
+from support.servers import wait_for
 
 
 class Clock:
@@ -36,7 +37,7 @@ def caller(monkeypatch):
 
 def check(who):
     """Return a function that tells whether a caller has gone."""
-    return lambda: bool(callers.closed([who.connection]))
+    return lambda: bool(callers.closed([who.connection]).get(who.connection))
 
 
 @pytest.fixture
@@ -103,20 +104,44 @@ def test_a_client_that_waits_is_not_gone(caller, pair):
 
 
 @pytest.mark.parametrize("pending", [b"", b"the next request"])
-@pytest.mark.parametrize("how", ["close", "half", "reset"])
-def test_a_client_that_closed_is_gone(how, pending, caller, pair):
-    """A client that closed is gone, also if sent bytes are still unread."""
+def test_a_client_that_reset_its_connection_is_gone(pending, caller, pair):
+    """A client that reset is gone, also if sent bytes are still unread."""
     server, client = pair
     gone = check(caller(**{"gunicorn.socket": server}))
     client.sendall(pending)
-    if how == "half":
-        client.shutdown(socket.SHUT_WR)
-    if how == "reset":
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if how != "half":
-        client.close()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
     assert gone()
     assert gone()
+
+
+@pytest.mark.parametrize("pending", [b"", b"the next request"])
+def test_a_client_that_closed_is_gone_once_it_was_asked(pending, caller, pair):
+    """Until then it may be one that has no more to say, and listens."""
+    server, client = pair
+    who = caller(**{"gunicorn.socket": server, "SERVER_PROTOCOL": "HTTP/1.1"})
+    client.sendall(pending)
+    client.close()
+    assert callers.closed([server]) == {server: False}
+    who.ask()
+    wait_for(lambda: callers.closed([server]) == {server: True}, "its system resets")
+
+
+def test_a_client_that_closed_its_side_hears_that_it_is_asked_once(caller, pair):
+    """It listens, so it is not gone."""
+    server, client = pair
+    who = caller(**{"gunicorn.socket": server, "SERVER_PROTOCOL": "HTTP/1.1"})
+    client.shutdown(socket.SHUT_WR)
+    who.ask()
+    who.ask()
+    assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert callers.closed([server]) == {server: False}
+
+
+@pytest.mark.parametrize(("protocol", "may"), [("HTTP/1.1", True), ("HTTP/1.0", False)])
+def test_only_who_knows_interim_answers_may_be_asked(protocol, may, caller):
+    """HTTP/1.0 has none."""
+    assert caller(SERVER_PROTOCOL=protocol).may_be_asked == may
 
 
 def test_over_a_unix_socket_a_client_that_closed_is_gone(caller):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -309,6 +310,30 @@ def test_a_client_that_hangs_up_is_told_of(engine, link, photo, threads):
             engine.send(seen(number))
         for one in asked:
             one.result(SECONDS)
+
+
+def test_a_client_that_closed_its_side_is_asked_and_answered(
+    engine, link, photo, threads
+):
+    """It may be a script that has sent all; once it is known to be gone, it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, theirs:
+        caller = someone(connection=ours)
+        caller.may_be_asked = True
+        asked = threads.submit(evaluate, link, photo, caller)
+        engine.accept()
+        message, (descriptor,) = engine.receive(Evaluate)
+        os.close(descriptor)
+        theirs.shutdown(socket.SHUT_WR)
+        assert theirs.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert not caller.has_left
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        assert engine.receive(Gone)[0].number == message.number
+        engine.send(seen(message.number))
+        asked.result(SECONDS)
 
 
 def test_a_caller_that_waits_no_longer_tells_the_engine(
