@@ -13,7 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from modelserver.core.errors import StorageUnavailable
 from modelserver.engine.uploads import Spool
-from modelserver.web.server.arrivals import Arrival, Rules
+from modelserver.web.server.arrivals import Arrival, Rules, TlsInsteadOfPlainHttp
 
 MOST = 1000
 EMPTY_LINES = re.compile(rb"(\r?\n){,4}")
@@ -54,7 +54,7 @@ def by_gunicorn(data):
     try:
         for request in parser:
             found.append(drain(request))
-            if request.body.failed:
+            if request.body.failed or ("CONNECTION", "close") in request.headers:
                 break
             rest = parser.unreader.take_buffered()
             parser.unreader.unread(EMPTY_LINES.sub(b"", rest, 1))
@@ -94,6 +94,7 @@ LINES = [
 ]  # fmt: skip
 HEADERS = [
     b"Host: a", b"X: " + b"y" * 200, b"Connection: close", b"Connection: keep-alive",
+    b"Connection: TE, x",
     b"Content-Length: x", b"Content-Length: 5", b" folded", b"NoColon", b"X: \xff", b"X: a\nb",
 ]  # fmt: skip
 CHUNKED = [b"Transfer-Encoding: chunked"]
@@ -200,6 +201,32 @@ def test_after_empty_lines_alone_nothing_has_begun():
         assert (arrival.ready, arrival.begun) == (False, False)
         assert arrival.take(b"")
         assert isinstance(arrival.error, StopIteration | NoMoreData)
+
+
+def test_a_handshake_is_refused_at_its_first_bytes():
+    """It may hold no line end for kilobytes, and its client waits for the answer."""
+    arrival = make()
+    assert arrival.take(b"\x16\x03\x01\x02\x00\x01")
+    assert isinstance(arrival.error, TlsInsteadOfPlainHttp)
+
+
+@pytest.mark.parametrize(
+    ("headers", "closes"),
+    [
+        ([b"Connection: TE, close"], True),
+        ([b"connection:close,\tTE"], True),
+        ([b"Connection: TE", b"Connection: Close"], True),
+        ([b"Connection: keep-alive, close"], True),
+        ([b"Connection: keep-alive, TE"], False),
+        ([b"Connection: closed", b"X-Connection: close"], False),
+        ([], False),
+    ],
+)
+def test_a_client_may_name_close_among_other_options(headers, closes):
+    """Perl's LWP sends "TE, close", and older programs read until the end."""
+    arrival = make()
+    assert arrival.take(message(b"GET / HTTP/1.1", headers, b""))
+    assert next(arrival).should_close() == closes
 
 
 def test_a_head_in_crumbs_is_not_read_again_and_again(monkeypatch):

@@ -76,6 +76,19 @@ def test_a_connection_that_begins_with_empty_lines_is_a_silent_one(make):
     assert (loop.nr_conns, loop.wsgi.unreadable) == (0, [])
 
 
+def test_who_speaks_tls_is_answered_at_once_and_told_of_now_and_then(make, caplog):
+    """In plain HTTP, which its library calls a wrong version."""
+    caplog.set_level("INFO")
+    loop = make()
+    for _ in range(2):
+        client = loop.come(b"\x16\x03\x01\x02\x00\x01\x00")
+        assert b"(tls instead of plain http)" in client.recv(2000)
+    assert [record.message for record in caplog.records] == [
+        "A client speaks TLS, and this port does not: say http://."
+    ]
+    assert loop.wsgi.unreadable == [400, 400]
+
+
 def test_the_longest_silent_makes_room(make):
     """The longest silent one makes room for each that comes."""
     loop = make(4)

@@ -31,8 +31,27 @@ _HEAD_END = b"\r\n\r\n"
 # a line after a text that ends in an empty one sends three.
 _EMPTY_LINE = re.compile(rb"\r?\n")
 _MOST_EMPTY_LINES = 4
+# How a handshake begins (RFC 8446, 5.1); no request does.
+_TLS = b"\x16\x03"
 # What gunicorn's readers of a body raise.
 _BROKEN = (ParseException, NoMoreData)
+
+
+class TlsInsteadOfPlainHttp(ParseException):  # type: ignore[misc] # has no types
+    """A client speaks TLS, and this port does not."""
+
+
+def _says_close(request: Request) -> bool:
+    """Return whether a client wants its connection closed after the answer.
+
+    gunicorn sees that only in a header of its own, and Perl's LWP sends "TE, close".
+    """
+    values = [value for name, value in request.headers if name == "CONNECTION"]
+    return any(
+        option.strip(" \t").lower() == "close"
+        for value in values
+        for option in value.split(",")
+    )
 
 
 class Rules(NamedTuple):
@@ -148,6 +167,10 @@ class Arrival:
         self._skip_empty_lines()
         if not self._unread and not self._ended:
             return
+        if self._unread.startswith(_TLS):
+            # It may hold no line end, and would be waited for.
+            self._fail(TlsInsteadOfPlainHttp())
+            return
         end = self._unread.find(_HEAD_END, self._searched)
         while end >= 0:
             if self._parse(end + len(_HEAD_END)):
@@ -174,6 +197,8 @@ class Arrival:
         except Exception as error:  # noqa: BLE001 - none may end the worker's main loop
             self._fail(error)
             return True
+        if _says_close(self.request):
+            self.request.force_close()
         self._count += 1
         self._empty_lines = 0
         self.head_at = time.perf_counter()

@@ -25,7 +25,7 @@ from modelserver.core.errors import BodyTooSlow
 from modelserver.tasks import TASKS
 from modelserver.web.access import BodyCheck
 from modelserver.web.problems import plain_answer, plain_problem, status_of
-from modelserver.web.server.arrivals import Rules
+from modelserver.web.server.arrivals import Rules, TlsInsteadOfPlainHttp
 from modelserver.web.server.bodies import words_of
 from modelserver.web.server.connections import (
     AnswerSocket,
@@ -78,6 +78,8 @@ _MOST_COMING = 16
 _NO_MORE_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATH_S = 0.05
 _WARN_S = 1.0
+# How often the log says that clients speak TLS: scanners do so all day.
+_TELL_TLS_S = 60.0
 # The arbiter looks at a worker's sign of life each second.
 _NOTIFY_S = 0.5
 _STATUSES = {
@@ -123,6 +125,7 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
 
     _notified = 0.0
     _warn_at = 0.0
+    _tell_tls_at = 0.0
     # Connections that threads have, or wait for one; the main loop's.
     _handled = 0
     _lingering: Lingering
@@ -570,6 +573,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         backend = self.wsgi.extensions["modelserver"]
         backend.count_unreadable(status)
         self.log.debug("Refused a request from %s: %s", addr, type(exc).__name__)
+        if isinstance(exc, TlsInsteadOfPlainHttp):
+            self._tell_of_tls()
         reason = words_of(exc)
         detail = f"The request cannot be read: {status.phrase} ({reason})."
         try:
@@ -579,3 +584,8 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
             util.write_nonblock(sock, answer)
         except OSError:
             self.log.debug("The client did not wait for the answer.")
+
+    def _tell_of_tls(self) -> None:
+        if self._tell_tls_at <= time.monotonic():
+            self._tell_tls_at = time.monotonic() + _TELL_TLS_S
+            log.info("A client speaks TLS, and this port does not: say http://.")
