@@ -7,7 +7,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -133,6 +133,7 @@ STREAM = st.lists(st.one_of(MESSAGES, STRAY), max_size=7).map(b"".join)
 CUTS = st.one_of(st.lists(st.integers(0, 900), max_size=12), st.just(range(3000)))
 
 
+@settings(deadline=None)
 @given(data=STREAM, lost=st.integers(0, 40), cuts=CUTS)
 def test_requests_in_any_pieces_are_what_gunicorn_reads(
     data, lost, cuts, tmp_path_factory
