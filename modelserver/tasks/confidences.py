@@ -42,11 +42,16 @@ def confidences(scores: NDArray[F]) -> NDArray[F]:
     Raises:
         ValueError: one is a NaN, or more than 1e-3 outside.
     """
-    # As float32, in which 1.001 is exactly 1e-3 outside.
-    close = scores.astype(np.float32)
-    within = (close >= -ROUNDING) & (close <= 1 + ROUNDING)
-    if not within.all():
+    if not scores.size:
+        return scores
+    # As float32, in which 1.001 is exactly 1e-3 outside; a NaN is both extremes.
+    close = scores.astype(np.float32, copy=False)
+    least, most = close.min(), close.max()
+    if not (least >= -ROUNDING and most <= 1 + ROUNDING):
         which = "its one score" if scores.size == 1 else "one of its scores"
+        within = (close >= -ROUNDING) & (close <= 1 + ROUNDING)
         raise ValueError(f"{which}, {scores[~within][0]:g}, is no probability")
+    if least < 0 or most > 1:
+        scores = np.clip(scores, 0, 1)
     # Zero has a sign, which an answer would show.
-    return np.clip(scores, 0, 1) + scores.dtype.type(0)
+    return scores + scores.dtype.type(0)

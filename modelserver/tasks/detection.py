@@ -41,6 +41,9 @@ _ROW_BYTES = 6 * 8
 _BEYOND = 4.0
 _SURE = 0.3
 _ALL = Options()
+# Of a box that begins with its upper side; and numbers that NumPy need not convert.
+_XYXY = np.array([1, 0, 3, 2])
+_NOUGHT, _ONE = np.float32(0), np.float32(1)
 
 
 def parse(
@@ -113,6 +116,8 @@ def _wanted_rows(
         known = np.unique(rows.ids).tolist()
         wanted = [one for one in known if options.wants(labels.name(one))]
         rows = rows.take(np.flatnonzero(np.isin(rows.ids, wanted)))
+    if options.max_results is None:
+        return rows
     return rows.take(slice(options.max_results))
 
 
@@ -129,17 +134,19 @@ def _sound_rows(
         )
     scores = scores[: counted(outputs)]
     # Below are padding and what nobody asked for; a NaN is neither.
-    rows = np.flatnonzero(~(scores < np.float32(least or -ROUNDING)))
-    scores[rows] = confidences(scores[rows])
-    sound = np.abs(classes[rows]) < _MAX_CLASS
-    rows = rows[sound & np.isfinite(boxes[rows]).all(axis=1)]
-    rows = rows[np.argsort(-scores[rows], kind="stable")[:MOST]]
-    corners = np.clip(_in_photo(boxes[rows], window)[:, [1, 0, 3, 2]], 0.0, 1.0)
+    (rows,) = (~(scores < np.float32(least or -ROUNDING))).nonzero()
+    scores, boxes, classes = confidences(scores[rows]), boxes[rows], classes[rows]
+    sound = np.logical_and.reduce(np.isfinite(boxes), axis=1)
+    sound &= np.abs(classes) < _MAX_CLASS
+    best = np.argsort(-scores, kind="stable")
+    best = best[sound[best]][:MOST]
+    corners = _in_photo(boxes[best], window).take(_XYXY, axis=1)
+    np.minimum(np.maximum(corners, _NOUGHT, out=corners), _ONE, out=corners)
     return _Rows(
-        np.rint(classes[rows]).astype(np.int64),
-        scores[rows],
+        np.rint(classes[best]).astype(np.int64),
+        scores[best],
         # Zero has a sign, which an answer would show.
-        corners + np.float32(0),
+        np.add(corners, _NOUGHT, out=corners),
     )
 
 
