@@ -5,6 +5,7 @@ language in here must be old.
 """
 
 import importlib.util
+import signal
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ _START_FAILED = 3
 def checked(*packages: str) -> "Iterator[None]":
     """End the process with a sentence if what is imported in here cannot be.
 
+    Ctrl-C ends it without a word meanwhile; imports would be a long traceback.
+
     Args:
         packages: that are imported later, by other processes.
 
@@ -38,6 +41,9 @@ def checked(*packages: str) -> "Iterator[None]":
     for package in packages:
         if importlib.util.find_spec(package) is None:
             _stop_without(package)
+    interrupts = signal.getsignal(signal.SIGINT)
+    if interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     except ModuleNotFoundError as error:
@@ -45,6 +51,9 @@ def checked(*packages: str) -> "Iterator[None]":
         if package in {"", "modelserver", *sys.stdlib_module_names}:
             raise
         _stop_without(package)
+    finally:
+        if interrupts is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupts)
 
 
 def _stop_without(package: str) -> "NoReturn":

@@ -256,6 +256,14 @@ def test_without_stderr_the_code_remains(monkeypatch):
     assert caught.value.code == serving.START_FAILED
 
 
+def test_ctrl_c_at_the_start_ends_it_without_a_traceback(capsys):
+    """With the code that a shell gives it."""
+    with pytest.raises(SystemExit) as caught, serving.start_errors():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_other_errors_pass():
     """Only errors of the start become sentences; a bug keeps its traceback."""
     with pytest.raises(ZeroDivisionError), serving.start_errors():

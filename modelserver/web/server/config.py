@@ -52,6 +52,8 @@ _MIN_CONNECTIONS = 1000
 _MOST_WORKERS = 4
 _FILES = 4096
 _STDERR = 2
+# As a shell calls a program that Ctrl-C ended.
+_INTERRUPTED = 128 + signal.SIGINT
 # Lines of gunicorn's, by its own words, about what nobody asked for.
 _ROUTINE = frozenset(
     {
@@ -67,11 +69,16 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - gunicorn makes a safe name in it
 
 @contextlib.contextmanager
 def start_errors() -> Iterator[None]:
-    """Turn a ``StartError`` into one sentence on stderr and the end of the process."""
+    """Turn a ``StartError`` into one sentence on stderr and the end of the process.
+
+    Ctrl-C ends it without one.
+    """
     try:
         yield
     except StartError as error:
         _stop(error)
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
 
 
 def _stop(reason: object) -> NoReturn:
