@@ -73,7 +73,7 @@ class Backend:
 
     @property
     def link(self) -> Link:
-        """The way to the engine, once this has started."""
+        """The way to the engine, once this has started; also when it is closed."""
         if self._link is None:
             raise RuntimeError("the app has not started")
         return self._link
@@ -177,10 +177,9 @@ class Backend:
             self.engine.rescan()
 
     def close(self) -> None:
-        """End all models of this process. Idempotent."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
+        """End all models of this process; what still asks is refused. Idempotent."""
+        if self._link is not None:
+            self._link.close()
         elif "engine" in self.__dict__:
             self.engine.close()
         if self.traces is not None:

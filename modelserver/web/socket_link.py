@@ -96,14 +96,15 @@ class SocketLink(Link):
         if self._reader is not None:
             self._reader.join()
         self._woken.close()
-        self._page.close()
+        with self._sending:
+            self._page.close()
 
     def send(self, message: ToEngine, descriptor: int | None = None) -> None:
         """Send a message; of a file, the engine gets a descriptor to read it by.
 
         Raises:
             ModelNotReady: there is no engine, and none came within a second.
-            Overloaded: it takes no messages at the moment.
+            Overloaded: it takes no messages at the moment, or this is closed.
         """
         if isinstance(message, Ask) and message.topic == "metrics":
             self._hand_counts_over()
@@ -142,9 +143,10 @@ class SocketLink(Link):
 
         Raises:
             ModelNotReady: there is none, and none came within a second.
+            Overloaded: this is closed.
         """
         until = 0.0
-        while (packets := self._packets) is None or self._page.age_s > _AWAY_S:
+        while (packets := self._living()) is None:
             now = time.monotonic()
             until = until or now + _AWAY_S
             if now >= until:
@@ -152,6 +154,16 @@ class SocketLink(Link):
             # A new engine is told; one that hangs only shows that it lives again.
             self._sending.wait(min(until - now, _AGAIN_S))
         return packets
+
+    def _living(self) -> PacketSocket | None:
+        """Return what leads to an engine that lives, if there is one.
+
+        Raises:
+            Overloaded: this is closed.
+        """
+        if self._ending.is_set():
+            raise Overloaded(1.0, "The server is closing")
+        return self._packets if self._page.age_s <= _AWAY_S else None
 
     def _away(self) -> ModelNotReady:
         return ModelNotReady("", "restarting", self._retry_after_s())
@@ -167,6 +179,8 @@ class SocketLink(Link):
 
     def refusal(self, handled: int) -> RequestError | None:
         """Read it from the page."""
+        if self._ending.is_set():
+            return None
         coming = handled - len(self._waiting)
         return self._page.refusal(max(0, min(coming, _MOST_COMING)))
 

@@ -35,6 +35,21 @@ def test_who_serves_without_an_engine_of_its_own_is_warned(
     assert ("would hold every model" in caplog.text) == warns
 
 
+def test_a_closed_backend_refuses_what_still_asks(folder):
+    """A request that outlives its door's models is a 503, not a bug."""
+    settings = make_settings(MODEL_FOLDER=folder, UPLOAD_FOLDER=folder / "pics")
+    descriptor = make_page(4)
+    backend = Backend([DETECTION], settings)
+    backend.join("/nowhere", descriptor)
+    os.close(descriptor)
+    backend.start()
+    backend.close()
+    with pytest.raises(Overloaded, match="closing"):
+        backend.link.ask("models")
+    backend.count_unreadable(400)
+    assert backend.refusal(1) is None
+
+
 @pytest.mark.parametrize(
     ("path", "dialect", "counted"),
     [

@@ -428,6 +428,19 @@ def test_the_page_says_how_photos_would_be_refused(engine, link):
     link._waiting = {}
 
 
+def test_what_asks_after_closing_is_refused(engine, tmp_path, page):
+    """Requests in flight at Ctrl-C end in words; their answers are still counted."""
+    link = SocketLink(str(tmp_path / "engine"), page)
+    link.start()
+    engine.accept()
+    link.close()
+    with pytest.raises(Overloaded, match="closing"):
+        link.ask("models")
+    assert link.refusal(5) is None
+    link.count("/detect", "", 503)
+    link.count_refusal("overloaded")
+
+
 def test_closing_ends_what_waits_and_leaves_nothing(engine, tmp_path, page, threads):
     """A door that ends refuses what is with the engine; its descriptors are closed."""
     before = len(descriptors())
