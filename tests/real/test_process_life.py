@@ -35,6 +35,11 @@ TO_A_FULL_DISK = (
     "import os, runpy, sys; full = os.open('/dev/full', os.O_WRONLY); os.dup2(full, 1);"
     " sys.argv = ['app.py']; runpy.run_path('app.py', run_name='__main__')"
 )
+UNDER_A_LIMIT = (
+    "import resource, runpy, sys; limit = getattr(resource, sys.argv[1]);"
+    " resource.setrlimit(limit, (int(sys.argv[2]),) * 2);"
+    " sys.argv = ['app.py']; runpy.run_path('app.py', run_name='__main__')"
+)
 
 
 @pytest.fixture
@@ -200,6 +205,27 @@ def test_a_port_in_use_ends_the_start_with_a_line(folder, uploads):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("modelserver: ")
     assert f"port {port}" in last
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "option"),
+    [
+        ("RLIMIT_FSIZE", 1 << 20, "-f"),
+        ("RLIMIT_NOFILE", 32, "-n"),
+        ("RLIMIT_AS", 1 << 30, "-v"),
+    ],
+)
+def test_a_limit_that_is_too_low_ends_the_start_with_a_line(
+    limit, value, option, folder, uploads
+):
+    """It is named, with what to do; the models would only fail one by one."""
+    words = ("-c", UNDER_A_LIMIT, limit, value)
+    done = run(*map(str, words), PORT=0, MODEL_FOLDER=folder, UPLOAD_FOLDER=uploads)
+    assert done.returncode == START_FAILED
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("modelserver: A ")
+    assert f"(ulimit {option}, " in last
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("app", ["app.py", "app_classify.py"])

@@ -31,7 +31,7 @@ from modelserver.core import background_stream, logs
 from modelserver.core.errors import START_FAILED, SettingError, StartError
 from modelserver.core.process_limits import end_with_parent, give_freed_memory_back
 from modelserver.core.settings import Settings, near_misses
-from modelserver.engine import admission, startup_hint
+from modelserver.engine import admission, startup_hint, system_limits
 from modelserver.tasks import DETECTION, TASKS
 from modelserver.web.server import engine_keeper, served_tasks
 from modelserver.web.server.engine_keeper import EngineKeeper
@@ -353,6 +353,7 @@ def _prepare(
     _check_addresses_are_free(arbiter)
     with start_errors():
         settings.check_model_folder()
+        system_limits.check(settings)
         if settings.grpc_port:
             check_packages()
             settings.check_bind([settings.host])
