@@ -247,3 +247,14 @@ def test_what_a_flag_allows_is_what_it_takes():
     flag = Flag()
     words = flag.allowed.removeprefix("one of ").split(", ")
     assert {flag(word) for word in words} == {True, False}
+
+
+def test_a_model_folder_of_odd_bytes_is_refused(tmp_path):
+    """Its path goes through messages, which are text; spaces and signs are none."""
+    for name in ("a b", "a\nb", "100%", "K\xe4se"):
+        (tmp_path / name).mkdir()
+        settings = Settings.from_environ({"MODEL_FOLDER": str(tmp_path / name)})
+        settings.check_model_folder()
+    settings = Settings.from_environ({"MODEL_FOLDER": f"{tmp_path}/a\udcff"})
+    with pytest.raises(StartError, match=r"MODEL_FOLDER=.*no UTF-8: rename"):
+        settings.check_model_folder()

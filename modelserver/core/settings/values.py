@@ -140,9 +140,15 @@ class Settings:
         """Refuse a model folder that can only be a mistake; a folder may come later.
 
         Raises:
-            StartError: neither it nor the folder that it would lie in is there.
+            StartError: neither it nor the folder that it would lie in is there, or
+                its path is no text, as messages between processes are.
         """
         folder = os.path.abspath(self.model_folder)  # noqa: PTH100 - follows no link
+        if folder != folder.encode(errors="ignore").decode():
+            raise StartError(
+                f"MODEL_FOLDER={folder!r} has bytes that are no UTF-8: rename the"
+                " folder."
+            )
         parent = os.path.dirname(folder)  # noqa: PTH120 - of a text
         if not (os.path.lexists(folder) or os.path.isdir(parent)):  # noqa: PTH112 - never raises
             raise StartError(
