@@ -329,8 +329,7 @@ class DecoderProcesses:
     def _ask(self, worker: Worker, job: Job, wants: Wants) -> None:
         """Answer a decoder that needs more for its job."""
         if wants.costly and not job.costly:
-            granted = self._has_costly_place()
-            job.costly = True
+            granted = job.costly = self._has_costly_place()
             if granted:
                 worker.lower()
         elif not wants.costly and wants.fit < len(job.rooms):
@@ -341,6 +340,7 @@ class DecoderProcesses:
         worker.connection.send(_encode(answer))
         if not granted:
             self._finish(worker, job, dispatch=False)
+            job.costly |= wants.costly
             self._again(job)
 
     def _decoded(self, worker: Worker, job: Job, message: Decoded) -> None:
@@ -415,18 +415,18 @@ class DecoderProcesses:
             if wall_s > _PATIENCE_S:
                 self._kill(worker, "left", lambda: job.fail(ClientGone()))
         elif now >= job.until:
-            job.fail(lateness(job, now))
+            # Counted first: who is told may ask for the numbers at once.
             self._kill(worker, "deadline", lambda: None)
+            job.fail(lateness(job, now))
         elif spent_s > self._timeout_s and not job.draws:
-            job.fail(UndecodableImage(f"it takes more than {self._timeout_s:g} s."))
             self._kill(worker, "timeout", lambda: None)
+            job.fail(UndecodableImage(f"it takes more than {self._timeout_s:g} s."))
         elif spent_s > _COSTLY_S and not job.costly:
-            granted = self._has_costly_place()
-            job.costly = True
-            if granted:
+            if self._has_costly_place():
+                job.costly = True
                 worker.lower()
             else:
-                self._kill(worker, "costly", partial(self._again, job))
+                self._kill(worker, "costly", partial(self._wait_as_costly, job))
         elif wall_s > _STOPPED_S and spent_s < _NO_TIME_S and worker.is_stopped():
             self._kill(worker, "stopped", partial(self._try_again, job))
 
@@ -449,6 +449,11 @@ class DecoderProcesses:
             job.fail(UndecodableImage(_ENDED))
         else:
             self._crew.when_known(worker, partial(self._judge, job))
+
+    def _wait_as_costly(self, job: Job) -> None:
+        """Queue a photo again that takes long, now that nothing decodes it any more."""
+        job.costly = True
+        self._again(job)
 
     def _judge(self, job: Job, how: str, outside: bool) -> None:  # noqa: FBT001 - as it is told
         """Refuse a photo that ended its decoder, or try it once more."""

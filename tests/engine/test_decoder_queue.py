@@ -248,6 +248,56 @@ def test_a_decoder_that_is_being_ended_is_not_listened_to(taken):
     assert not each.future.done()
 
 
+@pytest.fixture
+def costly(taken):
+    """The same as ``taken``, and a second decoder whose job is a costly one."""
+    pool, worker, each = taken
+    other = Worker(1, FakeConnection(), None)
+    other.job, other.state = job(9, each.rooms[0], costly=True), "busy"
+    pool._count = 2
+    pool._crew._workers.update({0: worker, 1: other})
+    yield pool, worker, each
+    other.job.close()
+
+
+def test_a_decoder_that_is_ended_for_a_costly_photo_does_not_count_as_one(
+    costly, monkeypatch
+):
+    """Until it is gone; then the photo waits as a costly one."""
+    pool, worker, each = costly
+    monkeypatch.setattr(worker, "spent_s", lambda: 1.0)
+    pool._look_at(worker, each, 0.0)
+    assert (worker.state, pool.sample().costly) == ("ending", 1)
+    pool._gone(worker)
+    assert each.costly
+    assert (len(pool._queue), pool._queue.ordinary) == (1, 0)
+
+
+def test_a_decoder_that_gives_a_costly_photo_back_does_not_count_as_one(costly):
+    """Not even while it is told so; then the photo waits as a costly one."""
+    pool, worker, each = costly
+    told = []
+    worker.connection.send = lambda _data: told.append(pool.sample().costly)
+    pool._take(worker, Wants(7, 0, 0, costly=True))
+    assert told == [1]
+    assert each.costly
+    assert (len(pool._queue), pool._queue.ordinary) == (1, 0)
+
+
+@pytest.mark.parametrize(("why", "until"), [("timeout", math.inf), ("deadline", 0.0)])
+def test_a_photo_that_was_ended_is_counted_before_its_client_is_told(
+    why, until, taken, monkeypatch
+):
+    """Who asks for the numbers then finds it there."""
+    pool, worker, each = taken
+    each.until = until
+    monkeypatch.setattr(worker, "spent_s", lambda: 1000.0)
+    counted = []
+    each.future.add_done_callback(lambda _: counted.append(pool._crew.ended[why]))
+    pool._look_at(worker, each, 0.0)
+    assert counted == [1]
+
+
 def test_frames_of_an_answer_come_back_once(taken):
     """With their pixels, to their model's room."""
     pool, worker, each = taken
