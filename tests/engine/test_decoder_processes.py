@@ -296,7 +296,7 @@ def test_nobody_decodes_for_those_who_wait_no_more(pool):
     eventually(lambda: there(decoders) == 2)
     running, late = (
         ask(decoders, b"sleep 1000"),
-        ask(decoders, b"sleep 1000", until=time.perf_counter() + 0.5),
+        ask(decoders, b"sleep 1000", until=time.perf_counter() + 2.0),
     )
     eventually(lambda: at_work(decoders) == 2)
     waiting = ask(decoders, picture())
@@ -371,9 +371,12 @@ def test_a_dead_decoders_memory_stays_until_nobody_reads_it(pool):
     eventually(lambda: there(decoders) == 2)
     retired = []
     image.frame.memory.tell_reader(retired.append)
-    for pid in decoders.pids[1:]:
+    killed = set(decoders.pids[1:])
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
     assert isinstance(outcome(decoders, picture()), Prepared)
+    # On a busy machine one is there again before the other has died.
+    eventually(lambda: not killed & set(decoders.pids))
     assert seen(image.frame)[0, 0, 0] == 255
     assert not retired
     image.frame.release()

@@ -68,8 +68,9 @@ def test_photos_are_answered_with_next_to_no_rights(folder, uploads, tmp_path):
         listening = r"Listening at: (http://[\d.]+:\d+)"
         wait_for(lambda: re.search(listening, said.read_text()), "it listens")
         url = re.search(listening, said.read_text())[1]
+        ready = f"{url}/readyz"
         wait_for(
-            lambda: httpx.get(url + "/readyz").status_code == 200, "it is ready", 60
+            lambda: httpx.get(ready, timeout=SECONDS).status_code == 200, "it is ready"
         )
         for size in ((32, 24), (3000, 2000)):
             answer = httpx.post(

@@ -3,13 +3,13 @@
 import os
 import signal
 import socket
-import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from support.kept_servers import keep
-from support.servers import SECONDS
+from support.servers import SECONDS, wait_for
 
 pytestmark = pytest.mark.real
 __all__ = ["keep"]  # a fixture
@@ -44,8 +44,14 @@ def close(connections):
         connection.close()
 
 
+def files(server):
+    """How many descriptors each door has."""
+    return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in server.doors]
+
+
 def test_connections_that_come_at_once_are_spread(server):
     """Ten times, however the doors wake."""
+    before = files(server)
     for _ in range(10):
         connections = [connect(server) for _ in range(KEPT)]
         for connection in connections:
@@ -54,7 +60,7 @@ def test_connections_that_come_at_once_are_spread(server):
         assert sorted(counts) == server.doors
         assert max(counts.values()) <= MOST, counts
         close(connections)
-        time.sleep(0.1)  # until the doors have noticed
+        wait_for(lambda: files(server) == before, "the doors have noticed")
 
 
 def test_connections_that_come_one_by_one_are_spread(server):
@@ -74,6 +80,13 @@ def test_connections_that_come_one_by_one_are_spread(server):
     close(connections)
 
 
+def came_to(server, connections):
+    """The door that answers one more connection."""
+    connections.append(connect(server))
+    connections[-1].sendall(ASK)
+    return answer(connections[-1])
+
+
 def test_a_door_that_hangs_is_not_waited_for(server):
     """The other one takes what comes, and what came first is answered later."""
     stopped, other = server.doors
@@ -85,11 +98,8 @@ def test_a_door_that_hangs_is_not_waited_for(server):
         assert {answer(connection) for connection in connections} == {other}
     finally:
         os.kill(stopped, signal.SIGCONT)
-    # It wakes at the next one that comes; most that come then are its.
-    connections.append(connect(server))
-    connections[-1].sendall(ASK)
-    assert answer(connections[-1]) in server.doors
-    time.sleep(0.1)
+    # It wakes and takes one that comes; most that come then are its.
+    wait_for(lambda: came_to(server, connections) == stopped, "it takes one")
     more = [connect(server) for _ in range(KEPT // 2)]
     for connection in more:
         connection.sendall(ASK)

@@ -12,6 +12,7 @@ import pytest
 
 from modelserver.core.errors import START_FAILED, ModelNotReady, RunnerDied
 from modelserver.core.messages.control import RESCAN
+from modelserver.web import socket_link
 from modelserver.web.server.process_keeper import make_environ
 from support import tiny_graphs
 from support.engine_processes import (
@@ -142,7 +143,9 @@ def test_it_ends_with_a_killed_arbiter(arbiter, tmp_path):
     eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_its_death_refuses_what_it_had_and_the_next_serves(arbiter, folder, tmp_path):
+def test_its_death_refuses_what_it_had_and_the_next_serves(
+    arbiter, folder, tmp_path, monkeypatch
+):
     """SIGKILL with a request in flight: 503 for that, then all is well again."""
     tiny_graphs.write(folder / "m.frozen.pb", tiny_graphs.echo_detector())
     (folder / "m.label_map.pbtxt").write_text('item { id: 21 name: "red" }')
@@ -159,6 +162,8 @@ def test_its_death_refuses_what_it_had_and_the_next_serves(arbiter, folder, tmp_
     process, _ = made.start()
     eventually(lambda: states(link) == {"m": "READY"})
     os.kill(process.pid, signal.SIGSTOP)
+    # Who asks is slower than that on a busy machine.
+    monkeypatch.setattr(socket_link, "_AWAY_S", SECONDS)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(evaluate, link, tmp_path)
         eventually(lambda: link._waiting)

@@ -83,12 +83,15 @@ def test_a_photo_that_is_too_large_is_not_sent(watched):
 
 def test_a_full_server_is_asked_again_by_itself(watched):
     """After what Retry-After says."""
+    watched.page.clock.install()
     body = problem("Overloaded", "The queue of 'm' is full.")
-    answer(watched.page, 503, body, **{"Retry-After": "1", "Content-Type": PROBLEM})
+    answer(watched.page, 503, body, **{"Retry-After": "60", "Content-Type": PROBLEM})
     watched.choose(PHOTO)
     words = watched.page.locator(".problem").inner_text()
     assert "The queue of 'm' is full." in words
-    assert "It is tried again in 1 s." in words
+    assert "It is tried again in 60 s." in words
+    assert watched.posts() == 1
+    watched.page.clock.run_for(60_000)
     watched.page.locator(".result table").wait_for()
     assert watched.posts() == 2
 

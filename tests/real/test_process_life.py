@@ -162,24 +162,13 @@ def test_a_second_signal_does_not_wait_for_requests(second, folder, uploads, tmp
         server.wait()
         client = threading.Thread(target=ask)
         client.start()
-        wait_for(lambda: opened(server) > 0, "the photo is there")
+        wait_for(server.uploads, "the photo is there")
         server.process.terminate()
         log = tmp_path / "stderr"
         wait_for(lambda: "Handling signal: term" in log.read_text(), "it is heard")
         server.end(second)
         client.join(SECONDS)
     assert answers[0] != 200
-
-
-def opened(server):
-    """How many uploads the engine holds."""
-    found = 0
-    for link in Path(f"/proc/{server.engine()}/fd").iterdir():
-        try:
-            found += "/pics/" in str(link.readlink())
-        except OSError:
-            continue
-    return found
 
 
 def run(*arguments, **environ):

@@ -112,7 +112,7 @@ def test_good_bad_and_slow_reloads_fail_no_request(server, folder):
         load.wait_for(3)
         assert model(server)["reload_error"] is None
     assert load.failures == []
-    assert len(server.runners()) == 1
+    wait_for(lambda: len(server.runners()) == 1, "the old process ends")
 
 
 def test_a_file_that_cannot_be_used_leaves_the_old_version_serving(server, folder):

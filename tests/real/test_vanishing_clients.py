@@ -128,7 +128,8 @@ def talk(port, data):
         pytest.param([Pass(BODY_AT + 40), CUT], [], id="cut in the body"),
         pytest.param([Pass(BODY_AT + 40), RESET], [], id="reset in the body"),
         pytest.param([Pass(len(REQUEST) - 1), CUT], [], id="all but a byte"),
-        pytest.param([Pass(len(REQUEST)), RESET], [], id="reset while it waits"),
+        # No answer comes, however fast it is made.
+        pytest.param([Pass(len(REQUEST)), RESET], [STALL], id="reset while it waits"),
         pytest.param([], [Pass(20), CUT], id="cut in the answer"),
         pytest.param([], [Pass(20), RESET], id="reset in the answer"),
     ],

@@ -3,10 +3,11 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -65,6 +66,16 @@ class Server:
         """Process id of its engine."""
         return engine(self.process.pid)
 
+    def uploads(self):
+        """How many uploads, of its folder ``pics``, the engine holds."""
+        found = 0
+        for link in Path(f"/proc/{self.engine()}/fd").iterdir():
+            try:
+                found += "/pics/" in str(link.readlink())
+            except OSError:
+                continue
+        return found
+
     def descendants(self):
         """Process ids of all its processes but the first."""
         found, fresh = set(), {self.process.pid}
@@ -119,6 +130,27 @@ def command(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def is_watched(server, connection):
+    """Whether a door's main loop waits for what comes by a client's connection."""
+    ours, theirs = (
+        f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
+        for host, port in (connection.getsockname(), connection.getpeername())
+    )
+    rows = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
+    links = [f"socket:[{row[9]}]" for row in rows if row[1:3] == [theirs, ours]]
+    return any(
+        link in links for door in server.doors() for link in _watched_files(door)
+    )
+
+
+def _watched_files(pid):
+    """What a process's pollers watch, as its links to it say."""
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            for number in re.findall(r"(?m)^tfd: +(\d+) ", info.read_text()):
+                yield str(Path(f"/proc/{pid}/fd/{number}").readlink())
 
 
 def alive(pid):
