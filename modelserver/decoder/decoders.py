@@ -205,12 +205,12 @@ def _by_pillow(
     # First, so that whoever has no room for it says so before Pillow takes its own.
     pixels = allocate((rows, columns, 3))
     with _translate_errors(name):
+        covered = image.tile[0][1] if name == "GIF" else None
         image.load()
         # After loading: PNG may hold its EXIF behind the pixels.
         orientation = orientation_of(image.info)
-        stored = np.asarray(
-            to_rgb(_drop_unset_alpha(image) if name == "BMP" else image)
-        )
+        shown = to_rgb(_drop_unset_alpha(image) if name == "BMP" else image)
+        stored = np.asarray(_only(shown, covered))
     if stored.shape != pixels.shape:
         raise UndecodableImage(f"the {name} data is not of the size it claims.")
     if turns(orientation):
@@ -228,6 +228,18 @@ def _check_runs(image: ImageFile.ImageFile) -> None:
             f"a run-length coded BMP may have {MOST_RUN_PIXELS:,} pixels at most, and "
             f"it has {width} x {height}; save it as PNG."
         )
+
+
+def _only(image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
+    """Show nothing outside a GIF's first frame, as browsers do.
+
+    Pillow shows the palette's first colour there.
+    """
+    if box is None or box == (0, 0, *image.size):
+        return image
+    shown = Image.new("RGB", image.size, BACKGROUND)
+    shown.paste(image.crop(box), box)
+    return shown
 
 
 def _drop_unset_alpha(image: Image.Image) -> Image.Image:

@@ -59,6 +59,22 @@ def test_transparent_palette_entry_is_white(kind):
     assert pixels[0].tolist() == [WHITE, RED, RED, RED]
 
 
+@pytest.mark.parametrize("how", [{}, {"transparency": 1}], ids=["opaque", "clear"])
+def test_what_a_gifs_first_frame_leaves_out_is_white(how):
+    """A frame may be smaller than its image, and nothing is shown around it."""
+    image = Image.new("P", (3, 2), 2)
+    image.putpalette([0, 0, 255, 0, 255, 0, 255, 0, 0])
+    file = io.BytesIO()
+    image.save(file, "GIF", **how)
+    data = bytearray(file.getvalue())
+    frame = data.index(b"," + bytes(4) + struct.pack("<2H", 3, 2))
+    data[6:10] = struct.pack("<2H", 6, 5)
+    data[frame + 1 : frame + 5] = struct.pack("<2H", 2, 1)
+    wanted = np.full((5, 6, 3), 255)
+    wanted[1:3, 2:5] = RED
+    assert np.array_equal(decode(bytes(data), limits=Limits()).pixels, wanted)
+
+
 def test_half_transparent_palette_entries_are_mixed():
     """A palette with a table of transparencies is mixed with white, entry by entry."""
     image = Image.new("P", (2, 1), 1)
