@@ -5,7 +5,6 @@ import os
 import re
 import select
 import socket
-import threading
 from contextlib import contextmanager
 
 import httpx
@@ -15,6 +14,7 @@ from PIL import Image
 
 from support import tiny_graphs
 from support.app_client import EDGE, form, photo
+from support.repeating import Repeating
 from support.servers import SECONDS, started, wait_for
 
 pytestmark = pytest.mark.real
@@ -92,7 +92,7 @@ def asking(server, data, *headers):
         yield client
 
 
-class Crowd:
+class Crowd(Repeating):
     """Clients that ask for a photo again and again, and vanish in the end.
 
     Attributes:
@@ -100,29 +100,18 @@ class Crowd:
     """
 
     def __init__(self, server, data):
+        super().__init__(CROWD)
         self.answers = []
         self._server = server
         self._data = data
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CROWD)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self):
-        while not self._over.is_set():
-            with asking(self._server, self._data) as client:
-                while not self._over.is_set():
-                    if select.select([client], [], [], 0.05)[0]:
-                        self.answers.append(client.recv(20))
-                        break
+    def ask(self):
+        """Ask once, and wait for the answer or the end."""
+        with asking(self._server, self._data) as client:
+            while not self.over.is_set():
+                if select.select([client], [], [], 0.05)[0]:
+                    self.answers.append(client.recv(20))
+                    break
 
 
 def ended(server):

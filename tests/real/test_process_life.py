@@ -17,6 +17,7 @@ import pytest
 from modelserver.core.errors import START_FAILED
 from support import tiny_graphs
 from support.app_client import photo
+from support.repeating import Repeating
 from support.servers import (
     SECONDS,
     alive,
@@ -49,8 +50,8 @@ def echo(folder):
     return folder
 
 
-class Load:
-    """Clients that ask again and again, from ``with`` to its end.
+class Load(Repeating):
+    """Clients that ask again and again.
 
     Attributes:
         statuses: of all requests; 0 where a connection was not taken or broke.
@@ -58,30 +59,19 @@ class Load:
     """
 
     def __init__(self, server, clients=4):
+        super().__init__(clients)
         self.statuses = []
         self.clients = clients
         self._server = server
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self):
-        while not self._over.is_set():
-            try:
-                answer = self._server.post("/detect", "echo", photo())
-            except httpx.TransportError:
-                self.statuses.append(0)
-            else:
-                self.statuses.append(answer.status_code)
+    def ask(self):
+        """Ask once, and note the status."""
+        try:
+            answer = self._server.post("/detect", "echo", photo())
+        except httpx.TransportError:
+            self.statuses.append(0)
+        else:
+            self.statuses.append(answer.status_code)
 
     def good(self):
         """How many were answered with 200."""

@@ -1,0 +1,33 @@
+"""Clients that do something again and again while a test looks on."""
+
+import threading
+
+
+class Repeating:
+    """Threads that call :meth:`ask` again and again, from ``with`` to its end.
+
+    Attributes:
+        over: set at the end, which ``ask`` should not hold up.
+    """
+
+    def __init__(self, clients):
+        self.over = threading.Event()
+        self._threads = [threading.Thread(target=self._repeat) for _ in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self):
+        while not self.over.is_set():
+            self.ask()
+
+    def ask(self):
+        """Do it once."""
+        raise NotImplementedError
