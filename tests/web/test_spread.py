@@ -107,6 +107,7 @@ def test_a_door_that_took_what_was_left_to_it_counts_in_full(seats):
     assert take(first) == 0
 
 
+@pytest.mark.process
 def test_other_processes_see_the_same_board():
     """It is made before the doors are forked."""
     board = Board()
