@@ -28,17 +28,15 @@ class _Least(NamedTuple):
     """What a limit must allow.
 
     Attributes:
-        limit: the name of its number in ``resource``.
+        name: as ``RLIMIT_`` and systemd's ``Limit`` are followed by.
         option: of the shell's ``ulimit``.
-        unit: systemd's name for it.
         least: what the server takes.
         words: what it is a limit of; with places for its value and for ``least``.
         scale: what a unit of both is.
     """
 
-    limit: str
+    name: str
     option: str
-    unit: str
     least: int
     words: str
     scale: int = 1
@@ -53,12 +51,12 @@ def check(settings: Settings) -> None:
     import resource  # noqa: PLC0415 - not on Windows
 
     for one in _needs(settings):
-        allowed = resource.getrlimit(getattr(resource, one.limit))[0]
+        allowed = resource.getrlimit(getattr(resource, f"RLIMIT_{one.name}"))[0]
         if allowed != resource.RLIM_INFINITY and allowed < one.least:
             what = one.words.format(allowed // one.scale, -(-one.least // one.scale))
             raise StartError(
-                f"{what}: raise that limit (ulimit -{one.option}, {one.unit}= in a"
-                " unit), or leave it out."
+                f"{what}: raise that limit (ulimit -{one.option}, Limit{one.name}= in"
+                " a unit), or leave it out."
             )
 
 
@@ -66,11 +64,15 @@ def _needs(settings: Settings) -> list[_Least]:
     frames = memory_bytes(2 * settings.max_pixels_in_flight)
     needs = [
         _Least(
-            *("RLIMIT_NOFILE", "n", "LimitNOFILE", _LEAST_FILES),
+            "NOFILE",
+            "n",
+            _LEAST_FILES,
             "A process may open {} files here, and the server takes {}",
         ),
         _Least(
-            *("RLIMIT_AS", "v", "LimitAS", _LEAST_ADDRESSES),
+            "AS",
+            "v",
+            _LEAST_ADDRESSES,
             "A process may map {} MiB of memory here, and TensorFlow takes {}",
             MIB,
         ),
@@ -80,10 +82,8 @@ def _needs(settings: Settings) -> list[_Least]:
             "A file may have {} MiB here, and the memory for pixels is one of {} MiB"
             " (MAX_PIXELS_IN_FLIGHT)"
         )
-        needs.append(
-            _Least("RLIMIT_FSIZE", "f", "LimitFSIZE", frames, words, MIB),
-        )
+        needs.append(_Least("FSIZE", "f", frames, words, MIB))
     if os.geteuid():  # root has no such limit
         words = "A user may have {} processes and threads here, and the server takes {}"
-        needs.append(_Least("RLIMIT_NPROC", "u", "LimitNPROC", _LEAST_THREADS, words))
+        needs.append(_Least("NPROC", "u", _LEAST_THREADS, words))
     return needs

@@ -116,8 +116,6 @@ def _wanted_rows(
         known = np.unique(rows.ids).tolist()
         wanted = [one for one in known if options.wants(labels.name(one))]
         rows = rows.take(np.flatnonzero(np.isin(rows.ids, wanted)))
-    if options.max_results is None:
-        return rows
     return rows.take(slice(options.max_results))
 
 

@@ -54,10 +54,11 @@ class Caller:
         answer (RFC 9110, 15.2), and the system of one that does not resets the
         connection. For the request's thread, before its answer.
         """
-        if self.connection is not None and not self.is_asked:
+        connection = self.connection  # which the thread that looks may take away
+        if connection is not None and not self.is_asked:
             self.is_asked = True
             with contextlib.suppress(OSError):  # it has gone
-                self.connection.send(_INTERIM, socket.MSG_DONTWAIT)
+                connection.send(_INTERIM, socket.MSG_DONTWAIT)
 
 
 def own_limit() -> float | None:

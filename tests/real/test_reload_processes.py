@@ -11,6 +11,7 @@ import pytest
 
 from support import tiny_graphs
 from support.app_client import photo
+from support.repeating import Repeating
 from support.servers import alive, started, wait_for
 
 pytestmark = pytest.mark.real
@@ -23,19 +24,20 @@ def constant(class_id):
     return tiny_graphs.echo_detector(classes=lambda classes: classes * 0 + class_id)
 
 
-class Load:
+class Load(Repeating):
     """Clients that ask all the time, and what they were answered."""
 
     def __init__(self, server, threads=3):
+        super().__init__(threads)
         self._server = server
-        self._stop = threading.Event()
         self.answers = Counter()
         self.failures = []
-        self._threads = [threading.Thread(target=self._ask) for _ in range(threads)]
 
-    def _ask(self):
+    def repeat(self, number):
+        """Ask on connections of its own, and note the classes or the failure."""
+        del number
         with httpx.Client(timeout=120) as client:
-            while not self._stop.is_set():
+            while not self.over.is_set():
                 try:
                     response = client.post(
                         f"{self._server.url}/detect",
@@ -48,16 +50,6 @@ class Load:
                     self.failures.append(error)
                 else:
                     self.answers[classes] += 1
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def wait_for(self, class_id):
         """Wait until an answer is of this class."""

@@ -7,12 +7,15 @@ class Repeating:
     """Threads that call :meth:`ask` again and again, from ``with`` to its end.
 
     Attributes:
-        over: set at the end, which ``ask`` should not hold up.
+        over: set at the end, which ``ask`` and ``repeat`` should not hold up.
     """
 
     def __init__(self, clients):
         self.over = threading.Event()
-        self._threads = [threading.Thread(target=self._repeat) for _ in range(clients)]
+        self._threads = [
+            threading.Thread(target=self.repeat, args=(number,))
+            for number in range(clients)
+        ]
 
     def __enter__(self):
         for thread in self._threads:
@@ -24,7 +27,9 @@ class Repeating:
         for thread in self._threads:
             thread.join()
 
-    def _repeat(self):
+    def repeat(self, number):
+        """Do what one thread does; ``number`` counts them from 0."""
+        del number
         while not self.over.is_set():
             self.ask()
 

@@ -4,8 +4,8 @@ Half of them keep their connections, half make one for each request.
 """
 
 import http.client
-import threading
 
+from support.repeating import Repeating
 from support.servers import SECONDS
 
 # What a request meets whose connection was closed before its answer began.
@@ -14,7 +14,7 @@ UNANSWERED = (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnec
 TRIES = 5
 
 
-class Steady:
+class Steady(Repeating):
     """Clients that ask again and again, from ``with`` to its end.
 
     Args:
@@ -29,37 +29,24 @@ class Steady:
     """
 
     def __init__(self, port, ask, clients=8):
+        super().__init__(clients)
         self.statuses = []
         self.lost = 0
         self._port = port
-        self._ask = ask
-        self._over = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(number % 2 == 0,))
-            for number in range(clients)
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        self._send = ask
 
     def _connect(self):
         return http.client.HTTPConnection("127.0.0.1", self._port, timeout=SECONDS)
 
-    def _run(self, keeps):
+    def repeat(self, number):
+        """Ask on a connection that each second thread keeps."""
         connection = self._connect()
-        while not self._over.is_set():
+        while not self.over.is_set():
             try:
                 self.statuses.append(self._try(connection))
             except (OSError, http.client.HTTPException) as error:
                 self.statuses.append(repr(error))
-            if not keeps:
+            if number % 2:
                 connection.close()
         connection.close()
 
@@ -67,7 +54,7 @@ class Steady:
         for last in range(TRIES):
             fresh = connection.sock is None
             try:
-                return self._ask(connection)
+                return self._send(connection)
             except UNANSWERED:
                 self.lost += fresh
                 connection.close()
